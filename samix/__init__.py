@@ -1,0 +1,59 @@
+"""samix: learned mixup for image networks, and the mixups it is compared with.
+
+Names are imported when first used, so that ``import samix`` costs little beyond torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "samix.mixing": ["Augmentation", "Mixed", "MixedBatch", "blend", "sample_lam", "sample_partners"],
+    "samix.mixups.handmade": ["CutMix", "FMix", "GridMix", "MixUp", "NoMixup", "RandomChoice", "ResizeMix", "SmoothMix"],
+    "samix.mixups.hidden": ["ManifoldMix"],
+    "samix.mixups.learned": ["AutoMixer", "SAMixer"],
+    "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
+    "samix.methods.samix": ["SAMix", "SAMixOptions"],
+    "samix.methods.supervised": ["Supervised"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604  # names resolved by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"samix has no {name!r}; it has {', '.join(sorted(_HOME_OF))}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from samix.methods.automix import AutoMix as AutoMix
+    from samix.methods.automix import AutoMixOptions as AutoMixOptions
+    from samix.methods.samix import SAMix as SAMix
+    from samix.methods.samix import SAMixOptions as SAMixOptions
+    from samix.methods.supervised import Supervised as Supervised
+    from samix.mixing import Augmentation as Augmentation
+    from samix.mixing import Mixed as Mixed
+    from samix.mixing import MixedBatch as MixedBatch
+    from samix.mixing import blend as blend
+    from samix.mixing import sample_lam as sample_lam
+    from samix.mixing import sample_partners as sample_partners
+    from samix.mixups.handmade import CutMix as CutMix
+    from samix.mixups.handmade import FMix as FMix
+    from samix.mixups.handmade import GridMix as GridMix
+    from samix.mixups.handmade import MixUp as MixUp
+    from samix.mixups.handmade import NoMixup as NoMixup
+    from samix.mixups.handmade import RandomChoice as RandomChoice
+    from samix.mixups.handmade import ResizeMix as ResizeMix
+    from samix.mixups.handmade import SmoothMix as SmoothMix
+    from samix.mixups.hidden import ManifoldMix as ManifoldMix
+    from samix.mixups.learned import AutoMixer as AutoMixer
+    from samix.mixups.learned import SAMixer as SAMixer

@@ -1,0 +1,1 @@
+"""Methods: each is one training step, readable from top to bottom."""

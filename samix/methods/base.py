@@ -1,0 +1,73 @@
+"""What the engine, and a stranger's loop, expect of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samix.mixing import MixedBatch
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
+
+
+class Method(nn.Module):
+    """Networks and one training step.
+
+    The loop is ``loss, parts = method(batch); loss.backward(); optimizer.step(); optimizer.zero_grad();
+    method.after_step(progress)``.
+    """
+
+    progress: float = 0.0  # share of the run that is done; schedules read it
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step's loss (a scalar), and its unweighted parts for the log, detached."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step with the share of the run that is done, in [0, 1]."""
+        self.progress = progress
+
+    def generators(self) -> list[torch.Generator]:
+        """The generators this method draws from, so that a run can seed them."""
+        return []
+
+    def parameter_groups(self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None) -> list[dict[str, Any]]:
+        """Parameters to train, as groups for a torch optimiser, each with a ``name``.
+
+        Args:
+            lr: of the network.
+            weight_decay: of every group.
+            mixer_lr: of the Mixer, for methods that have one; None takes lr.
+        """
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [{"name": "network", "params": params, "lr": lr, "weight_decay": weight_decay}]
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits (B, K) of every classifier this method trains, the one to report first. Call in eval mode."""
+        raise NotImplementedError
+
+    def preview(self, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor) -> MixedBatch | None:
+        """The mix of these pairs at this lam, for pictures; leaves every state as it was. None: nothing to show."""
+        return None
+
+    def export(self) -> nn.Module:
+        """The network to keep: a copy, as it was given, with the trained (averaged) weights, in eval mode."""
+        raise NotImplementedError
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient inside; afterwards every submodule is back in the mode it had."""
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training

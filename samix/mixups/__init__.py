@@ -1,0 +1,1 @@
+"""Every mixup, by kind: hand-made, hidden, learned."""
