@@ -129,8 +129,8 @@ def new_generator() -> torch.Generator:
 
 
 def check_alpha(alpha: float) -> None:
-    """Raises ValueError unless alpha is a finite number that Beta(alpha, alpha) can be drawn with, or <= 0 (identity)."""
-    if not isinstance(alpha, (int, float)) or not np.isfinite(alpha):
+    """Raises ValueError unless alpha is a finite number; Beta(alpha, alpha) is drawn for alpha > 0 only."""
+    if not isinstance(alpha, int | float | np.number) or not np.isfinite(alpha):
         raise ValueError(f"alpha must be a finite number, got {alpha!r}; alpha <= 0 switches mixing off")
 
 
@@ -207,15 +207,14 @@ def blend(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
         mask: broadcastable to x, float32, share of x in [0, 1].
 
     Returns:
-        (B, C, H, W) in x's type, computed in float32.
+        (B, C, H, W) in x's type, computed in float32, or in float64 for float64 images.
     """
-    if x.dtype == mask.dtype:
-        return torch.lerp(partner, x, mask)
-    return torch.lerp(partner.to(mask.dtype), x.to(mask.dtype), mask).to(x.dtype)
+    dtype = torch.promote_types(x.dtype, mask.dtype)
+    return torch.lerp(partner.to(dtype), x.to(dtype), mask.to(dtype)).to(x.dtype)
 
 
 def as_map(lam: Tensor, x: Tensor) -> Tensor:
-    """lam (B,) as a constant mask (B, 1, H, W) over x (B, C, H, W); a view, no copy."""
+    """A constant mask (B, 1, H, W) of lam (B,), over x (B, C, H, W); a view, no copy."""
     return lam.view(-1, *[1] * (x.dim() - 1)).expand(-1, 1, *x.shape[2:])
 
 
@@ -329,14 +328,31 @@ class Augmentation:
         """The policy: pure, given its draws."""
         raise NotImplementedError
 
-    def mix(self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None) -> tuple[Mixed, Tensor]:
-        """Draws what is not given and mixes; returns the mix and the (B,) partner index."""
+    def draw(
+        self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns lam (B,) and the partner index (B,) on the images' device: checked when given, drawn when None.
+
+        A row paired with itself, as in a batch of one, gets lam 1: it is not mixed, whatever the policy.
+        """
         size = len(images)
         lam = self.draw_lam(size) if lam is None else as_lam(lam, size)
         index = sample_partners(size, self.pairing, generator=self.generator) if index is None else index
-        if index.shape != (size,):
-            raise ValueError(f"index must have shape ({size},), got {tuple(index.shape)}; use sample_partners")
+        if not isinstance(index, Tensor):
+            raise TypeError(f"index must be a torch.Tensor, got {type(index).__name__}; use torch.as_tensor")
+        if index.shape != (size,) or index.dtype != torch.int64:
+            raise ValueError(
+                f"index must be int64 of shape ({size},), got {index.dtype} {tuple(index.shape)}; use sample_partners"
+            )
         lam, index = to_device(lam, images.device), to_device(index, images.device)
+        rows = torch.arange(size, device=index.device)
+        return torch.where(index == rows, 1.0, lam), index
+
+    def mix(
+        self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
+    ) -> tuple[Mixed, Tensor]:
+        """Draws what is not given and mixes; returns the mix and the (B,) partner index."""
+        lam, index = self.draw(images, lam, index)
         extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
         return self.apply(images, images[index], lam, **extras), index
 
@@ -379,12 +395,15 @@ class Augmentation:
 
 
 def as_lam(lam: Tensor | float, batch_size: int) -> Tensor:
-    """lam given by the caller as (B,) float32.
+    """The lam that a caller gave, as (B,) float32.
 
     Raises:
+        TypeError: neither a number nor a tensor.
         ValueError: a number outside [0, 1], or a tensor of another shape.
     """
-    if isinstance(lam, (int, float)):
+    if not isinstance(lam, Tensor | int | float | np.number):
+        raise TypeError(f"lam must be a number or a torch.Tensor, got {type(lam).__name__}; use torch.as_tensor")
+    if not isinstance(lam, Tensor):
         if not 0.0 <= lam <= 1.0:
             raise ValueError(f"lam must be in [0, 1], got {lam}")
         return torch.full((batch_size,), float(lam))

@@ -185,6 +185,9 @@ class AutoMix(Method):
         images, labels = batch
         check_images(images)
         check_labels(labels, len(images), self.num_classes)
+        if labels.dim() != 1:
+            raise ValueError(f"labels must be ({len(images)},) class ids, got {tuple(labels.shape)}; use .argmax(1)")
+        labels = labels.long()
         projected = self.mixer.project(self.guide(images))  # (B, P, h, w), shared by both branches
         clean = F.cross_entropy(self.online.clean(images).float(), labels, label_smoothing=self.options.smoothing)
         mixed = self.classification_loss(images, labels, projected.detach())
@@ -275,11 +278,14 @@ class AutoMix(Method):
         self.mixer.after_step()
 
     def train(self, mode: bool = True) -> AutoMix:
-        """Train mode; the momentum copy's dropout and stochastic depth stay off, so that guide and judge are steady."""
+        """Train mode; the momentum copy's dropout and stochastic depth stay off, so that guide and judge are steady.
+
+        Of the copy only the norms that keep statistics are in train mode. Switching off the layers of dropout would not
+        do: timm's ResNets and fused attention call dropout as a function, and read the mode of the layer around it.
+        """
         super().train(mode)
         for module in self.momentum.modules():
-            if isinstance(module, nn.Dropout) or type(module).__name__ == "DropPath":
-                module.training = False
+            module.training = mode and hasattr(module, "running_var")
         return self
 
     # For the loop, the evaluation and the pictures --------------------------------------------------------------------

@@ -54,10 +54,15 @@ class TimmBackbone(Backbone):
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, D, h, w); class and register tokens are left out."""
-        maps = self.model.forward_intermediates(
-            x, indices=[self.stage], stop_early=not whole, output_fmt="NCHW", intermediates_only=True
-        )
-        return maps[-1]  # type: ignore[no-any-return]
+        if not whole:
+            maps = self.model.forward_intermediates(
+                x, indices=[self.stage], stop_early=True, output_fmt="NCHW", intermediates_only=True
+            )
+            return maps[-1]  # type: ignore[no-any-return]
+        # Not intermediates_only: timm then leaves out what follows the last stage, such as EfficientNet's last norm.
+        last, maps = self.model.forward_intermediates(x, indices=[self.stage, -1], output_fmt="NCHW")
+        self.model.forward_head(last)
+        return maps[0]  # type: ignore[no-any-return]
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
@@ -107,7 +112,8 @@ class HookedBackbone(Backbone):
         found: list[Tensor] = []
 
         def catch(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            found.append(output)
+            # a clone, as the layers behind may work in place
+            found.append(output.clone() if whole and isinstance(output, Tensor) else output)
             if not whole:
                 raise _Stop
 
@@ -197,13 +203,13 @@ def as_backbone(
 
 
 @torch.no_grad()
-def feature_dim(backbone: Backbone, example: Tensor | None = None, in_chans: int = 3) -> int:
+def feature_dim(backbone: Backbone, example: Tensor | None = None, in_chans: int | None = None) -> int:
     """D, the channels of the feature map: what timm says of the stage, else measured by a pass in eval mode.
 
     Args:
         backbone: the wrapped network; its state is left as it was.
         example: (B, C, H, W) images for networks that say nothing; None tries 32 and 224 pixels.
-        in_chans: channels of the example when none is given.
+        in_chans: channels of the example when none is given; None takes those of the first convolution, else 3.
     """
     if isinstance(backbone, TimmBackbone):
         return int(list(backbone.model.feature_info)[backbone.stage]["num_chs"])
@@ -211,6 +217,8 @@ def feature_dim(backbone: Backbone, example: Tensor | None = None, in_chans: int
     backbone.eval()
     try:
         device = next(backbone.parameters()).device
+        if in_chans is None:
+            in_chans = next((m.in_channels for m in backbone.modules() if isinstance(m, nn.Conv2d)), 3)
         tries = [example] if example is not None else [torch.zeros(1, in_chans, s, s, device=device) for s in (32, 224)]
         return run_first(backbone.feature_map, [t for t in tries if t is not None]).shape[1]
     finally:

@@ -1,0 +1,315 @@
+"""The command: ``samix train | evaluate | show | recipes``.
+
+``samix train --recipe cifar100-r18 --mixup samix --mixup.alpha 1``: the recipe and the mixup are read first, since they
+decide which options there are and what their defaults are; then every field of the recipe and of the mixup is an option.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from samix.recipes import RECIPES, Recipe, from_dict, named_recipe, read_recipe_file
+
+USAGE = """samix: learned mixup for image networks
+
+  samix train      train a network with any mixup       samix train --recipe digits-quick --mixup samix
+  samix evaluate   accuracy and calibration             samix evaluate runs/NAME/best.pt
+  samix show       paint what a mixup does              samix show runs/NAME/best.pt a.jpg b.jpg
+  samix recipes    the named recipes
+
+`samix COMMAND --help` lists every option. `samix train` alone trains SAMix on scanned digits in a minute or two.
+"""
+
+DEBUG = "--debug"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status. What a user can get wrong ends in one line, with --debug in a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in arguments
+    arguments = [a for a in arguments if a != DEBUG]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        from samix import __version__
+
+        print(f"samix {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"samix: unknown command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[arguments[0]](arguments[1:])
+    except KeyboardInterrupt:
+        print("samix: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if debug:
+            raise
+        print(f"samix: {error}", file=sys.stderr)
+        return 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def train(arguments: list[str]) -> int:
+    """``samix train``."""
+    recipe, options = parse_train(arguments)
+    from samix.engine import Interrupted, Run
+
+    run = Run(recipe, options)
+    chief = run.accelerator.is_main_process
+    if chief and not options.quiet:
+        print(
+            f"{recipe.mixup} on {recipe.data}: {recipe.model} at {recipe.size} px, {recipe.epochs} epochs of "
+            f"{run.steps_per_epoch} steps, on {run.device} -> {run.folder}"
+        )
+    try:
+        summary = run.fit()
+    except Interrupted as stop:
+        print(f"samix: {stop}", file=sys.stderr)
+        return 130
+    if chief:
+        print(
+            f"top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %   NLL {summary['nll']:.4f} nats   "
+            f"ECE {summary['ece']:.2f} %   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
+        )
+        print(f"pictures, checkpoints, export and summary: {run.folder}")
+    return 0
+
+
+def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
+    """The recipe and run options of a command line.
+
+    Precedence, weakest first: the named recipe, the file of ``--config``, the command line.
+
+    Raises:
+        ValueError: unknown names or fields.
+    """
+    import tyro
+
+    from samix.build import mixup_defaults
+    from samix.engine import RunOptions
+
+    values = read_recipe_file(Path(peek(arguments, "--config"))) if peek(arguments, "--config") else {}
+    mixup = peek(arguments, "--mixup") or values.get("mixup") or "samix"
+    recipe = from_dict(values, named_recipe(peek(arguments, "--recipe") or values.get("name") or "digits-quick", mixup))
+    given = dict(recipe.mixup_options) if recipe.mixup == mixup else {}
+    preset = peek(arguments, "--mixup.preset") or given.get("preset")
+    defaults = {**mixup_defaults(mixup, preset), **given}
+    mixup_type = options_type(mixup, defaults)
+    fields = recipe_fields(recipe)
+    command = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("recipe", Annotated[str, tyro.conf.arg(help=f"named recipe: {', '.join(RECIPES)}")], dataclasses.field(default=recipe.name)),
+            ("config", Annotated[str, tyro.conf.arg(help="file of recipe fields, .json or .yaml")], dataclasses.field(default="")),
+            ("mixup", Annotated[str, tyro.conf.arg(help=mixup_help())], dataclasses.field(default=mixup)),
+            *fields,
+            ("mixup_options", Annotated[mixup_type, tyro.conf.arg(name="mixup")], dataclasses.field(default=mixup_type())),
+            ("run_options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions())),
+        ],
+    )
+    chosen: Any = tyro.cli(
+        command, args=arguments, prog="samix train", description=str(train.__doc__),
+        config=(tyro.conf.FlagConversionOff,) if False else (),
+    )
+    options = dataclasses.asdict(chosen.mixup_options)
+    base = mixup_defaults(mixup, options.get("preset"))
+    kept = {k: v for k, v in options.items() if k == "preset" or base[k] != v}
+    own = {name: getattr(chosen, name) for name, *_ in fields}
+    return dataclasses.replace(recipe, **own, mixup=mixup, mixup_options=kept), chosen.run_options
+
+
+def peek(arguments: Sequence[str], flag: str) -> str:
+    """The value of a flag that must be known before the rest can be read; empty where it is not given."""
+    for number, argument in enumerate(arguments):
+        if argument == flag and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith(flag + "="):
+            return argument.partition("=")[2]
+    return ""
+
+
+def options_type(mixup: str, defaults: dict[str, Any]) -> type[Any]:
+    """A dataclass of a mixup's options with these defaults, for the command line."""
+    from typing import get_type_hints
+
+    from samix.build import PRESETS
+    from samix.mixups import MIXUPS
+
+    owner = MIXUPS[mixup] if mixup in MIXUPS else type(PRESETS[mixup]["reference"])
+    hints = get_type_hints(owner)
+    return dataclasses.make_dataclass(
+        f"{mixup}-options", [(k, hints[k], dataclasses.field(default=v)) for k, v in defaults.items()], frozen=True
+    )
+
+
+def recipe_fields(recipe: Recipe) -> list[Any]:
+    """Every plain field of a recipe, with its help from the docstring and this recipe's value as default."""
+    from typing import get_type_hints
+
+    import tyro
+
+    hints = get_type_hints(Recipe)
+    help_of = docstring_arguments(Recipe)
+    skip = ("name", "mixup", "mixup_options")
+    return [
+        (
+            f.name,
+            Annotated[hints[f.name], tyro.conf.arg(help=help_of.get(f.name, ""))],
+            dataclasses.field(default=getattr(recipe, f.name)),
+        )
+        for f in dataclasses.fields(Recipe)
+        if f.name not in skip
+    ]
+
+
+def docstring_arguments(owner: Any) -> dict[str, str]:
+    """The Args section of a docstring, by name."""
+    lines = (owner.__doc__ or "").partition("Args:")[2].splitlines()
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        text = line.strip()
+        if line.startswith("        ") and not line.startswith("         ") and ": " in text:
+            name, _, found_text = text.partition(": ")
+            found[name] = found_text
+        elif text and name:
+            found[name] += " " + text
+    return found
+
+
+def mixup_help() -> str:
+    """The names of all mixups."""
+    from samix.build import NAMES
+
+    return f"one of {', '.join(NAMES)}; its options are --mixup.NAME"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
+
+    Args:
+        path: a checkpoint (``last.pt``, ``best.pt``), or a run's ``export`` folder.
+        data: data set; empty takes the one it was trained on.
+        data_root: where torchvision's data sets lie.
+        batch_size: images per pass.
+        device: auto, cpu or cuda.
+    """
+
+    path: Annotated[Path, "positional"]
+    data: str = ""
+    data_root: str = "data"
+    batch_size: int = 100
+    device: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Paints pairs of images by lambda: the mixed image and, below it, the mask.
+
+    Args:
+        source: a checkpoint of a learned mixup (``runs/NAME/best.pt``), or the name of a mixup.
+        images: two or more image files; the first is paired with the second, and so on. Empty takes held-out images of
+            the checkpoint's data, or digits.
+        out: the PNG to write.
+        size: side of the images in pixels; 0 takes the checkpoint's, or 224.
+        lams: shares of the own image.
+        seed: of a mixup's further draws, such as the place of a box.
+        data_root: where torchvision's data sets lie.
+    """
+
+    source: Annotated[str, "positional"]
+    images: Annotated[tuple[Path, ...], "positional"] = ()
+    out: Path = Path("mixed.png")
+    size: int = 0
+    lams: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    seed: int = 0
+    data_root: str = "data"
+
+
+def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
+    """Reads a dataclass from a command line; fields marked "positional" come without a flag."""
+    import tyro
+    from typing import get_args, get_origin, get_type_hints
+
+    hints = get_type_hints(kind, include_extras=True)
+    help_of = docstring_arguments(kind)
+    fields = []
+    for f in dataclasses.fields(kind):
+        hint = hints[f.name]
+        positional = get_origin(hint) is Annotated and "positional" in get_args(hint)
+        bare = get_args(hint)[0] if positional else hint
+        note = tyro.conf.arg(help=help_of.get(f.name, ""))
+        typed = Annotated[tyro.conf.Positional[bare], note] if positional else Annotated[bare, note]
+        default = {} if f.default is dataclasses.MISSING else {"default": f.default}
+        fields.append((f.name, typed, dataclasses.field(**default)))
+    described = (kind.__doc__ or "").partition("Args:")[0].strip()
+    chosen = tyro.cli(dataclasses.make_dataclass(kind.__name__, fields), args=arguments, prog=prog, description=described)
+    return kind(**dataclasses.asdict(chosen))
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``samix evaluate``."""
+    asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
+    from samix.report import evaluate_path
+
+    results = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device)
+    width = max(map(len, results))
+    print(f"{'':{width}}   top-1 %   top-5 %   NLL nats   ECE %")
+    for name, row in results.items():
+        print(f"{name:{width}}   {row['top1']:7.2f}   {row['top5']:7.2f}   {row['nll']:8.4f}   {row['ece']:5.2f}")
+    return 0
+
+
+def show(arguments: list[str]) -> int:
+    """``samix show``."""
+    asked: Show = parse(Show, arguments, "samix show")
+    from samix.report import show_mixup
+
+    print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))
+    return 0
+
+
+def recipes(arguments: list[str]) -> int:
+    """``samix recipes``: the named recipes, their published top-1 in percent by mixup, and a rough cost."""
+    if arguments and arguments[0] in RECIPES:
+        mixup = arguments[1] if len(arguments) > 1 else "samix"
+        print(RECIPES[arguments[0]].build.__doc__ or "")
+        print(json.dumps(named_recipe(arguments[0], mixup).to_dict(), indent=1))
+        return 0
+    if arguments:
+        if arguments[0] in ("-h", "--help"):
+            print("samix recipes [NAME [MIXUP]]: all named recipes, or one in full")
+            return 0
+        raise ValueError(f"unknown recipe {arguments[0]!r}; choose one of {', '.join(RECIPES)}")
+    columns = ("vanilla", "mixup", "cutmix", "automix", "samix")
+    print(f"{'recipe':15}" + "".join(f"{c:>9}" for c in columns) + "   epochs   rough cost")
+    for name, entry in RECIPES.items():
+        cells = "".join(f"{entry.published[c]:9.2f}" if c in entry.published else f"{'-':>9}" for c in columns)
+        print(f"{name:15}{cells}   {entry.build('samix').epochs:6}   {entry.cost}")
+    print("\npublished top-1 in percent (OpenMixup's benchmark tables); `samix recipes NAME [MIXUP]` prints one in full")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "show": show,
+    "recipes": recipes,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

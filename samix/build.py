@@ -1,0 +1,134 @@
+"""Names into objects: the only file that turns a recipe's words into data, networks and methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from samix.data import Augment, ImageData, default_augment
+from samix.methods.automix import AUTOMIX_PRESETS, AutoMix
+from samix.methods.base import Method
+from samix.methods.samix import SAMIX_PRESETS, SAMix
+from samix.methods.supervised import Supervised
+from samix.mixing import Augmentation
+from samix.mixups import MIXUPS
+from samix.recipes import Recipe
+
+PRESETS: dict[str, Mapping[str, Any]] = {"automix": AUTOMIX_PRESETS, "samix": SAMIX_PRESETS}
+METHODS: dict[str, type[AutoMix]] = {"automix": AutoMix, "samix": SAMix}
+NAMES = (*MIXUPS, *METHODS)
+
+
+def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+    """The options of a mixup as plain values, at their defaults or at a preset's.
+
+    Raises:
+        ValueError: unknown name or preset; the message lists the known ones.
+    """
+    if name in MIXUPS:
+        if preset is not None:
+            raise ValueError(f"{name} has no presets; automix and samix have: reference, paper")
+        return MIXUPS[name]().options()
+    if name not in METHODS:
+        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(NAMES)}")
+    presets = PRESETS[name]
+    if preset is not None and preset not in presets:
+        raise ValueError(f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}")
+    return dataclasses.asdict(presets[preset or "reference"])
+
+
+def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a mixup, given those that differ from its defaults or its preset.
+
+    Raises:
+        ValueError: an option the mixup does not have.
+    """
+    defaults = mixup_defaults(name, options.get("preset"))
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+    return {**defaults, **options}
+
+
+def build_mixup(name: str, options: Mapping[str, Any] | None = None) -> Augmentation:
+    """A hand-made or hidden mixup by name.
+
+    Raises:
+        ValueError: unknown name or option, or a value out of range.
+    """
+    if name not in MIXUPS:
+        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(MIXUPS)}")
+    return MIXUPS[name](**resolve_options(name, options or {}))
+
+
+def build_augment(recipe: Recipe, data: ImageData) -> Augment:
+    """The recipe's augmentation; ``auto`` is the published one of the data."""
+    return default_augment(data) if recipe.augment == "auto" else Augment(recipe.augment)  # type: ignore[arg-type]
+
+
+def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The timm network of a recipe.
+
+    Raises:
+        ValueError: unknown name or arguments, or no small stem for it.
+    """
+    import timm
+
+    kwargs = recipe.model_kwargs
+    if not timm.is_model(recipe.model):
+        close = timm.list_models(f"*{recipe.model.split('_')[0].split('.')[0]}*")[:8]
+        hint = f"; close names: {', '.join(close)}" if close else ""
+        raise ValueError(f"timm has no network {recipe.model!r}{hint}; timm.list_models() lists them all")
+    if "vit" in recipe.model or "deit" in recipe.model or "swin" in recipe.model:
+        kwargs.setdefault("img_size", recipe.size)
+    try:
+        model: nn.Module = timm.create_model(
+            recipe.model, pretrained=recipe.pretrained, num_classes=num_classes, **kwargs
+        )
+    except TypeError as error:
+        raise ValueError(f"{recipe.model} does not take model_args {recipe.model_args}: {error}") from None
+    return small_stem(model) if recipe.stem == "small" else model
+
+
+def small_stem(model: nn.Module) -> nn.Module:
+    """Gives a ResNet the stem of the CIFAR benchmarks: a 3x3 stride-1 first convolution, and no pooling.
+
+    Three-convolution ("deep") stems keep their form, with stride 1.
+
+    Raises:
+        ValueError: a network without ``conv1`` and ``maxpool``.
+    """
+    conv, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
+    if conv is None or pool is None:
+        raise ValueError(f'stem="small" is for ResNets; {type(model).__name__} has no conv1 and maxpool; use "default"')
+    if isinstance(conv, nn.Sequential):
+        conv[0].stride = (1, 1)
+    else:
+        model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+def build_method(recipe: Recipe, num_classes: int) -> Method:
+    """The training method of a recipe, with a new network.
+
+    Raises:
+        ValueError: whatever is wrong with the recipe's network, mixup or options.
+    """
+    options = resolve_options(recipe.mixup, recipe.mixup_options)
+    network = build_network(recipe, num_classes)
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.mixup in METHODS:
+        if recipe.smoothing:
+            options.setdefault("smoothing", recipe.smoothing)
+        kind = type(PRESETS[recipe.mixup]["reference"])
+        feature = None if recipe.feature == -1000 else recipe.feature
+        return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=feature)
+    mixup = build_mixup(recipe.mixup, options)
+    return Supervised(network, mixup, num_classes=num_classes, smoothing=recipe.smoothing)

@@ -1,0 +1,193 @@
+"""Checkpoints that are whole or absent, and networks exported for timm."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samix.recipes import Recipe
+
+FORMAT = 1
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Calls ``write(temporary)`` and moves the result to ``path``: a reader sees the old file or the new one.
+
+    Args:
+        path: final place; its folder exists.
+        write: function of one path.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    write_whole(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a samix checkpoint, damaged, or of a newer format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; a run writes last.pt and best.pt into its folder")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of samix: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError(f"{path} is no checkpoint of samix")
+    if state["format"] > FORMAT:
+        raise ValueError(f"{path} has format {state['format']}, this samix reads up to {FORMAT}; update samix")
+    return state
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Loads weights of a checkpoint into a network or method.
+
+    Raises:
+        ValueError: weights of another network; names what differs.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        found = [f"{len(names)} {what} (first: {names[0]})" for what, names in
+                 (("missing", missing), ("unknown", extra), ("of another shape", shapes)) if names]
+        raise ValueError(
+            f"{path} holds weights of another network: {', '.join(found)}; give the recipe it was trained with"
+        )
+    module.load_state_dict(state)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    names = ("samix", "torch", "torchvision", "timm", "accelerate", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+LOAD_PLAIN = '''import timm
+
+net = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+'''
+
+LOAD_SMALL = '''import timm
+import torch
+from safetensors.torch import load_file
+
+net = timm.create_model("{model}", num_classes={num_classes}, **{kwargs})
+{stem}
+net.maxpool = torch.nn.Identity()
+net.load_state_dict(load_file("{folder}/model.safetensors"))
+net.eval()
+'''
+
+STEM_SINGLE = "net.conv1 = torch.nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)  # small images"
+STEM_DEEP = "net.conv1[0].stride = (1, 1)  # small images"
+
+CARD = """# {model}, {num_classes} classes
+
+Trained with samix, recipe `{recipe}`, mixup `{mixup}`, on `{data}`. Top-1 {top1:.2f} % on the held-out images.
+A plain timm network; samix is not needed to load it. Run from the folder that holds `{parent}`, or change the path:
+
+```python
+{load}```
+
+Input: RGB, {size} x {size}, scaled to [0, 1], then normalised by mean {mean} and std {std}.
+"""
+
+
+def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: float) -> None:
+    """Writes ``model.safetensors``, ``config.json`` (timm's form) and a ``README.md`` with the lines that load it.
+
+    Args:
+        folder: made if it is not there.
+        network: what ``Method.export`` gave.
+        recipe: it was trained by.
+        data: the ImageData it was trained on.
+        top1: in percent, for the card.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    config = {
+        "architecture": recipe.model.split(".")[0],
+        "num_classes": data.num_classes,
+        "num_features": int(getattr(network, "num_features", 0)),
+        "model_args": model_args(recipe),
+        "pretrained_cfg": {
+            "input_size": [3, recipe.size, recipe.size],
+            "fixed_input_size": "img_size" in model_args(recipe),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0 if recipe.size < 128 else 0.875,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "num_classes": data.num_classes,
+            "label_names": list(data.class_names),
+            "first_conv": "conv1",
+            "classifier": "fc",
+        },
+        "samix": {"recipe": recipe.to_dict(), "class_names": list(data.class_names)},
+    }
+    for key in ("first_conv", "classifier"):
+        config["pretrained_cfg"][key] = getattr(network, "pretrained_cfg", {}).get(key)  # type: ignore[index]
+    write_text(folder / "config.json", json.dumps(config, indent=1))
+    write_text(folder / "README.md", card(folder, network, recipe, data, top1))
+
+
+def model_args(recipe: Recipe) -> dict[str, Any]:
+    """The arguments that ``timm.create_model`` needs again."""
+    args = recipe.model_kwargs
+    if any(word in recipe.model for word in ("vit", "deit", "swin")):
+        args.setdefault("img_size", recipe.size)
+    return args
+
+
+def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: float) -> str:
+    """The export's README: what it is, and the lines that load it."""
+    place = "/".join(folder.parts[-3:])
+    load = LOAD_PLAIN.format(folder=place)
+    if recipe.stem == "small":
+        stem = STEM_DEEP if isinstance(getattr(network, "conv1", None), nn.Sequential) else STEM_SINGLE
+        load = LOAD_SMALL.format(
+            folder=place, model=recipe.model, num_classes=data.num_classes, kwargs=recipe.model_kwargs, stem=stem
+        )
+    return CARD.format(
+        model=recipe.model, num_classes=data.num_classes, recipe=recipe.name, mixup=recipe.mixup, data=recipe.data,
+        top1=top1, load=load, size=recipe.size, parent=folder.parts[-3] if len(folder.parts) > 2 else ".",
+        mean=[round(v, 4) for v in data.mean], std=[round(v, 4) for v in data.std],
+    )
+
+
+def checkpoint_recipe(state: dict[str, Any]) -> Recipe:
+    """The recipe that a checkpoint was written by."""
+    from samix.recipes import from_dict
+
+    return from_dict(state["recipe"])

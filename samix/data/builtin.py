@@ -1,0 +1,128 @@
+"""Data sets that a dependency reads: torchvision's classes, which can download, and scikit-learn's digits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from samix.data.images import ArrayImages, FileImages, file_names
+from samix.data.layouts import Splits
+
+# Name of the data set -> the folder that torchvision looks for.
+TORCHVISION_FOLDERS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "stl10": "stl10_binary",
+    "aircraft": "fgvc-aircraft-2013b",
+    "cars": "stanford_cars",
+}
+
+
+def read_torchvision(name: str, root: Path, download: bool) -> Splits:
+    """Reads one of `TORCHVISION_FOLDERS` below `root`; touches the network only if `download`.
+
+    Raises:
+        FileNotFoundError: the files are not there.
+        OSError: the download failed.
+        ValueError: download of Stanford Cars, whose official address is gone.
+    """
+    readers: dict[str, Callable[[Path, bool], Splits]] = {
+        "cifar10": lambda root, download: _cifar(datasets.CIFAR10, root, download),
+        "cifar100": lambda root, download: _cifar(datasets.CIFAR100, root, download),
+        "stl10": _stl10,
+        "aircraft": _aircraft,
+        "cars": _cars,
+    }
+    place = root / TORCHVISION_FOLDERS[name]
+    if download and name == "cars":
+        raise ValueError(f"cars cannot be downloaded, its official address is gone; put the files into {place}")
+    try:
+        return readers[name](root, download)
+    except (RuntimeError, OSError) as error:
+        if download:
+            raise OSError(f"{name}: download into {root} failed ({error}); fetch it by hand to {place}") from error
+        remedy = "" if name == "cars" else "add --download to fetch it, or "
+        raise FileNotFoundError(
+            f"{name}: no complete {place}; {remedy}give the folder that holds {place.name}: {name}:DIR"
+        ) from error
+
+
+def _cifar(kind: Any, root: Path, download: bool) -> Splits:
+    with warnings.catch_warnings():
+        # The official pickles were written by an old NumPy; reading them is deprecated, not wrong.
+        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+        train, val = kind(root, train=True, download=download), kind(root, train=False)
+    return Splits(_arrays(train.data, train.targets), _arrays(val.data, val.targets), tuple(train.classes))
+
+
+def _arrays(images: Any, labels: Any) -> ArrayImages:
+    """(N, H, W, 3) uint8 array and labels to an image set."""
+    return ArrayImages(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
+
+
+def _stl10(root: Path, download: bool) -> Splits:
+    def split(name: str, download: bool) -> tuple[ArrayImages, tuple[str, ...]]:
+        data = datasets.STL10(root, split=name, download=download)
+        images = torch.from_numpy(np.ascontiguousarray(data.data))
+        return ArrayImages(images, torch.from_numpy(data.labels).long()), tuple(data.classes)
+
+    (train, names), (val, _) = split("train", download), split("test", False)
+    return Splits(train, val, names)
+
+
+def _aircraft(root: Path, download: bool) -> Splits:
+    """Trains on trainval and tests on test, variant level (the benchmarks' use)."""
+
+    def split(name: str, download: bool) -> tuple[FileImages, tuple[str, ...]]:
+        data = datasets.FGVCAircraft(root, split=name, annotation_level="variant", download=download)
+        names = file_names([str(Path(file).relative_to(root)) for file in data._image_files])
+        return FileImages(root, names, torch.tensor(data._labels)), tuple(data.classes)
+
+    (train, names), (val, _) = split("trainval", download), split("test", False)
+    return Splits(train, val, names)
+
+
+def _cars(root: Path, download: bool) -> Splits:
+    def split(name: str) -> tuple[FileImages, tuple[str, ...]]:
+        data = datasets.StanfordCars(root, split=name, download=download)
+        names = file_names([str(Path(file).relative_to(root)) for file, _ in data._samples])
+        labels = torch.tensor([int(label) for _, label in data._samples])
+        return FileImages(root, names, labels), tuple(data.classes)
+
+    (train, names), (val, _) = split("train"), split("test")
+    return Splits(train, val, names)
+
+
+def read_digits() -> Splits:
+    """scikit-learn's 1,797 scans of 8 x 8 pixels, 0..16 scaled to 0..255 and repeated to three channels.
+
+    A fifth of every class is held out. The split is fixed, so that runs with different seeds can be compared.
+    """
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    grey = torch.from_numpy(scans.images).mul(255 / 16).round().to(torch.uint8)  # (N, 8, 8)
+    images, labels = grey[:, None].repeat(1, 3, 1, 1), torch.from_numpy(scans.target).long()
+    held_out = _held_out(labels)
+    names = tuple(str(digit) for digit in range(10))
+    return Splits(
+        ArrayImages(images[~held_out], labels[~held_out]), ArrayImages(images[held_out], labels[held_out]), names
+    )
+
+
+def _held_out(labels: Tensor) -> Tensor:
+    """(N,) bool, a fifth of each class; the generator's seed is part of the data set's definition."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(int(labels.max()) + 1):
+        rows = (labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        chosen[rows[: round(len(rows) / 5)]] = True
+    return chosen

@@ -1,0 +1,197 @@
+"""From a short text such as `cifar100` or `folder:DIR` to a data set: `load_data`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from samix.data import layouts
+from samix.data.builtin import TORCHVISION_FOLDERS, read_digits, read_torchvision
+from samix.data.images import ArrayImages, FileImages, ImageSet
+from samix.data.order import stream_seed
+
+Channels = tuple[float, float, float]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# One pair for both CIFARs, as the published tables use it (results-and-recipes, CIFAR recipe).
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
+
+OFFICIAL: dict[str, Callable[[Path], layouts.Splits]] = {
+    "tiny-imagenet": layouts.read_tiny_imagenet,
+    "folder": layouts.read_folder,
+    "imagenet": layouts.read_imagenet,
+    "cub": layouts.read_cub,
+    "inat2017": layouts.read_inat2017,
+    "inat2018": layouts.read_inat2018,
+    "places205": layouts.read_places205,
+}
+NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32, "tiny-imagenet": 64, "stl10": 96}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set with its two splits.
+
+    Args:
+        name: what `load_data` calls it, without the folder.
+        train: images to learn from.
+        val: images to test on.
+        class_names: one per label.
+        mean: of the three channels, with pixels in [0, 1].
+        std: of the three channels, with pixels in [0, 1].
+        native_size: side in pixels where all images are squares of one size, else None.
+
+    Raises:
+        ValueError: a split is empty, a label is out of range, or a class has no training image.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    class_names: tuple[str, ...]
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+    native_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for split, images in (("train", self.train), ("val", self.val)):
+            if len(images) == 0:
+                raise ValueError(f"{self.name}: the {split} split has no images")
+            low, high = int(images.labels.min()), int(images.labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"{self.name}: the labels of {split} must be in 0..{self.num_classes - 1}, got {low}..{high}"
+                )
+        counts = self.train.labels.bincount(minlength=self.num_classes)
+        if int(counts.min()) == 0:
+            empty = int(counts.argmin())
+            raise ValueError(
+                f"{self.name}: class {empty} ({self.class_names[empty]!r}) has no training image; "
+                "add some, or number the classes without gaps"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def load_data(
+    spec: str, *, root: str | Path = "data", download: bool = False, limit: int | None = None, seed: int = 0
+) -> ImageData:
+    """Opens a data set by name; images are decoded later, when a batch needs them.
+
+    | spec | layout |
+    |---|---|
+    | `digits` | inside scikit-learn: 1,797 scans of 8 x 8, a fixed fifth held out |
+    | `cifar10`, `cifar100`, `stl10`, `aircraft`, `cars`, each `[:DIR]` | as torchvision keeps it in DIR (else `root`) |
+    | `tiny-imagenet:DIR` | wnids.txt, train/WNID/images/, val/images/, val/val_annotations.txt |
+    | `imagenet:DIR` | train/WNID/, val/WNID/; or a flat val/ with val.txt or the devkit |
+    | `cub:DIR` | images/ with images.txt, classes.txt, image_class_labels.txt, train_test_split.txt |
+    | `inat2017:DIR`, `inat2018:DIR` | images with train20xx.json and val20xx.json |
+    | `places205:DIR` | images256/ with train_places205.csv and val_places205.csv |
+    | `folder:DIR` | train/CLASS/ and val/CLASS/ or test/CLASS/ |
+    | `list:TRAIN.txt,VAL.txt[,DIR[,VALDIR]]` | lines of name and label, parted by space, comma or semicolon |
+
+    Args:
+        spec: one of the above.
+        root: folder of the torchvision sets where the spec names none.
+        download: fetch a torchvision set that is missing; without it the network is never touched.
+        limit: at most so many training images, the classes as equal as they can be; None keeps all.
+        seed: of the choice made by `limit`, of nothing else.
+
+    Raises:
+        FileNotFoundError: a folder or file of the layout is missing.
+        OSError: a download failed.
+        ValueError: unknown name, wrong layout, empty class or split, labels out of range, or a limit too small.
+    """
+    name, _, place = spec.partition(":")
+    splits = _read(name, place, Path(root).expanduser(), download)
+    if name == "digits":
+        mean, std = _statistics(splits.train)
+    else:
+        mean, std = (CIFAR_MEAN, CIFAR_STD) if name.startswith("cifar") else (IMAGENET_MEAN, IMAGENET_STD)
+    native_size = NATIVE_SIZE.get(name) or _common_size(splits.train)
+    data = ImageData(name, splits.train, splits.val, splits.class_names, mean, std, native_size)
+    if limit is None:
+        return data
+    rows = balanced_rows(data.train.labels, data.num_classes, limit, seed)
+    return ImageData(name, data.train.subset(rows), data.val, data.class_names, mean, std, native_size)
+
+
+def _read(name: str, place: str, root: Path, download: bool) -> layouts.Splits:
+    known = ["digits", *TORCHVISION_FOLDERS, *OFFICIAL, "list"]
+    if name not in known:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
+    if name == "digits":
+        if place:
+            raise ValueError(f"digits lies inside scikit-learn and takes no folder, got digits:{place}")
+        return read_digits()
+    if name in TORCHVISION_FOLDERS:
+        return read_torchvision(name, Path(place).expanduser() if place else root, download)
+    if download:
+        raise ValueError(f"{name} cannot be downloaded by samix; fetch it yourself, then give {name}:DIR")
+    if name == "list":
+        return layouts.read_lists(place)
+    if not place:
+        raise ValueError(f"{name} needs the folder of its files: {name}:DIR")
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} of data set {name!r} is missing; check the path in {name}:DIR")
+    return OFFICIAL[name](folder)
+
+
+def balanced_rows(labels: Tensor, num_classes: int, limit: int, seed: int) -> Tensor:
+    """Seeded choice of at most `limit` rows, class counts as equal as the classes' sizes allow; in rising order.
+
+    Args:
+        labels: (N,) int64 in 0..num_classes - 1.
+        num_classes: number of classes.
+        limit: number of rows wanted, at least one for each class.
+        seed: of the choice.
+
+    Returns:
+        (min(limit, N),) int64.
+
+    Raises:
+        ValueError: limit < num_classes.
+    """
+    if limit < num_classes:
+        raise ValueError(f"limit must be at least {num_classes}, one image for each class, got {limit}")
+    generator = torch.Generator().manual_seed(stream_seed("limit", seed))
+    rows = torch.randperm(len(labels), generator=generator)
+    rows = rows[labels[rows].argsort(stable=True)]  # by class, in random order inside each
+    counts = labels.bincount(minlength=num_classes)
+    first = counts.cumsum(0) - counts  # where each class begins
+    rank = torch.arange(len(rows)) - first[labels[rows]]  # place of a row inside its class
+    turn = torch.randperm(num_classes, generator=generator)[labels[rows]]  # which classes get one more
+    return rows[(rank * num_classes + turn).argsort()[:limit]].sort().values
+
+
+def _statistics(images: ImageSet) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of each channel, pixels in [0, 1]."""
+    assert isinstance(images, ArrayImages)
+    pixels = images.images.double().div(255).transpose(0, 1).flatten(1)  # (3, N * H * W)
+    red, green, blue = pixels.mean(1).tolist()
+    red_std, green_std, blue_std = pixels.std(1).tolist()
+    return (red, green, blue), (red_std, green_std, blue_std)
+
+
+def _common_size(images: ImageSet) -> int | None:
+    """Side in pixels if 16 images spread over the set are squares of one size; only headers are read."""
+    if not isinstance(images, FileImages) or len(images) == 0:
+        return None
+    sizes = set()
+    for index in torch.linspace(0, len(images) - 1, min(16, len(images))).long().tolist():
+        try:
+            with Image.open(images.path(index)) as image:
+                sizes.add(image.size)
+        except (OSError, Image.DecompressionBombError):
+            return None  # reading that image will say what is wrong with it
+    width, height = next(iter(sizes))
+    return int(width) if len(sizes) == 1 and width == height else None

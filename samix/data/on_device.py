@@ -1,0 +1,204 @@
+"""Augmentation of whole batches where they lie: a whole split decoded once, and crops without a loop over samples.
+
+The random numbers are drawn on the CPU, (B, 23) in [0, 1), and handed over; nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samix.data.images import ArrayImages, ImageSet
+from samix.data.transforms import CROP_KINDS, RESIZED_KINDS, Augment, Fit, crop_padding
+
+TRIES = 10  # boxes that a random resized crop tries before it takes the whole image, as torchvision
+DRAWS = 3 + 2 * TRIES  # columns: flip, place down, place across, TRIES areas, TRIES aspect ratios
+
+
+def stored_size(augment: Augment, size: int, native_size: int | None) -> int:
+    """Side at which a split is kept: more than `size` where resized crops can use it, never above their short side."""
+    if augment.kind not in RESIZED_KINDS:
+        return size
+    largest = round(size * 256 / 224)
+    if native_size is not None:
+        return max(size, min(native_size, largest))
+    return max(augment.short_side(size), size)
+
+
+def decode_all(images: ImageSet, fit: Fit, device: torch.device) -> Tensor:
+    """Every image of a set, decoded by threads.
+
+    Args:
+        images: N images.
+        fit: to squares of one size.
+        device: where the result is kept.
+
+    Returns:
+        (N, 3, fit.size, fit.size) uint8; memory is not copied if it has that form already.
+
+    Raises:
+        ValueError: an image cannot be read, or the result is larger than the free memory of a CUDA device.
+    """
+    if device.type == "cuda":
+        needed, free = len(images) * 3 * fit.size**2, torch.cuda.mem_get_info(device)[0]
+        if needed > free:
+            raise ValueError(
+                f"on_device needs {needed / 2**30:.1f} GiB for {len(images)} images of {fit.size} pixels, "
+                f"{free / 2**30:.1f} GiB are free; set on_device=False"
+            )
+    if isinstance(images, ArrayImages) and images.images.shape[-2:] == (fit.size, fit.size) and fit.short == fit.size:
+        return images.images.to(device)
+    result = torch.empty(len(images), 3, fit.size, fit.size, dtype=torch.uint8)
+
+    def decode(rows: range) -> None:
+        for row in rows:
+            result[row] = fit(images.image(row))
+
+    chunks = [range(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(decode, rows) for rows in chunks]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return result.to(device)
+
+
+def check_on_device(augment: Augment) -> None:
+    """Refuses what only the worker loading can do.
+
+    Raises:
+        ValueError: RandAugment or random erasing is asked for.
+    """
+    if augment.randaugment is not None or augment.random_erasing > 0:
+        raise ValueError("on_device has no RandAugment and no random erasing; set on_device=False or leave them out")
+
+
+def augment_batch(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tensor:
+    """The training augmentation of `augment.kind` on a batch.
+
+    Args:
+        images: (B, 3, S, S) uint8; S is size unless the kind is a resized crop.
+        draws: (B, 23) uniform in [0, 1), on the device of images.
+        augment: its kind and scale.
+        size: side of the result.
+
+    Returns:
+        (B, 3, size, size): uint8 in 0..255 for shifts, float32 in [0, 1] for resized crops.
+    """
+    if augment.kind in RESIZED_KINDS:
+        return resized_crop(images, draws, augment.scale, size)
+    if augment.kind in CROP_KINDS:
+        reflect = augment.kind == "crop-flip-reflect"
+        return padded_crop(images, draws, crop_padding(size), reflect=reflect, flip=augment.flips)
+    return images
+
+
+def padded_crop(images: Tensor, draws: Tensor, padding: int, *, reflect: bool, flip: bool) -> Tensor:
+    """Random shift by up to `padding` pixels, then a mirror image with probability 1/2.
+
+    Args:
+        images: (B, C, S, S), any type.
+        draws: (B, >= 3) in [0, 1): column 0 below 1/2 flips, 1 and 2 choose the place.
+        padding: pixels added on each side, below S.
+        reflect: fill the border by reflection instead of zeros.
+        flip: whether to mirror at all.
+
+    Returns:
+        (B, C, S, S), of the type of images.
+    """
+    count, channels, side, _ = images.shape
+    place = torch.arange(side, device=images.device)
+    across = place.expand(count, side)  # (B, S) column of the crop that each result column shows
+    if flip:
+        across = torch.where(draws[:, :1] < 0.5, side - 1 - across, across)
+    shift = (draws[:, 1:3] * (2 * padding + 1)).long() - padding  # (B, 2) down, across
+    rows, columns = place + shift[:, :1], across + shift[:, 1:]  # (B, S) each, -padding .. S - 1 + padding
+    if reflect:
+        rows, columns = _reflect(rows, side), _reflect(columns, side)
+    inside = _within(rows, side)[:, :, None] & _within(columns, side)[:, None, :]  # (B, S, S)
+    source = rows.clamp(0, side - 1)[:, :, None] * side + columns.clamp(0, side - 1)[:, None, :]
+    source = source.view(count, 1, side * side).expand(count, channels, side * side)
+    cropped = images.flatten(2).gather(2, source).view_as(images)
+    return cropped if reflect else cropped * inside[:, None]
+
+
+def _reflect(place: Tensor, side: int) -> Tensor:
+    """Folds places outside 0..side - 1 back; the border pixel itself is not repeated."""
+    return (side - 1) - ((side - 1) - place.abs()).abs()
+
+
+def _within(place: Tensor, side: int) -> Tensor:
+    return (place >= 0) & (place < side)
+
+
+def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes of random resized crops of squares, by torchvision's rule: the first of ten tries that fits.
+
+    Area share uniform in `scale`, log aspect ratio uniform between log 3/4 and log 4/3 (Szegedy et al. 2015,
+    arXiv:1409.4842, section 6). If no try fits, the whole image.
+
+    Args:
+        draws: (B, 23) in [0, 1).
+        side: of the images, in pixels.
+        scale: least and largest share of the area.
+
+    Returns:
+        top, left, height, width: (B, 1) int64 each.
+    """
+    areas, ratios = draws[:, 3 : 3 + TRIES], draws[:, 3 + TRIES :]
+    area = (scale[0] + areas * (scale[1] - scale[0])) * side**2  # (B, TRIES)
+    root = torch.exp((ratios * 2 - 1) * (math.log(4 / 3) / 2))  # square root of width / height
+    width, height = (area.sqrt() * root).round().long(), (area.sqrt() / root).round().long()
+    fits = (width >= 1) & (width <= side) & (height >= 1) & (height <= side)
+    first = fits.int().argmax(1, keepdim=True)  # (B, 1), 0 where none fits
+    found = fits.gather(1, first)
+    width = torch.where(found, width.gather(1, first), side)
+    height = torch.where(found, height.gather(1, first), side)
+    top = (draws[:, 1:2] * (side - height + 1)).long()
+    left = (draws[:, 2:3] * (side - width + 1)).long()
+    return top, left, height, width
+
+
+def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size: int) -> Tensor:
+    """Random resized crop and mirror image, bilinear without antialiasing (the worker loading is bicubic with it).
+
+    Equal to cutting the box and `F.interpolate(..., mode="bilinear", align_corners=False)`.
+
+    Args:
+        images: (B, C, S, S) uint8.
+        draws: (B, 23) in [0, 1): flip, place down, place across, ten areas, ten ratios.
+        scale: least and largest share of the area.
+        size: side of the result.
+
+    Returns:
+        (B, C, size, size) float32 in [0, 1].
+    """
+    side = images.shape[-1]
+    top, left, height, width = crop_boxes(draws, side, scale)
+    place = torch.arange(size, device=images.device)
+    across = torch.where(draws[:, :1] < 0.5, size - 1 - place, place)  # (B, size)
+    ys = _source(place, top, height, size)
+    xs = _source(across, left, width, size)
+    unit = 2 / max(side - 1, 1)  # pixels to grid_sample's -1..1
+    grid = torch.stack(
+        [
+            (xs * unit - 1)[:, None, :].expand(-1, size, -1),
+            (ys * unit - 1)[:, :, None].expand(-1, -1, size),
+        ],
+        dim=-1,
+    )  # (B, size, size, 2), x before y
+    return F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _source(place: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Source coordinate of each result pixel, (B, size); clamped so that nothing outside the box is seen."""
+    inside = (place + 0.5) * (length / size) - 0.5
+    return start + torch.minimum(inside.clamp(min=0), length - 1.0)

@@ -1,0 +1,239 @@
+"""Augmentations of a single image, by torchvision, and the scale of pixels.
+
+The kinds are those of the published recipes: CIFAR-10 (zero padding), CIFAR-100 (reflected padding), Tiny-ImageNet,
+ImageNet, CUB and Aircraft (OpenMixup's configurations), and DeiT (Touvron et al. 2021, arXiv:2012.12877) with
+RandAugment (Cubuk et al. 2020, arXiv:1909.13719) and random erasing (Zhong et al. 2020, arXiv:1708.04896).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2 as transforms_v2
+from torchvision.transforms.functional import InterpolationMode
+
+from samix.data.images import fit_square, to_uint8
+from samix.data.names import Channels, ImageData
+
+v2: Any = transforms_v2  # torchvision re-exports its classes in a way that strict mypy does not follow
+
+Kind = Literal["none", "digits", "crop-flip", "crop-flip-reflect", "resized-crop-full", "resized-crop", "fine-grained"]
+Transform = Callable[[Image.Image | Tensor], Tensor]
+
+CROP_KINDS = ("digits", "crop-flip", "crop-flip-reflect")
+RESIZED_KINDS = ("resized-crop-full", "resized-crop", "fine-grained")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How images are varied in training and cut in testing, at a side of `size` pixels.
+
+    | kind | training | testing |
+    |---|---|---|
+    | `none` | as testing | whole image |
+    | `digits` | zero padding of size / 8, random crop | whole image |
+    | `crop-flip` | the same and flip (CIFAR-10: padding 4) | whole image |
+    | `crop-flip-reflect` | the same with reflected padding (CIFAR-100) | whole image |
+    | `resized-crop-full` | random resized crop, bicubic, flip (Tiny-ImageNet) | whole image |
+    | `resized-crop` | the same (ImageNet, iNaturalist, Places) | short side to size * 256 / 224, centre |
+    | `fine-grained` | short side to size * 256 / 224, random resized crop, flip (CUB, Aircraft) | the same, centre |
+
+    "Whole image" resizes the short side to `size` and cuts the centre, which changes nothing at the right size.
+
+    Args:
+        kind: a row of the table.
+        min_scale: least share of the area that a random resized crop takes; None is 0.5 for `fine-grained`, else 0.08.
+        randaugment: magnitude 0..30 of two RandAugment operations after flip (DeiT: 9); None for none.
+        random_erasing: probability of replacing a box by noise (DeiT: 0.25).
+
+    Raises:
+        ValueError: unknown kind, or a number out of range.
+    """
+
+    kind: Kind = "resized-crop"
+    min_scale: float | None = None
+    randaugment: int | None = None
+    random_erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown augmentation {self.kind!r}; known: {', '.join(get_args(Kind))}")
+        if self.min_scale is not None and self.kind not in RESIZED_KINDS:
+            raise ValueError(f"min_scale belongs to {', '.join(RESIZED_KINDS)}, not to {self.kind!r}")
+        if self.min_scale is not None and not 0 < self.min_scale <= 1:
+            raise ValueError(f"min_scale must be in (0, 1], got {self.min_scale}")
+        if self.randaugment is not None and not 0 <= self.randaugment <= 30:
+            raise ValueError(f"randaugment must be a magnitude in 0..30, got {self.randaugment}")
+        if not 0 <= self.random_erasing <= 1:
+            raise ValueError(f"random_erasing must be a probability in [0, 1], got {self.random_erasing}")
+
+    @property
+    def flips(self) -> bool:
+        """Whether half of the training images are mirrored; digits would become other signs."""
+        return self.kind not in ("none", "digits")
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Share of the area that a random resized crop takes, from and to."""
+        if self.min_scale is not None:
+            return self.min_scale, 1.0
+        return (0.5, 1.0) if self.kind == "fine-grained" else (0.08, 1.0)
+
+    @property
+    def interpolation(self) -> InterpolationMode:
+        """Bicubic; bilinear for `fine-grained`, whose recipes name none, so that torchvision's default holds."""
+        return InterpolationMode.BILINEAR if self.kind == "fine-grained" else InterpolationMode.BICUBIC
+
+    def short_side(self, size: int) -> int:
+        """Length that testing resizes the short side to before the centre is cut."""
+        return round(size * 256 / 224) if self.kind in ("resized-crop", "fine-grained") else size
+
+
+def default_augment(data: ImageData) -> Augment:
+    """The published recipe's augmentation; for other data, shifts up to 40 pixels' side and resized crops above."""
+    kinds: dict[str, Kind] = {
+        "digits": "digits",
+        "cifar10": "crop-flip",
+        "cifar100": "crop-flip-reflect",
+        "tiny-imagenet": "resized-crop-full",
+        "cub": "fine-grained",
+        "aircraft": "fine-grained",
+        "cars": "fine-grained",
+    }
+    small = data.native_size is not None and data.native_size <= 40
+    return Augment(kinds.get(data.name, "crop-flip" if small else "resized-crop"))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Image to the uint8 square (3, size, size), by `fit_square`."""
+
+    size: int
+    short: int
+    interpolation: InterpolationMode = InterpolationMode.BICUBIC
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """(3, size, size) uint8."""
+        return to_uint8(fit_square(image, self.size, self.short, self.interpolation))
+
+
+def test_transform(augment: Augment, size: int) -> Fit:
+    """Image to (3, size, size) uint8, always the same."""
+    return Fit(size, augment.short_side(size), augment.interpolation)
+
+
+test_transform.__test__ = False  # type: ignore[attr-defined]  # the name must not make pytest run it
+
+
+def train_transform(augment: Augment, size: int, mean: Channels, std: Channels) -> Transform:
+    """Image to (3, size, size) uint8, varied by draws from torch's global generator.
+
+    Args:
+        augment: what to do.
+        size: side in pixels.
+        mean: colour that RandAugment fills borders with, in [0, 1].
+        std: spread of the erasing noise, in [0, 1].
+    """
+    steps: list[Any] = []
+    if augment.kind in RESIZED_KINDS:
+        mode = augment.interpolation
+        if augment.kind == "fine-grained":
+            steps.append(v2.Resize(augment.short_side(size), mode, antialias=True))
+        steps.append(v2.RandomResizedCrop(size, scale=augment.scale, interpolation=mode, antialias=True))
+    else:
+        steps.append(Fit(size, size))
+    if augment.kind in CROP_KINDS:
+        padding_mode = "reflect" if augment.kind == "crop-flip-reflect" else "constant"
+        steps.append(v2.RandomCrop(size, padding=crop_padding(size), padding_mode=padding_mode))
+    if augment.flips:
+        steps.append(v2.RandomHorizontalFlip())
+    if augment.randaugment is not None:
+        fill = [round(255 * value) for value in mean]
+        steps.append(v2.RandAugment(2, augment.randaugment, interpolation=InterpolationMode.BILINEAR, fill=fill))
+    steps.append(to_uint8)
+    if augment.random_erasing > 0:
+        steps.append(NoiseErasing(augment.random_erasing, mean, std))
+    return Chain(tuple(steps))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Transforms one after the other; plain callables, which torchvision's Compose would wrap."""
+
+    steps: tuple[Any, ...]
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """What the last step makes of what the steps before it made."""
+        result: Any = image
+        for step in self.steps:
+            result = step(result)
+        assert isinstance(result, Tensor)
+        return result
+
+
+@dataclass(frozen=True)
+class NoiseErasing:
+    """Random erasing of a uint8 image with one normal draw per pixel, of the data set's mean and spread.
+
+    torchvision's own noise is for normalised floats; this is the same noise before normalisation, cut to 0..255.
+
+    Args:
+        p: probability.
+        mean: of the noise per channel, in [0, 1].
+        std: of the noise per channel, in [0, 1].
+    """
+
+    p: float
+    mean: Channels
+    std: Channels
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8, a new tensor if a box is erased."""
+        if torch.rand(()) >= self.p:
+            return image
+        box = v2.RandomErasing(scale=(0.02, 1 / 3), value="random").make_params([image])
+        if box["v"] is None:
+            return image
+        noise = box["v"] * torch.tensor(self.std)[:, None, None] + torch.tensor(self.mean)[:, None, None]
+        erased = image.clone()
+        place = (slice(None), slice(box["i"], box["i"] + box["h"]), slice(box["j"], box["j"] + box["w"]))
+        erased[place] = noise.mul(255).round().clamp(0, 255).to(torch.uint8)
+        return erased
+
+
+def crop_padding(size: int) -> int:
+    """Pixels added on each side before a random crop: 4 at 32 pixels, in proportion elsewhere, at least 1."""
+    return max(1, size // 8)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: Channels, device: torch.device) -> Tensor:
+    """(3, 1, 1) float32; kept, as making it anew on a GPU would wait for a copy at each step."""
+    return torch.tensor(values, device=device)[:, None, None]
+
+
+def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
+    """Pixels to zero mean and unit spread.
+
+    Args:
+        images: (..., 3, H, W), uint8 in 0..255 or floating in [0, 1].
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+
+    Returns:
+        (..., 3, H, W) float32, on the device of images.
+    """
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return (pixels - _channels(tuple(mean), images.device)) / _channels(tuple(std), images.device)
+
+
+def denormalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
+    """The inverse of `normalize`: (..., 3, H, W) float32 in [0, 1], for pictures."""
+    pixels = images.float() * _channels(tuple(std), images.device) + _channels(tuple(mean), images.device)
+    return pixels.clamp(0, 1)

@@ -1,0 +1,437 @@
+"""One loop for every method: train, evaluate, write, resume.
+
+Everything random is a function of (seed, rank, step), so a run continued from a checkpoint is the run that was never
+interrupted. The engine knows methods only by :class:`samix.methods.base.Method`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samix.build import build_augment, build_method
+from samix.checkpoint import (
+    checkpoint_recipe,
+    export_network,
+    load_checkpoint,
+    load_into,
+    save_checkpoint,
+    versions,
+    write_text,
+)
+from samix.data import EvalBatches, ImageData, TrainBatches, denormalize, load_data
+from samix.data.order import stream_seed
+from samix.evaluate import classification_metrics
+from samix.methods.base import Method, evaluating
+from samix.optim import build_optimizer, set_learning_rates
+from samix.recipes import Recipe
+
+CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device
+PICTURES = 12  # of mixed.png during a run
+PREVIEW_LAMS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss became NaN or infinite."""
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop, and has saved its state."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a recipe is run; nothing here changes its result.
+
+    Args:
+        out: folder of all runs.
+        run: name of this run's folder; empty is RECIPE-MIXUP-sSEED.
+        resume: continue from ``last.pt``, if it is there.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        data_root: where torchvision's data sets lie.
+        download: fetch those that are missing.
+        tensorboard: also write TensorBoard logs.
+        quiet: no progress bar.
+    """
+
+    out: str = "runs"
+    run: str = ""
+    resume: bool = False
+    device: str = "auto"
+    data_root: str = "data"
+    download: bool = False
+    tensorboard: bool = False
+    quiet: bool = False
+
+
+class Run:
+    """One training run: its parts, its folder, and the loop."""
+
+    def __init__(self, recipe: Recipe, options: RunOptions) -> None:
+        from accelerate import Accelerator
+
+        if options.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, got {options.device!r}")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError('device="cuda", but torch finds no GPU; use --device cpu')
+        self.recipe, self.options = recipe, options
+        self.accelerator = Accelerator(
+            cpu=options.device == "cpu",
+            mixed_precision=recipe.precision,
+            gradient_accumulation_steps=recipe.accumulate,
+            step_scheduler_with_optimizer=False,
+        )
+        self.device = self.accelerator.device
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.folder = Path(options.out) / (options.run or f"{recipe.name}-{recipe.mixup}-s{recipe.seed}")
+        self.data = load_data(
+            recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
+        )
+        self.train_batches, self.val_batches = build_batches(recipe, self.data, self.device, self.rank, self.world_size)
+        self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"{len(self.data.train)} training images are less than one step of batch_size {recipe.batch_size}"
+            )
+        torch.manual_seed(recipe.seed)
+        self.method = build_method(recipe, self.data.num_classes).to(self.device)
+        self.optimizer = build_optimizer(self.method, recipe)
+        self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
+        self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
+        self.sums: dict[str, Tensor] = {}  # of this epoch's losses, on the device
+        self.stopping = False
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> dict[str, Any]:
+        """Trains to the end and returns the summary that is also written.
+
+        Raises:
+            NonFiniteLoss: a loss is NaN or infinite; the last checkpoint stays.
+            Interrupted: SIGTERM or Ctrl-C, after the state was saved.
+            ValueError: the folder holds another run.
+        """
+        self.start()
+        total = self.recipe.epochs * self.steps_per_epoch
+        with self.progress_bar(total) as bar, self.stop_on_signal():
+            while self.step < total:
+                self.train_epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar)
+        return self.finish()
+
+    def train_epoch(self, epoch: int, first: int, total: int, bar: Any) -> None:
+        """The steps of one epoch from ``first`` on, then evaluation, pictures and checkpoint."""
+        self.method.train()
+        started, images_seen = time.perf_counter(), 0
+        batches = self.train_batches.epoch(epoch, first * self.recipe.accumulate)
+        for number in range(first, self.steps_per_epoch):
+            set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
+            for part in range(self.recipe.accumulate):
+                images, labels = next(batches)
+                if self.recipe.channels_last:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                seed_draws(self.method, self.recipe.seed, self.rank, self.step * self.recipe.accumulate + part)
+                images_seen += len(images) * self.world_size
+                self.train_step((images, labels))
+            self.step += 1
+            self.method.after_step(self.step / total)
+            bar.update(1)
+            if self.step % CHECK_EVERY == 0 or number == self.steps_per_epoch - 1 or self.stopping:
+                loss = self.check_finite() / (number + 1)
+                rate = images_seen / (time.perf_counter() - started)
+                bar.set_postfix(loss=f"{loss:.3f}", top1=self.last_top1(), img_s=f"{rate:.0f}")
+            if self.stopping:
+                self.save_and_stop(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        self.end_epoch(epoch + 1, images_seen / seconds)
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Forward, backward, and (when enough is accumulated) the optimiser step."""
+        with self.accelerator.accumulate(self.prepared):
+            loss, parts = self.prepared(batch)
+            self.accelerator.backward(loss)
+            if self.recipe.clip and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip)
+            self.prepared_optimizer.step()
+            self.prepared_optimizer.zero_grad()
+        for name, value in {"loss": loss.detach(), **parts}.items():
+            value = value.float() / self.recipe.accumulate
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def check_finite(self) -> float:
+        """The summed loss as a number.
+
+        Raises:
+            NonFiniteLoss: names every part that is not finite.
+        """
+        values = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
+        bad = [name for name, value in values.items() if value != value or value in (float("inf"), -float("inf"))]
+        if bad:
+            raise NonFiniteLoss(
+                f"the loss is not finite at step {self.step} (parts: {', '.join(bad)}); lower lr or mixer_lr, clip the "
+                f"gradient (--clip 5), or look for NaN pixels in the data. The last checkpoint is kept: {self.folder / 'last.pt'}"
+            )
+        return values["loss"]
+
+    def end_epoch(self, epoch: int, rate: float) -> None:
+        """Evaluates, logs, draws and saves."""
+        means = torch.stack(list(self.sums.values())) / self.steps_per_epoch
+        names, means = list(self.sums), self.accelerator.reduce(means, reduction="mean").tolist()
+        self.sums = {}
+        row: dict[str, float] = {"epoch": epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]}
+        row.update(zip(names, means, strict=True))
+        row["images_per_second"] = rate
+        last = epoch == self.recipe.epochs
+        if last or epoch % self.recipe.eval_every == 0:
+            row.update(self.evaluate())
+        self.rows.append(row)
+        if self.accelerator.is_main_process:
+            self.write_row(row, last)
+        self.accelerator.wait_for_everyone()
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the reported classifier by name, and top-1 of the others."""
+        with evaluating(self.method), self.accelerator.autocast():
+            metrics = classification_metrics(
+                self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device
+            )
+        first, *others = metrics
+        return {**metrics[first], **{f"top1_{name}": metrics[name]["top1"] for name in others}}
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Makes the folder, or continues the run that is in it."""
+        last = self.folder / "last.pt"
+        if last.is_file() and not self.options.resume:
+            raise ValueError(
+                f"{self.folder} already holds a run; continue it with --resume, or choose another name with --run NAME"
+            )
+        self.accelerator.wait_for_everyone()
+        if last.is_file():
+            self.load(last)
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "recipe.json", json.dumps(self.recipe.to_dict(), indent=1))
+            write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint.
+
+        Raises:
+            ValueError: it is of another recipe; names the fields that differ.
+        """
+        state = load_checkpoint(path, "cpu")
+        old, new = state["recipe"], json.loads(json.dumps(self.recipe.to_dict()))
+        differing = [f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
+        if differing:
+            raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
+        load_into(self.method, state["method"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.rows, self.seconds = state["step"], state["best"], state["rows"], state["seconds"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
+
+    def state(self) -> dict[str, Any]:
+        """All that a run needs to continue."""
+        state = {
+            "recipe": json.loads(json.dumps(self.recipe.to_dict())),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "rows": self.rows,
+            "sums": self.sums,
+            "seconds": self.seconds,
+            "data": describe_data(self.data),
+            "versions": versions(),
+        }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        return state
+
+    def write_row(self, row: dict[str, float], last: bool) -> None:
+        """Log line, pictures and checkpoints of an epoch."""
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.rows))
+        every = max(self.recipe.epochs // PICTURES, 1)
+        if last or int(row["epoch"]) % every == 0:
+            self.draw()
+        if self.options.tensorboard:
+            self.write_tensorboard(row)
+        if row.get("top1", -1.0) > self.best:
+            self.best = row["top1"]
+            save_checkpoint(self.folder / "best.pt", self.state())
+        save_checkpoint(self.folder / "last.pt", self.state())
+
+    def write_tensorboard(self, row: dict[str, float]) -> None:
+        """Adds a row to the TensorBoard log in the run's folder."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError('--tensorboard needs the package: pip install "samix[tensorboard]"') from None
+        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=int(row["step"])) as writer:
+            for key, value in row.items():
+                writer.add_scalar(key, value, int(row["step"]))
+
+    def draw(self) -> None:
+        """Refreshes ``curves.png`` and ``mixed.png``."""
+        from samix.visualize import mix_grid, plot_curves
+
+        plot_curves(self.folder / "curves.png", self.rows)
+        images, labels, index = preview_pairs(self.val_batches)
+
+        def mix(lam: float) -> Any:
+            with self.accelerator.autocast():
+                return self.method.preview(images, labels, lam, index)
+
+        if mix(0.5) is None:
+            return
+        epoch = int(self.rows[-1]["epoch"])
+        mix_grid(
+            self.folder / "mixed.png", images[:4], images[index][:4], lambda lam: first_rows(mix(lam), 4), PREVIEW_LAMS,
+            lambda x: denormalize(x, self.data.mean, self.data.std), f"{self.recipe.mixup}, epoch {epoch}",
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Writes export and summary, and returns the summary."""
+        final = self.rows[-1]
+        top1s = [row["top1"] for row in self.rows if "top1" in row]
+        summary: dict[str, Any] = {
+            **{key: final[key] for key in ("top1", "top5", "nll", "ece")},
+            "top1_best": max(top1s),
+            "top1_median_last_10": statistics.median(top1s[-10:]),
+            **{key: value for key, value in final.items() if key.startswith("top1_")},
+            "seconds": round(self.seconds, 1),
+            "images_per_second": round(self.step * self.recipe.batch_size / max(self.seconds, 1e-9), 1),
+            "recipe": self.recipe.to_dict(),
+            "versions": versions(),
+            "device": device_name(self.device),
+            "processes": self.world_size,
+        }
+        if self.accelerator.is_main_process:
+            export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final["top1"])
+            write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
+        self.accelerator.wait_for_everyone()
+        return summary
+
+    # Around the loop --------------------------------------------------------------------------------------------------
+
+    def last_top1(self) -> str:
+        """The latest held-out accuracy, for the progress bar."""
+        return next((f"{row['top1']:.2f}" for row in reversed(self.rows) if "top1" in row), "-")
+
+    def progress_bar(self, total: int) -> Any:
+        """A bar over all steps of the run."""
+        from tqdm import tqdm
+
+        quiet = self.options.quiet or not self.accelerator.is_main_process
+        return tqdm(total=total, initial=self.step, desc=self.recipe.mixup, unit="step", disable=quiet, dynamic_ncols=True)
+
+    @contextmanager
+    def stop_on_signal(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the step in progress, with its state saved."""
+
+        def stop(_number: int, _frame: Any) -> None:
+            self.stopping = True
+
+        try:
+            before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not the main thread: signals are not ours to take
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def save_and_stop(self, seconds: float) -> None:
+        """Saves in the middle of an epoch and leaves."""
+        self.seconds += seconds
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder / "last.pt", self.state())
+        raise Interrupted(f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / 'last.pt'})")
+
+
+def build_batches(
+    recipe: Recipe, data: ImageData, device: torch.device, rank: int = 0, world_size: int = 1
+) -> tuple[TrainBatches, EvalBatches]:
+    """The training and held-out batches of a recipe, for one rank.
+
+    Raises:
+        ValueError: batch_size is not divisible by processes times accumulated passes.
+    """
+    parts = world_size * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} must be divisible by {parts} ({world_size} processes x accumulate "
+            f"{recipe.accumulate})"
+        )
+    augment = build_augment(recipe, data)
+    common: dict[str, Any] = {
+        "size": recipe.size,
+        "augment": augment,
+        "rank": rank,
+        "world_size": world_size,
+        "workers": 0 if recipe.device_data else recipe.workers,
+        "device": device,
+        "on_device": recipe.device_data,
+    }
+    train = TrainBatches(data, batch_size=recipe.batch_size // parts, seed=recipe.seed, **common)
+    return train, EvalBatches(data, batch_size=max(recipe.batch_size // parts, 100), **common)
+
+
+def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
+    """Makes every draw of a step a function of (seed, rank, step): mixing, dropout, stochastic depth."""
+    torch.manual_seed(stream_seed("network", seed, rank, step))
+    for number, generator in enumerate(method.generators()):
+        generator.manual_seed(stream_seed("mixing", seed, rank, step, number))
+
+
+def preview_pairs(batches: EvalBatches) -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out images to look at: images, labels and partners, where pairs have different classes if they can."""
+    images, labels = next(iter(batches.batches()))
+    chosen: list[int] = []
+    seen: set[int] = set()
+    for row, label in enumerate(labels.tolist()):
+        if label not in seen:
+            seen.add(label)
+            chosen.append(row)
+    chosen = chosen[:8] if len(chosen) > 1 else list(range(min(8, len(images))))
+    rows = torch.tensor(chosen, device=images.device)
+    index = torch.arange(len(chosen)).roll(-max(len(chosen) // 2, 1)).to(images.device)
+    return images[rows], labels[rows], index
+
+
+def first_rows(batch: Any, count: int) -> Any:
+    """The first samples of a mixed batch, for a picture."""
+    mask = None if batch.mask is None else batch.mask[:count]
+    return dataclasses.replace(batch, images=batch.images[:count], mask=mask)
+
+
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """What a checkpoint remembers of its data."""
+    return {"name": data.name, "classes": list(data.class_names), "mean": list(data.mean), "std": list(data.std)}
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware, for the summary."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+__all__ = ["Interrupted", "NonFiniteLoss", "Run", "RunOptions", "build_batches", "checkpoint_recipe"]

@@ -1,0 +1,74 @@
+"""Optimiser and learning rate of a recipe. The schedule is a function of progress, so a resumed run needs no state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from samix.methods.base import Method
+from samix.recipes import Recipe
+
+
+def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
+    """The method's groups, each with ``lr_start`` and ``lr_end``; norms and biases apart where they are not decayed."""
+    mixer_lr = recipe.mixer_lr if recipe.mixer_lr >= 0 else recipe.lr
+    mixer_end = recipe.mixer_lr_end if recipe.mixer_lr_end >= 0 else (recipe.lr_end if recipe.mixer_lr < 0 else 0.0)
+    groups = method.parameter_groups(recipe.lr, weight_decay=recipe.weight_decay, mixer_lr=mixer_lr)
+    for group in groups:
+        is_mixer = group["name"] == "mixer"
+        group["lr_start"], group["lr_end"] = (mixer_lr, mixer_end) if is_mixer else (recipe.lr, recipe.lr_end)
+        if is_mixer and recipe.mixer_momentum >= 0:
+            group["momentum"] = recipe.mixer_momentum
+    return groups if recipe.decay_norms else [part for group in groups for part in split_decay(group)]
+
+
+def split_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """The group in two: parameters of two axes or more, decayed; vectors and scalars, not."""
+    matrices = [p for p in group["params"] if p.ndim > 1]
+    vectors = [p for p in group["params"] if p.ndim <= 1]
+    parts = [{**group, "params": matrices}, {**group, "params": vectors, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]
+
+
+def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    """A timm optimiser by name over the method's groups.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    groups = parameter_groups(method, recipe)
+    if recipe.optimizer not in list_optimizers():
+        raise ValueError(f"unknown optimizer {recipe.optimizer!r}; timm has {', '.join(list_optimizers())}")
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+    return optimizer
+
+
+def learning_rate(start: float, end: float, progress: float, warmup: float = 0.0) -> float:
+    """Linear from 0 to ``start`` during ``warmup``, then ``end + (start - end) (1 + cos(pi progress)) / 2``.
+
+    Args:
+        start: at progress 0, were there no warm-up.
+        end: at progress 1.
+        progress: share of the run that is done, in [0, 1].
+        warmup: share of the run.
+    """
+    if progress < warmup:
+        return start * progress / warmup
+    return end + (start - end) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
+    """Sets every group's learning rate for this step (0 is the first)."""
+    done = step if recipe.schedule == "step" else step // steps_per_epoch * steps_per_epoch
+    progress = done / (recipe.epochs * steps_per_epoch)
+    warmup = recipe.warmup_epochs / recipe.epochs
+    if progress < warmup:  # a warm-up moves at every step, from the first one on
+        progress = min((step + 1) / (recipe.epochs * steps_per_epoch), warmup * (1 - 1e-9))
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(group["lr_start"], group["lr_end"], progress, warmup)
