@@ -12,7 +12,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "samix.mixing": ["Augmentation", "Mixed", "MixedBatch", "blend", "sample_lam", "sample_partners"],
-    "samix.mixups.handmade": ["CutMix", "FMix", "GridMix", "MixUp", "NoMixup", "RandomChoice", "ResizeMix", "SmoothMix"],
+    "samix.mixups.handmade": [
+        "CutMix",
+        "FMix",
+        "GridMix",
+        "MixUp",
+        "NoMixup",
+        "RandomChoice",
+        "ResizeMix",
+        "SmoothMix",
+    ],
     "samix.mixups.hidden": ["ManifoldMix"],
     "samix.mixups.learned": ["AutoMixer", "SAMixer"],
     "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
@@ -21,7 +30,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604  # names resolved by __getattr__
+__all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The command: ``samix train | evaluate | show | recipes``.
 
-``samix train --recipe cifar100-r18 --mixup samix --mixup.alpha 1``: the recipe and the mixup are read first, since they
-decide which options there are and what their defaults are; then every field of the recipe and of the mixup is an option.
+``samix train --recipe cifar100-r18 --mixup samix --mixup.alpha 1``: the recipe and the mixup are read first, since
+they decide which options there are and their defaults; then every field of the recipe and of the mixup is an option.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEBUG = "--debug"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status. What a user can get wrong ends in one line, with --debug in a traceback."""
+    """Runs a command; returns the exit status. A user's mistake ends in one line, or with --debug in a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in arguments
     arguments = [a for a in arguments if a != DEBUG]
@@ -109,17 +109,31 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
     command = dataclasses.make_dataclass(
         "Train",
         [
-            ("recipe", Annotated[str, tyro.conf.arg(help=f"named recipe: {', '.join(RECIPES)}")], dataclasses.field(default=recipe.name)),
-            ("config", Annotated[str, tyro.conf.arg(help="file of recipe fields, .json or .yaml")], dataclasses.field(default="")),
+            (
+                "recipe",
+                Annotated[str, tyro.conf.arg(help=f"named recipe: {', '.join(RECIPES)}")],
+                dataclasses.field(default=recipe.name),
+            ),
+            (
+                "config",
+                Annotated[str, tyro.conf.arg(help="file of recipe fields, .json or .yaml")],
+                dataclasses.field(default=""),
+            ),
             ("mixup", Annotated[str, tyro.conf.arg(help=mixup_help())], dataclasses.field(default=mixup)),
             *fields,
-            ("mixup_options", Annotated[mixup_type, tyro.conf.arg(name="mixup")], dataclasses.field(default=mixup_type())),
+            (
+                "mixup_options",
+                Annotated[mixup_type, tyro.conf.arg(name="mixup")],
+                dataclasses.field(default=mixup_type()),
+            ),
             ("run_options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions())),
         ],
     )
     chosen: Any = tyro.cli(
-        command, args=arguments, prog="samix train", description=str(train.__doc__),
-        config=(tyro.conf.FlagConversionOff,) if False else (),
+        command,
+        args=arguments,
+        prog="samix train",
+        description=str(train.__doc__),
     )
     options = dataclasses.asdict(chosen.mixup_options)
     base = mixup_defaults(mixup, options.get("preset"))
@@ -242,22 +256,25 @@ class Show:
 
 def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
     """Reads a dataclass from a command line; fields marked "positional" come without a flag."""
-    import tyro
     from typing import get_args, get_origin, get_type_hints
+
+    import tyro
 
     hints = get_type_hints(kind, include_extras=True)
     help_of = docstring_arguments(kind)
-    fields = []
+    fields: list[Any] = []
     for f in dataclasses.fields(kind):
         hint = hints[f.name]
         positional = get_origin(hint) is Annotated and "positional" in get_args(hint)
-        bare = get_args(hint)[0] if positional else hint
+        bare: Any = get_args(hint)[0] if positional else hint
         note = tyro.conf.arg(help=help_of.get(f.name, ""))
-        typed = Annotated[tyro.conf.Positional[bare], note] if positional else Annotated[bare, note]
+        typed = Annotated[bare, tyro.conf.Positional, note] if positional else Annotated[bare, note]
         default = {} if f.default is dataclasses.MISSING else {"default": f.default}
         fields.append((f.name, typed, dataclasses.field(**default)))
     described = (kind.__doc__ or "").partition("Args:")[0].strip()
-    chosen = tyro.cli(dataclasses.make_dataclass(kind.__name__, fields), args=arguments, prog=prog, description=described)
+    chosen: Any = tyro.cli(
+        dataclasses.make_dataclass(kind.__name__, fields), args=arguments, prog=prog, description=described
+    )
     return kind(**dataclasses.asdict(chosen))
 
 
@@ -300,7 +317,9 @@ def recipes(arguments: list[str]) -> int:
     for name, entry in RECIPES.items():
         cells = "".join(f"{entry.published[c]:9.2f}" if c in entry.published else f"{'-':>9}" for c in columns)
         print(f"{name:15}{cells}   {entry.build('samix').epochs:6}   {entry.cost}")
-    print("\npublished top-1 in percent (OpenMixup's benchmark tables); `samix recipes NAME [MIXUP]` prints one in full")
+    print(
+        "\npublished top-1 in percent (OpenMixup's benchmark tables); `samix recipes NAME [MIXUP]` prints one in full"
+    )
     return 0
 
 

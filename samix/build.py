@@ -91,23 +91,28 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
         )
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take model_args {recipe.model_args}: {error}") from None
-    return small_stem(model) if recipe.stem == "small" else model
+    return model if recipe.stem == "default" else small_stem(model, stride=1 if recipe.stem == "small" else 2)
 
 
-def small_stem(model: nn.Module) -> nn.Module:
+def small_stem(model: nn.Module, stride: int = 1) -> nn.Module:
     """Gives a ResNet the stem of the CIFAR benchmarks: a 3x3 stride-1 first convolution, and no pooling.
 
-    Three-convolution ("deep") stems keep their form, with stride 1.
+    Three-convolution ("deep") stems keep their form.
+
+    Args:
+        model: a timm ResNet; changed in place.
+        stride: of the first convolution; 2 keeps the network's own and takes away the pooling only.
 
     Raises:
         ValueError: a network without ``conv1`` and ``maxpool``.
     """
     conv, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
     if conv is None or pool is None:
-        raise ValueError(f'stem="small" is for ResNets; {type(model).__name__} has no conv1 and maxpool; use "default"')
-    if isinstance(conv, nn.Sequential):
-        conv[0].stride = (1, 1)
-    else:
+        raise ValueError(f'this stem is for ResNets; {type(model).__name__} has no conv1 and maxpool; use "default"')
+    if stride == 1 and isinstance(conv, nn.Sequential):
+        first: Any = conv[0]
+        first.stride = (1, 1)
+    elif stride == 1:
         model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
@@ -123,7 +128,7 @@ def build_method(recipe: Recipe, num_classes: int) -> Method:
     options = resolve_options(recipe.mixup, recipe.mixup_options)
     network = build_network(recipe, num_classes)
     if recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     if recipe.mixup in METHODS:
         if recipe.smoothing:
             options.setdefault("smoothing", recipe.smoothing)

@@ -77,8 +77,11 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
     if missing or extra or shapes:
-        found = [f"{len(names)} {what} (first: {names[0]})" for what, names in
-                 (("missing", missing), ("unknown", extra), ("of another shape", shapes)) if names]
+        found = [
+            f"{len(names)} {what} (first: {names[0]})"
+            for what, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+            if names
+        ]
         raise ValueError(
             f"{path} holds weights of another network: {', '.join(found)}; give the recipe it was trained with"
         )
@@ -91,12 +94,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-LOAD_PLAIN = '''import timm
+LOAD_PLAIN = """import timm
 
 net = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-'''
+"""
 
-LOAD_SMALL = '''import timm
+LOAD_SMALL = """import timm
 import torch
 from safetensors.torch import load_file
 
@@ -105,7 +108,7 @@ net = timm.create_model("{model}", num_classes={num_classes}, **{kwargs})
 net.maxpool = torch.nn.Identity()
 net.load_state_dict(load_file("{folder}/model.safetensors"))
 net.eval()
-'''
+"""
 
 STEM_SINGLE = "net.conv1 = torch.nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)  # small images"
 STEM_DEEP = "net.conv1[0].stride = (1, 1)  # small images"
@@ -157,7 +160,7 @@ def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, 
         "samix": {"recipe": recipe.to_dict(), "class_names": list(data.class_names)},
     }
     for key in ("first_conv", "classifier"):
-        config["pretrained_cfg"][key] = getattr(network, "pretrained_cfg", {}).get(key)  # type: ignore[index]
+        config["pretrained_cfg"][key] = getattr(network, "pretrained_cfg", {}).get(key)
     write_text(folder / "config.json", json.dumps(config, indent=1))
     write_text(folder / "README.md", card(folder, network, recipe, data, top1))
 
@@ -174,15 +177,29 @@ def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: floa
     """The export's README: what it is, and the lines that load it."""
     place = "/".join(folder.parts[-3:])
     load = LOAD_PLAIN.format(folder=place)
-    if recipe.stem == "small":
-        stem = STEM_DEEP if isinstance(getattr(network, "conv1", None), nn.Sequential) else STEM_SINGLE
+    if recipe.stem != "default":
+        stem = (
+            ""
+            if recipe.stem == "half"
+            else STEM_DEEP
+            if isinstance(getattr(network, "conv1", None), nn.Sequential)
+            else STEM_SINGLE
+        )
         load = LOAD_SMALL.format(
             folder=place, model=recipe.model, num_classes=data.num_classes, kwargs=recipe.model_kwargs, stem=stem
         )
     return CARD.format(
-        model=recipe.model, num_classes=data.num_classes, recipe=recipe.name, mixup=recipe.mixup, data=recipe.data,
-        top1=top1, load=load, size=recipe.size, parent=folder.parts[-3] if len(folder.parts) > 2 else ".",
-        mean=[round(v, 4) for v in data.mean], std=[round(v, 4) for v in data.std],
+        model=recipe.model,
+        num_classes=data.num_classes,
+        recipe=recipe.name,
+        mixup=recipe.mixup,
+        data=recipe.data,
+        top1=top1,
+        load=load,
+        size=recipe.size,
+        parent=folder.parts[-3] if len(folder.parts) > 2 else ".",
+        mean=[round(v, 4) for v in data.mean],
+        std=[round(v, 4) for v in data.std],
     )
 
 

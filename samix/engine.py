@@ -22,7 +22,6 @@ from torch import Tensor
 
 from samix.build import build_augment, build_method
 from samix.checkpoint import (
-    checkpoint_recipe,
     export_network,
     load_checkpoint,
     load_into,
@@ -175,12 +174,13 @@ class Run:
         Raises:
             NonFiniteLoss: names every part that is not finite.
         """
-        values = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
+        values: dict[str, float] = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
         bad = [name for name, value in values.items() if value != value or value in (float("inf"), -float("inf"))]
         if bad:
             raise NonFiniteLoss(
                 f"the loss is not finite at step {self.step} (parts: {', '.join(bad)}); lower lr or mixer_lr, clip the "
-                f"gradient (--clip 5), or look for NaN pixels in the data. The last checkpoint is kept: {self.folder / 'last.pt'}"
+                "gradient (--clip 5), or look for NaN pixels in the data. The last checkpoint is kept: "
+                f"{self.folder / 'last.pt'}"
             )
         return values["loss"]
 
@@ -301,8 +301,13 @@ class Run:
             return
         epoch = int(self.rows[-1]["epoch"])
         mix_grid(
-            self.folder / "mixed.png", images[:4], images[index][:4], lambda lam: first_rows(mix(lam), 4), PREVIEW_LAMS,
-            lambda x: denormalize(x, self.data.mean, self.data.std), f"{self.recipe.mixup}, epoch {epoch}",
+            self.folder / "mixed.png",
+            images[:4],
+            images[index][:4],
+            lambda lam: first_rows(mix(lam), 4),
+            PREVIEW_LAMS,
+            lambda x: denormalize(x, self.data.mean, self.data.std),
+            f"{self.recipe.mixup}, epoch {epoch}",
         )
 
     def finish(self) -> dict[str, Any]:
@@ -338,7 +343,9 @@ class Run:
         from tqdm import tqdm
 
         quiet = self.options.quiet or not self.accelerator.is_main_process
-        return tqdm(total=total, initial=self.step, desc=self.recipe.mixup, unit="step", disable=quiet, dynamic_ncols=True)
+        return tqdm(
+            total=total, initial=self.step, desc=self.recipe.mixup, unit="step", disable=quiet, dynamic_ncols=True
+        )
 
     @contextmanager
     def stop_on_signal(self) -> Iterator[None]:
@@ -363,7 +370,9 @@ class Run:
         self.seconds += seconds
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder / "last.pt", self.state())
-        raise Interrupted(f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / 'last.pt'})")
+        raise Interrupted(
+            f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / 'last.pt'})"
+        )
 
 
 def build_batches(
@@ -432,6 +441,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-__all__ = ["Interrupted", "NonFiniteLoss", "Run", "RunOptions", "build_batches", "checkpoint_recipe"]

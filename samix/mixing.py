@@ -213,6 +213,21 @@ def blend(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(partner.to(dtype), x.to(dtype), mask.to(dtype)).to(x.dtype)
 
 
+def choose(x: Tensor, partner: Tensor, mask: Tensor) -> Mixed:
+    """The mix by a binary mask: pixels are chosen, not added, so a NaN pixel stays where it is shown.
+
+    Args:
+        x: (B, C, H, W). Not modified.
+        partner: (B, C, H, W).
+        mask: (B, 1, H, W) float32, 0 or 1.
+
+    Returns:
+        Mixed; lam is the exact share of pixels left to x.
+    """
+    lam = mask.sum(dim=(1, 2, 3)) / (mask.shape[2] * mask.shape[3])
+    return Mixed(torch.where(mask.bool(), x, partner), lam, mask)
+
+
 def as_map(lam: Tensor, x: Tensor) -> Tensor:
     """A constant mask (B, 1, H, W) of lam (B,), over x (B, C, H, W); a view, no copy."""
     return lam.view(-1, *[1] * (x.dim() - 1)).expand(-1, 1, *x.shape[2:])
@@ -311,8 +326,9 @@ class Augmentation:
         check_alpha(self.alpha)
         if not 0.0 <= self.prob <= 1.0:
             raise ValueError(f"prob must be in [0, 1], got {self.prob}")
+        sample_partners(1, self.pairing, generator=torch.Generator())  # an unknown pairing fails here, not in epoch 1
         if self.generator is None:
-            self.generator = new_generator()
+            self.generator = new_generator()  # type: ignore[unreachable]  # None is let in
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) float32 on the CPU; all 1 when this batch is not to be mixed."""

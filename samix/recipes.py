@@ -1,6 +1,7 @@
 """Recipes: everything that decides a training run, as one flat value; and the published ones, by name.
 
-A recipe is a function of the mixup's name, because the published settings differ by mixup (the final learning rate of the
+A recipe is a function of the mixup's name, because the published settings differ by mixup (the final learning rate of
+the
 learned ones, the alpha of each). Sources: the benchmark tables and configs of the authors' toolbox OpenMixup (Li et al.
 2022, arXiv:2209.04851), AutoMix (arXiv:2103.13027) and SAMix (arXiv:2111.15454); each docstring gives published top-1.
 """
@@ -30,7 +31,8 @@ class Recipe:
         augment: kind of augmentation, see ``samix.data.Augment``; ``auto`` takes the published one of the data.
         model: name of a timm network.
         model_args: its keyword arguments, as JSON.
-        stem: ``small`` gives ResNets a 3x3 stride-1 first convolution without pooling, for images of 32 or 64 pixels.
+        stem: ``small`` gives ResNets a 3x3 stride-1 first convolution without pooling, for images of 32 or 64 pixels;
+            ``half`` takes away the pooling only.
         pretrained: start from timm's weights (downloads them).
         feature: stage that guides a learned mixup, as timm counts them; -1000 takes the default.
         mixup: name of the mixup.
@@ -66,7 +68,7 @@ class Recipe:
     augment: str = "auto"
     model: str = "resnet18"
     model_args: str = "{}"
-    stem: Literal["default", "small"] = "default"
+    stem: Literal["default", "small", "half"] = "default"
     pretrained: bool = False
     feature: int = -1000
     mixup: str = "samix"
@@ -116,7 +118,9 @@ class Recipe:
         try:
             kwargs = json.loads(self.model_args)
         except json.JSONDecodeError as error:
-            raise ValueError(f"model_args must be a JSON object such as '{{\"depth\": 4}}', got {self.model_args!r}: {error}") from None
+            raise ValueError(
+                f"model_args must be a JSON object such as '{{\"depth\": 4}}', got {self.model_args!r}: {error}"
+            ) from None
         if not isinstance(kwargs, dict):
             raise ValueError(f"model_args must be a JSON object, got {self.model_args!r}")
         return kwargs
@@ -165,9 +169,9 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 # The named recipes.
 
 
-def options_of(mixup: str, **by_mixup: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(name: str, /, **by_mixup: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a recipe gives to this mixup."""
-    return dict(by_mixup.get(mixup, {}))
+    return dict(by_mixup.get(name, {}))
 
 
 SLIM = '{"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 8}'
@@ -206,6 +210,9 @@ def digits_quick(mixup: str) -> Recipe:
 QUICK_MIXER = {"momentum": 0.95, "momentum_end": 0.999, "mask_over_batch": False, "mask_weight": 1.0}
 
 
+SLIM_MIXER = {**QUICK_MIXER, "momentum": 0.98}
+
+
 def cifar_slim(mixup: str) -> Recipe:
     """CIFAR-10 images with a slim ResNet, for comparisons on a CPU: give ``--data`` and ``--limit``. Not published."""
     return dataclasses.replace(
@@ -214,11 +221,11 @@ def cifar_slim(mixup: str) -> Recipe:
         data="cifar10",
         size=32,
         augment="crop-flip",
-        stem="default",
-        model_args=SLIM,
-        feature=2,
-        limit=10000,
-        epochs=30,
+        stem="half",
+        limit=5000,
+        eval_every=5,
+        epochs=40,
+        mixup_options=options_of(mixup, automix=SLIM_MIXER, samix=SLIM_MIXER),
     )
 
 
@@ -262,8 +269,8 @@ def cifar10_r18(mixup: str) -> Recipe:
 def cifar100_r18(mixup: str) -> Recipe:
     """CIFAR-100, ResNet-18 with a 3x3 stem, 200 epochs, as ``cifar10-r18`` with reflected padding.
 
-    Published top-1 (OpenMixup): vanilla 76.42, MixUp 78.52, CutMix 79.45, ManifoldMix 79.18, FMix 78.91, ResizeMix 79.56,
-    AutoMix 80.12, SAMix 81.21; at 800 epochs 78.04, 79.12, 78.17, 80.35, 79.69, 80.01, 82.04, 82.30.
+    Published top-1 (OpenMixup): vanilla 76.42, MixUp 78.52, CutMix 79.45, ManifoldMix 79.18, FMix 78.91, ResizeMix
+    79.56, AutoMix 80.12, SAMix 81.21; at 800 epochs 78.04, 79.12, 78.17, 80.35, 79.69, 80.01, 82.04, 82.30.
     """
     return _cifar(mixup, "cifar100-r18", "resnet18", 0.25)
 
@@ -305,8 +312,8 @@ def _tiny(mixup: str, name: str, model: str, lam_scale: float) -> Recipe:
 def tiny_r18(mixup: str) -> Recipe:
     """Tiny-ImageNet, ResNet-18 with a 3x3 stem at 64 pixels, 400 epochs, SGD 0.2.
 
-    Published top-1 (OpenMixup): vanilla 61.68, MixUp 63.86, CutMix 65.53, ManifoldMix 64.15, FMix 63.47, ResizeMix 63.74,
-    AutoMix 67.33, SAMix 68.89.
+    Published top-1 (OpenMixup): vanilla 61.68, MixUp 63.86, CutMix 65.53, ManifoldMix 64.15, FMix 63.47, ResizeMix
+    63.74, AutoMix 67.33, SAMix 68.89.
     """
     return _tiny(mixup, "tiny-r18", "resnet18", -1.0)
 
@@ -314,7 +321,8 @@ def tiny_r18(mixup: str) -> Recipe:
 def tiny_rx50(mixup: str) -> Recipe:
     """Tiny-ImageNet, ResNeXt-50 (32x4d) with a 3x3 stem at 64 pixels, 400 epochs, SGD 0.2.
 
-    Published top-1 (OpenMixup): vanilla 65.04, MixUp 66.36, CutMix 66.47, ManifoldMix 67.30, AutoMix 70.72, SAMix 72.18.
+    Published top-1 (OpenMixup): vanilla 65.04, MixUp 66.36, CutMix 66.47, ManifoldMix 67.30, AutoMix 70.72, SAMix
+    72.18.
     """
     return _tiny(mixup, "tiny-rx50", "resnext50_32x4d", 0.25)
 
@@ -350,8 +358,8 @@ def _imagenet(mixup: str, name: str, model: str) -> Recipe:
 def in1k_r18(mixup: str) -> Recipe:
     """ImageNet-1k, ResNet-18, PyTorch-style, 100 epochs, batch 256, SGD 0.1.
 
-    Published top-1 (OpenMixup, median of the last 5 epochs): vanilla 70.04, MixUp 69.98, CutMix 68.95, ManifoldMix 69.98,
-    AutoMix 70.50, SAMix 70.83.
+    Published top-1 (OpenMixup, median of the last 5 epochs): vanilla 70.04, MixUp 69.98, CutMix 68.95, ManifoldMix
+    69.98, AutoMix 70.50, SAMix 70.83.
     """
     return _imagenet(mixup, "in1k-r18", "resnet18")
 
@@ -359,7 +367,8 @@ def in1k_r18(mixup: str) -> Recipe:
 def in1k_r50(mixup: str) -> Recipe:
     """ImageNet-1k, ResNet-50, PyTorch-style, 100 epochs, batch 256, SGD 0.1.
 
-    Published top-1 (OpenMixup): vanilla 76.83, MixUp 77.12, CutMix 77.17, ManifoldMix 77.01, AutoMix 77.91, SAMix 78.14.
+    Published top-1 (OpenMixup): vanilla 76.83, MixUp 77.12, CutMix 77.17, ManifoldMix 77.01, AutoMix 77.91, SAMix
+    78.14.
     """
     return _imagenet(mixup, "in1k-r50", "resnet50")
 
@@ -394,7 +403,8 @@ def _fine_grained(mixup: str, name: str, data: str) -> Recipe:
 def cub_r18(mixup: str) -> Recipe:
     """CUB-200-2011, ResNet-18 from torchvision's ImageNet weights, 200 epochs, batch 16, SGD 0.001.
 
-    Published top-1 (OpenMixup): vanilla 77.68, MixUp 78.39, CutMix 78.40, ManifoldMix 79.76, AutoMix 79.87, SAMix 81.11.
+    Published top-1 (OpenMixup): vanilla 77.68, MixUp 78.39, CutMix 78.40, ManifoldMix 79.76, AutoMix 79.87, SAMix
+    81.11.
     """
     return _fine_grained(mixup, "cub-r18", "cub:data/CUB_200_2011")
 
@@ -402,8 +412,8 @@ def cub_r18(mixup: str) -> Recipe:
 def aircraft_r18(mixup: str) -> Recipe:
     """FGVC-Aircraft (100 variants), ResNet-18 from torchvision's ImageNet weights, as ``cub-r18``.
 
-    Published top-1 (OpenMixup): vanilla 80.23, MixUp 79.52, CutMix 78.84, ManifoldMix 80.68, AutoMix 81.37, SAMix 82.15.
-    The released SAMix run ends its momentum at 0.99996.
+    Published top-1 (OpenMixup): vanilla 80.23, MixUp 79.52, CutMix 78.84, ManifoldMix 80.68, AutoMix 81.37, SAMix
+    82.15. The released SAMix run ends its momentum at 0.99996.
     """
     recipe = _fine_grained(mixup, "aircraft-r18", "aircraft")
     if mixup != "samix":
@@ -425,32 +435,71 @@ RECIPES: dict[str, Entry] = {
     "cifar-slim": Entry(cifar_slim, {}, "some minutes, 2 CPU cores"),
     "cifar10-r18": Entry(
         cifar10_r18,
-        {"vanilla": 94.87, "mixup": 95.70, "cutmix": 96.11, "manifoldmix": 96.04, "fmix": 96.17, "resizemix": 96.16,
-         "automix": 96.59, "samix": 96.67},
+        {
+            "vanilla": 94.87,
+            "mixup": 95.70,
+            "cutmix": 96.11,
+            "manifoldmix": 96.04,
+            "fmix": 96.17,
+            "resizemix": 96.16,
+            "automix": 96.59,
+            "samix": 96.67,
+        },
         "0.3 to 1.5 GPU-hours",
     ),
     "cifar100-r18": Entry(
         cifar100_r18,
-        {"vanilla": 76.42, "mixup": 78.52, "cutmix": 79.45, "manifoldmix": 79.18, "fmix": 78.91, "resizemix": 79.56,
-         "automix": 80.12, "samix": 81.21},
+        {
+            "vanilla": 76.42,
+            "mixup": 78.52,
+            "cutmix": 79.45,
+            "manifoldmix": 79.18,
+            "fmix": 78.91,
+            "resizemix": 79.56,
+            "automix": 80.12,
+            "samix": 81.21,
+        },
         "0.3 to 1.5 GPU-hours",
     ),
     "cifar100-rx50": Entry(
         cifar100_rx50,
-        {"vanilla": 79.37, "mixup": 81.18, "cutmix": 81.52, "manifoldmix": 81.59, "fmix": 79.87, "automix": 82.84,
-         "samix": 83.81},
+        {
+            "vanilla": 79.37,
+            "mixup": 81.18,
+            "cutmix": 81.52,
+            "manifoldmix": 81.59,
+            "fmix": 79.87,
+            "automix": 82.84,
+            "samix": 83.81,
+        },
         "1 to 5 GPU-hours",
     ),
     "tiny-r18": Entry(
         tiny_r18,
-        {"vanilla": 61.68, "mixup": 63.86, "cutmix": 65.53, "manifoldmix": 64.15, "fmix": 63.47, "resizemix": 63.74,
-         "automix": 67.33, "samix": 68.89},
+        {
+            "vanilla": 61.68,
+            "mixup": 63.86,
+            "cutmix": 65.53,
+            "manifoldmix": 64.15,
+            "fmix": 63.47,
+            "resizemix": 63.74,
+            "automix": 67.33,
+            "samix": 68.89,
+        },
         "2 to 6 GPU-hours",
     ),
     "tiny-rx50": Entry(
         tiny_rx50,
-        {"vanilla": 65.04, "mixup": 66.36, "cutmix": 66.47, "manifoldmix": 67.30, "fmix": 65.08, "resizemix": 65.87,
-         "automix": 70.72, "samix": 72.18},
+        {
+            "vanilla": 65.04,
+            "mixup": 66.36,
+            "cutmix": 66.47,
+            "manifoldmix": 67.30,
+            "fmix": 65.08,
+            "resizemix": 65.87,
+            "automix": 70.72,
+            "samix": 72.18,
+        },
         "10 to 40 GPU-hours",
     ),
     "in1k-r18": Entry(
@@ -465,14 +514,30 @@ RECIPES: dict[str, Entry] = {
     ),
     "cub-r18": Entry(
         cub_r18,
-        {"vanilla": 77.68, "mixup": 78.39, "cutmix": 78.40, "manifoldmix": 79.76, "fmix": 77.28, "resizemix": 78.50,
-         "automix": 79.87, "samix": 81.11},
+        {
+            "vanilla": 77.68,
+            "mixup": 78.39,
+            "cutmix": 78.40,
+            "manifoldmix": 79.76,
+            "fmix": 77.28,
+            "resizemix": 78.50,
+            "automix": 79.87,
+            "samix": 81.11,
+        },
         "0.5 to 1.5 GPU-hours",
     ),
     "aircraft-r18": Entry(
         aircraft_r18,
-        {"vanilla": 80.23, "mixup": 79.52, "cutmix": 78.84, "manifoldmix": 80.68, "fmix": 79.36, "resizemix": 78.10,
-         "automix": 81.37, "samix": 82.15},
+        {
+            "vanilla": 80.23,
+            "mixup": 79.52,
+            "cutmix": 78.84,
+            "manifoldmix": 80.68,
+            "fmix": 79.36,
+            "resizemix": 78.10,
+            "automix": 81.37,
+            "samix": 82.15,
+        },
         "0.5 to 1.5 GPU-hours",
     ),
 }

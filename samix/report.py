@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samix.build import METHODS, NAMES, build_method, build_mixup, build_network
+from samix.build import METHODS, NAMES, build_augment, build_method, build_mixup, build_network
 from samix.checkpoint import checkpoint_recipe, load_checkpoint, load_into
 from samix.data import EvalBatches, denormalize, load_data, load_images, normalize
-from samix.engine import build_augment, first_rows, preview_pairs
+from samix.engine import first_rows, preview_pairs
 from samix.evaluate import classification_metrics
 from samix.methods.base import Method
 from samix.mixing import MixedBatch
@@ -131,12 +131,19 @@ def show_mixup(
         raise ValueError(f"{source} makes no picture: it trains without mixing images")
     count = len(images) - 1 if len(images) == 2 else min(len(images), 4)
     mix_grid(
-        out, images[:count], images[index][:count], lambda lam: first_rows(mix(lam), count), lams,
-        lambda x: denormalize(x, mean, std), recipe.mixup if recipe else source,
+        out,
+        images[:count],
+        images[index][:count],
+        lambda lam: first_rows(mix(lam), count),
+        lams,
+        lambda x: denormalize(x, mean, std),
+        recipe.mixup if recipe else source,
     )
     found = [batch for batch in map(mix, lams) if batch is not None and batch.mask is not None]
     told = mask_statistics(found) if found else {"std": 0.0, "correlation": 0.0}
-    return f"{out}: spread within a mask {told['std']:.3f}, correlation of its mean with lambda {told['correlation']:.3f}"
+    return (
+        f"{out}: spread within a mask {told['std']:.3f}, correlation of its mean with lambda {told['correlation']:.3f}"
+    )
 
 
 def held_out(recipe: Recipe | None, size: int, data_root: str) -> tuple[Tensor, Tensor, Tensor, Any, Any]:
@@ -151,7 +158,7 @@ def held_out(recipe: Recipe | None, size: int, data_root: str) -> tuple[Tensor, 
 def preview_of(
     method: Method | None, name: str, images: Tensor, labels: Tensor, index: Tensor, seed: int
 ) -> Callable[[float], MixedBatch | None]:
-    """lam -> the mixed pairs, by a trained method or by a mixup of that name with the same further draws each time."""
+    """Lam -> the mixed pairs, by a trained method or by a mixup of that name with the same further draws each time."""
 
     def mix(lam: float) -> MixedBatch | None:
         if method is not None:

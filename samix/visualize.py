@@ -23,7 +23,12 @@ def figure(width: float, height: float) -> Any:
 
 
 def mix_grid(
-    path: Path, images: Tensor, partners: Tensor, mix: Mix, lams: Sequence[float], to_pixels: Callable[[Tensor], Tensor],
+    path: Path,
+    images: Tensor,
+    partners: Tensor,
+    mix: Mix,
+    lams: Sequence[float],
+    to_pixels: Callable[[Tensor], Tensor],
     title: str = "",
 ) -> None:
     """Paints pairs by lam: for each pair a row of mixed images and, under it, the masks (white keeps the own pixel).
@@ -38,8 +43,15 @@ def mix_grid(
         title: above the picture.
     """
     batches = [mix(lam) for lam in lams]
-    columns = [to_pixels(partners), *[to_pixels(b.images) if b else to_pixels(images) for b in batches], to_pixels(images)]
-    masks = [b.mask.expand(len(images), 1, *images.shape[2:]) if b is not None and b.mask is not None else None for b in batches]
+    columns = [
+        to_pixels(partners),
+        *[to_pixels(b.images) if b else to_pixels(images) for b in batches],
+        to_pixels(images),
+    ]
+    masks = [
+        b.mask.expand(len(images), 1, *images.shape[2:]) if b is not None and b.mask is not None else None
+        for b in batches
+    ]
     scale = 1.15
     fig = figure(scale * len(columns), 2 * scale * len(images) + 0.5)
     axes = fig.subplots(2 * len(images), len(columns), squeeze=False)

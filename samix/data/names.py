@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from samix.data.order import stream_seed
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# One pair for both CIFARs, as the published tables use it (results-and-recipes, CIFAR recipe).
+# One pair for both CIFARs, as OpenMixup's configurations have it, which the published tables come from.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
 
 OFFICIAL: dict[str, Callable[[Path], layouts.Splits]] = {
@@ -117,11 +117,10 @@ def load_data(
     else:
         mean, std = (CIFAR_MEAN, CIFAR_STD) if name.startswith("cifar") else (IMAGENET_MEAN, IMAGENET_STD)
     native_size = NATIVE_SIZE.get(name) or _common_size(splits.train)
-    data = ImageData(name, splits.train, splits.val, splits.class_names, mean, std, native_size)
+    data = ImageData(name, *splits, mean, std, native_size)
     if limit is None:
         return data
-    rows = balanced_rows(data.train.labels, data.num_classes, limit, seed)
-    return ImageData(name, data.train.subset(rows), data.val, data.class_names, mean, std, native_size)
+    return replace(data, train=data.train.subset(balanced_rows(data.train.labels, data.num_classes, limit, seed)))
 
 
 def _read(name: str, place: str, root: Path, download: bool) -> layouts.Splits:

@@ -1,7 +1,8 @@
 """AutoMix (Liu et al., ECCV 2022, arXiv:2103.13027): mix by a network that is trained to mix.
 
 A step has two branches with a draw of lam and pairs each. In the *classification* branch the Mixer's masks, cut from
-the graph, mix images that train the network. In the *generation* branch the masks keep their graph, and the mixed images
+the graph, mix images that train the network. In the *generation* branch the masks keep their graph, and the mixed
+images
 are judged by the network's momentum copy, which is frozen: its gradient reaches the Mixer through the pixels alone.
 One ``backward`` serves both.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +56,8 @@ class LearnedOptions:
         lam_margin: plain MixUp where min(lam, 1 - lam) is at most this [released code]; negative switches it off.
         adjust_prob: probability, per step, that the classification masks are rescaled to mean lam (SAMix).
         mask_weight: weight of the mask loss.
-        mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends within
-            2 % of the run: what the released large-scale runs did in effect.
+        mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends
+        within 2 % of the run: what the released large-scale runs did in effect.
         mask_margin: deviation of the mask's mean from lam that costs nothing.
         mask_variance: weight, inside the mask loss, of the mask's variance, which is maximised.
         mask_over_batch: mean and variance over the whole batch [released code] instead of per sample [papers].
@@ -86,7 +87,9 @@ class LearnedOptions:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha must be a positive number, got {self.alpha}; learned mixup needs lam inside (0, 1)")
+            raise ValueError(
+                f"alpha must be a positive number, got {self.alpha}; learned mixup needs lam inside (0, 1)"
+            )
         for name in ("momentum", "momentum_end", "momentum_hold", "adjust_prob"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
@@ -116,8 +119,9 @@ AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
 }
 
 
-class Draw(NamedTuple):
-    """lam (B,) float32 and partner index (B,) int64 of one branch."""
+@dataclass(frozen=True)
+class Draw:
+    """Draws of one branch: lam (B,) float32 and partner index (B,) int64."""
 
     lam: Tensor
     index: Tensor
@@ -154,7 +158,9 @@ class AutoMix(Method):
         super().__init__()
         self.options = self.presets[options] if isinstance(options, str) and options in self.presets else options
         if isinstance(self.options, str):
-            raise ValueError(f"unknown preset {options!r}; choose one of {', '.join(self.presets)}, or give the options")
+            raise ValueError(
+                f"unknown preset {options!r}; choose one of {', '.join(self.presets)}, or give the options"
+            )
         self.num_classes = num_classes
         self.online = TwoHeads(as_backbone(model, num_classes, feature, classifier))
         self.momentum = momentum_copy(self.online)
@@ -245,15 +251,14 @@ class AutoMix(Method):
         if self.options.eta is None:
             return mixed_cross_entropy(logits, labels, partner_labels, lam)
         local = local_cross_entropy(logits, labels, partner_labels, lam)
-        return local + self.options.eta * mixed_cross_entropy(logits, labels, partner_labels, lam)
+        eta = float(self.options.eta)
+        return local + eta * mixed_cross_entropy(logits, labels, partner_labels, lam)
 
     # Its parts --------------------------------------------------------------------------------------------------------
 
     def draw(self, batch_size: int, device: torch.device) -> Draw:
         """A fresh lam and pairing for one branch."""
-        lam = sample_lam(
-            self.options.alpha, batch_size, per_sample=self.options.per_sample, generator=self.generator
-        )
+        lam = sample_lam(self.options.alpha, batch_size, per_sample=self.options.per_sample, generator=self.generator)
         index = sample_partners(batch_size, self.options.pairing, generator=self.generator)
         return Draw(to_device(lam, device), to_device(index, device))
 
@@ -268,7 +273,7 @@ class AutoMix(Method):
 
     def mask_weight(self) -> float:
         """Weight of the mask loss at this progress."""
-        return self.options.mask_weight * mask_schedule(self.options.mask_schedule, self.progress)
+        return float(self.options.mask_weight) * mask_schedule(self.options.mask_schedule, self.progress)
 
     def after_step(self, progress: float) -> None:
         """Moves the momentum copy towards the network, and keeps the Mixer's parameters in range."""
@@ -294,13 +299,20 @@ class AutoMix(Method):
         """The one generator of lam and pairs."""
         return [self.generator]
 
-    def parameter_groups(self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
+    ) -> list[dict[str, Any]]:
         """Two groups, ``network`` and ``mixer``."""
         network = [p for p in self.online.parameters() if p.requires_grad]
         mixer = list(self.mixer.parameters())
         return [
             {"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay},
-            {"name": "mixer", "params": mixer, "lr": lr if mixer_lr is None else mixer_lr, "weight_decay": weight_decay},
+            {
+                "name": "mixer",
+                "params": mixer,
+                "lr": lr if mixer_lr is None else mixer_lr,
+                "weight_decay": weight_decay,
+            },
         ]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
@@ -319,7 +331,8 @@ class AutoMix(Method):
 
     def export(self) -> nn.Module:
         """The momentum copy with the clean head, as a plain network of the class that was given, in eval mode."""
-        return copy.deepcopy(self.momentum.backbone.model).eval().requires_grad_(True)
+        model: nn.Module = copy.deepcopy(self.momentum.backbone.model)
+        return model.eval().requires_grad_(True)
 
 
 def mask_schedule(schedule: MaskSchedule, progress: float) -> float:

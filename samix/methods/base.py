@@ -35,7 +35,9 @@ class Method(nn.Module):
         """The generators this method draws from, so that a run can seed them."""
         return []
 
-    def parameter_groups(self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
+    ) -> list[dict[str, Any]]:
         """Parameters to train, as groups for a torch optimiser, each with a ``name``.
 
         Args:

@@ -1,14 +1,8 @@
 """Every mixup, by kind: hand-made, hidden, learned."""
 
 from samix.mixing import Augmentation
+from samix.mixups.handmade import CutMix, FMix, GridMix, MixUp, NoMixup, ResizeMix, SmoothMix
+from samix.mixups.hidden import ManifoldMix
 
-try:
-    from samix.mixups.handmade import CutMix, FMix, GridMix, MixUp, NoMixup, ResizeMix, SmoothMix
-    from samix.mixups.hidden import ManifoldMix
-
-    _ALL: tuple[type[Augmentation], ...] = (
-        NoMixup, MixUp, CutMix, ResizeMix, FMix, GridMix, SmoothMix, ManifoldMix,
-    )
-except ImportError:
-    _ALL = ()
-MIXUPS: dict[str, type[Augmentation]] = {kind.name: kind for kind in _ALL}
+_KINDS: tuple[type[Augmentation], ...] = (NoMixup, MixUp, CutMix, ResizeMix, FMix, GridMix, SmoothMix, ManifoldMix)
+MIXUPS: dict[str, type[Augmentation]] = {kind.name: kind for kind in _KINDS}

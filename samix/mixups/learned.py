@@ -1,7 +1,7 @@
 """The two learned mixups as networks over pairs: AutoMix's Mix Block and SAMix's Mixer.
 
-Both read feature maps of two images and paint a mask. Sources: AutoMix (Liu et al. 2022, arXiv:2103.13027), SAMix (Li et
-al. 2022, arXiv:2111.15454), and the authors' released code where it is more precise than the papers.
+Both read feature maps of two images and paint a mask. Sources: AutoMix (Liu et al. 2022, arXiv:2103.13027), SAMix (Li
+et al. 2022, arXiv:2111.15454), and the authors' released code where it is more precise than the papers.
 
 All convolutions are 1x1, so a projection of the *un-permuted* batch serves every pairing of it: ``project`` runs once,
 ``paint`` gathers by index. ``W [a; b]`` is computed as ``W1 a + W2 b``, which is the same mathematics.
@@ -103,7 +103,7 @@ def resize(logit: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
 
 
 def attention_width(dim: int) -> int:
-    """d = D / 2, as in both papers.
+    """D = D / 2, as in both papers.
 
     Raises:
         ValueError: fewer than two feature channels.
@@ -176,16 +176,16 @@ class SAMixer(LearnedMixer):
 
     Args:
         dim: D, channels of the feature map.
-        gamma: strength of the lam encoding; ``None`` learns it in [0, 1] from 0 [paper], a number fixes it (the released
-            code: 1).
+        gamma: strength of the lam encoding; ``None`` learns it in [0, 1] from 0 [paper], a number fixes it (the
+        released code: 1).
         lam_scale: k of lam' = f(lam; k), see :func:`scale_lam`; -1 is the identity.
         dropout: on the content map. The released code: 0.1 for ImageNet, fine-grained data and ViTs, else 0.
         activation: ``elu`` [released code] or ``relu`` [paper].
         norm: ``batch``, or ``layer`` over channels (the released code's form for ViTs; independent of the batch).
         upsample: ``bilinear`` or ``nearest``.
         scale_content: feed b rather than z_partner to the content branch, as both sources write it. In training
-            BatchNorm cancels the factor of a scalar lam, so this changes nothing; in eval mode it does not, and the mask
-            shifts to values never trained. Hence False.
+            BatchNorm cancels the factor of a scalar lam, so this changes nothing; in eval mode it does not, and the
+            mask shifts to values never trained. Hence False.
     """
 
     def __init__(
@@ -245,8 +245,8 @@ class SAMixer(LearnedMixer):
 def scale_lam(lam: Tensor, k: float) -> Tensor:
     """SAMix's lam' = f(lam; k), which pulls lam towards 1/2; less so for larger k.
 
-    f = (4/3 lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3) for k >= 0, increasing, with f(0) = 0, f(1/2) = 1/2, f(1) = 1 and
-    f(1 - lam) = 1 - f(lam); the identity for k = -1 [released code].
+    f = (4/3 lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3) for k >= 0, increasing, with f(0) = 0, f(1/2) = 1/2, f(1) = 1
+    and f(1 - lam) = 1 - f(lam); the identity for k = -1 [released code].
 
     Args:
         lam: any shape, in [0, 1].

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 class Backbone(nn.Module):
     """A classifier seen in three parts; the classifier itself is kept whole, as ``model``."""
 
-    model: nn.Module  # maps (B, C, H, W) to (B, K)
+    model: Any  # an nn.Module from (B, C, H, W) to (B, K)
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, D, h, w), running the network only as far as needed, or ``whole``."""
@@ -45,12 +45,14 @@ class TimmBackbone(Backbone):
 
     def __init__(self, model: Any, feature: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         count = len(model.feature_info)
         self.stage = default_stage(model.feature_info) if feature is None else feature
         if not -count <= self.stage < count:
             names = ", ".join(str(info["module"]) for info in list(model.feature_info))
-            raise ValueError(f"feature stage {feature} is not there: this network has {count} stages, 0 to {count - 1} ({names})")
+            raise ValueError(
+                f"feature stage {feature} is not there: this network has {count} stages, 0 to {count - 1} ({names})"
+            )
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, D, h, w); class and register tokens are left out."""
@@ -70,7 +72,7 @@ class TimmBackbone(Backbone):
 
     @property
     def linear(self) -> nn.Linear:
-        """timm's classifier layer."""
+        """Timm's classifier layer."""
         return self.model.get_classifier()  # type: ignore[no-any-return]
 
 
@@ -102,7 +104,7 @@ class HookedBackbone(Backbone):
         find_layer(model, feature, "feature")
         linears = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
         if classifier is None and not linears:
-            raise ValueError("this network has no nn.Linear to use as its classifier; give classifier=\"layer.name\"")
+            raise ValueError('this network has no nn.Linear to use as its classifier; give classifier="layer.name"')
         self.classifier = linears[-1] if classifier is None else classifier
         if not isinstance(find_layer(model, self.classifier, "classifier"), nn.Linear):
             raise ValueError(f"classifier {self.classifier!r} must be an nn.Linear; the linear layers are {linears}")
@@ -123,7 +125,9 @@ class HookedBackbone(Backbone):
             raise ValueError(f"layer {self.feature!r} is not run by the network's forward; name another feature layer")
         if not isinstance(found[0], Tensor) or found[0].dim() != 4:
             got = tuple(found[0].shape) if isinstance(found[0], Tensor) else type(found[0]).__name__
-            raise ValueError(f"feature layer {self.feature!r} must give a map (B, D, h, w), got {got}; name another layer")
+            raise ValueError(
+                f"feature layer {self.feature!r} must give a map (B, D, h, w), got {got}; name another layer"
+            )
         return found[0]
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -189,7 +193,7 @@ def as_backbone(
     else:
         layers = ", ".join(name for name, _ in model.named_children())
         raise ValueError(
-            f"{type(model).__name__} is not a timm network: give feature=\"layer.name\", a layer whose output is a map "
+            f'{type(model).__name__} is not a timm network: give feature="layer.name", a layer whose output is a map '
             f"(B, D, h, w); its top layers are: {layers}"
         )
     if not isinstance(backbone.linear, nn.Linear):

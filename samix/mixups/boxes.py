@@ -1,0 +1,170 @@
+"""Mixups that paste a rectangle: CutMix, and ResizeMix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samix.mixing import Augmentation, Mixed, check_pair, choose
+
+
+def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: bool = True) -> Mixed:
+    """Pastes a box of each partner into each image, at the same place.
+
+    CutMix (Yun et al. 2019, arXiv:1905.04899), Eq. (1) the mix, Eq. (2) the box, with the released code's rounding:
+    sides ``floor(H r)`` and ``floor(W r)``, ``r = sqrt(1 - lam)``, halved by ``// 2`` on both sides of the centre. One
+    box per sample, where the released code has one per batch. At lam = 0 we show the whole partner; the released code
+    would let the border cut that box too.
+
+    Args:
+        x: (B, C, H, W) images or feature maps. Not modified.
+        partner: (B, C, H, W); partner[i] is pasted into x[i].
+        lam: (B,) share of x wanted, in [0, 1].
+        centre: (B, 2) in [0, 1), row and column of the box's centre as shares of H and W.
+        clip: let the border cut the box [paper]. False keeps it whole and inside, and spreads its place evenly.
+
+    Returns:
+        Mixed; its lam is the exact area left to x.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    height, width = x.shape[-2:]
+    ratio = torch.sqrt(1.0 - lam)
+    top, bottom = _cut_side(ratio, centre[:, 0], height, clip)
+    left, right = _cut_side(ratio, centre[:, 1], width, clip)
+    inside = _span(top, bottom, height).unsqueeze(2) * _span(left, right, width).unsqueeze(1)  # (B, H, W)
+    return choose(x, partner, 1.0 - inside.unsqueeze(1))
+
+
+def resizemix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
+    """Pastes each whole partner, made smaller, into each image.
+
+    ResizeMix (Qin et al. 2020, arXiv:2012.11101), as the authors' code does it: the patch has ``floor(s H)`` x
+    ``floor(s W)`` pixels (at least one), ``s = sqrt(1 - lam)`` being the paper's scale, and its place is drawn by its
+    centre and then shifted inside. Pixels are sampled as ``F.interpolate(mode="bilinear", align_corners=False,
+    antialias=False)`` does, up to rounding; the released code takes the nearest pixel. Anti-aliasing is not to be had
+    with a size per sample. A NaN pixel of the partner reaches its neighbours inside the patch, and no other.
+
+    Args:
+        x: (B, C, H, W) images. Not modified.
+        partner: (B, C, H, W).
+        lam: (B,) share of x wanted, in [0, 1].
+        centre: (B, 2) in [0, 1), row and column of the patch's centre, before it is shifted.
+
+    Returns:
+        Mixed; its lam is the exact area left to x.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    height, width = x.shape[-2:]
+    scale = torch.sqrt(1.0 - lam)
+    top, rows = _patch_side(scale, centre[:, 0], height)
+    left, columns = _patch_side(scale, centre[:, 1], width)
+    inside = _span(top, top + rows, height).unsqueeze(2) * _span(left, left + columns, width).unsqueeze(1)
+    inside = inside * (lam < 1.0).view(-1, 1, 1)  # lam = 1: not even the smallest patch
+    along_x, along_y = _patch_grid(left, columns, width), _patch_grid(top, rows, height)  # (B, W), (B, H)
+    grid = torch.stack([along_x.unsqueeze(1).expand_as(inside), along_y.unsqueeze(2).expand_as(inside)], dim=3)
+    dtype = torch.promote_types(partner.dtype, torch.float32)
+    small = F.grid_sample(partner.to(dtype), grid.to(dtype), padding_mode="border", align_corners=False).to(x.dtype)
+    small = torch.where((lam > 0.0).view(-1, 1, 1, 1), small, partner)  # full size: exact, no rounding
+    return choose(x, small, 1.0 - inside.unsqueeze(1))
+
+
+# All coordinates are float32 whole numbers: exact, and the same on every device.
+
+
+def _span(start: Tensor, stop: Tensor, size: int) -> Tensor:
+    """(B,) bounds -> (B, size) float32: 1 on start <= coordinate < stop."""
+    at = torch.arange(size, device=start.device)
+    return ((at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))).float()
+
+
+def _cut_side(ratio: Tensor, centre: Tensor, size: int, clip: bool) -> tuple[Tensor, Tensor]:
+    """First row and end (both (B,)) of CutMix's box along one side."""
+    cut = torch.floor(size * ratio)
+    if not clip:
+        start = torch.floor(centre * (size - cut + 1.0))
+        return start, start + cut
+    middle, half = torch.floor(centre * size), torch.floor(cut / 2.0)
+    start, stop = (middle - half).clamp(min=0.0), (middle + half).clamp(max=size)
+    whole = ratio == 1.0
+    return torch.where(whole, 0.0, start), torch.where(whole, float(size), stop)
+
+
+def _patch_side(scale: Tensor, centre: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """First row and length (both (B,)) of ResizeMix's patch along one side."""
+    length = torch.floor(scale * size).clamp(min=1.0)
+    start = torch.floor(centre * size) - torch.floor(length / 2.0)
+    return torch.minimum(start.clamp(min=0.0), size - length), length
+
+
+def _patch_grid(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where each output row looks in the partner, in grid_sample's coordinates: (B, size)."""
+    at = torch.arange(size, device=start.device) - start.unsqueeze(1)
+    return (2.0 * at + 1.0) / length.unsqueeze(1) - 1.0
+
+
+@dataclass
+class CutMix(Augmentation):
+    """CutMix, see :func:`cutmix`. Published: alpha 1, prob 0.5 on CIFAR and 1 on ImageNet.
+
+    Args:
+        clip: False keeps every box whole and inside, so that lam is met to within rounding.
+    """
+
+    name: ClassVar[str] = "cutmix"
+
+    clip: bool = True
+
+    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
+        """The centres (B, 2)."""
+        return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+        """See :func:`cutmix`."""
+        return cutmix(x, partner, lam, extras["centre"], clip=self.clip)
+
+
+@dataclass
+class ResizeMix(Augmentation):
+    """ResizeMix, see :func:`resizemix`.
+
+    The scale of the patch is ``scale_min + (scale_max - scale_min) * u`` with u ~ Beta(alpha, alpha): alpha = 1 is the
+    paper's uniform scale. A lam given by the caller takes the scale sqrt(1 - lam), in these bounds or not.
+
+    Args:
+        scale_min: smallest side of the patch, as a share of the image's, in (0, 1].
+        scale_max: largest.
+    """
+
+    name: ClassVar[str] = "resizemix"
+
+    scale_min: float = 0.1
+    scale_max: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.scale_min <= self.scale_max <= 1.0:
+            raise ValueError(f"need 0 < scale_min <= scale_max <= 1, got {self.scale_min} and {self.scale_max}")
+
+    def draw_lam(self, batch_size: int) -> Tensor:
+        """(B,) 1 - scale^2; 1 when this batch is not to be mixed."""
+        drawn = super().draw_lam(batch_size)
+        scale = self.scale_max - (self.scale_max - self.scale_min) * drawn
+        return torch.where(drawn < 1.0, 1.0 - scale**2, 1.0)
+
+    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
+        """The centres (B, 2)."""
+        return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+        """See :func:`resizemix`."""
+        return resizemix(x, partner, lam, extras["centre"])

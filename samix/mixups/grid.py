@@ -1,0 +1,157 @@
+"""GridMix: two mixups that share a name, a grid of holes and a chequerboard of whole cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from samix.mixing import Augmentation, Mixed, check_pair, choose
+
+
+def gridmix_holes(
+    x: Tensor, partner: Tensor, lam: Tensor, cells: Tensor, area: Tensor, aspect: Tensor, place: Tensor
+) -> Mixed:
+    """Lets each partner show through a regular grid of holes in a crop of the image.
+
+    The form that OpenMixup and its benchmark tables call GridMix, from community code. The crop has the width
+    ``floor(sqrt(area H W / aspect))`` and the height ``floor(aspect * width)``, cut to the image, where OpenMixup lets
+    it reach outside in almost half of its draws. It is tiled from its corner by square cells of
+    ``ceil(width / cells)`` pixels; each has, in its own corner, a square hole of side ``floor(cell * sqrt(1 - lam))``,
+    at least one pixel and at most the cell's side less one.
+
+    Args:
+        x: (B, C, H, W) images. Not modified.
+        partner: (B, C, H, W).
+        lam: (B,) in [0, 1]; 1 - lam is the share of a *cell* that is hole. 1 makes none, 0 shows the whole partner.
+        cells: (B,) cells across the crop; lowered to half the crop's width where that is less.
+        area: (B,) share of the image that the crop covers, in (0, 1].
+        aspect: (B,) height of the crop over its width, > 0.
+        place: (B, 2) in [0, 1), row and column of the crop's corner among the places possible.
+
+    Returns:
+        Mixed; its lam is the exact area left to x.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    height, width = x.shape[-2:]
+    crop_width = torch.floor(torch.sqrt(area * (height * width) / aspect)).clamp(1.0, width)
+    crop_height = torch.floor(crop_width * aspect).clamp(1.0, height)
+    across = torch.minimum(cells, torch.floor(crop_width / 2.0)).clamp(min=1.0)
+    side = torch.ceil(crop_width / across)
+    hole = torch.floor(side * torch.sqrt(1.0 - lam)).clamp(min=1.0)
+    hole = torch.minimum(hole, side - 1.0) * (lam < 1.0)
+    rows = _holes_along(height, crop_height, side, hole, place[:, 0])
+    columns = _holes_along(width, crop_width, side, hole, place[:, 1])
+    holes = rows.unsqueeze(2) & columns.unsqueeze(1)  # (B, H, W)
+    own = ~holes & (lam > 0.0).view(-1, 1, 1)
+    return choose(x, partner, own.unsqueeze(1).float())
+
+
+def _holes_along(size: int, crop: Tensor, side: Tensor, hole: Tensor, place: Tensor) -> Tensor:
+    """Along one side of the image, which coordinates lie in the crop and in a hole: (B, size) bool."""
+    start = torch.floor(place * (size - crop + 1.0)).unsqueeze(1)
+    at = torch.arange(size, device=crop.device) - start
+    return (at >= 0.0) & (at < crop.unsqueeze(1)) & (torch.remainder(at, side.unsqueeze(1)) < hole.unsqueeze(1))
+
+
+def gridmix_cells(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mixed:
+    """Takes each cell of a grid whole, from the image or from the partner.
+
+    GridMix (Baek, Bang and Shim 2021, Pattern Recognition), without its auxiliary loss on the cells; known
+    second-hand, not checked against the authors' code. Exactly round(lam * cells) of the cells keep x. Where the grid
+    does not divide the image evenly, some cells are a pixel larger than others.
+
+    Args:
+        x: (B, C, H, W) images. Not modified.
+        partner: (B, C, H, W).
+        lam: (B,) share of the cells that keep x, in [0, 1].
+        scores: (B, gh, gw) uniform; the cells with the lowest keep x.
+
+    Returns:
+        Mixed; its lam is the exact area left to x.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    height, width = x.shape[-2:]
+    _, down, across = scores.shape
+    order = scores.flatten(1).argsort(dim=1)
+    kept = torch.arange(down * across, device=x.device) < torch.round(lam * (down * across)).unsqueeze(1)
+    own = torch.zeros_like(kept).scatter(1, order, kept).view(-1, down, across)
+    row = torch.arange(height, device=x.device) * down // height  # cell of each pixel row
+    column = torch.arange(width, device=x.device) * across // width
+    return choose(x, partner, own[:, row][:, :, column].unsqueeze(1).float())
+
+
+@dataclass
+class GridMix(Augmentation):
+    """GridMix: ``style="holes"`` is :func:`gridmix_holes`, ``style="cells"`` is :func:`gridmix_cells`.
+
+    Published for holes: alpha 0.2 (CIFAR) or 1 (ViTs), and the bounds below.
+
+    Args:
+        style: which of the two.
+        cells: cells: the grid is cells x cells.
+        cells_min: holes: fewest cells across the crop.
+        cells_max: holes: most.
+        area_min: holes: smallest crop, as a share of the image, in (0, 1].
+        area_max: holes: largest.
+        aspect_min: holes: smallest height over width of the crop, > 0.
+        aspect_max: holes: largest.
+    """
+
+    name: ClassVar[str] = "gridmix"
+
+    style: Literal["holes", "cells"] = "holes"
+    cells: int = 4
+    cells_min: int = 2
+    cells_max: int = 6
+    area_min: float = 0.5
+    area_max: float = 1.0
+    aspect_min: float = 0.5
+    aspect_max: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.style not in ("holes", "cells"):
+            raise ValueError(f"unknown style {self.style!r}; choose holes or cells")
+        if self.cells < 1 or not 1 <= self.cells_min <= self.cells_max:
+            raise ValueError(
+                f"cells must be at least 1 and 1 <= cells_min <= cells_max, "
+                f"got {self.cells}, {self.cells_min} and {self.cells_max}"
+            )
+        if not 0.0 < self.area_min <= self.area_max <= 1.0:
+            raise ValueError(f"need 0 < area_min <= area_max <= 1, got {self.area_min} and {self.area_max}")
+        if not 0.0 < self.aspect_min <= self.aspect_max < float("inf"):
+            raise ValueError(f"need 0 < aspect_min <= aspect_max, got {self.aspect_min} and {self.aspect_max}")
+
+    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
+        """Scores (B, cells, cells), or cells, area, aspect (B,) and place (B, 2).
+
+        Raises:
+            ValueError: the image is too narrow for cells_min cells of two pixels.
+        """
+        batch, width = shape[0], shape[-1]
+        if self.style == "cells":
+            return {"scores": torch.rand(batch, self.cells, self.cells, generator=self.generator)}
+        if self.cells_min > width // 2:
+            raise ValueError(f"cells_min must be at most half the image's width {width}, got {self.cells_min}")
+        draws = torch.rand(5, batch, generator=self.generator)
+        return {
+            "cells": self.cells_min + torch.floor(draws[0] * (self.cells_max - self.cells_min + 1)),
+            "area": self.area_min + (self.area_max - self.area_min) * draws[1],
+            "aspect": self.aspect_min + (self.aspect_max - self.aspect_min) * draws[2],
+            "place": draws[3:].T,
+        }
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+        """See :func:`gridmix_holes` and :func:`gridmix_cells`."""
+        if self.style == "cells":
+            return gridmix_cells(x, partner, lam, extras["scores"])
+        return gridmix_holes(x, partner, lam, extras["cells"], extras["area"], extras["aspect"], extras["place"])

@@ -1,0 +1,163 @@
+"""The hand-made mixups, by one import; MixUp, no mixup, and several at random are written here.
+
+Each is a policy, a plain function that is given its draws, and an object that draws. The policies hold no state, read
+no value on the host, write to no input and compile as one graph. Every draw is per sample.
+
+What all policies share:
+
+- ``lam`` = 1 gives ``x`` and ``lam`` = 0 gives ``partner``, bit by bit.
+- Masks and lam are float32; images keep their type and memory format.
+- A policy with a binary mask *chooses* pixels, so a NaN or infinite pixel stays where it is shown and harms no other.
+  One with a soft mask (:func:`mixup`, :func:`smoothmix`, ``fmix`` with ``max_soft``) is a sum, in which such a pixel of
+  either image spoils the mixed pixel, even where its share is 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from samix.mixing import Augmentation, Mixed, MixedBatch, as_map, blend, check_pair
+from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
+from samix.mixups.fourier import FMix, fmix
+from samix.mixups.grid import GridMix, gridmix_cells, gridmix_holes
+from samix.mixups.smooth import SmoothMix, smoothmix
+
+__all__ = [
+    "CutMix",
+    "FMix",
+    "GridMix",
+    "MixUp",
+    "NoMixup",
+    "RandomChoice",
+    "ResizeMix",
+    "SmoothMix",
+    "cutmix",
+    "fmix",
+    "gridmix_cells",
+    "gridmix_holes",
+    "mixup",
+    "resizemix",
+    "smoothmix",
+]
+
+
+def mixup(x: Tensor, partner: Tensor, lam: Tensor) -> Mixed:
+    """Adds images pixel by pixel: ``lam * x + (1 - lam) * partner``.
+
+    mixup (Zhang et al. 2018, arXiv:1710.09412), section 2.
+
+    Args:
+        x: (B, C, H, W) images, or hidden activations (B, ...). Not modified.
+        partner: as x.
+        lam: (B,) share of x, in [0, 1].
+
+    Returns:
+        Mixed; the mask is the constant lam.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    mask = as_map(lam, x)
+    return Mixed(blend(x, partner, mask), lam, mask)
+
+
+@dataclass
+class NoMixup(Augmentation):
+    """No mixing: the batch as it came, lam 1. What every mixup is compared with; its options do nothing.
+
+    The batch's ``images`` are the very tensor that came in, not a copy.
+    """
+
+    name: ClassVar[str] = "vanilla"
+
+    def mix(
+        self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
+    ) -> tuple[Mixed, Tensor]:
+        """Gives the images back; lam is 1 whatever was asked for."""
+        own = torch.arange(len(images), device=images.device) if index is None else index
+        _, own = self.draw(images, 1.0, own)
+        ones = torch.ones(len(images), device=images.device)
+        return Mixed(images, ones, as_map(ones, images)), own
+
+
+@dataclass
+class MixUp(Augmentation):
+    """MixUp, see :func:`mixup`. Published alphas: 1 (CIFAR), 0.2 (ImageNet, CNNs), 0.8 (DeiT), 0.1 (RSB)."""
+
+    name: ClassVar[str] = "mixup"
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+        """See :func:`mixup`."""
+        return mixup(x, partner, lam)
+
+
+@dataclass(init=False)
+class RandomChoice(Augmentation):
+    """Several mixups, one of them at random for each batch.
+
+    All draws come from one generator, this object's: the mixups are copied and given it. For batches that stay unmixed,
+    make :class:`NoMixup` one of the choices.
+
+    Args:
+        choices: the mixups.
+        weights: how often each is taken, relative to the others; None takes all alike.
+        generator: CPU generator of every draw; None makes one from torch's seed.
+    """
+
+    name: ClassVar[str] = "random_choice"
+
+    choices: tuple[Augmentation, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __init__(
+        self,
+        choices: Sequence[Augmentation],
+        weights: Sequence[float] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(generator=generator)  # type: ignore[arg-type]  # None makes one
+        self.weights = tuple(float(weight) for weight in ([1.0] * len(choices) if weights is None else weights))
+        if not choices or len(self.weights) != len(choices):
+            raise ValueError(f"RandomChoice needs one weight per mixup, got {len(choices)} and {len(self.weights)}")
+        if not all(0.0 <= weight < math.inf for weight in self.weights) or sum(self.weights) == 0.0:
+            raise ValueError(f"weights must be finite, at least 0, and not all 0, got {self.weights}")
+        self.choices = tuple(dataclasses.replace(choice, generator=self.generator) for choice in choices)
+
+    @classmethod
+    def deit(cls, *, generator: torch.Generator | None = None) -> RandomChoice:
+        """MixUp 0.8 or CutMix 1, half and half: DeiT (Touvron et al. 2021, arXiv:2012.12877)."""
+        return cls([MixUp(alpha=0.8), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
+
+    @classmethod
+    def rsb(cls, *, generator: torch.Generator | None = None) -> RandomChoice:
+        """MixUp 0.1 or CutMix 1, half and half: "ResNet strikes back" (Wightman et al. 2021, arXiv:2110.00476)."""
+        return cls([MixUp(alpha=0.1), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
+
+    def choose(self) -> Augmentation:
+        """Draws the mixup of this batch."""
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        return self.choices[int(torch.multinomial(weights, 1, generator=self.generator))]
+
+    def mix(
+        self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
+    ) -> tuple[Mixed, Tensor]:
+        """Mixes by the mixup drawn."""
+        return self.choose().mix(images, lam, index)
+
+    def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """As the mixup drawn does it, inside the network or before."""
+        return self.choose().forward_through(model, images, labels)
+
+    def options(self) -> dict[str, object]:
+        """Names, options and weights of the mixups."""
+        choices = [{"name": choice.name, **choice.options()} for choice in self.choices]
+        return {"choices": choices, "weights": list(self.weights)}
