@@ -133,7 +133,6 @@ def build_method(recipe: Recipe, num_classes: int) -> Method:
         if recipe.smoothing:
             options.setdefault("smoothing", recipe.smoothing)
         kind = type(PRESETS[recipe.mixup]["reference"])
-        feature = None if recipe.feature == -1000 else recipe.feature
-        return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=feature)
+        return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
     return Supervised(network, mixup, num_classes=num_classes, smoothing=recipe.smoothing)

@@ -156,8 +156,10 @@ def sample_lam(
         return torch.ones(batch_size)
     # torch has no public Beta with a generator; NumPy's is exact down to alpha = 0.001. The seed is passed as an array.
     seed = torch.randint(2**62, (2,), generator=generator).numpy()
-    lam = np.random.default_rng(seed).beta(alpha, alpha, size=batch_size if per_sample else 1)
-    return torch.from_numpy(lam).float().clamp(0, 1).expand(batch_size).contiguous()
+    rng = np.random.default_rng(seed)
+    if per_sample:
+        return torch.from_numpy(rng.beta(alpha, alpha, size=batch_size)).float()
+    return torch.full((batch_size,), float(rng.beta(alpha, alpha)))
 
 
 def sample_partners(
@@ -226,6 +228,11 @@ def choose(x: Tensor, partner: Tensor, mask: Tensor) -> Mixed:
     """
     lam = mask.sum(dim=(1, 2, 3)) / (mask.shape[2] * mask.shape[3])
     return Mixed(torch.where(mask.bool(), x, partner), lam, mask)
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]``, faster on the CPU for plain layouts; channels-last stays channels-last."""
+    return x.index_select(0, index) if x.is_contiguous() else x[index]
 
 
 def as_map(lam: Tensor, x: Tensor) -> Tensor:
@@ -333,8 +340,8 @@ class Augmentation:
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) float32 on the CPU; all 1 when this batch is not to be mixed."""
         lam = sample_lam(self.alpha, batch_size, per_sample=self.per_sample, generator=self.generator)
-        skip = torch.rand(1, generator=self.generator) >= self.prob
-        return torch.where(skip, torch.ones_like(lam), lam)
+        skip = float(torch.rand(1, generator=self.generator)) >= self.prob
+        return torch.ones(batch_size) if skip else lam
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         """Further draws for images of this shape (B, C, H, W), on the CPU."""
@@ -370,7 +377,7 @@ class Augmentation:
         """Draws what is not given and mixes; returns the mix and the (B,) partner index."""
         lam, index = self.draw(images, lam, index)
         extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
-        return self.apply(images, images[index], lam, **extras), index
+        return self.apply(images, take_rows(images, index), lam, **extras), index
 
     @torch.no_grad()
     def __call__(

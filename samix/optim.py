@@ -13,13 +13,15 @@ from samix.recipes import Recipe
 
 def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
     """The method's groups, each with ``lr_start`` and ``lr_end``; norms and biases apart where they are not decayed."""
-    mixer_lr = recipe.mixer_lr if recipe.mixer_lr >= 0 else recipe.lr
-    mixer_end = recipe.mixer_lr_end if recipe.mixer_lr_end >= 0 else (recipe.lr_end if recipe.mixer_lr < 0 else 0.0)
+    mixer_lr, mixer_end = recipe.mixer_lr, recipe.mixer_lr_end
+    if mixer_end is None:
+        mixer_end = recipe.lr_end if mixer_lr is None else 0.0
+    mixer_lr = recipe.lr if mixer_lr is None else mixer_lr
     groups = method.parameter_groups(recipe.lr, weight_decay=recipe.weight_decay, mixer_lr=mixer_lr)
     for group in groups:
         is_mixer = group["name"] == "mixer"
         group["lr_start"], group["lr_end"] = (mixer_lr, mixer_end) if is_mixer else (recipe.lr, recipe.lr_end)
-        if is_mixer and recipe.mixer_momentum >= 0:
+        if is_mixer and recipe.mixer_momentum is not None:
             group["momentum"] = recipe.mixer_momentum
     return groups if recipe.decay_norms else [part for group in groups for part in split_decay(group)]
 

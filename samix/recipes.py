@@ -34,7 +34,8 @@ class Recipe:
         stem: ``small`` gives ResNets a 3x3 stride-1 first convolution without pooling, for images of 32 or 64 pixels;
             ``half`` takes away the pooling only.
         pretrained: start from timm's weights (downloads them).
-        feature: stage that guides a learned mixup, as timm counts them; -1000 takes the default.
+        feature: stage that guides a learned mixup, as timm counts them; None is the third of four, or a ViT's
+            middle block.
         mixup: name of the mixup.
         mixup_options: its options, where they differ from its defaults or its preset.
         epochs: passes over the training images.
@@ -42,10 +43,10 @@ class Recipe:
         optimizer: name of a timm optimiser; ``momentum`` is SGD with (not Nesterov) momentum, ``adamw``, ``lamb``, ...
         lr: learning rate at the start (after warm-up).
         lr_end: at the end of the cosine.
-        mixer_lr: the Mixer's; negative takes the network's.
-        mixer_lr_end: at the end.
+        mixer_lr: the Mixer's; None takes the network's.
+        mixer_lr_end: at the end; None is 0, or the network's where ``mixer_lr`` is None too.
         momentum: of SGD, or beta1.
-        mixer_momentum: of SGD for the Mixer; negative takes the network's.
+        mixer_momentum: of SGD for the Mixer; None takes the network's.
         weight_decay: on all parameters, or only on matrices and kernels if ``decay_norms`` is off.
         decay_norms: decay norms and biases too, as the CNN recipes do.
         warmup_epochs: linear warm-up of the learning rate.
@@ -70,7 +71,7 @@ class Recipe:
     model_args: str = "{}"
     stem: Literal["default", "small", "half"] = "default"
     pretrained: bool = False
-    feature: int = -1000
+    feature: int | None = None
     mixup: str = "samix"
     mixup_options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 200
@@ -78,10 +79,10 @@ class Recipe:
     optimizer: str = "momentum"
     lr: float = 0.1
     lr_end: float = 0.0
-    mixer_lr: float = -1.0
-    mixer_lr_end: float = -1.0
+    mixer_lr: float | None = None
+    mixer_lr_end: float | None = None
     momentum: float = 0.9
-    mixer_momentum: float = -1.0
+    mixer_momentum: float | None = None
     weight_decay: float = 1e-4
     decay_norms: bool = True
     warmup_epochs: float = 0.0

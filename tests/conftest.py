@@ -2,8 +2,8 @@
 
 import os
 
-# Before torch is imported. Some virtual machines advertise AMX but kill the process with an illegal instruction inside
-a # bf16 convolution; this keeps oneDNN to the instructions below it.
+# Before torch is imported. Some virtual machines advertise AMX, but kill the process with an illegal instruction in a
+# convolution in bf16; this keeps oneDNN to the instructions below it.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 import pytest

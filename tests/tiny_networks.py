@@ -15,6 +15,7 @@ def tiny_cnn(num_classes: int = 5, **options: object) -> nn.Module:
         num_classes=num_classes,
         stem_type="deep",
         stem_width=4,
+        zero_init_last=False,  # else the residual branches have no gradient in the first step
         **options,
     )
 
@@ -33,7 +34,7 @@ class PlainNet(nn.Module):
         normed = nn.BatchNorm2d if norm else nn.Identity
         self.stem = nn.Sequential(nn.Conv2d(in_chans, 8, 3, 2, 1), normed(8), nn.ReLU())
         self.body = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), normed(12), nn.ReLU())
-        self.late = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(12, 16, 3, 2, 1), normed(16), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv2d(12, 16, 3, 2, 1), normed(16), nn.ReLU())
         self.aside = nn.Linear(4, 4)  # not run by forward
         self.fc = nn.Linear(16, num_classes)
 

@@ -83,7 +83,7 @@ def resizemix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
 
 def _span(start: Tensor, stop: Tensor, size: int) -> Tensor:
     """(B,) bounds -> (B, size) float32: 1 on start <= coordinate < stop."""
-    at = torch.arange(size, device=start.device)
+    at = torch.arange(size, device=start.device, dtype=torch.float32)
     return ((at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))).float()
 
 

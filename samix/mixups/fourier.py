@@ -15,7 +15,9 @@ def fourier_map(noise: Tensor, size: tuple[int, int], decay_power: float) -> Ten
     """Turns white noise into a grey map whose amplitude falls as frequency^-decay_power, alike in all directions.
 
     FMix (Harris et al. 2020, arXiv:2002.12047). The released code and OpenMixup take real and imaginary part along the
-    wrong axis, which leaves two horizontal frequencies in their masks. This is the map that the paper describes.
+    wrong axis, which leaves two horizontal frequencies in their masks. This is the map that the paper describes. Columns
+    without a mirror image in the half spectrum lose half of their power in the transform, which would favour vertical
+    edges; sqrt(2) makes up for it.
 
     Args:
         noise: (B, H, W // 2 + 1, 2) standard normal, real and imaginary part.
@@ -29,7 +31,9 @@ def fourier_map(noise: Tensor, size: tuple[int, int], decay_power: float) -> Ten
     along_y = torch.fft.fftfreq(height, device=noise.device).unsqueeze(1)  # cycles per pixel
     along_x = torch.fft.rfftfreq(width, device=noise.device).unsqueeze(0)
     frequency = torch.sqrt(along_y**2 + along_x**2).clamp(min=1.0 / max(height, width))
-    spectrum = torch.complex(noise[..., 0], noise[..., 1]) / frequency**decay_power
+    column = torch.arange(width // 2 + 1, device=noise.device)
+    alone = torch.where((column == 0) | (2 * column == width), 2.0**0.5, 1.0)
+    spectrum = torch.complex(noise[..., 0], noise[..., 1]) * (alone / frequency**decay_power)
     grey: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
     return grey
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samix.mixing import Augmentation, Mixed, blend, to_device
+from samix.mixing import Augmentation, Mixed, blend, take_rows, to_device
 
 
 def smoothmix(x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor, *, isotropic: bool = False) -> Mixed:
@@ -112,4 +112,4 @@ class SmoothMix(Augmentation):
             sigma = torch.where(drawn < 1.0, sigma, 0.0)
         else:
             sigma = solve_sigma(drawn, centre, images.shape, isotropic=self.isotropic)
-        return smoothmix(images, images[index], centre, sigma, isotropic=self.isotropic), index
+        return smoothmix(images, take_rows(images, index), centre, sigma, isotropic=self.isotropic), index

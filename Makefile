@@ -1,0 +1,16 @@
+.PHONY: format check test test-all demo
+
+format:  ## lay out the code
+	ruff check --fix . && ruff format .
+
+check:  ## lint and types
+	ruff check . && ruff format --check . && mypy
+
+test:  ## the quick tests
+	python3 -m pytest -n auto -m "not slow"
+
+test-all:  ## all tests
+	python3 -m pytest -n auto
+
+demo:  ## the main job, on the embedded digits
+	samix train
