@@ -1,6 +1,6 @@
 """Vanilla, MixUp, CutMix, AutoMix and SAMix under one recipe, several seeds, as a table of mean and deviation.
 
-Made for a CPU: the recipe ``cifar-slim`` (slim ResNet, 5,000 training images, 40 epochs). Runs go side by side with one
+Made for a CPU: the recipe ``cifar-slim`` (slim ResNet, 2,500 training images, 40 epochs). Runs go side by side with one
 thread each; finished ones are kept, so the command can be called again.
 
     python benchmarks/compare_slim.py --data folder:DIR --out runs/slim --json docs/results/cifar10-slim.json

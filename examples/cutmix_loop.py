@@ -21,7 +21,7 @@ def main() -> None:
     epochs = parser.parse_args().epochs
     torch.manual_seed(0)
     data = load_data("digits")
-    batches = TrainBatches(data, batch_size=100, size=32, augment=Augment("digits"), seed=0, on_device=True)
+    batches = TrainBatches(data, batch_size=100, size=16, augment=Augment("digits"), seed=0, on_device=True)
     model = timm.create_model("test_resnet", num_classes=data.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 

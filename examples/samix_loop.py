@@ -22,7 +22,7 @@ def main() -> None:
     torch.manual_seed(0)
     data = load_data("digits")
     augment = Augment("digits")
-    batches = TrainBatches(data, batch_size=100, size=32, augment=augment, seed=0, on_device=True)
+    batches = TrainBatches(data, batch_size=100, size=16, augment=augment, seed=0, on_device=True)
     model = timm.create_model("test_resnet", num_classes=data.num_classes)
 
     options = samix.SAMixOptions(momentum=0.95, momentum_end=0.99)  # a short run needs a quick average
@@ -41,7 +41,7 @@ def main() -> None:
             print(f"step {step + 1}: " + ", ".join(f"{name} {value.item():.3f}" for name, value in parts.items()))
 
     network = method.export()  # a plain timm network with the averaged weights
-    held_out = EvalBatches(data, batch_size=100, size=32, augment=augment)
+    held_out = EvalBatches(data, batch_size=100, size=16, augment=augment)
     with torch.no_grad():
         right = sum((network(images).argmax(1) == labels).sum().item() for images, labels in held_out.batches())
     print(f"held-out accuracy of the averaged network: {100 * right / len(data.val):.2f} %")

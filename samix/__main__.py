@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from samix.recipes import RECIPES, Recipe, from_dict, named_recipe, read_recipe_file
 
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if debug:
             raise
-        print(f"samix: {error}", file=sys.stderr)
+        print(f"samix: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    except Exception as error:  # a slip of ours or of a library: still no traceback unasked
+        if debug:
+            raise
+        print(f"samix: unexpected {type(error).__name__}: {error}; {DEBUG} shows where", file=sys.stderr)
         return 1
 
 
@@ -95,13 +101,17 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
     """
     import tyro
 
-    from samix.build import mixup_defaults
+    from samix.build import mixup_defaults, resolve_options
     from samix.engine import RunOptions
 
-    values = read_recipe_file(Path(peek(arguments, "--config"))) if peek(arguments, "--config") else {}
+    values = read_config(peek(arguments, "--config"))
     mixup = peek(arguments, "--mixup") or values.get("mixup") or "samix"
-    recipe = from_dict(values, named_recipe(peek(arguments, "--recipe") or values.get("name") or "digits-quick", mixup))
-    given = dict(recipe.mixup_options) if recipe.mixup == mixup else {}
+    name = peek(arguments, "--recipe") or values.get("name") or "digits-quick"
+    if values.get("mixup", mixup) != mixup:
+        values.pop("mixup_options", None)  # the file's options are those of its own mixup
+    recipe = from_dict({**values, "name": name, "mixup": mixup}, named_recipe(name, mixup))
+    resolve_options(mixup, recipe.mixup_options)  # refuses options that the mixup lacks
+    given = dict(recipe.mixup_options)
     preset = peek(arguments, "--mixup.preset") or given.get("preset")
     defaults = {**mixup_defaults(mixup, preset), **given}
     mixup_type = options_type(mixup, defaults)
@@ -142,20 +152,60 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
     return dataclasses.replace(recipe, **own, mixup=mixup, mixup_options=kept), chosen.run_options
 
 
+def read_config(path: str) -> dict[str, Any]:
+    """The fields in the file of ``--config``, each of its field's type; none without a file.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not readable, or a value of another type.
+    """
+    from yaml import YAMLError
+
+    if not path:
+        return {}
+    try:
+        values = read_recipe_file(Path(path))
+    except (json.JSONDecodeError, YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    hints = get_type_hints(Recipe)
+    return {str(k): typed(str(k), hints[k], v) if k in hints else v for k, v in values.items()}
+
+
+def typed(name: str, hint: Any, value: Any) -> Any:
+    """A value of a file as its field's type; whole numbers will do for floats, and YAML reads 1e-3 as text.
+
+    Raises:
+        ValueError: another type, or none of the values allowed.
+    """
+    choices = get_args(hint)
+    if get_origin(hint) is Literal and value in choices:
+        return value
+    kinds = [kind for kind in choices or (hint,) if isinstance(kind, type)]
+    if value is None and type(None) in kinds:
+        return None
+    if get_origin(hint) is Mapping and isinstance(value, Mapping):
+        return dict(value)
+    if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)
+    elif type(value) in kinds:
+        return value
+    wanted = ", ".join(map(repr, choices)) if get_origin(hint) is Literal else str(getattr(hint, "__name__", hint))
+    raise ValueError(f"{name} must be {wanted}, got {value!r} in the file of --config")
+
+
 def peek(arguments: Sequence[str], flag: str) -> str:
-    """The value of a flag that must be known before the rest can be read; empty where it is not given."""
+    """The value of a flag that must be known before the rest can be read: the last one given, or empty."""
+    found = ""
     for number, argument in enumerate(arguments):
         if argument == flag and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if argument.startswith(flag + "="):
-            return argument.partition("=")[2]
-    return ""
+            found = arguments[number + 1]
+        elif argument.startswith(flag + "="):
+            found = argument.partition("=")[2]
+    return found
 
 
 def options_type(mixup: str, defaults: dict[str, Any]) -> type[Any]:
     """A dataclass of a mixup's options with these defaults, for the command line."""
-    from typing import get_type_hints
-
     from samix.build import PRESETS
     from samix.mixups import MIXUPS
 
@@ -168,8 +218,6 @@ def options_type(mixup: str, defaults: dict[str, Any]) -> type[Any]:
 
 def recipe_fields(recipe: Recipe) -> list[Any]:
     """Every plain field of a recipe, with its help from the docstring and this recipe's value as default."""
-    from typing import get_type_hints
-
     import tyro
 
     hints = get_type_hints(Recipe)
@@ -256,8 +304,6 @@ class Show:
 
 def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
     """Reads a dataclass from a command line; fields marked "positional" come without a flag."""
-    from typing import get_args, get_origin, get_type_hints
-
     import tyro
 
     hints = get_type_hints(kind, include_extras=True)
@@ -302,13 +348,17 @@ def show(arguments: list[str]) -> int:
 
 def recipes(arguments: list[str]) -> int:
     """``samix recipes``: the named recipes, their published top-1 in percent by mixup, and a rough cost."""
-    if arguments and arguments[0] in RECIPES:
+    if arguments and arguments[0] in RECIPES and not {"-h", "--help"} & set(arguments):
+        from samix.build import NAMES
+
         mixup = arguments[1] if len(arguments) > 1 else "samix"
+        if mixup not in NAMES or len(arguments) > 2:
+            raise ValueError(f"samix recipes NAME [MIXUP], with one of {', '.join(NAMES)}; got {' '.join(arguments)}")
         print(RECIPES[arguments[0]].build.__doc__ or "")
         print(json.dumps(named_recipe(arguments[0], mixup).to_dict(), indent=1))
         return 0
     if arguments:
-        if arguments[0] in ("-h", "--help"):
+        if {"-h", "--help"} & set(arguments):
             print("samix recipes [NAME [MIXUP]]: all named recipes, or one in full")
             return 0
         raise ValueError(f"unknown recipe {arguments[0]!r}; choose one of {', '.join(RECIPES)}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from samix.recipes import Recipe
 
 FORMAT = 1
+PARTS = {"recipe", "method", "optimizer", "step", "best", "rows", "sums", "seconds", "data"}  # of every checkpoint
 
 
 def write_whole(path: Path, write: Any) -> None:
@@ -60,8 +61,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint of samix: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict) or "format" not in state:
-        raise ValueError(f"{path} is no checkpoint of samix")
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int) or not PARTS <= set(state):
+        raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
     if state["format"] > FORMAT:
         raise ValueError(f"{path} has format {state['format']}, this samix reads up to {FORMAT}; update samix")
     return state

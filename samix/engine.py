@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import statistics
 import time
@@ -80,10 +81,7 @@ class Run:
     def __init__(self, recipe: Recipe, options: RunOptions) -> None:
         from accelerate import Accelerator
 
-        if options.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be auto, cpu or cuda, got {options.device!r}")
-        if options.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError('device="cuda", but torch finds no GPU; use --device cpu')
+        check_device(options.device)
         self.recipe, self.options = recipe, options
         self.accelerator = Accelerator(
             cpu=options.device == "cpu",
@@ -97,6 +95,10 @@ class Run:
         self.data = load_data(
             recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
         )
+        if self.data.num_classes < 2:
+            raise ValueError(
+                f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"
+            )
         self.train_batches, self.val_batches = build_batches(recipe, self.data, self.device, self.rank, self.world_size)
         self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
         if self.steps_per_epoch == 0:
@@ -131,7 +133,7 @@ class Run:
     def train_epoch(self, epoch: int, first: int, total: int, bar: Any) -> None:
         """The steps of one epoch from ``first`` on, then evaluation, pictures and checkpoint."""
         self.method.train()
-        started, images_seen = time.perf_counter(), 0
+        started, images_seen, stop = time.perf_counter(), 0, False
         batches = self.train_batches.epoch(epoch, first * self.recipe.accumulate)
         for number in range(first, self.steps_per_epoch):
             set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
@@ -145,15 +147,19 @@ class Run:
             self.step += 1
             self.method.after_step(self.step / total)
             bar.update(1)
-            if self.step % CHECK_EVERY == 0 or number == self.steps_per_epoch - 1 or self.stopping:
-                loss = self.check_finite() / (number + 1)
+            last = number == self.steps_per_epoch - 1
+            # One process stops at once; several must stop at the same step, so they agree at a look.
+            if self.step % CHECK_EVERY == 0 or last or (self.stopping and self.world_size == 1):
+                loss, stop = self.look()
                 rate = images_seen / (time.perf_counter() - started)
-                bar.set_postfix(loss=f"{loss:.3f}", top1=self.last_top1(), img_s=f"{rate:.0f}")
-            if self.stopping:
-                self.save_and_stop(time.perf_counter() - started)
+                bar.set_postfix(loss=f"{loss / (number + 1):.3f}", top1=self.last_top1(), img_s=f"{rate:.0f}")
+                if stop and not last:
+                    self.save_and_stop(time.perf_counter() - started)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.end_epoch(epoch + 1, images_seen / seconds)
+        if stop and self.step < total:
+            raise self.interrupted()
 
     def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Forward, backward, and (when enough is accumulated) the optimiser step."""
@@ -168,33 +174,55 @@ class Run:
             value = value.float() / self.recipe.accumulate
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def check_finite(self) -> float:
-        """The summed loss as a number.
+    def look(self) -> tuple[float, bool]:
+        """The loss summed over this epoch, as the mean of all processes, and whether any was asked to stop.
 
         Raises:
-            NonFiniteLoss: names every part that is not finite.
+            NonFiniteLoss: names every part that is not finite, on every process at the same step.
         """
-        values: dict[str, float] = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
-        bad = [name for name, value in values.items() if value != value or value in (float("inf"), -float("inf"))]
+        stopping = torch.tensor(float(self.stopping), device=self.device)
+        found = self.accelerator.reduce(torch.stack([*self.sums.values(), stopping]), reduction="mean").tolist()
+        stop = found.pop() > 0
+        values: dict[str, float] = dict(zip(self.sums, found, strict=True))
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise NonFiniteLoss(
-                f"the loss is not finite at step {self.step} (parts: {', '.join(bad)}); lower lr or mixer_lr, clip the "
-                "gradient (--clip 5), or look for NaN pixels in the data. The last checkpoint is kept: "
-                f"{self.folder / 'last.pt'}"
-            )
-        return values["loss"]
+            raise self.not_finite(f"the loss is not finite at step {self.step} (parts: {', '.join(bad)})")
+        return values["loss"], stop
+
+    def check_weights(self) -> None:
+        """Looks at every weight before it is saved: the last step of an epoch may have spoilt them unseen.
+
+        Raises:
+            NonFiniteLoss: names the first weight that is not finite.
+        """
+        weights = {name: value for name, value in self.method.state_dict().items() if value.is_floating_point()}
+        finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+        bad = [name for name, good in zip(weights, finite, strict=True) if not good]
+        if bad:
+            raise self.not_finite(f"{len(bad)} weights are not finite after step {self.step} (first: {bad[0]})")
+
+    def not_finite(self, what: str) -> NonFiniteLoss:
+        """The error, with what to do about it."""
+        last = self.folder / "last.pt"
+        kept = f"The last checkpoint is kept: {last}" if last.is_file() else "No checkpoint had been written"
+        return NonFiniteLoss(
+            f"{what}; lower lr or mixer_lr, clip the gradient (--clip 5), or look for NaN pixels in the data. {kept}"
+        )
 
     def end_epoch(self, epoch: int, rate: float) -> None:
         """Evaluates, logs, draws and saves."""
         means = torch.stack(list(self.sums.values())) / self.steps_per_epoch
         names, means = list(self.sums), self.accelerator.reduce(means, reduction="mean").tolist()
         self.sums = {}
+        self.check_weights()
         row: dict[str, float] = {"epoch": epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]}
         row.update(zip(names, means, strict=True))
         row["images_per_second"] = rate
         last = epoch == self.recipe.epochs
         if last or epoch % self.recipe.eval_every == 0:
             row.update(self.evaluate())
+            if not math.isfinite(row["nll"]):
+                raise self.not_finite(f"the held-out loss is {row['nll']} after epoch {epoch}")
         self.rows.append(row)
         if self.accelerator.is_main_process:
             self.write_row(row, last)
@@ -202,6 +230,9 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the reported classifier by name, and top-1 of the others."""
+        if self.world_size > 1:  # each process has BatchNorm statistics of its own; the first one's are saved
+            for buffer in self.method.buffers():
+                torch.distributed.broadcast(buffer, 0)
         with evaluating(self.method), self.accelerator.autocast():
             metrics = classification_metrics(
                 self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device
@@ -237,6 +268,12 @@ class Run:
         differing = [f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
         if differing:
             raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
+        data = describe_data(self.data)
+        changed = [f"{k} was {v!r}, is {data[k]!r}" for k, v in state["data"].items() if data[k] != v]
+        if changed:
+            raise ValueError(
+                f"{path} was trained on other data ({'; '.join(changed)}); restore it, or start another run"
+            )
         load_into(self.method, state["method"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state:
@@ -291,7 +328,7 @@ class Run:
         from samix.visualize import mix_grid, plot_curves
 
         plot_curves(self.folder / "curves.png", self.rows)
-        images, labels, index = preview_pairs(self.val_batches)
+        images, labels, index = preview_pairs(self.data, self.recipe, self.device)
 
         def mix(lam: float) -> Any:
             with self.accelerator.autocast():
@@ -368,9 +405,16 @@ class Run:
     def save_and_stop(self, seconds: float) -> None:
         """Saves in the middle of an epoch and leaves."""
         self.seconds += seconds
+        self.sums = {name: self.accelerator.reduce(value, reduction="mean") for name, value in self.sums.items()}
+        self.check_weights()
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder / "last.pt", self.state())
-        raise Interrupted(
+        self.accelerator.wait_for_everyone()
+        raise self.interrupted()
+
+    def interrupted(self) -> Interrupted:
+        """The news that the run stopped, and how to go on."""
+        return Interrupted(
             f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / 'last.pt'})"
         )
 
@@ -410,19 +454,24 @@ def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
         generator.manual_seed(stream_seed("mixing", seed, rank, step, number))
 
 
-def preview_pairs(batches: EvalBatches) -> tuple[Tensor, Tensor, Tensor]:
-    """Held-out images to look at: images, labels and partners, where pairs have different classes if they can."""
+def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Eight held-out images of different classes to look at: images, labels, and partners half a round away.
+
+    Args:
+        data: its held-out split is used; the first image of each of eight classes, or more of them where there are
+        fewer.
+        recipe: gives size and augmentation.
+        device: where they are wanted.
+    """
+    labels = data.val.labels
+    rows = [int((labels == c).nonzero()[0]) for c in range(min(data.num_classes, 8)) if bool((labels == c).any())]
+    rows += [row for row in range(len(labels)) if row not in rows][: 8 - len(rows)]
+    chosen = dataclasses.replace(data, val=data.val.subset(torch.tensor(rows)))
+    batches = EvalBatches(
+        chosen, batch_size=len(rows), size=recipe.size, augment=build_augment(recipe, data), device=device
+    )
     images, labels = next(iter(batches.batches()))
-    chosen: list[int] = []
-    seen: set[int] = set()
-    for row, label in enumerate(labels.tolist()):
-        if label not in seen:
-            seen.add(label)
-            chosen.append(row)
-    chosen = chosen[:8] if len(chosen) > 1 else list(range(min(8, len(images))))
-    rows = torch.tensor(chosen, device=images.device)
-    index = torch.arange(len(chosen)).roll(-max(len(chosen) // 2, 1)).to(images.device)
-    return images[rows], labels[rows], index
+    return images, labels, torch.arange(len(rows)).roll(-max(len(rows) // 2, 1)).to(images.device)
 
 
 def first_rows(batch: Any, count: int) -> Any:
@@ -431,9 +480,23 @@ def first_rows(batch: Any, count: int) -> Any:
     return dataclasses.replace(batch, images=batch.images[:count], mask=mask)
 
 
+def check_device(name: str) -> None:
+    """Raises ValueError unless this is the name of a device, and of one that is there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError('device="cuda", but torch finds no GPU; use --device cpu')
+
+
 def describe_data(data: ImageData) -> dict[str, Any]:
     """What a checkpoint remembers of its data."""
-    return {"name": data.name, "classes": list(data.class_names), "mean": list(data.mean), "std": list(data.std)}
+    return {
+        "name": data.name,
+        "images": len(data.train),
+        "classes": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
 
 
 def device_name(device: torch.device) -> str:

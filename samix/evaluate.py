@@ -43,7 +43,7 @@ def classification_metrics(
         return {
             "top1": MulticlassAccuracy(num_classes, average="micro"),
             "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
-            "nll": MeanMetric(),
+            "nll": MeanMetric(nan_strategy=float("inf")),  # by default it would leave them out
             "ece": MulticlassCalibrationError(num_classes, n_bins=BINS),
         }
 

@@ -21,8 +21,7 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
     for group in groups:
         is_mixer = group["name"] == "mixer"
         group["lr_start"], group["lr_end"] = (mixer_lr, mixer_end) if is_mixer else (recipe.lr, recipe.lr_end)
-        if is_mixer and recipe.mixer_momentum is not None:
-            group["momentum"] = recipe.mixer_momentum
+        group["momentum"] = recipe.mixer_momentum if is_mixer and recipe.mixer_momentum is not None else recipe.momentum
     return groups if recipe.decay_norms else [part for group in groups for part in split_decay(group)]
 
 
@@ -48,6 +47,9 @@ def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         groups, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )
+    for group in optimizer.param_groups:  # timm gives momentum to SGD and its kin only
+        if "betas" in group:
+            group["betas"] = (group["momentum"], *group["betas"][1:])
     return optimizer
 
 

@@ -208,7 +208,13 @@ def digits_quick(mixup: str) -> Recipe:
     )
 
 
-QUICK_MIXER = {"momentum": 0.95, "momentum_end": 0.999, "mask_over_batch": False, "mask_weight": 1.0}
+QUICK_MIXER = {
+    "momentum": 0.95,
+    "momentum_end": 0.999,
+    "mask_over_batch": False,
+    "mask_weight": 1.0,
+    "mask_variance": 2.0,
+}
 
 
 SLIM_MIXER = {**QUICK_MIXER, "momentum": 0.98}
@@ -223,7 +229,7 @@ def cifar_slim(mixup: str) -> Recipe:
         size=32,
         augment="crop-flip",
         stem="half",
-        limit=5000,
+        limit=2500,
         eval_every=5,
         epochs=40,
         mixup_options=options_of(mixup, automix=SLIM_MIXER, samix=SLIM_MIXER),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from samix.build import METHODS, NAMES, build_augment, build_method, build_mixup, build_network
 from samix.checkpoint import checkpoint_recipe, load_checkpoint, load_into
 from samix.data import EvalBatches, denormalize, load_data, load_images, normalize
-from samix.engine import first_rows, preview_pairs
+from samix.engine import check_device, first_rows, preview_pairs
 from samix.evaluate import classification_metrics
 from samix.methods.base import Method
 from samix.mixing import MixedBatch
@@ -41,19 +42,24 @@ def load_export(folder: Path) -> tuple[nn.Module, Recipe, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: not an export of samix.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     config_path, weights = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file() or not weights.is_file():
         raise FileNotFoundError(f"{folder} is no export: config.json and model.safetensors are expected in it")
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    if "samix" not in config:
-        raise ValueError(f"{config_path} was not written by samix")
-    recipe = from_dict({**config["samix"]["recipe"], "pretrained": False})
-    network = build_network(recipe, config["num_classes"])
-    load_into(network, load_file(weights), weights)
-    cfg = config["pretrained_cfg"]
-    return network.eval(), recipe, {"classes": config["samix"]["class_names"], "mean": cfg["mean"], "std": cfg["std"]}
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        values, classes, cfg = config["samix"]["recipe"], config["samix"]["class_names"], config["pretrained_cfg"]
+        state = load_file(weights)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder} is damaged, or was not exported by samix ({type(error).__name__}: {error})"
+        ) from None
+    recipe = from_dict({**values, "pretrained": False})
+    network = build_network(recipe, len(classes))
+    load_into(network, state, weights)
+    return network.eval(), recipe, {"classes": classes, "mean": cfg["mean"], "std": cfg["std"]}
 
 
 def evaluate_path(path: Path, data: str, data_root: str, batch_size: int, device: str) -> dict[str, dict[str, float]]:
@@ -69,6 +75,7 @@ def evaluate_path(path: Path, data: str, data_root: str, batch_size: int, device
     Raises:
         FileNotFoundError, ValueError: wrong path, or data with other classes.
     """
+    check_device(device)
     place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     predict: Callable[[Tensor], dict[str, Tensor]]
     if path.is_dir():
@@ -84,6 +91,8 @@ def evaluate_path(path: Path, data: str, data_root: str, batch_size: int, device
             f"{images.name} has {images.num_classes} classes, {list(images.class_names)[:3]}..., but the network was "
             f"trained on {len(described['classes'])}, {described['classes'][:3]}...; evaluate on the same classes"
         )
+    # Pixels are scaled as in training, also where this data set has a mean of its own.
+    images = dataclasses.replace(images, mean=tuple(described["mean"]), std=tuple(described["std"]))
     batches = EvalBatches(
         images, batch_size=batch_size, size=recipe.size, augment=build_augment(recipe, images), device=place
     )
@@ -150,9 +159,9 @@ def held_out(recipe: Recipe | None, size: int, data_root: str) -> tuple[Tensor, 
     """Held-out pairs of the recipe's data, or digits: images, labels, index, mean, std."""
     recipe = recipe or Recipe(data="digits", size=16)
     data = load_data(recipe.data, root=data_root)
-    augment = build_augment(recipe, data)
-    batches = EvalBatches(data, batch_size=100, size=size or recipe.size, augment=augment)
-    return (*preview_pairs(batches), data.mean, data.std)
+    if size:
+        recipe = dataclasses.replace(recipe, size=size)
+    return (*preview_pairs(data, recipe), data.mean, data.std)
 
 
 def preview_of(

@@ -56,12 +56,17 @@ def mix_grid(
     fig = figure(scale * len(columns), 2 * scale * len(images) + 0.5)
     axes = fig.subplots(2 * len(images), len(columns), squeeze=False)
     for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(color="0.6", linewidth=0.6)
+    for ax in (*axes[1::2, 0], *axes[1::2, -1]):  # nothing under the sources
         ax.set_axis_off()
     for row in range(len(images)):
         for col, pixels in enumerate(columns):
             draw(axes[2 * row, col], pixels[row].cpu())
         for col, mask in enumerate(masks):
-            if mask is not None:
+            if mask is None:
+                axes[2 * row + 1, col + 1].set_axis_off()
+            else:
                 draw(axes[2 * row + 1, col + 1], mask[row].cpu())
                 axes[2 * row + 1, col + 1].set_title(f"{float(mask[row].mean()):.2f}", fontsize=7, pad=1)
     heads = ["partner", *[f"λ = {lam:g}" for lam in lams], "own"]
@@ -125,10 +130,12 @@ def mask_statistics(batches: Sequence[MixedBatch]) -> dict[str, float]:
         batches: previews of the same pairs, each at one lam; all have masks.
 
     Returns:
-        ``std``: standard deviation within a mask, averaged; ``correlation`` of the masks' means with lam.
+        ``std``: standard deviation within a mask, averaged; ``correlation`` of the masks' means with lam, 0 where
+        either is constant.
     """
     means = torch.cat([b.mask.mean(dim=(1, 2, 3)) for b in batches if b.mask is not None]).double()
     lams = torch.cat([b.lam for b in batches if b.mask is not None]).double()
     spread = torch.cat([b.mask.std(dim=(1, 2, 3)) for b in batches if b.mask is not None])
-    correlation = torch.corrcoef(torch.stack([means, lams]))[0, 1] if means.std() > 0 else torch.tensor(0.0)
-    return {"std": float(spread.mean()), "correlation": float(correlation)}
+    vary = len(means) > 1 and bool(means.std() > 0) and bool(lams.std() > 0)
+    correlation = float(torch.corrcoef(torch.stack([means, lams]))[0, 1]) if vary else 0.0
+    return {"std": float(spread.mean()), "correlation": correlation}

@@ -1,4 +1,5 @@
-"""AutoMix's and SAMix's step: equal to the algorithm by hand, gradients where they belong, no state moved that should not be.
+"""AutoMix's and SAMix's step: equal to the algorithm by hand, gradients where they belong, no state moved that should
+not be.
 
 ``python tests/test_automix.py`` prints the golden losses, for a change that is meant to change them.
 """
@@ -208,8 +209,8 @@ SHARES = {
 )
 def test_a_step_equals_the_algorithm_by_hand(cls, options, lams):
     method, batch = build(cls=cls, **options)
-    indices = torch.tensor([3, 0, 5, 1, 4, 2]), torch.tensor([5, 4, 0, 2, 1, 3])  # a fixed point, and a pair of one class
-    draws = force(method, *zip(lams, indices, strict=True))
+    indices = torch.tensor([3, 0, 5, 1, 4, 2]), torch.tensor([5, 4, 0, 2, 1, 3])  # a fixed point, and a pair of one
+    class draws = force(method, *zip(lams, indices, strict=True))
     expected = by_hand(method, batch, *draws, adjusted=method.options.adjust_prob == 1.0)
     loss, parts = method(batch)
     for name in PARTS:
@@ -295,8 +296,8 @@ def test_each_network_learns_from_its_own_branch_alone(kind, cls):
 
     first, *_ = fresh(draws[0])  # the classification branch and the clean images: the network, and nothing else
     projected = first.mixer.project(first.guide(images)).detach()
-    (F.cross_entropy(first.online.clean(images), labels) + first.classification_loss(images, labels, projected)).backward()
-    assert gradients(first.mixer) == gradients(first.momentum) == {}
+    (F.cross_entropy(first.online.clean(images), labels) + first.classification_loss(images, labels,
+    projected)).backward() assert gradients(first.mixer) == gradients(first.momentum) == {}
     assert close(gradients(first.online), gradients(whole.online), atol=1e-6)
 
     second, *_ = fresh(draws[1])  # the generation branch: the Mixer, and nothing else
@@ -620,6 +621,70 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
         SAMix(tiny_cnn(), 5, "best")
 
 
+# Does it learn? -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [AutoMix, SAMix])
+def test_the_mixer_alone_learns_to_satisfy_a_frozen_judge(cls):
+    method, (images, labels) = build(cls=cls, spread=False, mask_weight=0.0)
+    randomised(method.momentum, 0.3)  # a judge with opinions
+    optimizer = torch.optim.Adam(method.mixer.parameters(), lr=0.01)
+    draw = Draw(torch.full((6,), 0.3), torch.tensor([1, 2, 3, 4, 5, 0]))
+    method.draw = lambda size, device: draw
+    losses = []
+    for _ in range(60):
+        generation, _, _ = method.generation_losses(images, labels, method.mixer.project(method.guide(images)))
+        optimizer.zero_grad()
+        generation.backward()
+        optimizer.step()
+        losses.append(generation.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert min(losses) == pytest.approx(losses[-1], rel=0.02)
+
+
+def objects(generator: torch.Generator, size: int = 16):
+    """A bright square on noise in one of four quadrants, which is its class; with the square's place.
+
+    Four classes rather than two: with two, a mixer may also hide both squares, and the judge answers one half each.
+    """
+    images = torch.randn(size, 3, 32, 32, generator=generator) * 0.5
+    labels = torch.randint(4, (size,), generator=generator)
+    place = torch.zeros(size, 1, 32, 32)
+    for row, label in enumerate(labels.tolist()):
+        top, left = 16 * (label // 2) + 2, 16 * (label % 2) + 2
+        place[row, :, top : top + 12, left : left + 12] = 1.0
+    return images + 2.0 * place, labels, place
+
+
+@pytest.mark.slow
+def test_samix_learns_to_show_the_partner_where_its_object_is():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    options = SAMixOptions(momentum=0.95, momentum_end=0.95, mask_weight=1.0, mask_over_batch=False)
+    method = SAMix(tiny_cnn(4), 4, options, feature=2, generator=torch.Generator().manual_seed(0))
+    network, mixer = method.parameter_groups(lr=0.02)
+    optimizers = torch.optim.SGD([network], momentum=0.9), torch.optim.Adam(mixer["params"], lr=0.005)
+    for step in range(200):
+        loss, _ = method(objects(generator)[:2])
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        method.after_step(step / 200)
+    images, labels, place = objects(generator, 64)
+    index = torch.arange(64).roll(1)
+    differ = labels != labels[index]
+    share = 1.0 - method.preview(images, labels, 0.5, index).mask[differ]  # of the partner
+    own, partner = place[differ], place[index][differ]
+
+    def mean_over(where):
+        return float((share * where).sum() / where.sum())
+
+    assert mean_over(partner) > mean_over(1 - own - partner) + 0.1
+    assert mean_over(own) < mean_over(1 - own - partner) - 0.1
+    assert mean_over(partner) > mean_over(own) + 0.4
+
+
 # Golden losses: a change that means to change nothing reproduces these ------------------------------------------------
 
 
@@ -629,8 +694,8 @@ def golden_run(cls) -> list[float]:
     assert isinstance(model, ResNet)
     method = cls(model, 4, generator=torch.Generator().manual_seed(12))
     data = torch.Generator().manual_seed(13)
-    images, labels = torch.randn(steps, size, 3, 64, 64, generator=data), torch.randint(4, (steps, size), generator=data)
-    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.0005, mixer_lr=0.02), momentum=0.9)
+    images, labels = torch.randn(steps, size, 3, 64, 64, generator=data), torch.randint(4, (steps, size),
+    generator=data) optimizer = torch.optim.SGD(method.parameter_groups(lr=0.0005, mixer_lr=0.02), momentum=0.9)
     losses = []
     for step in range(steps):
         loss, _ = method((images[step], labels[step]))

@@ -15,9 +15,9 @@ def fourier_map(noise: Tensor, size: tuple[int, int], decay_power: float) -> Ten
     """Turns white noise into a grey map whose amplitude falls as frequency^-decay_power, alike in all directions.
 
     FMix (Harris et al. 2020, arXiv:2002.12047). The released code and OpenMixup take real and imaginary part along the
-    wrong axis, which leaves two horizontal frequencies in their masks. This is the map that the paper describes. Columns
-    without a mirror image in the half spectrum lose half of their power in the transform, which would favour vertical
-    edges; sqrt(2) makes up for it.
+    wrong axis, which leaves two horizontal frequencies in their masks. This is the map that the paper describes. The
+    columns without a mirror image in the half spectrum lose half of their power in the transform, which would favour
+    vertical edges; sqrt(2) makes up for it.
 
     Args:
         noise: (B, H, W // 2 + 1, 2) standard normal, real and imaginary part.
