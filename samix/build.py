@@ -130,8 +130,8 @@ def build_method(recipe: Recipe, num_classes: int) -> Method:
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.mixup in METHODS:
-        if recipe.smoothing:
-            options.setdefault("smoothing", recipe.smoothing)
+        if "smoothing" not in recipe.mixup_options:
+            options["smoothing"] = recipe.smoothing
         kind = type(PRESETS[recipe.mixup]["reference"])
         return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
