@@ -26,6 +26,9 @@ USAGE = """samix: learned mixup for image networks
 `samix COMMAND --help` lists every option. `samix train` alone trains SAMix on scanned digits in a minute or two.
 """
 
+TRAIN = """Trains a network with any mixup. The recipe gives the values that are not given here; `samix recipes` lists
+them. Without an option: SAMix on scanned digits."""
+
 DEBUG = "--debug"
 
 
@@ -143,7 +146,7 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
         command,
         args=arguments,
         prog="samix train",
-        description=str(train.__doc__),
+        description=TRAIN,
     )
     options = dataclasses.asdict(chosen.mixup_options)
     base = mixup_defaults(mixup, options.get("preset"))
@@ -206,14 +209,21 @@ def peek(arguments: Sequence[str], flag: str) -> str:
 
 def options_type(mixup: str, defaults: dict[str, Any]) -> type[Any]:
     """A dataclass of a mixup's options with these defaults, for the command line."""
+    from typing import get_type_hints
+
+    import tyro
+
     from samix.build import PRESETS
     from samix.mixups import MIXUPS
 
     owner = MIXUPS[mixup] if mixup in MIXUPS else type(PRESETS[mixup]["reference"])
     hints = get_type_hints(owner)
-    return dataclasses.make_dataclass(
-        f"{mixup}-options", [(k, hints[k], dataclasses.field(default=v)) for k, v in defaults.items()], frozen=True
-    )
+    help_of = {k: v for kind in reversed(owner.__mro__) for k, v in docstring_arguments(kind).items()}
+    fields = [
+        (k, Annotated[hints[k], tyro.conf.arg(help=help_of.get(k, ""))], dataclasses.field(default=v))
+        for k, v in defaults.items()
+    ]
+    return dataclasses.make_dataclass(f"{mixup}-options", fields, frozen=True)
 
 
 def recipe_fields(recipe: Recipe) -> list[Any]:

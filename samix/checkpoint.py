@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import platform
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; a run writes last.pt and best.pt into its folder")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint of samix: {str(error).splitlines()[0]}") from None
+        with warnings.catch_warnings():  # of a foreign pickle's protocol: the error below says enough
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # the reader of pickles stumbles over a foreign file in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is damaged or no checkpoint of samix: {reason}") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int) or not PARTS <= set(state):
         raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
     if state["format"] > FORMAT:
