@@ -33,8 +33,12 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 def make_step(mixup: str, arguments: argparse.Namespace, device: torch.device) -> tuple[Method, Callable[[], None]]:
     """A method and one whole training step of it on fixed random images: forward, backward, optimiser, averaging."""
     recipe = Recipe(
-        model=arguments.model, size=arguments.size, stem=arguments.stem, mixup=mixup,
-        batch_size=arguments.batch, channels_last=arguments.channels_last,
+        model=arguments.model,
+        size=arguments.size,
+        stem=arguments.stem,
+        mixup=mixup,
+        batch_size=arguments.batch,
+        channels_last=arguments.channels_last,
     )
     torch.manual_seed(0)
     method = build_method(recipe, arguments.classes).to(device).train()
@@ -112,13 +116,18 @@ def main() -> None:
         ratios = [v / base for v, base in zip(values, seconds["vanilla"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         results[name] = {
-            "seconds": statistics.median(values), "ratio": middle, "quartiles": [low, high], "mebibytes": memory[name],
+            "seconds": statistics.median(values),
+            "ratio": middle,
+            "quartiles": [low, high],
+            "mebibytes": memory[name],
         }
         print(f"{name:12}{results[name]['seconds']:10.4f}{middle:8.3f}{low:8.3f}-{high:.3f}{memory[name]:8.0f}")
     if arguments.out is not None:
         record = {
-            "arguments": {k: str(v) for k, v in vars(arguments).items()}, "device": device_name(device),
-            "versions": versions(), "results": results,
+            "arguments": {k: str(v) for k, v in vars(arguments).items()},
+            "device": device_name(device),
+            "versions": versions(),
+            "results": results,
         }
         arguments.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
 

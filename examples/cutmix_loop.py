@@ -1,6 +1,6 @@
 """A hand-made mixup in a bare loop: three lines, on any network.
 
-    python examples/cutmix_loop.py
+python examples/cutmix_loop.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Learned mixup in a bare loop: the method makes the loss, the loop stays yours.
 
-    python examples/samix_loop.py
+python examples/samix_loop.py
 """
 
 from __future__ import annotations

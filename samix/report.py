@@ -122,6 +122,8 @@ def show_mixup(
         raise ValueError("samix show needs at least two images to mix, got one")
     if any(not 0.0 <= lam <= 1.0 for lam in lams) or not lams:
         raise ValueError(f"--lams must be in [0, 1], got {lams}")
+    if size < 0 or size == 1:
+        raise ValueError(f"--size must be at least 2 pixels, or 0 for the checkpoint's or 224, got {size}")
     path = Path(source)
     if source not in NAMES and not path.exists():
         raise ValueError(f"{source!r} is neither a checkpoint nor a mixup; the mixups are {', '.join(NAMES)}")

@@ -91,10 +91,11 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         rows: lines of ``metrics.jsonl``.
     """
     epochs = [row["epoch"] for row in rows]
+    known = dict.fromkeys(key for row in rows for key in row)  # not every epoch is evaluated
     panels = [
-        ("training loss, nats", [k for k in ("clean", "mixed", "generation") if k in rows[0]]),
-        ("held-out top-1, %", [k for k in rows[0] if k == "top1" or k.startswith("top1_")]),
-        ("masks", [k for k in ("mask_std", "mask_error") if k in rows[0]]),
+        ("training loss, nats", [k for k in ("clean", "mixed", "generation") if k in known]),
+        ("held-out top-1, %", [k for k in known if k == "top1" or k.startswith("top1_")]),
+        ("masks", [k for k in ("mask_std", "mask_error") if k in known]),
     ]
     panels = [(title, keys) for title, keys in panels if keys]
     fig = figure(4.6 * len(panels), 3.4)

@@ -64,8 +64,14 @@ def sigmoid(t: Array) -> Array:
 
 
 def automixer_masks(
-    own: Array, partner: Array, lam: Array, weights: dict[str, Array], size: tuple[int, int], *,
-    lam_channel: bool, upsample: str,
+    own: Array,
+    partner: Array,
+    lam: Array,
+    weights: dict[str, Array],
+    size: tuple[int, int],
+    *,
+    lam_channel: bool,
+    upsample: str,
 ) -> Array:
     """AutoMix's Mix Block: (B, D, h, w) twice -> the own masks (B, 1, H, W)."""
     masks = np.zeros((len(own), 1, *size))
@@ -110,8 +116,19 @@ def normed(hidden: Array, weights: dict[str, Array], norm: str, training: bool) 
 
 
 def samixer_masks(
-    own: Array, partner: Array, lam: Array, weights: dict[str, Array], size: tuple[int, int], *,
-    gamma: float, lam_scale: float, activation: str, norm: str, upsample: str, scale_content: bool, training: bool,
+    own: Array,
+    partner: Array,
+    lam: Array,
+    weights: dict[str, Array],
+    size: tuple[int, int],
+    *,
+    gamma: float,
+    lam_scale: float,
+    activation: str,
+    norm: str,
+    upsample: str,
+    scale_content: bool,
+    training: bool,
 ) -> Array:
     """SAMix's Mixer: (B, D, h, w) twice -> the own masks (B, 1, H, W)."""
     scaled = [scaled_lam(float(value), lam_scale) for value in lam]
@@ -163,8 +180,8 @@ def two_hot(a: int, b: int, lam: float, classes: int, smoothing: float = 0.0) ->
 def mixed_cross_entropy(logits: Array, a: Array, b: Array, lam: Array, smoothing: float = 0.0) -> float:
     classes = logits.shape[1]
     losses = [
-        cross_entropy(u, two_hot(i, j, share, classes, smoothing)) for u, i, j, share in zip(logits, a, b, lam,
-        strict=True)
+        cross_entropy(u, two_hot(i, j, share, classes, smoothing))
+        for u, i, j, share in zip(logits, a, b, lam, strict=True)
     ]
     return sum(losses) / len(losses)
 

@@ -81,7 +81,9 @@ def test_leaving_early_gives_the_same_map_as_the_whole_pass(wrapped, training):
 
 
 def test_layers_that_work_in_place_do_not_reach_the_map_of_a_whole_pass():
-    backbone = as_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 5)), 5, "0")
+    backbone = as_backbone(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 5)), 5, "0"
+    )
     x = torch.randn(4, 3, 4, 4)
     z = backbone.feature_map(x, whole=True)
     assert (z < 0).any()
@@ -142,7 +144,9 @@ def test_the_last_linear_layer_is_the_classifier_unless_another_is_named():
     assert as_backbone(model, 5, "0", "3").linear is model[3]
 
 
-@pytest.mark.parametrize("make", [lambda: (tiny_cnn(), None), lambda: (tiny_vit(img_size=224), None), lambda: (PlainNet(), "body")])
+@pytest.mark.parametrize(
+    "make", [lambda: (tiny_cnn(), None), lambda: (tiny_vit(img_size=224), None), lambda: (PlainNet(), "body")]
+)
 def test_the_width_is_that_of_the_map_and_asking_changes_nothing(make):
     model, feature = make()
     backbone = as_backbone(randomised(model), 5, feature).train()
@@ -163,7 +167,8 @@ def test_the_width_of_networks_for_grey_images_or_one_size_is_found():
 
 
 @pytest.mark.parametrize(
-    "name", ["test_convnext", "test_efficientnet", "test_maxvit", "test_mambaout", "test_nfnet", "test_resnet", "test_vit2"]
+    "name",
+    ["test_convnext", "test_efficientnet", "test_maxvit", "test_mambaout", "test_nfnet", "test_resnet", "test_vit2"],
 )
 def test_timms_families_work_without_being_named(name):
     model = timm.create_model(name, num_classes=5).eval()
@@ -190,7 +195,11 @@ class NoLinear(nn.Module):
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (tiny_cnn, {"feature": 5}, r"feature stage 5 is not there.*5 stages, 0 to 4 \(act1, layer1, layer2, layer3, layer4"),
+        (
+            tiny_cnn,
+            {"feature": 5},
+            r"feature stage 5 is not there.*5 stages, 0 to 4 \(act1, layer1, layer2, layer3, layer4",
+        ),
         (tiny_cnn, {"feature": -6}, "feature stage -6 is not there"),
         (tiny_cnn, {"feature": "layer9"}, "feature layer 'layer9' is not in the network; its top layers are: conv1"),
         (tiny_cnn, {"num_classes": 6}, "num_classes is 6, but the network's classifier gives 5"),
@@ -199,7 +208,11 @@ class NoLinear(nn.Module):
         (PlainNet, {"feature": 2}, "PlainNet is not a timm network"),
         (PlainNet, {"feature": "body.7"}, "feature layer 'body.7' is not in the network"),
         (PlainNet, {"feature": "body", "classifier": "head"}, "classifier layer 'head' is not in the network"),
-        (PlainNet, {"feature": "body", "classifier": "stem"}, r"'stem' must be an nn.Linear; the linear layers are \['aside', 'fc'"),
+        (
+            PlainNet,
+            {"feature": "body", "classifier": "stem"},
+            r"'stem' must be an nn.Linear; the linear layers are \['aside', 'fc'",
+        ),
         (PlainNet, {"feature": "body", "num_classes": 4}, "num_classes is 4, but"),
         (NoLinear, {"feature": "conv"}, "no nn.Linear to use as its classifier"),
     ],
@@ -226,7 +239,11 @@ class Returns(nn.Module):
     [
         (PlainNet(), "aside", "'aside' is not run by the network's forward"),
         (tiny_vit(), "blocks.1", r"must give a map \(B, D, h, w\), got \(2, 17, 48\)"),
-        (nn.Sequential(Returns(lambda x: (x, x)), Returns(lambda x: x[0]), nn.Flatten(), nn.Linear(3072, 5)), "0", "got tuple"),
+        (
+            nn.Sequential(Returns(lambda x: (x, x)), Returns(lambda x: x[0]), nn.Flatten(), nn.Linear(3072, 5)),
+            "0",
+            "got tuple",
+        ),
     ],
     ids=["not run", "3-D", "tuple"],
 )

@@ -12,7 +12,9 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.parametrize(("script", "says"), [("cutmix_loop.py", "epoch 1: loss"), ("samix_loop.py", "held-out accuracy")])
+@pytest.mark.parametrize(
+    ("script", "says"), [("cutmix_loop.py", "epoch 1: loss"), ("samix_loop.py", "held-out accuracy")]
+)
 def test_example_runs_to_its_end(script: str, says: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), "--epochs", "1"],

@@ -35,8 +35,13 @@ def test_automixer_equals_its_equations(lam_channel, upsample, lam):
     own, partner = features(), features()
     weights = oracles.weights_of(mixer)
     expected = oracles.automixer_masks(
-        own.double().numpy(), partner.double().numpy(), lam.double().numpy(), weights, SIZE,
-        lam_channel=lam_channel, upsample=upsample,
+        own.double().numpy(),
+        partner.double().numpy(),
+        lam.double().numpy(),
+        weights,
+        SIZE,
+        lam_channel=lam_channel,
+        upsample=upsample,
     )
     images, others = torch.randn(B, 3, *SIZE), torch.randn(B, 3, *SIZE)
     mixed = mixer(images, others, lam, (own, partner))
@@ -51,7 +56,9 @@ def test_automixer_equals_its_equations(lam_channel, upsample, lam):
 @pytest.mark.parametrize(
     ("gamma", "lam_scale", "activation", "norm", "upsample", "scale_content"),
     [
-        *itertools.product([1.0], [-1.0, 0.25], ["elu", "relu"], ["batch", "layer"], ["bilinear", "nearest"], [True, False]),
+        *itertools.product(
+            [1.0], [-1.0, 0.25], ["elu", "relu"], ["batch", "layer"], ["bilinear", "nearest"], [True, False]
+        ),
         (0.0, -1.0, "elu", "batch", "bilinear", False),
         (0.4, 1.0, "relu", "batch", "bilinear", True),
         (None, -1.0, "relu", "layer", "bilinear", True),
@@ -66,8 +73,15 @@ def test_samixer_equals_its_equations(gamma, lam_scale, activation, norm, upsamp
     for lam in LAMS.values():
         own, partner = features(), features()
         expected = oracles.samixer_masks(
-            own.double().numpy(), partner.double().numpy(), lam.double().numpy(), weights, SIZE,
-            gamma=number, lam_scale=lam_scale, training=training, **options,
+            own.double().numpy(),
+            partner.double().numpy(),
+            lam.double().numpy(),
+            weights,
+            SIZE,
+            gamma=number,
+            lam_scale=lam_scale,
+            training=training,
+            **options,
         )
         mask = mixer.paint(mixer.project(own), mixer.project(partner), lam, SIZE)
         np.testing.assert_allclose(mask.detach().numpy(), expected, atol=1e-5)
@@ -201,8 +215,9 @@ def test_parameter_counts_are_the_published_ones(mixer, count):
 @pytest.mark.parametrize("size", [(32, 32), (30, 47), (5, 3), (2, 2), (224, 160)])
 @pytest.mark.parametrize("mixer", [AutoMixer(D), SAMixer(D)], ids=["auto", "sa"])
 def test_masks_have_the_images_size_whatever_it_is(mixer, size):
-    mixed = mixer(torch.randn(2, 3, *size), torch.randn(2, 3, *size), torch.full((2,), 0.5), (features(2, D, 3, 4),) *
-    2) assert mixed.mask.shape == (2, 1, *size)
+    guides = features(2, D, 3, 4), features(2, D, 3, 4)
+    mixed = mixer(torch.randn(2, 3, *size), torch.randn(2, 3, *size), torch.full((2,), 0.5), guides)
+    assert mixed.mask.shape == (2, 1, *size)
     assert mixed.images.shape == (2, 3, *size)
 
 
@@ -215,7 +230,7 @@ def test_nearest_upsampling_commutes_with_the_sigmoid():
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("mixer", [AutoMixer(256), AutoMixer(256, lam_channel=False), SAMixer(256)], ids=["auto", "auto-", "sa"])
+@pytest.mark.parametrize("mixer", [AutoMixer(256), AutoMixer(256, lam_channel=False), SAMixer(256)])
 def test_a_fresh_mixer_paints_one_half_everywhere(mixer, lam):
     mask = masks_of(mixer, features(4, 256, 4, 4), torch.tensor([1, 2, 3, 0]), torch.full((4,), lam), (16, 16))
     assert (mask.mean() - 0.5).abs() < 0.02
@@ -349,8 +364,8 @@ def test_margin_replaces_masks_near_the_ends_of_lam_and_no_others():
     mask = torch.rand(len(lam), 1, 3, 3)
     replaced = margin_mask(mask, lam, margin)
     for row, near in enumerate([True, True, True, False, False, False, True, True, True]):
-        assert torch.equal(replaced[row], torch.full((1, 3, 3), float(lam[row])) if near else mask[row]),
-        float(lam[row])
+        expected = torch.full((1, 3, 3), float(lam[row])) if near else mask[row]
+        assert torch.equal(replaced[row], expected), float(lam[row])
 
 
 def test_a_negative_margin_changes_nothing_and_one_half_changes_everything():

@@ -19,8 +19,12 @@ PAIRED = [mixed_cross_entropy, local_cross_entropy]
 def pairs():
     """Logits, two labels each (the last pair of one class), and lam with both ends."""
     logits = torch.randn(B, K) * 2
-    return logits, torch.tensor([0, 1, 2, 3, 0, 2]), torch.tensor([1, 0, 3, 0, 2, 2]), torch.tensor([0, 0.1, 0.5, 0.8,
-    1, 0.3])
+    return (
+        logits,
+        torch.tensor([0, 1, 2, 3, 0, 2]),
+        torch.tensor([1, 0, 3, 0, 2, 2]),
+        torch.tensor([0, 0.1, 0.5, 0.8, 1, 0.3]),
+    )
 
 
 def numpy_of(*tensors):
@@ -53,15 +57,17 @@ def test_mixed_cross_entropy_is_cross_entropy_with_the_two_hot_target():
     logits, a, b, lam = pairs()
     target = lam[:, None] * F.one_hot(a, K) + (1 - lam)[:, None] * F.one_hot(b, K)
     assert torch.allclose(mixed_cross_entropy(logits, a, b, lam), F.cross_entropy(logits, target))
-    batch = pair_batch(Mixed(torch.zeros(B, 1, 1, 1), lam, torch.zeros(B, 1, 1, 1)), a, torch.tensor([1, 2, 3, 4, 5,
-    0])) shifted = mixed_cross_entropy(logits, a, a[[1, 2, 3, 4, 5, 0]], lam)
+    batch = pair_batch(Mixed(torch.zeros(B, 1, 1, 1), lam, torch.zeros(B, 1, 1, 1)), a, torch.arange(6).roll(-1))
+    shifted = mixed_cross_entropy(logits, a, a[[1, 2, 3, 4, 5, 0]], lam)
     assert torch.allclose(batch.loss(logits), shifted)
 
 
 def test_the_smoothed_batch_loss_equals_its_loop():
     logits, a, b, lam = pairs()
     batch = MixedBatch(
-        images=torch.zeros(B, 1, 1, 1), labels=torch.stack([a, b], 1), weights=torch.stack([lam, 1 - lam], 1),
+        images=torch.zeros(B, 1, 1, 1),
+        labels=torch.stack([a, b], 1),
+        weights=torch.stack([lam, 1 - lam], 1),
         index=torch.zeros(B, 2, dtype=torch.int64),
     )
     expected = oracles.mixed_cross_entropy(*numpy_of(logits, a, b, lam), smoothing=0.1)

@@ -1,0 +1,111 @@
+"""Recipes as plain values: defaults, files, names; and every named one builds."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from runs import small_recipe
+
+from samix.build import NAMES, build_method, build_network, resolve_options
+from samix.recipes import RECIPES, Recipe, from_dict, named_recipe, read_recipe_file
+
+SMALL = ("digits-quick", "cifar-slim")
+
+
+def test_a_recipe_survives_json():
+    recipe = named_recipe("digits-quick", "samix")
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_unknown_fields_are_named_with_the_known():
+    with pytest.raises(ValueError, match=r"a recipe has no colour, sise; its fields are name, data, .*seed"):
+        from_dict({"sise": 3, "colour": 1, "epochs": 2})
+
+
+def test_fields_go_over_a_base():
+    assert from_dict({"epochs": 3}, named_recipe("cifar10-r18", "cutmix")).mixup_options == {"alpha": 0.2}
+
+
+def test_unknown_recipes_list_the_known():
+    with pytest.raises(ValueError, match=r"unknown recipe 'cifar'; choose one of digits-quick, .*aircraft-r18"):
+        named_recipe("cifar")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.json", '{"epochs": 3, "lr": 0.5}'), ("a.yaml", "epochs: 3\nlr: 0.5\n"), ("a.yml", "{epochs: 3, lr: 0.5}")],
+)
+def test_files_give_fields(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_recipe_file(tmp_path / name) == {"epochs": 3, "lr": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "epochs = 3", "takes a .json or .yaml file, got a.toml"),
+        ("a.json", "[1, 2]", "must hold a mapping of recipe fields, got list"),
+        ("a.yaml", "", "must hold a mapping of recipe fields, got NoneType"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe_file(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_recipe_file(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("mixup", NAMES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_whole_for_every_mixup(name, mixup):
+    """Its options are the mixup's, its name its own, and it becomes JSON."""
+    recipe = named_recipe(name, mixup)
+    assert (recipe.name, recipe.mixup) == (name, mixup)
+    assert set(recipe.mixup_options) <= set(resolve_options(mixup, recipe.mixup_options))
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize("mixup", NAMES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_and_takes_a_step(name, mixup):
+    """The large ones with their options, but a small network in place of theirs."""
+    recipe = named_recipe(name, mixup)
+    if name not in SMALL:
+        small = small_recipe()
+        recipe = dataclasses.replace(recipe, model="resnet18", model_args=small.model_args, pretrained=False)
+    size = 16 if recipe.stem != "default" else 64
+    method = build_method(recipe, 10).train()
+    loss, parts = method((torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 9])))
+    loss.backward()
+    method.after_step(0.5)
+    assert loss.isfinite()
+    assert set(parts) >= ({"clean", "generation"} if mixup in ("automix", "samix") else {"mixed"})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_network_of_a_recipe_is_known_and_has_its_stem(name):
+    recipe = dataclasses.replace(named_recipe(name), pretrained=False)
+    with torch.device("meta"):
+        network = build_network(recipe, 10)
+    first = network.conv1[0] if isinstance(network.conv1, torch.nn.Sequential) else network.conv1
+    assert (first.stride == (1, 1)) == (recipe.stem == "small")
+    assert isinstance(network.maxpool, torch.nn.Identity) == (recipe.stem != "default")
+    assert network.num_classes == 10
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SMALL])
+def test_published_numbers_stand_in_the_docstring_too(name):
+    entry = RECIPES[name]
+    text = " ".join((entry.build.__doc__ or "").split())
+    assert "Published top-1" in text
+    assert entry.cost.endswith("GPU-hours")
+    for mixup in ("vanilla", "mixup", "cutmix", "automix", "samix"):
+        assert f"{entry.published[mixup]:.2f}" in text, mixup
+
+
+def test_every_field_is_documented():
+    lines = (Recipe.__doc__ or "").splitlines()
+    documented = {line.strip().partition(":")[0] for line in lines if ": " in line}
+    assert {f.name for f in dataclasses.fields(Recipe)} <= documented

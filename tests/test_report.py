@@ -1,0 +1,295 @@
+"""What `samix evaluate` and `samix show` find out, and what they refuse."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import fit, rows, small_recipe
+
+from samix.engine import Run
+from samix.mixing import Mixed, pair_batch
+from samix.report import evaluate_path, held_out, load_export, load_method, preview_of, show_mixup
+from samix.visualize import mask_statistics, mix_grid, plot_curves
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "draw", lambda run: None)
+        return {mixup: fit(small_recipe(mixup), out, mixup) for mixup in ("samix", "cutmix")}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five pictures of other sizes and modes, none of them square."""
+    kinds = [("RGB", (40, 20)), ("L", (17, 31)), ("RGBA", (64, 9)), ("P", (9, 64)), ("RGB", (300, 200))]
+    for number, (mode, (width, height)) in enumerate(kinds):
+        grey = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(grey).convert(mode).save(tmp_path / f"{number}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+def evaluate(path, data="", batch_size=64):
+    return evaluate_path(path, data, "data", batch_size, "cpu")
+
+
+def show(source, files, out, size=0, lams=(0.3, 0.7), seed=0):
+    return show_mixup(str(source), files, out, size, lams, seed, "data")
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(float)
+
+
+# Evaluation -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mixup", "first"), [("samix", "momentum"), ("cutmix", "network")])
+def test_checkpoint_and_export_score_as_the_run_said(runs, mixup, first):
+    said = rows(runs[mixup])[-1]
+    last, export = evaluate(runs[mixup] / "last.pt"), evaluate(runs[mixup] / "export")
+    for key in ("top1", "top5", "nll", "ece"):
+        assert last[first][key] == pytest.approx(said[key], rel=1e-4)
+        assert export["export"][key] == pytest.approx(said[key], rel=1e-4)
+    assert list(last)[0] == first
+    assert evaluate(runs[mixup] / "last.pt", batch_size=7)[first] == pytest.approx(last[first], rel=1e-4)
+
+
+def test_best_scores_as_the_best_epoch(runs):
+    found = evaluate(runs["samix"] / "best.pt")
+    assert found["momentum"]["top1"] == pytest.approx(max(row["top1"] for row in rows(runs["samix"])), abs=1e-3)
+    assert list(found) == ["momentum", "momentum_mixed", "online", "online_mixed"]
+
+
+def digit_folder(root, names="0123456789"):
+    """The held-out digits as files: another data set with the same classes, and with ImageNet's mean by default."""
+    from samix.data import load_data
+
+    digits = load_data("digits")
+    for number, name in enumerate(names):
+        for row in (digits.val.labels == number).nonzero().flatten().tolist():
+            for split in ("train", "val"):
+                (root / split / name).mkdir(parents=True, exist_ok=True)
+                pixels = digits.val.image(row).permute(1, 2, 0).numpy()
+                Image.fromarray(pixels).save(root / split / name / f"{row}.png")
+    return f"folder:{root}"
+
+
+def test_other_data_is_scaled_as_in_training(runs, tmp_path):
+    """The same pixels from files score the same, though files have another mean and deviation by default."""
+    data = digit_folder(tmp_path)
+    for path in ("last.pt", "export"):
+        own, other = evaluate(runs["cutmix"] / path), evaluate(runs["cutmix"] / path, data)
+        for name in own:
+            assert other[name] == pytest.approx(own[name], rel=1e-3)
+
+
+def test_data_with_other_classes_is_refused(runs, tmp_path):
+    data = digit_folder(tmp_path, "abcdefghij")
+    with pytest.raises(
+        ValueError, match=r"folder has 10 classes, \['a', 'b', 'c'\]..., but the network was trained on 10"
+    ):
+        evaluate(runs["cutmix"] / "last.pt", data)
+
+
+def test_wrong_paths_and_devices_are_refused(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        evaluate(tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match=r"is no export: config.json and model.safetensors are expected"):
+        evaluate(tmp_path)
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'gpu'"):
+        evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch finds no GPU"):
+            evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "cuda")
+    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+        evaluate(runs["samix"] / "last.pt", batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("config.json", b'{"architecture": "resnet18"}'),
+        ("config.json", b"\xff\xfe"),
+        ("model.safetensors", b"nothing"),
+        ("model.safetensors", b""),
+    ],
+)
+def test_a_spoilt_export_is_refused_in_one_line(runs, tmp_path, file, content):
+    folder = tmp_path / "export"
+    shutil.copytree(runs["cutmix"] / "export", folder)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged, or was not exported by samix") as error:
+        evaluate(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_an_export_with_weights_of_another_network_is_refused(runs, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(runs["cutmix"] / "export", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["samix"]["recipe"]["model_args"] = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 32]}'
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="holds weights of another network"):
+        evaluate(folder)
+
+
+def test_loading_gives_the_trained_weights(runs):
+    method, recipe, data = load_method(runs["samix"] / "last.pt")
+    network, same, data_too = load_export(runs["samix"] / "export")
+    images = torch.randn(2, 3, recipe.size, recipe.size)
+    assert recipe == same
+    assert data["classes"] == data_too["classes"]
+    assert not method.training
+    assert not network.training
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), method.predict(images)["momentum"])
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["mixup", "cutmix", "resizemix", "fmix", "gridmix", "smoothmix", "vanilla", "manifoldmix"]
+)
+def test_every_hand_made_mixup_is_painted(name, photos, tmp_path):
+    told = show(name, photos[:2], tmp_path / "out.png", size=16)
+    assert told.startswith(f"{tmp_path / 'out.png'}: spread within a mask ")
+    grid = picture(tmp_path / "out.png")
+    assert grid.std() > 5
+
+
+def test_a_checkpoint_is_painted_on_its_data_and_on_files_of_any_shape(runs, photos, tmp_path):
+    for files, size in (([], 0), (photos, 0), (photos[:3], 24)):
+        told = show(runs["samix"] / "best.pt", files, tmp_path / "out.png", size=size)
+        assert math.isfinite(float(told.split()[-1]))
+        assert picture(tmp_path / "out.png").std() > 5
+
+
+def test_without_images_digits_are_painted(tmp_path):
+    told = show("cutmix", [], tmp_path / "out.png", lams=(0.1, 0.5, 0.9))
+    assert float(told.split()[-1]) > 0.9  # a box's area follows lam
+    assert picture(tmp_path / "out.png").std() > 5
+
+
+def test_the_seed_decides_where_a_box_is(photos, tmp_path):
+    grids = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        show("cutmix", photos[:2], tmp_path / f"{name}.png", size=16, lams=(0.5,), seed=seed)
+        grids.append(picture(tmp_path / f"{name}.png"))
+    assert np.array_equal(grids[0], grids[1])
+    assert not np.array_equal(grids[0], grids[2])
+
+
+def test_painting_leaves_the_checkpoint_s_method_as_it_was(runs):
+    method, recipe, _ = load_method(runs["samix"] / "best.pt")
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    images, labels, index, _, _ = held_out(recipe, 0, "data")
+    mix = preview_of(method, "samix", images, labels, index, 0)
+    first, second = mix(0.4), mix(0.4)
+    assert torch.equal(first.images, second.images)
+    assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "lams", "message"),
+    [
+        ("cutmix", 1, (0.5,), "samix show needs at least two images to mix, got one"),
+        ("cutmix", 2, (), r"--lams must be in \[0, 1\], got \(\)"),
+        ("cutmix", 2, (0.5, 1.5), r"--lams must be in \[0, 1\]"),
+        ("cutmix", 2, (float("nan"),), r"--lams must be in \[0, 1\]"),
+        ("cutmixx", 2, (0.5,), "'cutmixx' is neither a checkpoint nor a mixup; the mixups are vanilla, mixup, cutmix"),
+        ("samix", 2, (0.5,), "samix must be trained before it can be shown: give a checkpoint"),
+        ("0.png", 2, (0.5,), "damaged or no checkpoint of samix"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused(source, count, lams, message, photos, tmp_path):
+    source = tmp_path / source if source.endswith(".png") else source
+    with pytest.raises(ValueError, match=message):
+        show(source, photos[:count], tmp_path / "out.png", lams=lams)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_sizes_that_make_no_image_are_refused(photos, tmp_path):
+    for size in (-3, 1):  # 0 takes the checkpoint's
+        with pytest.raises(ValueError, match="--size must be at least 2 pixels"):
+            show("cutmix", photos[:2], tmp_path / "out.png", size=size)
+
+
+def test_a_file_that_is_no_image_is_named(photos, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"notes.png"):
+        show("cutmix", [photos[0], tmp_path / "notes.png"], tmp_path / "out.png")
+    with pytest.raises(OSError, match=r"gone.png"):
+        show("cutmix", [photos[0], tmp_path / "gone.png"], tmp_path / "out.png")
+
+
+def batch_with(mask, lam):
+    count = len(mask)
+    lams = torch.full((count,), lam)
+    return pair_batch(
+        Mixed(torch.zeros(count, 3, 4, 4), lams, mask), torch.zeros(count).long(), torch.arange(count).roll(1)
+    )
+
+
+def test_mask_statistics_by_hand():
+    ramp = torch.linspace(0, 1, 16).view(1, 1, 4, 4).expand(3, 1, 4, 4)
+    batches = [batch_with(ramp * lam, lam) for lam in (0.2, 0.6, 1.0)]
+    found = mask_statistics(batches)
+    assert found["std"] == pytest.approx(float(ramp[0].std()) * 0.6, rel=1e-5)
+    assert found["correlation"] == pytest.approx(1.0)
+    assert mask_statistics([batch_with(ramp * (1 - lam), lam) for lam in (0.2, 0.6)])["correlation"] == pytest.approx(
+        -1.0
+    )
+
+
+def test_mask_statistics_of_one_pair_or_one_lam_have_no_correlation():
+    ramp = torch.linspace(0, 1, 16).view(1, 1, 4, 4)
+    assert mask_statistics([batch_with(ramp, 0.5)])["correlation"] == 0.0
+    varied = torch.cat([ramp, ramp / 2])
+    assert mask_statistics([batch_with(varied, 0.5)])["correlation"] == 0.0
+    assert mask_statistics([batch_with(ramp, lam) for lam in (0.1, 0.9)])["correlation"] == 0.0
+
+
+def test_a_grid_shows_the_images_it_was_given(tmp_path):
+    """Red own images, blue partners, a mask of halves: the colours are found where they belong."""
+    own = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(2, 3, 6, 10)
+    partner = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(2, 3, 6, 10)
+    half = torch.zeros(2, 1, 6, 10)
+    half[..., :5] = 1
+
+    def mix(lam):
+        return pair_batch(
+            Mixed(own * half + partner * (1 - half), torch.full((2,), lam), half),
+            torch.zeros(2).long(),
+            torch.arange(2),
+        )
+
+    mix_grid(tmp_path / "grid.png", own, partner, mix, (0.5,), lambda x: x)
+    grid = picture(tmp_path / "grid.png")
+    red = (grid[..., 0] > 200) & (grid[..., 1] < 50) & (grid[..., 2] < 50)
+    blue = (grid[..., 2] > 200) & (grid[..., 1] < 50) & (grid[..., 0] < 50)
+    middle = grid.shape[1] // 2
+    assert red[:, middle + 5 :].sum() > 2 * red[:, : middle - 5].sum() > 0  # own on the right
+    assert blue[:, : middle - 5].sum() > 2 * blue[:, middle + 5 :].sum() > 0
+
+
+def test_curves_of_one_epoch_and_of_rows_with_gaps(tmp_path):
+    plot_curves(tmp_path / "one.png", [{"epoch": 1, "mixed": 2.0, "top1": 10.0}])
+    gaps = [
+        {"epoch": 1, "mixed": 2.0},
+        {"epoch": 2, "mixed": 1.5, "top1": 20.0},
+        {"epoch": 3, "mixed": 1.2, "top1": 30.0},
+    ]
+    plot_curves(tmp_path / "gaps.png", gaps)
+    assert picture(tmp_path / "one.png").std() > 5
+    assert picture(tmp_path / "gaps.png").shape[1] > 1.5 * picture(tmp_path / "gaps.png").shape[0]  # two panels
