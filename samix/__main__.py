@@ -108,14 +108,14 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
     from samix.engine import RunOptions
 
     values = read_config(peek(arguments, "--config"))
-    mixup = peek(arguments, "--mixup") or values.get("mixup") or "samix"
-    name = peek(arguments, "--recipe") or values.get("name") or "digits-quick"
+    mixup = peek(arguments, "--mixup", values.get("mixup", "samix"))
+    name = peek(arguments, "--recipe", values.get("name", "digits-quick"))
     if values.get("mixup", mixup) != mixup:
         values.pop("mixup_options", None)  # the file's options are those of its own mixup
     recipe = from_dict({**values, "name": name, "mixup": mixup}, named_recipe(name, mixup))
     resolve_options(mixup, recipe.mixup_options)  # refuses options that the mixup lacks
     given = dict(recipe.mixup_options)
-    preset = peek(arguments, "--mixup.preset") or given.get("preset")
+    preset = peek(arguments, "--mixup.preset", given.get("preset"))
     defaults = {**mixup_defaults(mixup, preset), **given}
     mixup_type = options_type(mixup, defaults)
     fields = recipe_fields(recipe)
@@ -155,7 +155,7 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
     return dataclasses.replace(recipe, **own, mixup=mixup, mixup_options=kept), chosen.run_options
 
 
-def read_config(path: str) -> dict[str, Any]:
+def read_config(path: str | None) -> dict[str, Any]:
     """The fields in the file of ``--config``, each of its field's type; none without a file.
 
     Raises:
@@ -163,7 +163,7 @@ def read_config(path: str) -> dict[str, Any]:
     """
     from yaml import YAMLError
 
-    if not path:
+    if path is None:
         return {}
     try:
         values = read_recipe_file(Path(path))
@@ -196,9 +196,9 @@ def typed(name: str, hint: Any, value: Any) -> Any:
     raise ValueError(f"{name} must be {wanted}, got {value!r} in the file of --config")
 
 
-def peek(arguments: Sequence[str], flag: str) -> str:
-    """The value of a flag that must be known before the rest can be read: the last one given, or empty."""
-    found = ""
+def peek(arguments: Sequence[str], flag: str, default: Any = None) -> Any:
+    """The value of a flag that must be known before the rest can be read: the last one given, or the default."""
+    found = default
     for number, argument in enumerate(arguments):
         if argument == flag and number + 1 < len(arguments):
             found = arguments[number + 1]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,14 +91,15 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """
     epochs = [row["epoch"] for row in rows]
     known = dict.fromkeys(key for row in rows for key in row)  # not every epoch is evaluated
-    panels = [
+    panels: list[tuple[str, list[str]]] = [
         ("training loss, nats", [k for k in ("clean", "mixed", "generation") if k in known]),
         ("held-out top-1, %", [k for k in known if k == "top1" or k.startswith("top1_")]),
         ("masks", [k for k in ("mask_std", "mask_error") if k in known]),
     ]
     panels = [(title, keys) for title, keys in panels if keys]
     fig = figure(4.6 * len(panels), 3.4)
-    for ax, (title, keys) in zip(np.atleast_1d(fig.subplots(1, len(panels))), panels, strict=True):
+    axes: Any = fig.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, keys) in zip(axes, panels, strict=True):
         for key in keys:
             points = [(e, row[key]) for e, row in zip(epochs, rows, strict=True) if key in row]
             ax.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=LABELS.get(key, key))

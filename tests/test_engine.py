@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 import samix.engine
 from samix.checkpoint import load_checkpoint
 from samix.data import TrainBatches
-from samix.engine import NonFiniteLoss, Run, RunOptions, preview_pairs
+from samix.engine import NonFiniteLoss, Run, RunOptions
 from samix.methods.base import Method
 
 

@@ -57,7 +57,7 @@ def test_checkpoint_and_export_score_as_the_run_said(runs, mixup, first):
     for key in ("top1", "top5", "nll", "ece"):
         assert last[first][key] == pytest.approx(said[key], rel=1e-4)
         assert export["export"][key] == pytest.approx(said[key], rel=1e-4)
-    assert list(last)[0] == first
+    assert next(iter(last)) == first
     assert evaluate(runs[mixup] / "last.pt", batch_size=7)[first] == pytest.approx(last[first], rel=1e-4)
 
 
