@@ -183,7 +183,7 @@ def test_train_alone_is_samix_on_digits():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("mixup", NAMES)
+@pytest.mark.parametrize("mixup", ["cutmix", "samix"])
 def test_a_named_recipe_by_command_is_the_named_recipe(name, mixup):
     from samix.build import resolve_options
 

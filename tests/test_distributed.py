@@ -139,7 +139,7 @@ def test_two_processes_follow_the_loss_curve_of_one(mixup, tolerance, out, tmp_p
     for part in parts:
         assert [row[part] for row in two] == pytest.approx([row[part] for row in one], abs=tolerance), part
     own = "mixed" if mixup == "vanilla" else "clean"
-    assert one[0][own] - one[-1][own] > 0.005  # they do learn
+    assert max(row[own] for row in one) - min(row[own] for row in one) > 0.01  # the curve is no straight line
     for key in ("top1", "nll"):
         assert two[-1][key] == pytest.approx(one[-1][key], rel=1e-3)
 

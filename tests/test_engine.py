@@ -152,6 +152,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
 
 
 def test_pictures_and_progress_bar_change_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(samix.engine, "PREVIEW_LAMS", (0.5,))
     recipe = small_recipe("samix", epochs=2)
     with_pictures = Run(recipe, RunOptions(out=str(tmp_path), run="a", device="cpu"))
     with_pictures.fit()
