@@ -372,3 +372,9 @@ def test_a_negative_margin_changes_nothing_and_one_half_changes_everything():
     mask, lam = torch.rand(3, 1, 4, 4), torch.tensor([0.0, 0.5, 1.0])
     assert torch.equal(margin_mask(mask, lam, -1.0), mask)
     assert torch.equal(margin_mask(mask, lam, 0.5), lam.view(-1, 1, 1, 1).expand_as(mask))
+
+
+@pytest.mark.parametrize("option", [{"upsample": "bicubic"}, {"activation": "gelu"}, {"norm": "instance"}])
+def test_an_unknown_choice_is_refused_with_the_known_ones(option):
+    with pytest.raises(ValueError, match="must be one of"):
+        SAMixer(8, **option)

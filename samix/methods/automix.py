@@ -34,7 +34,7 @@ from samix.mixing import (
     sample_partners,
     to_device,
 )
-from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
+from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, check_choice, margin_mask
 from samix.networks.backbone import TwoHeads, as_backbone, feature_dim
 from samix.networks.momentum import momentum_at, momentum_copy, untracked_batchnorm, update_momentum
 
@@ -90,6 +90,9 @@ class LearnedOptions:
             raise ValueError(
                 f"alpha must be a positive number, got {self.alpha}; learned mixup needs lam inside (0, 1)"
             )
+        check_choice("statistics", self.statistics, ("clean", "both"))
+        check_choice("pairing", self.pairing, ("randperm", "cycle", "flip", "roll"))
+        check_choice("mask_schedule", self.mask_schedule, ("constant", "linear", "cosine", "warmup"))
         for name in ("momentum", "momentum_end", "momentum_hold", "adjust_prob"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:

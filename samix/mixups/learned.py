@@ -102,6 +102,12 @@ def resize(logit: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
     return F.interpolate(logit, size, mode="bilinear", align_corners=False)
 
 
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError unless the value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
 def attention_width(dim: int) -> int:
     """D = D / 2, as in both papers.
 
@@ -147,6 +153,7 @@ class AutoMixer(LearnedMixer):
 
     def __init__(self, dim: int, *, lam_channel: bool = True, upsample: Upsample = "nearest") -> None:
         super().__init__()
+        check_choice("upsample", upsample, ("nearest", "bilinear"))
         self.dim, self.lam_channel, self.upsample = dim, lam_channel, upsample
         self.query_key = nn.Conv2d(dim + lam_channel, attention_width(dim), 1)
         self.value = nn.Conv2d(dim + lam_channel, 1, 1)
@@ -201,6 +208,9 @@ class SAMixer(LearnedMixer):
         scale_content: bool = False,
     ) -> None:
         super().__init__()
+        check_choice("upsample", upsample, ("nearest", "bilinear"))
+        check_choice("activation", activation, ("elu", "relu"))
+        check_choice("norm", norm, ("batch", "layer"))
         width = attention_width(dim)
         self.dim, self.upsample, self.lam_scale, self.scale_content = dim, upsample, lam_scale, scale_content
         self.gamma = nn.Parameter(torch.zeros(())) if gamma is None else float(gamma)
