@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 import samix.engine
 from samix.checkpoint import load_checkpoint
 from samix.data import TrainBatches
-from samix.engine import NonFiniteLoss, Run, RunOptions
+from samix.engine import Interrupted, NonFiniteLoss, Run, RunOptions
 from samix.methods.base import Method
 
 
@@ -237,6 +237,41 @@ def test_a_network_learns(tmp_path, no_pictures):
     assert found[-1]["top1"] > 50
 
 
+@pytest.fixture
+def other_precision():
+    """Accelerate keeps one precision for a process; this forgets it before and after."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("mixup", ["cutmix", "samix"])
+def test_bf16_trains_float32_weights_and_resumes_exactly(tmp_path, no_pictures, monkeypatch, other_precision, mixup):
+    recipe = small_recipe(mixup, precision="bf16")
+    whole = fit(recipe, tmp_path, "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", interrupted_after(7))
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path, "cut")
+    states = [load_checkpoint(folder / "last.pt") for folder in (whole, fit(recipe, tmp_path, "cut", resume=True))]
+    assert differences(*states) == []
+    assert {v.dtype for v in states[0]["method"].values() if v.is_floating_point()} == {torch.float32}
+    assert all(torch.tensor(row["loss"]).isfinite() for row in rows(whole))
+
+
+def interrupted_after(step):
+    """A train_step that asks the run to stop after so many."""
+    plain = Run.train_step
+
+    def train_step(run, batch):
+        plain(run, batch)
+        run.stopping = run.step + 1 >= step
+
+    return train_step
+
+
 # What stops a run -----------------------------------------------------------------------------------------------------
 
 
@@ -329,8 +364,14 @@ def test_without_a_checkpoint_none_is_promised(tmp_path, no_pictures, monkeypatc
         ({"mixup": "cutmix", "mixup_options": {"beta": 1}}, "cutmix has no option beta; it has alpha"),
         ({"mixup": "cutmix", "mixup_options": {"alpha": float("nan")}}, "alpha must be a finite number"),
         ({"mixup": "samix", "mixup_options": {"alpha": -1.0}}, "alpha must be a positive number"),
-        ({"mixup": "samix", "mixup_options": {"mask_schedule": "never"}}, "unknown mask_schedule 'never'"),
-        ({"mixup": "samix", "mixup_options": {"pairing": "friends"}}, "unknown pairing 'friends'"),
+        (
+            {"mixup": "samix", "mixup_options": {"mask_schedule": "never"}},
+            "mask_schedule must be one of constant, linear, cosine, warmup, got 'never'",
+        ),
+        (
+            {"mixup": "samix", "mixup_options": {"pairing": "friends"}},
+            "pairing must be one of randperm, cycle, flip, roll, got 'friends'",
+        ),
     ],
 )
 def test_wrong_recipes_are_refused(tmp_path, changes, message):
