@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "samix.mixing": ["Augmentation", "Mixed", "MixedBatch", "blend", "sample_lam", "sample_partners"],
+    "samix.batch": ["Mixed", "MixedBatch"],
+    "samix.mixing": ["Augmentation", "blend", "sample_lam", "sample_partners"],
     "samix.mixups.handmade": [
         "CutMix",
         "FMix",
@@ -44,14 +45,14 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from samix.batch import Mixed as Mixed
+    from samix.batch import MixedBatch as MixedBatch
     from samix.methods.automix import AutoMix as AutoMix
     from samix.methods.automix import AutoMixOptions as AutoMixOptions
     from samix.methods.samix import SAMix as SAMix
     from samix.methods.samix import SAMixOptions as SAMixOptions
     from samix.methods.supervised import Supervised as Supervised
     from samix.mixing import Augmentation as Augmentation
-    from samix.mixing import Mixed as Mixed
-    from samix.mixing import MixedBatch as MixedBatch
     from samix.mixing import blend as blend
     from samix.mixing import sample_lam as sample_lam
     from samix.mixing import sample_partners as sample_partners

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -119,8 +119,15 @@ def small_stem(model: nn.Module, stride: int = 1) -> nn.Module:
     return model
 
 
-def build_method(recipe: Recipe, num_classes: int) -> Method:
+def build_method(
+    recipe: Recipe, num_classes: int, normalization: tuple[Sequence[float], Sequence[float]] | None = None
+) -> Method:
     """The training method of a recipe, with a new network.
+
+    Args:
+        recipe: the run.
+        num_classes: of the data.
+        normalization: mean and std by channel, for mixups that look at pixels.
 
     Raises:
         ValueError: whatever is wrong with the recipe's network, mixup or options.
@@ -135,4 +142,6 @@ def build_method(recipe: Recipe, num_classes: int) -> Method:
         kind = type(PRESETS[recipe.mixup]["reference"])
         return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
+    if normalization is not None:
+        mixup.set_normalization(*normalization)
     return Supervised(network, mixup, num_classes=num_classes, smoothing=recipe.smoothing)

@@ -33,7 +33,8 @@ from samix.checkpoint import (
 from samix.data import EvalBatches, ImageData, TrainBatches, denormalize, load_data
 from samix.data.order import stream_seed
 from samix.evaluate import classification_metrics
-from samix.methods.base import Method, evaluating
+from samix.methods.base import Method
+from samix.networks.modes import evaluating
 from samix.optim import build_optimizer, set_learning_rates
 from samix.recipes import Recipe
 
@@ -106,7 +107,7 @@ class Run:
                 f"{len(self.data.train)} training images are less than one step of batch_size {recipe.batch_size}"
             )
         torch.manual_seed(recipe.seed)
-        self.method = build_method(recipe, self.data.num_classes).to(self.device)
+        self.method = build_method(recipe, self.data.num_classes, (self.data.mean, self.data.std)).to(self.device)
         self.optimizer = build_optimizer(self.method, recipe)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
@@ -134,6 +135,8 @@ class Run:
         """The steps of one epoch from ``first`` on, then evaluation, pictures and checkpoint."""
         self.method.train()
         started, images_seen, stop = time.perf_counter(), 0, False
+        if first == 0:
+            self.method.start_epoch()
         batches = self.train_batches.epoch(epoch, first * self.recipe.accumulate)
         for number in range(first, self.steps_per_epoch):
             set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
@@ -275,6 +278,8 @@ class Run:
                 f"{path} was trained on other data ({'; '.join(changed)}); restore it, or start another run"
             )
         load_into(self.method, state["method"], path)
+        if self.accelerator.is_main_process:  # the others' batches are not in the checkpoint: they start without
+            self.method.load_extra_state({k: v.to(self.device) for k, v in state.get("extra", {}).items()})
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -287,6 +292,7 @@ class Run:
         state = {
             "recipe": json.loads(json.dumps(self.recipe.to_dict())),
             "method": self.method.state_dict(),
+            "extra": self.method.extra_state(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,

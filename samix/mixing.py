@@ -1,4 +1,4 @@
-"""What every mixup shares: the draws, the blend, and the batch that comes out.
+"""What every mixup shares: the draws, the blend, and the object that is called.
 
 Two conventions hold in the whole library. ``lam`` is the share of the *own* image, float32, one per sample; ``mask`` is
 1 where the own pixel stays and 0 where the partner shows. A *policy* is a pure function of its draws,
@@ -8,114 +8,19 @@ Two conventions hold in the whole library. ``lam`` is the share of the *own* ima
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix import distributed
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 
 Guides = tuple[Tensor, Tensor]  # what a mixup looks at: the guide of x, the guide of its partner
 Pairing = Literal["randperm", "cycle", "flip", "roll"]
-
-
-class Mixed(NamedTuple):
-    """What a policy returns: mixed images (B, C, H, W), lam (B,), mask (B, 1, H, W); all shares of the own image."""
-
-    images: Tensor
-    lam: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class MixedBatch:
-    """A mixed batch and what its labels have become.
-
-    Args:
-        images: (B, C, H, W) mixed images, or a hidden feature map.
-        labels: (B, k) int64 class ids, or (B, k, K) float targets (one-hot, multi-hot, regression) of the k sources.
-        weights: (B, k) float32 share of each source in the label.
-        index: (B, k) int64 row of each source; column 0 is the own row.
-        mask: (B, 1, H, W) float32 share of the own image at each pixel, or None where there is no such thing.
-        target: (B, K) dense target that replaces labels and weights, or None.
-    """
-
-    images: Tensor
-    labels: Tensor
-    weights: Tensor
-    index: Tensor
-    mask: Tensor | None = None
-    target: Tensor | None = None
-
-    @property
-    def lam(self) -> Tensor:
-        """(B,) share of the own label."""
-        return self.weights[:, 0]
-
-    @property
-    def partner_labels(self) -> Tensor:
-        """(B,) or (B, K): the label of the second source."""
-        return self.labels[:, 1]
-
-    def soft_targets(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
-        """The dense target, float32.
-
-        Smoothing commutes with mixing: the result is ``(1 - smoothing) * mixed + smoothing / num_classes``.
-
-        Args:
-            num_classes: K, at least one more than the largest label.
-            smoothing: label smoothing in [0, 1).
-
-        Returns:
-            (B, K); rows sum to 1 when labels are class ids and weights do.
-
-        Raises:
-            ValueError: smoothing outside [0, 1), or dense targets of another width.
-        """
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
-        if self.target is not None:
-            mixed = self.target.float()
-        elif self.labels.is_floating_point():
-            mixed = torch.einsum("bk,bkc->bc", self.weights, self.labels.float())
-        else:
-            mixed = torch.zeros(len(self.labels), num_classes, device=self.weights.device)
-            mixed = mixed.scatter_add(1, self.labels, self.weights)
-        if mixed.shape[1] != num_classes:
-            raise ValueError(f"targets have {mixed.shape[1]} columns, expected num_classes = {num_classes}")
-        return mixed * (1.0 - smoothing) + smoothing / num_classes if smoothing else mixed
-
-    def loss(self, logits: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy against the mixed label, each sample weighed by its own lam before the mean.
-
-        Args:
-            logits: (B, K), any float type; the loss is computed in float32.
-            smoothing: label smoothing in [0, 1).
-
-        Returns:
-            Scalar, in nats.
-        """
-        if self.target is None and not self.labels.is_floating_point() and smoothing == 0.0:
-            log_p = F.log_softmax(logits.float(), dim=1)
-            return -(self.weights * log_p.gather(1, self.labels)).sum(1).mean()
-        return F.cross_entropy(logits.float(), self.soft_targets(logits.shape[1], smoothing))
-
-    def accuracy(self, logits: Tensor) -> Tensor:
-        """Share of the label's weight that the top prediction collects, averaged over the batch.
-
-        Args:
-            logits: (B, K).
-
-        Returns:
-            Scalar in [0, 1]; plain accuracy when lam is 1.
-        """
-        best = logits.argmax(1)
-        if self.target is not None or self.labels.is_floating_point():
-            return self.soft_targets(logits.shape[1]).gather(1, best[:, None]).mean()
-        return (self.weights * (self.labels == best[:, None])).sum(1).mean()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -241,69 +146,6 @@ def as_map(lam: Tensor, x: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checks at the border. Nothing here reads values on the device: shapes and types only.
-
-
-def check_images(images: Tensor) -> None:
-    """Raises unless images are floating point, (B, C, H, W), and not empty.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: integer pixels, another number of axes, or an empty axis.
-    """
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}; use torch.as_tensor")
-    if not images.is_floating_point():
-        raise ValueError(
-            f"images must be floating point, got {images.dtype}; convert and normalise first: images.float() / 255"
-        )
-    if images.dim() != 4 or 0 in images.shape:
-        raise ValueError(f"images must have shape (B, C, H, W), none of them 0, got {tuple(images.shape)}")
-
-
-def check_labels(labels: Tensor, batch_size: int, num_classes: int | None = None) -> None:
-    """Raises unless labels are (B,) integers or (B, K) float targets for this batch.
-
-    The range of class ids is checked only where it costs nothing: on the CPU, when num_classes is known.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: wrong length, shape, type or range.
-    """
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor")
-    if labels.dim() not in (1, 2) or len(labels) != batch_size:
-        raise ValueError(
-            f"labels must have shape ({batch_size},) or ({batch_size}, num_classes), got {tuple(labels.shape)}"
-        )
-    if labels.dim() == 2 and not labels.is_floating_point():
-        raise ValueError(f"labels of shape (B, num_classes) must be floating point, got {labels.dtype}; use .float()")
-    if labels.dtype in (torch.bool, torch.uint8):
-        raise ValueError(f"labels must be int64 class ids or float targets, got {labels.dtype}; use .long()")
-    if num_classes is None:
-        return
-    if labels.dim() == 2 and labels.shape[1] != num_classes:
-        raise ValueError(f"labels have {labels.shape[1]} columns, the network has {num_classes} classes")
-    if labels.dim() == 1 and labels.is_floating_point():
-        raise ValueError(f"class ids must be integers, got {labels.dtype}; use .long()")
-    if labels.dim() == 1 and labels.device.type == "cpu":
-        low, high = torch.aminmax(labels)
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must be in [0, {num_classes - 1}], got values from {int(low)} to {int(high)}; "
-                "check num_classes and whether your labels start at 0"
-            )
-
-
-def check_pair(x: Tensor, partner: Tensor, lam: Tensor) -> None:
-    """Raises ValueError unless x and partner agree in shape and lam is (B,)."""
-    if x.shape != partner.shape:
-        raise ValueError(f"partner must have x's shape {tuple(x.shape)}, got {tuple(partner.shape)}")
-    if lam.shape != x.shape[:1]:
-        raise ValueError(f"lam must have shape ({len(x)},), got {tuple(lam.shape)}; use sample_lam")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # The augmentation object.
 
 
@@ -322,6 +164,7 @@ class Augmentation:
     """
 
     name: ClassVar[str] = ""
+    keeps_place: ClassVar[bool] = True  # every pixel stays where it is, so labels at each pixel can be mixed too
 
     alpha: float = 1.0
     prob: float = 1.0
@@ -347,8 +190,8 @@ class Augmentation:
         """Further draws for images of this shape (B, C, H, W), on the CPU."""
         return {}
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
-        """The policy: pure, given its draws."""
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
+        """The policy: pure, given its draws (and its guides, for mixups that look at maps of x and partner)."""
         raise NotImplementedError
 
     def draw(
@@ -377,7 +220,7 @@ class Augmentation:
         """Draws what is not given and mixes; returns the mix and the (B,) partner index."""
         lam, index = self.draw(images, lam, index)
         extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
-        return self.apply(images, take_rows(images, index), lam, **extras), index
+        return self.apply(images, take_rows(images, index), lam, None, **extras), index
 
     @torch.no_grad()
     def __call__(
@@ -387,14 +230,16 @@ class Augmentation:
         *,
         lam: Tensor | float | None = None,
         index: Tensor | None = None,
+        model: nn.Module | None = None,
     ) -> MixedBatch:
         """Mixes a batch.
 
         Args:
             images: (B, C, H, W) floating point, normalised. Not modified.
-            labels: (B,) class ids, or (B, K) float targets.
+            labels: (B,) class ids or values, (B, K) float targets, or (B, H, W) class ids or values at each pixel.
             lam: share of the own image, a number or (B,) in [0, 1]; drawn when None.
             index: (B,) int64 partner of each row; drawn when None.
+            model: the network in training, for mixups that look at it; the others do without.
 
         Returns:
             MixedBatch with k = 2. A batch of one comes back unmixed, lam 1.
@@ -402,19 +247,55 @@ class Augmentation:
         Raises:
             TypeError, ValueError: wrong type, shape, range; the message says what to do.
         """
-        check_images(images)
-        check_labels(labels, len(images))
+        self.check_batch(images, labels)
         mixed, index = self.mix(images, lam, index)
         return pair_batch(mixed, labels, index)
 
+    def check_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Raises unless this mixup can mix these images and labels.
+
+        Raises:
+            TypeError, ValueError: wrong type or shape, or labels at each pixel for a mixup that moves pixels.
+        """
+        check_images(images)
+        check_labels(labels, len(images), size=tuple(images.shape[2:]))
+        if labels.dim() == 3 and not self.keeps_place:
+            raise ValueError(
+                f"{type(self).__name__} moves pixels, so it cannot mix labels at each pixel; use CutMix, FMix, "
+                "GridMix, SmoothMix or MixUp, which leave pixels in their places"
+            )
+
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
         """Mixes and runs the model: (logits (B, K), batch). Mixups that act inside the network override this."""
-        mixed = self(images, labels)
+        mixed = self(images, labels, model=model)
         return model(mixed.images), mixed
+
+    # What only some mixups have ---------------------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+        """Makes what is to be trained beside the network, such as a second head; called once, before training.
+
+        Returns:
+            A module whose parameters go to the optimiser, or None.
+        """
+        return None
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tells a mixup that looks at pixels how they were normalised, by channel."""
+
+    def reset(self) -> None:
+        """Forgets earlier batches; called at the start of each epoch."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What this mixup remembers of earlier batches, for a checkpoint; draws are not part of it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
 
     def options(self) -> dict[str, object]:
         """The options as plain values, for a recipe file."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "generator"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.kw_only}
 
 
 def as_lam(lam: Tensor | float, batch_size: int) -> Tensor:
@@ -435,19 +316,3 @@ def as_lam(lam: Tensor | float, batch_size: int) -> Tensor:
     if lam.device.type == "cpu" and not bool(((lam >= 0) & (lam <= 1)).all()):
         raise ValueError(f"lam must be in [0, 1], got values from {float(lam.min())} to {float(lam.max())}")
     return lam.float()
-
-
-def pair_batch(mixed: Mixed, labels: Tensor, index: Tensor) -> MixedBatch:
-    """Puts labels to a pairwise mix: weights (lam, 1 - lam).
-
-    Rows that are paired with themselves, as in a batch of one, are unmixed whatever was drawn: their lam is 1.
-    """
-    rows = torch.arange(len(index), device=index.device)
-    lam = torch.where(index == rows, torch.ones_like(mixed.lam), mixed.lam)
-    return MixedBatch(
-        images=mixed.images,
-        labels=torch.stack([labels, labels[index]], dim=1),
-        weights=torch.stack([lam, 1.0 - lam], dim=1),
-        index=torch.stack([rows, index], dim=1),
-        mask=mixed.mask,
-    )

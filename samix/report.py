@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from samix.batch import MixedBatch
 from samix.build import METHODS, NAMES, build_augment, build_method, build_mixup, build_network
 from samix.checkpoint import checkpoint_recipe, load_checkpoint, load_into
 from samix.data import EvalBatches, denormalize, load_data, load_images, normalize
 from samix.engine import check_device, first_rows, preview_pairs
 from samix.evaluate import classification_metrics
 from samix.methods.base import Method
-from samix.mixing import MixedBatch
 from samix.recipes import Recipe, from_dict
 
 PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,9 +31,11 @@ def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
     """
     state = load_checkpoint(path)
     recipe = checkpoint_recipe(state)
-    method = build_method(Recipe(**{**recipe.to_dict(), "pretrained": False}), len(state["data"]["classes"]))
+    data = state["data"]
+    plain = Recipe(**{**recipe.to_dict(), "pretrained": False})
+    method = build_method(plain, len(data["classes"]), (data["mean"], data["std"]))
     load_into(method, state["method"], path)
-    return method.eval(), recipe, state["data"]
+    return method.eval(), recipe, data
 
 
 def load_export(folder: Path) -> tuple[nn.Module, Recipe, dict[str, Any]]:

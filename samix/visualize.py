@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samix.mixing import MixedBatch
+from samix.batch import MixedBatch
 
 Mix = Callable[[float], MixedBatch | None]  # the mix of fixed pairs at one lam
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_networks import randomised
 
-from samix.mixing import Mixed
+from samix.batch import Mixed
 from samix.mixups.learned import AutoMixer, SAMixer, adjust_mask, margin_mask, resize, scale_lam
 
 B, D, CELLS, SIZE = 3, 6, (3, 4), (7, 10)

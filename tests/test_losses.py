@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.losses import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.mixing import Mixed, MixedBatch, pair_batch
 
 B, K = 6, 4
 PAIRED = [mixed_cross_entropy, local_cross_entropy]

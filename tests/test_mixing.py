@@ -9,22 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from samix.mixing import (
-    Augmentation,
-    Mixed,
-    MixedBatch,
-    as_lam,
-    as_map,
-    blend,
-    check_images,
-    check_labels,
-    check_pair,
-    choose,
-    pair_batch,
-    sample_lam,
-    sample_partners,
-    take_rows,
-)
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair, pair_batch
+from samix.mixing import Augmentation, as_lam, as_map, blend, choose, sample_lam, sample_partners, take_rows
 from samix.mixups.handmade import CutMix, MixUp
 
 B, K = 6, 5

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from runs import fit, rows, small_recipe
 
+from samix.batch import Mixed, pair_batch
 from samix.engine import Run
-from samix.mixing import Mixed, pair_batch
 from samix.report import evaluate_path, held_out, load_export, load_method, preview_of, show_mixup
 from samix.visualize import mask_statistics, mix_grid, plot_curves
 

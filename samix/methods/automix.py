@@ -18,24 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.losses import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.methods.base import Batch, Method, evaluating
-from samix.mixing import (
-    Mixed,
-    MixedBatch,
-    Pairing,
-    as_lam,
-    blend,
-    check_images,
-    check_labels,
-    new_generator,
-    pair_batch,
-    sample_lam,
-    sample_partners,
-    to_device,
-)
+from samix.methods.base import Batch, Method
+from samix.mixing import Pairing, as_lam, blend, new_generator, sample_lam, sample_partners, to_device
 from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, check_choice, margin_mask
 from samix.networks.backbone import TwoHeads, as_backbone, feature_dim
+from samix.networks.modes import evaluating
 from samix.networks.momentum import momentum_at, momentum_copy, untracked_batchnorm, update_momentum
 
 MaskSchedule = Literal["constant", "linear", "cosine", "warmup"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from samix.mixing import MixedBatch
+from samix.batch import MixedBatch
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
 
@@ -30,6 +29,16 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the run that is done, in [0, 1]."""
         self.progress = progress
+
+    def start_epoch(self) -> None:
+        """Called before the first step of each epoch."""
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beyond ``state_dict``, such as a batch that is mixed into the next one."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what :meth:`extra_state` gave."""
 
     def generators(self) -> list[torch.Generator]:
         """The generators this method draws from, so that a run can seed them."""
@@ -59,17 +68,3 @@ class Method(nn.Module):
     def export(self) -> nn.Module:
         """The network to keep: a copy, as it was given, with the trained (averaged) weights, in eval mode."""
         raise NotImplementedError
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside; afterwards every submodule is back in the mode it had."""
-    modes = [(m, m.training) for module in modules for m in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m, training in modes:
-            m.training = training

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samix.mixing import Augmentation, Mixed, check_pair, choose
+from samix.batch import Mixed, check_pair
+from samix.mixing import Augmentation, Guides, choose
 
 
 def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: bool = True) -> Mixed:
@@ -128,7 +129,7 @@ class CutMix(Augmentation):
         """The centres (B, 2)."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`cutmix`."""
         return cutmix(x, partner, lam, extras["centre"], clip=self.clip)
 
@@ -146,6 +147,7 @@ class ResizeMix(Augmentation):
     """
 
     name: ClassVar[str] = "resizemix"
+    keeps_place: ClassVar[bool] = False
 
     scale_min: float = 0.1
     scale_max: float = 0.8
@@ -165,6 +167,6 @@ class ResizeMix(Augmentation):
         """The centres (B, 2)."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`resizemix`."""
         return resizemix(x, partner, lam, extras["centre"])

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samix.mixing import Augmentation, Mixed, blend, check_pair, choose
+from samix.batch import Mixed, check_pair
+from samix.mixing import Augmentation, Guides, blend, choose
 
 
 def fourier_map(noise: Tensor, size: tuple[int, int], decay_power: float) -> Tensor:
@@ -114,7 +115,7 @@ class FMix(Augmentation):
         noise = torch.randn(batch, height, width // 2 + 1, 2, generator=self.generator)
         return {"noise": noise, "coin": torch.rand(batch, generator=self.generator)}
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`fmix`."""
         return fmix(
             x,

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from samix.mixing import Augmentation, Mixed, check_pair, choose
+from samix.batch import Mixed, check_pair
+from samix.mixing import Augmentation, Guides, choose
 
 
 def gridmix_holes(
@@ -150,7 +151,7 @@ class GridMix(Augmentation):
             "place": draws[3:].T,
         }
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`gridmix_holes` and :func:`gridmix_cells`."""
         if self.style == "cells":
             return gridmix_cells(x, partner, lam, extras["scores"])

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from samix.mixing import Augmentation, Mixed, MixedBatch, as_map, blend, check_pair
+from samix.batch import Mixed, MixedBatch, check_pair
+from samix.mixing import Augmentation, Guides, as_map, blend
 from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
 from samix.mixups.fourier import FMix, fmix
 from samix.mixups.grid import GridMix, gridmix_cells, gridmix_holes
@@ -94,7 +95,7 @@ class MixUp(Augmentation):
 
     name: ClassVar[str] = "mixup"
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`mixup`."""
         return mixup(x, partner, lam)
 
@@ -153,9 +154,38 @@ class RandomChoice(Augmentation):
         """Mixes by the mixup drawn."""
         return self.choose().mix(images, lam, index)
 
+    def __call__(self, images: Tensor, labels: Tensor, **given: Any) -> MixedBatch:
+        """As the mixup drawn does it; takes what :class:`Augmentation` takes."""
+        return self.choose()(images, labels, **given)
+
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
         """As the mixup drawn does it, inside the network or before."""
         return self.choose().forward_through(model, images, labels)
+
+    def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+        """What the mixups train beside the network, all together."""
+        made = [choice.attach(model, num_classes) for choice in self.choices]
+        return nn.ModuleList([m for m in made if m is not None]) if any(m is not None for m in made) else None
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tells all mixups."""
+        for choice in self.choices:
+            choice.set_normalization(mean, std)
+
+    def reset(self) -> None:
+        """All mixups forget earlier batches."""
+        for choice in self.choices:
+            choice.reset()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the mixups remember, by their number."""
+        return {f"{i}.{k}": v for i, choice in enumerate(self.choices) for k, v in choice.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        for i, choice in enumerate(self.choices):
+            mark = f"{i}."
+            choice.load_state_dict({k[len(mark) :]: v for k, v in state.items() if k.startswith(mark)})
 
     def options(self) -> dict[str, object]:
         """Names, options and weights of the mixups."""

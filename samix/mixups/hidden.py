@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from samix.mixing import Augmentation, Mixed, MixedBatch, as_map, check_images, check_labels, pair_batch
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
+from samix.mixing import Augmentation, Guides, as_map
 from samix.mixups.handmade import mixup
 from samix.networks.backbone import find_layer, hooked
+from samix.networks.modes import unwrap
 
 Policy = Callable[[Tensor, Tensor, Tensor], Mixed]  # (x, partner, lam) -> Mixed
 INPUT = "input"
@@ -147,6 +148,7 @@ class ManifoldMix(Augmentation):
     """
 
     name: ClassVar[str] = "manifoldmix"
+    keeps_place: ClassVar[bool] = False  # labels at each pixel have no place at a layer
 
     alpha: float = 2.0
     layers: str = ""
@@ -156,7 +158,7 @@ class ManifoldMix(Augmentation):
         if self.layers and not all(name.strip() for name in self.layers.split(",")):
             raise ValueError(f'layers must be names with commas between, as "input,layer1", got {self.layers!r}')
 
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`samix.mixups.handmade.mixup`."""
         return mixup(x, partner, lam)
 
@@ -180,7 +182,7 @@ class ManifoldMix(Augmentation):
         """
         check_images(images)
         check_labels(labels, len(images))
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        inner = unwrap(model)
         names = self.candidates(inner)
         lam, index = self.draw(images)
         name = names[int(torch.randint(len(names), (1,), generator=self.generator))]

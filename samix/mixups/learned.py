@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.mixing import Guides, Mixed, blend, check_pair
+from samix.batch import Mixed, check_pair
+from samix.mixing import Guides, blend
 
 Upsample = Literal["nearest", "bilinear"]
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samix.mixing import Augmentation, Mixed, blend, take_rows, to_device
+from samix.batch import Mixed
+from samix.mixing import Augmentation, blend, take_rows, to_device
 
 
 def smoothmix(x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor, *, isotropic: bool = False) -> Mixed:
