@@ -16,6 +16,7 @@ from samix.methods.samix import SAMIX_PRESETS, SAMix
 from samix.methods.supervised import Supervised
 from samix.mixing import Augmentation
 from samix.mixups import MIXUPS
+from samix.networks.create import create_network
 from samix.recipes import Recipe
 
 PRESETS: dict[str, Mapping[str, Any]] = {"automix": AUTOMIX_PRESETS, "samix": SAMIX_PRESETS}
@@ -76,47 +77,14 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
     Raises:
         ValueError: unknown name or arguments, or no small stem for it.
     """
-    import timm
-
-    kwargs = recipe.model_kwargs
-    if not timm.is_model(recipe.model):
-        close = timm.list_models(f"*{recipe.model.split('_')[0].split('.')[0]}*")[:8]
-        hint = f"; close names: {', '.join(close)}" if close else ""
-        raise ValueError(f"timm has no network {recipe.model!r}{hint}; timm.list_models() lists them all")
-    if "vit" in recipe.model or "deit" in recipe.model or "swin" in recipe.model:
-        kwargs.setdefault("img_size", recipe.size)
-    try:
-        model: nn.Module = timm.create_model(
-            recipe.model, pretrained=recipe.pretrained, num_classes=num_classes, **kwargs
-        )
-    except TypeError as error:
-        raise ValueError(f"{recipe.model} does not take model_args {recipe.model_args}: {error}") from None
-    return model if recipe.stem == "default" else small_stem(model, stride=1 if recipe.stem == "small" else 2)
-
-
-def small_stem(model: nn.Module, stride: int = 1) -> nn.Module:
-    """Gives a ResNet the stem of the CIFAR benchmarks: a 3x3 stride-1 first convolution, and no pooling.
-
-    Three-convolution ("deep") stems keep their form.
-
-    Args:
-        model: a timm ResNet; changed in place.
-        stride: of the first convolution; 2 keeps the network's own and takes away the pooling only.
-
-    Raises:
-        ValueError: a network without ``conv1`` and ``maxpool``.
-    """
-    conv, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
-    if conv is None or pool is None:
-        raise ValueError(f'this stem is for ResNets; {type(model).__name__} has no conv1 and maxpool; use "default"')
-    if stride == 1 and isinstance(conv, nn.Sequential):
-        first: Any = conv[0]
-        first.stride = (1, 1)
-    elif stride == 1:
-        model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    return model
+    return create_network(
+        recipe.model,
+        num_classes,
+        recipe.model_kwargs,
+        size=recipe.size,
+        stem=recipe.stem,
+        pretrained=recipe.pretrained,
+    )
 
 
 def build_method(

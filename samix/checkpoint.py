@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from samix.networks.create import sized_args
 from samix.recipes import Recipe
 
 FORMAT = 1
@@ -171,10 +172,7 @@ def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, 
 
 def model_args(recipe: Recipe) -> dict[str, Any]:
     """The arguments that ``timm.create_model`` needs again."""
-    args = recipe.model_kwargs
-    if any(word in recipe.model for word in ("vit", "deit", "swin")):
-        args.setdefault("img_size", recipe.size)
-    return args
+    return sized_args(recipe.model, recipe.model_kwargs, recipe.size)
 
 
 def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: float) -> str:
