@@ -67,8 +67,7 @@ def _grey(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | N
     pixels = as_pixels(images, mean, std)
     if pixels.shape[1] != 3:
         return pixels.mean(1, keepdim=True) * 255.0
-    red, green, blue = pixels.split(1, dim=1)
-    return (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue) * 255.0
+    return (_GREY[0] * pixels[:, :1] + _GREY[1] * pixels[:, 1:2] + _GREY[2] * pixels[:, 2:]) * 255.0
 
 
 def _reflected(x: Tensor, dim: int, reach: int) -> Tensor:
@@ -117,9 +116,9 @@ def spectral_residual(
 ) -> Tensor:
     """What is unexpected in the spectrum of the image.
 
-    Spectral residual (Hou and Zhang, CVPR 2007), Eq. (4) the residual, Eq. (6) the map: the log amplitude minus its mean over
-    3 x 3 bins, back through the inverse transform with the old phase. Amplitudes are taken as log(1 + a), and a bin whose
-    amplitude is below 1 has no phase to speak of: it fades out, so that rounding decides nothing.
+    Spectral residual (Hou and Zhang, CVPR 2007): the log amplitude minus its mean over 3 x 3 bins, back through the
+    inverse transform with the old phase. Amplitudes are taken as log(1 + a), and a bin whose amplitude is below 1 has
+    no phase to speak of: it fades out, so that rounding decides nothing.
 
     Args:
         images: (B, C, H, W). Three channels are taken as RGB, others by their mean.
@@ -202,8 +201,8 @@ def _surround(units: Tensor, total: Tensor, radius: int) -> Tensor:
 def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """How strongly the loss of the clean image hangs on each pixel: ``sqrt(mean over channels of (dL / dx)^2)``.
 
-    As PuzzleMix (Kim et al. 2020, arXiv:2009.06962) has it; L is the cross-entropy, summed over the batch. The network is
-    in eval mode, its gradients are left alone, and a DistributedDataParallel makes no process wait. Works inside
+    As PuzzleMix (Kim et al. 2020, arXiv:2009.06962) has it; L is the cross-entropy, summed over the batch. The network
+    is in eval mode, its gradients are left alone, and a DistributedDataParallel makes no process wait. Works inside
     ``torch.no_grad`` and under autocast; gradients that overflow count as 0.
 
     Args:
@@ -243,7 +242,7 @@ def class_activation(
 ) -> Tensor:
     """Class activation map of the true class: the last feature map, weighed as the last linear layer weighs it.
 
-    CAM (Zhou et al. 2016, arXiv:1512.04150), Eq. (2), of the feature map's positive part as SnapMix's code takes it. The
+    CAM (Zhou et al. 2016, arXiv:1512.04150), of the feature map's positive part as SnapMix's code takes it. The
     smallest value is subtracted, so the layer's bias plays no part. In networks with a norm between the map and the
     classifier, as ConvNeXt, and for the patches of a ViT, it is an approximation.
 
