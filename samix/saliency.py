@@ -63,11 +63,16 @@ def as_pixels(images: Tensor, mean: Sequence[float] | None = None, std: Sequence
 
 
 def _grey(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
-    """(B, 1, H, W) grey levels in [0, 255]; images that are not RGB: the mean of their channels."""
+    """(B, 1, H, W) grey levels, whole numbers from 0 to 255; images that are not RGB: the mean of their channels."""
     pixels = as_pixels(images, mean, std)
     if pixels.shape[1] != 3:
-        return pixels.mean(1, keepdim=True) * 255.0
-    return (_GREY[0] * pixels[:, :1] + _GREY[1] * pixels[:, 1:2] + _GREY[2] * pixels[:, 2:]) * 255.0
+        return _whole(pixels.mean(1, keepdim=True) * 255.0)
+    return _whole((_GREY[0] * pixels[:, :1] + _GREY[1] * pixels[:, 1:2] + _GREY[2] * pixels[:, 2:]) * 255.0)
+
+
+def _whole(levels: Tensor) -> Tensor:
+    """The nearest whole grey levels, halves up, as 8-bit code rounds."""
+    return (levels + 0.5).floor()
 
 
 def _reflected(x: Tensor, dim: int, reach: int) -> Tensor:
@@ -140,7 +145,7 @@ def spectral_residual(
     height, width = grey.shape[2:]
     shrink = min(1.0, size / max(height, width))
     inner = (size, size) if style == "opencv" else (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    spectrum = torch.fft.fft2(_resize(grey, inner))
+    spectrum = torch.fft.fft2(_whole(_resize(grey, inner)))
     amplitude = spectrum.abs()
     log = torch.log1p(amplitude)
     residual = torch.exp(log - blur(log, [1 / 3] * 3))
@@ -168,12 +173,14 @@ def fine_grained(images: Tensor, mean: Sequence[float] | None = None, std: Seque
     Raises:
         ValueError: wrong images, mean or std.
     """
-    grey = blur(blur(_grey(images, mean, std), [0.25, 0.5, 0.25]), [0.25, 0.5, 0.25])
-    units = (grey * 256.0).round().long()  # whole numbers: sums are exact, on every device
+    grey = _grey(images, mean, std)
+    for _ in range(2):
+        grey = _whole(blur(grey, [0.25, 0.5, 0.25]))
+    units = grey.long()  # sums of whole numbers are exact, on every device
     total = F.pad(units.cumsum(2).cumsum(3), (1, 0, 1, 0))
     brighter, darker = torch.zeros_like(grey), torch.zeros_like(grey)
     for radius in _RADII:
-        difference = (units - _surround(units, total, radius)) / 256.0
+        difference = grey - _surround(units, total, radius)
         brighter, darker = brighter + difference.clamp(min=0.0), darker - difference.clamp(max=0.0)
     parts = [part / part.amax((2, 3), keepdim=True).clamp(min=1e-12) for part in (brighter, darker)]
     return _scaled(parts[0] + parts[1], grey)
