@@ -31,8 +31,8 @@ MaskSchedule = Literal["constant", "linear", "cosine", "warmup"]
 
 
 @dataclass(frozen=True)
-class LearnedOptions:
-    """Options of a step with a learned mixup; the defaults are those common to all presets.
+class StepOptions:
+    """Options of every step with a learned mixup.
 
     Args:
         preset: name of the preset these values come from.
@@ -43,14 +43,6 @@ class LearnedOptions:
         momentum_end: at the end; cosine between them.
         momentum_hold: share of the run in which ``momentum`` is held.
         lam_margin: plain MixUp where min(lam, 1 - lam) is at most this [released code]; negative switches it off.
-        adjust_prob: probability, per step, that the classification masks are rescaled to mean lam (SAMix).
-        mask_weight: weight of the mask loss.
-        mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends
-        within 2 % of the run: what the released large-scale runs did in effect.
-        mask_margin: deviation of the mask's mean from lam that costs nothing.
-        mask_variance: weight, inside the mask loss, of the mask's variance, which is maximised.
-        mask_over_batch: mean and variance over the whole batch [released code] instead of per sample [papers].
-        eta: None trains the Mixer by mixed cross-entropy [released code]; a number by local + eta * global [SAMix].
         statistics: ``clean`` keeps the momentum copy's BatchNorm statistics of clean images only, and lets most clean
             passes stop at the feature map; ``both`` averages clean and mixed images [released code].
         smoothing: label smoothing of the classification losses, in [0, 1).
@@ -64,13 +56,6 @@ class LearnedOptions:
     momentum_end: float = 0.999999
     momentum_hold: float = 0.1
     lam_margin: float = 0.08
-    adjust_prob: float = 0.0
-    mask_weight: float = 0.1
-    mask_schedule: MaskSchedule = "constant"
-    mask_margin: float = 0.1
-    mask_variance: float = 0.0
-    mask_over_batch: bool = True
-    eta: float | None = None
     statistics: Literal["clean", "both"] = "clean"
     smoothing: float = 0.0
 
@@ -81,13 +66,42 @@ class LearnedOptions:
             )
         check_choice("statistics", self.statistics, ("clean", "both"))
         check_choice("pairing", self.pairing, ("randperm", "cycle", "flip", "roll"))
-        check_choice("mask_schedule", self.mask_schedule, ("constant", "linear", "cosine", "warmup"))
-        for name in ("momentum", "momentum_end", "momentum_hold", "adjust_prob"):
+        for name in ("momentum", "momentum_end", "momentum_hold"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
+
+
+@dataclass(frozen=True)
+class LearnedOptions(StepOptions):
+    """Options of a step whose Mixer has a mask loss; the defaults are those common to all presets.
+
+    Args:
+        adjust_prob: probability, per step, that the classification masks are rescaled to mean lam (SAMix).
+        mask_weight: weight of the mask loss.
+        mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends
+        within 2 % of the run: what the released large-scale runs did in effect.
+        mask_margin: deviation of the mask's mean from lam that costs nothing.
+        mask_variance: weight, inside the mask loss, of the mask's variance, which is maximised.
+        mask_over_batch: mean and variance over the whole batch [released code] instead of per sample [papers].
+        eta: None trains the Mixer by mixed cross-entropy [released code]; a number by local + eta * global [SAMix].
+    """
+
+    adjust_prob: float = 0.0
+    mask_weight: float = 0.1
+    mask_schedule: MaskSchedule = "constant"
+    mask_margin: float = 0.1
+    mask_variance: float = 0.0
+    mask_over_batch: bool = True
+    eta: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mask_schedule", self.mask_schedule, ("constant", "linear", "cosine", "warmup"))
+        if not 0.0 <= self.adjust_prob <= 1.0:
+            raise ValueError(f"adjust_prob must be in [0, 1], got {self.adjust_prob}")
 
 
 @dataclass(frozen=True)
@@ -180,19 +194,31 @@ class AutoMix(Method):
         Raises:
             ValueError: images or labels of the wrong type, shape or range.
         """
-        images, labels = batch
-        check_images(images)
-        check_labels(labels, len(images), self.num_classes)
-        if labels.dim() != 1:
-            raise ValueError(f"labels must be ({len(images)},) class ids, got {tuple(labels.shape)}; use .argmax(1)")
-        labels = labels.long()
+        images, labels = self.checked(batch)
         projected = self.mixer.project(self.guide(images))  # (B, P, h, w), shared by both branches
-        clean = F.cross_entropy(self.online.clean(images).float(), labels, label_smoothing=self.options.smoothing)
+        clean = self.clean_loss(images, labels)
         mixed = self.classification_loss(images, labels, projected.detach())
         generation, mask, report = self.generation_losses(images, labels, projected)
         loss = clean + mixed + generation + self.mask_weight() * mask
         parts = {"clean": clean, "mixed": mixed, "generation": generation, "mask": mask, **report}
         return loss, {name: part.detach() for name, part in parts.items()}
+
+    def checked(self, batch: Batch) -> Batch:
+        """Images and int64 labels.
+
+        Raises:
+            ValueError: images or labels of the wrong type, shape or range.
+        """
+        images, labels = batch
+        check_images(images)
+        check_labels(labels, len(images), self.num_classes)
+        if labels.dim() != 1:
+            raise ValueError(f"labels must be ({len(images)},) class ids, got {tuple(labels.shape)}; use .argmax(1)")
+        return images, labels.long()
+
+    def clean_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the clean images by the network's own head."""
+        return F.cross_entropy(self.online.clean(images).float(), labels, label_smoothing=self.options.smoothing)
 
     @torch.no_grad()
     def guide(self, images: Tensor) -> Tensor:
@@ -222,11 +248,7 @@ class AutoMix(Method):
         draw = self.draw(len(images), images.device)
         mask = self.paint(projected, draw, images)  # (B, 1, H, W), with its graph
         mixed = blend(images, images[draw.index], mask)
-        if self.options.statistics == "clean":
-            with untracked_batchnorm(self.momentum):
-                logits = self.momentum.mixed(mixed)
-        else:
-            logits = self.momentum.mixed(mixed)
+        logits = self.judge(mixed)
         generation = self.generator_loss(logits, labels, labels[draw.index], draw.lam)
         over_batch = self.options.mask_over_batch
         mask_loss = mask_mean_loss(mask, draw.lam, self.options.mask_margin, over_batch=over_batch)
@@ -237,6 +259,13 @@ class AutoMix(Method):
             "mask_error": (mask.detach().mean(dim=(1, 2, 3)) - draw.lam).abs().mean(),
         }
         return generation, mask_loss, report
+
+    def judge(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of the momentum copy's head of mixed images; its statistics move only where asked to."""
+        if self.options.statistics == "both":
+            return self.momentum.mixed(images)
+        with untracked_batchnorm(self.momentum):
+            return self.momentum.mixed(images)
 
     def generator_loss(self, logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor) -> Tensor:
         """Mixed cross-entropy, or SAMix's eta balance ``l_+ + eta l_-`` (arXiv:2111.15454, section 3.2)."""
