@@ -1,0 +1,323 @@
+"""PuzzleMix: the mask that keeps most saliency of both images, and blocks moved to where they are seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
+from samix.mixing import Guides, blend, choose, take_rows
+from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, solve_exact, solve_icm
+from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.transport import Grid, cells, move_blocks, plan_by_swaps, plan_exactly, transport_cost
+from samix.saliency import as_pixels, gradient_saliency, spectral_residual
+
+Saliency = Literal["gradient", "spectral"]
+MaskSolver = Literal["dual", "exact", "icm"]
+Transport = Literal["swaps", "exact"]
+
+
+def block_grid(size: tuple[int, int], blocks: int) -> Grid:
+    """Blocks along H and W: ``blocks`` along the shorter side, about square ones, never more than pixels."""
+    short = min(size)
+    rows, columns = (min(max(round(blocks * side / short), 1), side) for side in size)
+    return rows, columns
+
+
+def block_saliency(guide: Tensor, grid: Grid) -> Tensor:
+    """The share of each block in an image's saliency.
+
+    Args:
+        guide: (B, h, w), at least 0; values that are not finite count as 0.
+        grid: blocks along the height and the width.
+
+    Returns:
+        (B, nh, nw), sum 1; uniform where the map is 0 everywhere.
+    """
+    found = torch.nan_to_num(guide, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
+    found = found / found.amax((1, 2), keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
+    share = F.adaptive_avg_pool2d(found.unsqueeze(1), grid).squeeze(1)
+    total = share.sum((1, 2), keepdim=True)
+    return torch.where(total > 0, share / torch.where(total > 0, total, 1.0), 1.0 / (grid[0] * grid[1]))
+
+
+def mask_problem(
+    saliency: Guides,
+    pixels: Guides,
+    lam: Tensor,
+    *,
+    beta: float = 1.2,
+    gamma: float = 0.5,
+    eta: float = 0.2,
+    num_labels: int = 3,
+    neigh_size: int = 4,
+) -> MaskProblem:
+    """PuzzleMix's energy of a mask.
+
+    PuzzleMix (Kim et al. 2020, arXiv:2009.06962), Eq. (3), in the form of the released code: a block that shows one
+    image pays the other's share of saliency there; neighbours that differ pay beta; differences of colour across the
+    border of two blocks are weighed by beta gamma; ``-log Binomial(L - 1, lam)`` is the prior, times eta and over the
+    number of blocks. beta is divided by 16 n, n the blocks per side (the square root of their number).
+
+    Args:
+        saliency: two (B, nh, nw), of the own images and of their partners, each with sum 1.
+        pixels: two (B, C, H, W) in [0, 1].
+        lam: (B,) prior of the own share.
+        beta: smoothness of the mask.
+        gamma: weight of the colours, in [0, 1].
+        eta: weight of the prior.
+        num_labels: L, levels of the mask, at least 2.
+        neigh_size: pixels that are averaged on each side of a border before colours are compared.
+
+    Returns:
+        MaskProblem on the grid of the saliency.
+    """
+    own, other = saliency[0].clone(), saliency[1].clone()  # what it costs to drop the own block, the partner's
+    grid: Grid = (own.shape[1], own.shape[2])
+    strength = beta / (16.0 * math.sqrt(grid[0] * grid[1]))
+    weights = []
+    for dim in (1, 2):
+        aa, ab, ba, bb = (gamma * strength * step for step in _colour_steps(pixels, grid, neigh_size, dim))
+        for blocks, keep, drop in ((slice(None, -1), aa + ab, ba + bb), (slice(1, None), aa + ba, ab + bb)):
+            where = (slice(None), blocks) if dim == 1 else (slice(None), slice(None), blocks)
+            other[where] += keep / 2.0
+            own[where] += drop / 2.0
+        weights.append((strength + (ab + ba - aa - bb) / 2.0).clamp(min=0.0))
+    z = (torch.arange(num_labels, device=own.device, dtype=own.dtype) / (num_labels - 1)).view(1, -1, 1, 1)
+    prior = _prior(lam.to(own.dtype), num_labels) * (eta / (grid[0] * grid[1]))
+    unary = z * other.unsqueeze(1) + (1.0 - z) * own.unsqueeze(1) + prior.unsqueeze(2).unsqueeze(3)
+    return MaskProblem(unary, weights[0], weights[1])
+
+
+def _colour_steps(pixels: Guides, grid: Grid, neigh_size: int, dim: int) -> list[Tensor]:
+    """Mean |difference| of colour from each block to the next one along dim (1 below, 2 to the right).
+
+    Own to own, own to partner, partner to own, partner to partner: each (B, nh - 1, nw) or (B, nh, nw - 1).
+    """
+    parts = [max(side // n // neigh_size, 1) for side, n in zip(pixels[0].shape[2:], grid, strict=True)]
+    strips = []
+    for image in pixels:
+        small = F.adaptive_avg_pool2d(image, (grid[0] * parts[0], grid[1] * parts[1]))
+        small = small.view(*image.shape[:2], grid[0], parts[0], grid[1], parts[1])  # (B, C, nh, kh, nw, kw)
+        edge = (small[:, :, :-1, -1], small[:, :, 1:, 0]) if dim == 1 else (small[..., :-1, -1], small[..., 1:, 0])
+        strips.append(edge)  # (B, C, nh - 1, nw, kw) or (B, C, nh, kh, nw - 1)
+    pairs = [(first[0], second[1]) for first in strips for second in strips]
+    return [(first - second).abs().mean((1, 4 if dim == 1 else 3)) for first, second in pairs]
+
+
+def _prior(lam: Tensor, num_labels: int) -> Tensor:
+    """(B, L): -log of the binomial probability of each level, given the own share lam (B,)."""
+    top = num_labels - 1
+    count = torch.arange(num_labels, device=lam.device)
+    ways = torch.tensor([math.comb(top, k) for k in range(num_labels)], dtype=lam.dtype).to(lam.device)
+    chance = ways * lam.unsqueeze(1) ** count * (1.0 - lam.unsqueeze(1)) ** (top - count)
+    return -torch.log(chance + 1e-8)
+
+
+def puzzlemix(
+    x: Tensor, partner: Tensor, lam: Tensor, z: Tensor, *, moves: tuple[Tensor, Tensor, Grid] | None = None
+) -> Mixed:
+    """Mixes by a mask of blocks; before that, blocks may be moved.
+
+    PuzzleMix (Kim et al. 2020, arXiv:2009.06962), Eq. (1). Pixel rows h belong to block ``floor(h nh / H)``.
+
+    Args:
+        x: (B, C, H, W) images. Not modified.
+        partner: (B, C, H, W).
+        lam: (B,) the prior the mask was made with; where it is 1 or 0, that image is given unmixed and unmoved.
+        z: (B, nh, nw) own share of each block, in [0, 1], see :func:`mask_problem`.
+        moves: plans (B, N) for x and for partner, and the grid of their blocks; None leaves every pixel in its place.
+
+    Returns:
+        Mixed; its lam is the mean of the mask.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    height, width = x.shape[2:]
+    rows, columns = cells(height, z.shape[1], x.device), cells(width, z.shape[2], x.device)
+    mask = z.float().index_select(1, rows).index_select(2, columns)
+    end = ((lam == 0.0) | (lam == 1.0)).view(-1, 1, 1)
+    mask = torch.where(end, lam.view(-1, 1, 1), mask).unsqueeze(1)
+    if moves is not None:
+        places = torch.arange(moves[0].shape[1], device=x.device)
+        x, partner = (
+            move_blocks(image, torch.where(end.squeeze(2), places, plan), moves[2])
+            for image, plan in ((x, moves[0]), (partner, moves[1]))
+        )
+    mixed = choose(x, partner, mask)  # its lam: the mean of the mask
+    soft = (mask > 0.0) & (mask < 1.0)
+    return mixed._replace(images=torch.where(soft, blend(x, partner, mask), mixed.images))
+
+
+def plan_moves(guides: Guides, z: Tensor, grid: Grid, solver: Transport = "exact", t_eps: float = 0.8) -> Guides:
+    """Where to move the blocks of both images of each pair.
+
+    Args:
+        guides: two (B, h, w), saliency of the own and of the partners' images.
+        z: (B, nh, nw) the mask.
+        grid: blocks that are moved, along H and W; the mask is brought to it by its nearest block.
+        solver: ``exact`` or ``swaps``.
+        t_eps: price of distance.
+
+    Returns:
+        Plans (B, N) int64 of the own and of the partners' images.
+    """
+    solve = plan_exactly if solver == "exact" else plan_by_swaps
+    rows, columns = ((2 * torch.arange(n, device=z.device) + 1) * m for n, m in zip(grid, z.shape[1:], strict=True))
+    z = z[:, rows // (2 * grid[0])][:, :, columns // (2 * grid[1])]
+    own = solve(transport_cost(block_saliency(guides[0], grid), z > 0.0, t_eps))
+    other = solve(transport_cost(block_saliency(guides[1], grid), z < 1.0, t_eps))
+    return own, other
+
+
+@dataclass
+class PuzzleMix(GuidedAugmentation):
+    """PuzzleMix (Kim, Choo and Song, ICML 2020, arXiv:2009.06962).
+
+    The lam that is drawn is a prior; each sample's label takes the mean of its mask. One saliency pass (forward and
+    backward) is made per batch. The paper moves blocks, ``transport=True``; it is off here, as it rarely moves any at
+    the published settings, needs the CPU for its exact solver, and takes pixels away from labels at each pixel. The
+    released code finds the mask by swaps of two labels, which is not always its minimum.
+
+    Args:
+        beta: smoothness of the mask; the larger, the fewer borders.
+        gamma: how much borders keep to places where colours agree, in [0, 1].
+        eta: weight of the prior, how closely the mask follows the lam drawn.
+        num_labels: levels of the mask, at least 2; 3 lets a block be half own, half partner.
+        neigh_size: pixels that are averaged on each side of a border before colours are compared.
+        blocks: blocks along the shorter side; 0 draws 2, 4, 8 or 16 for each batch, never more than pixels.
+        solver: dual on the device, all samples at once; exact on the CPU, by SciPy; icm on the device, rough.
+        iterations: steps of dual.
+        saliency: gradient of the loss, or spectral residual, which needs no network.
+        transport: moves salient blocks to where the mask shows them; labels at each pixel cannot be mixed then.
+        transport_solver: exact on the CPU, by SciPy; swaps on the device, all samples at once.
+        t_eps: price of moving a block across the image.
+        t_size: side of the blocks that are moved, in pixels; 0 moves the mask's own blocks. Published: 4 at 32 pixels,
+            0 at 224.
+        clean_weight: weight of the clean images' loss in training; above 0 it costs a further pass.
+    """
+
+    name: ClassVar[str] = "puzzlemix"
+    needs_model: ClassVar[bool] = True
+
+    beta: float = 1.2
+    gamma: float = 0.5
+    eta: float = 0.2
+    num_labels: int = 3
+    neigh_size: int = 4
+    blocks: int = 0
+    solver: MaskSolver = "dual"
+    iterations: int = ITERATIONS
+    saliency: Saliency = "gradient"
+    transport: bool = False
+    transport_solver: Transport = "exact"
+    t_eps: float = 0.8
+    t_size: int = 0
+    clean_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.beta, self.eta, self.t_eps, self.clean_weight) < 0.0 or not 0.0 <= self.gamma <= 1.0:
+            raise ValueError(
+                "beta, eta, t_eps and clean_weight must be at least 0 and gamma in [0, 1], got "
+                f"{self.beta}, {self.eta}, {self.t_eps}, {self.clean_weight} and {self.gamma}"
+            )
+        if self.num_labels < 2 or self.neigh_size < 1 or self.iterations < 1 or min(self.blocks, self.t_size) < 0:
+            raise ValueError(
+                "num_labels must be at least 2, neigh_size and iterations at least 1, blocks and t_size at least 0, "
+                f"got {self.num_labels}, {self.neigh_size}, {self.iterations}, {self.blocks} and {self.t_size}"
+            )
+        check_choice("solver", self.solver, ("dual", "exact", "icm"))
+        check_choice("saliency", self.saliency, ("gradient", "spectral"))
+        check_choice("transport_solver", self.transport_solver, ("exact", "swaps"))
+        # Read from the instance; what the class says holds for the defaults.
+        self.needs_model = self.saliency == "gradient"  # type: ignore[misc]
+        self.keeps_place = not self.transport  # type: ignore[misc]
+
+    def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
+        """Gradient saliency, or the spectral residual: (B, H, W)."""
+        return look_at(self.saliency, images, labels, model, self.mean, self.std)
+
+    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
+        """The blocks along the shorter side, a number on the CPU."""
+        drawn = 2 ** (1 + int(torch.randint(4, (1,), generator=self.generator)))
+        return {"blocks": torch.tensor(self.blocks or drawn)}
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
+        """See :func:`mask_problem` and :func:`puzzlemix`."""
+        if guides is None:
+            raise ValueError("PuzzleMix needs saliency maps of both images, guides=(own, partner), each (B, h, w)")
+        size = (x.shape[2], x.shape[3])
+        grid = block_grid(size, int(extras["blocks"]))
+        pixels = as_pixels(x, self.mean, self.std), as_pixels(partner, self.mean, self.std)
+        problem = mask_problem(
+            (block_saliency(guides[0], grid), block_saliency(guides[1], grid)),
+            pixels,
+            lam,
+            beta=self.beta,
+            gamma=self.gamma,
+            eta=self.eta,
+            num_labels=self.num_labels,
+            neigh_size=self.neigh_size,
+        )
+        z = self.solve(problem)
+        if not self.transport:
+            return puzzlemix(x, partner, lam, z)
+        if self.t_size:
+            grid = max(size[0] // self.t_size, 1), max(size[1] // self.t_size, 1)
+        own, other = plan_moves(guides, z, grid, self.transport_solver, self.t_eps)
+        return puzzlemix(x, partner, lam, z, moves=(own, other, grid))
+
+    @property
+    def solve(self) -> Solver:
+        """The solver that the options name."""
+        solvers: dict[str, Solver] = {
+            "dual": partial(solve_dual, iterations=self.iterations),
+            "exact": solve_exact,
+            "icm": solve_icm,
+        }
+        return solvers[self.solver]
+
+    def mix_guided(
+        self, images: Tensor, labels: Tensor, guide: Tensor, lam: Tensor, index: Tensor | None
+    ) -> MixedBatch:
+        """As any guided mixup, but the number of blocks stays on the CPU: shapes hang on it."""
+        lam, index = self.draw(images, lam, index)
+        guides = guide, guide[index]
+        mixed = self.apply(images, take_rows(images, index), lam, guides, **self.draw_extras(images.shape))
+        return pair_batch(mixed, labels, index)
+
+    def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Mixes and runs the model; with ``clean_weight``, on the clean images too."""
+        logits, batch = super().forward_through(model, images, labels)
+        return logits, with_clean_loss(batch, model, images, labels, self.clean_weight)
+
+
+def look_at(saliency: Saliency, images: Tensor, labels: Tensor, model: nn.Module | None, mean: Any, std: Any) -> Tensor:
+    """The saliency maps (B, H, W) that an option names."""
+    if saliency == "spectral":
+        return spectral_residual(images, mean, std)
+    assert model is not None  # the caller has seen to it
+    return gradient_saliency(model, images, labels)
+
+
+def with_clean_loss(batch: MixedBatch, model: nn.Module, images: Tensor, labels: Tensor, weight: float) -> MixedBatch:
+    """The batch, and in its ``extra`` the cross-entropy of the clean images times weight; nothing for weight 0."""
+    if weight == 0.0:
+        return batch
+    clean = F.cross_entropy(model(images).float(), labels if labels.is_floating_point() else labels.long())
+    return replace(batch, extra={**batch.extra, "clean": weight * clean})
+
+
+def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises ValueError unless value is one of the known ones."""
+    if value not in known:
+        raise ValueError(f"unknown {option} {value!r}; choose {', '.join(known[:-1])} or {known[-1]}")
