@@ -23,6 +23,7 @@ _HOMES = {
         "ResizeMix",
         "SmoothMix",
     ],
+    "samix.mixups.frozen": ["Mixer"],
     "samix.mixups.hidden": ["ManifoldMix"],
     "samix.mixups.learned": ["AutoMixer", "SAMixer"],
     "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from samix.mixing import blend as blend
     from samix.mixing import sample_lam as sample_lam
     from samix.mixing import sample_partners as sample_partners
+    from samix.mixups.frozen import Mixer as Mixer
     from samix.mixups.handmade import CutMix as CutMix
     from samix.mixups.handmade import FMix as FMix
     from samix.mixups.handmade import GridMix as GridMix

@@ -21,6 +21,7 @@ USAGE = """samix: learned mixup for image networks
   samix train      train a network with any mixup       samix train --recipe digits-quick --mixup samix
   samix evaluate   accuracy and calibration             samix evaluate runs/NAME/best.pt
   samix show       paint what a mixup does              samix show runs/NAME/best.pt a.jpg b.jpg
+  samix mixer      share and check trained Mixers       samix mixer check runs/NAME/mixer
   samix recipes    the named recipes
 
 `samix COMMAND --help` lists every option. `samix train` alone trains SAMix on scanned digits in a minute or two.
@@ -213,17 +214,16 @@ def options_type(mixup: str, defaults: dict[str, Any]) -> type[Any]:
 
     import tyro
 
-    from samix.build import PRESETS
-    from samix.mixups import MIXUPS
+    from samix.build import METHODS, PRESETS, mixup_class
 
-    owner = MIXUPS[mixup] if mixup in MIXUPS else type(PRESETS[mixup]["reference"])
+    owner = type(PRESETS[mixup]["reference"]) if mixup in METHODS else mixup_class(mixup)
     hints = get_type_hints(owner)
     help_of = {k: v for kind in reversed(owner.__mro__) for k, v in docstring_arguments(kind).items()}
     fields = [
         (k, Annotated[hints[k], tyro.conf.arg(help=help_of.get(k, ""))], dataclasses.field(default=v))
         for k, v in defaults.items()
     ]
-    return dataclasses.make_dataclass(f"{mixup}-options", fields, frozen=True)
+    return dataclasses.make_dataclass(f"{mixup.partition(':')[0]}-options", fields, frozen=True)
 
 
 def recipe_fields(recipe: Recipe) -> list[Any]:
@@ -263,7 +263,7 @@ def mixup_help() -> str:
     """The names of all mixups."""
     from samix.build import NAMES
 
-    return f"one of {', '.join(NAMES)}; its options are --mixup.NAME"
+    return f"one of {', '.join(NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -356,6 +356,88 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
+MIXER = """samix mixer: trained Mixers as things to share
+
+  samix mixer export runs/NAME/last.pt DIR   a Mixer's folder out of a checkpoint (a run leaves one in runs/NAME/mixer)
+  samix mixer check PATH [a.jpg b.jpg ...]   how its masks follow lambda, on digits or on your images
+  samix mixer card DIR [--licence NAME]      write its card anew, and print it
+
+PATH is a folder, a model.safetensors, a hub id owner/name, or default. Use one: samix train --mixup mixer:PATH
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerExport:
+    """Makes the folder of a Mixer out of a checkpoint.
+
+    Args:
+        checkpoint: of AutoMix or SAMix: last.pt, best.pt, or a run's folder.
+        folder: where to write it.
+        licence: of the weights, for the card.
+    """
+
+    checkpoint: Annotated[Path, "positional"]
+    folder: Annotated[Path, "positional"]
+    licence: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerCheck:
+    """Reads a Mixer and measures its masks over lambda.
+
+    Args:
+        path: of the Mixer.
+        images: image files to mix; empty takes digits.
+        size: side of the images in pixels.
+        data_root: where torchvision's data sets lie.
+    """
+
+    path: Annotated[str, "positional"]
+    images: Annotated[tuple[Path, ...], "positional"] = ()
+    size: int = 64
+    data_root: str = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerCard:
+    """Writes a Mixer's card anew.
+
+    Args:
+        folder: of the Mixer.
+        licence: of the weights; empty keeps what is there.
+    """
+
+    folder: Annotated[Path, "positional"]
+    licence: str = ""
+
+
+def mixer(arguments: list[str]) -> int:
+    """``samix mixer export | check | card``."""
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if action in ("-h", "--help"):
+        print(MIXER)
+        return 0
+    if action not in ("export", "check", "card"):
+        raise ValueError(f"samix mixer has export, check and card, got {action!r}")
+    if action == "export":
+        export: MixerExport = parse(MixerExport, rest, "samix mixer export")
+        from samix.sharing import export_mixer
+
+        print(export_mixer(export.checkpoint, export.folder, export.licence))
+        return 0
+    if action == "card":
+        card: MixerCard = parse(MixerCard, rest, "samix mixer card")
+        from samix.sharing import write_card
+
+        print(write_card(card.folder, card.licence))
+        return 0
+    check: MixerCheck = parse(MixerCheck, rest, "samix mixer check")
+    from samix.report import check_shared
+
+    print(check_shared(check.path, check.images, check.size, check.data_root))
+    return 0
+
+
 def recipes(arguments: list[str]) -> int:
     """``samix recipes``: the named recipes, their published top-1 in percent by mixup, and a rough cost."""
     if arguments and arguments[0] in RECIPES and not {"-h", "--help"} & set(arguments):
@@ -387,6 +469,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "show": show,
+    "mixer": mixer,
     "recipes": recipes,
 }
 

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from samix.data import Augment, ImageData, default_augment
+from samix.losses import LOSSES
+from samix.methods.adautomix import ADAUTOMIX_PRESETS, AdAutoMix
 from samix.methods.automix import AUTOMIX_PRESETS, AutoMix
 from samix.methods.base import Method
 from samix.methods.samix import SAMIX_PRESETS, SAMix
-from samix.methods.supervised import Supervised
+from samix.methods.supervised import Loss, Supervised
 from samix.mixing import Augmentation
 from samix.mixups import MIXUPS
+from samix.mixups.frozen import Mixer
 from samix.networks.create import create_network
 from samix.recipes import Recipe
 
-PRESETS: dict[str, Mapping[str, Any]] = {"automix": AUTOMIX_PRESETS, "samix": SAMIX_PRESETS}
-METHODS: dict[str, type[AutoMix]] = {"automix": AutoMix, "samix": SAMix}
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "automix": AUTOMIX_PRESETS,
+    "samix": SAMIX_PRESETS,
+    "adautomix": ADAUTOMIX_PRESETS,
+}
+METHODS: dict[str, type[AutoMix]] = {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
 NAMES = (*MIXUPS, *METHODS)
+MIXER = "mixer:"  # and a path: a frozen Mixer
+
+
+def mixup_class(name: str) -> type[Augmentation]:
+    """The class of a mixup that needs no method of its own, by name; ``mixer:PATH`` is a frozen Mixer.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name.startswith(MIXER):
+        return Mixer
+    if name not in MIXUPS:
+        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(NAMES)}, or {MIXER}PATH")
+    return MIXUPS[name]
 
 
 def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
@@ -30,12 +52,10 @@ def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError: unknown name or preset; the message lists the known ones.
     """
-    if name in MIXUPS:
-        if preset is not None:
-            raise ValueError(f"{name} has no presets; automix and samix have: reference, paper")
-        return MIXUPS[name]().options()
     if name not in METHODS:
-        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(NAMES)}")
+        if preset is not None:
+            raise ValueError(f"{name} has no presets; {', '.join(METHODS)} have: reference, paper")
+        return mixup_class(name)().options()
     presets = PRESETS[name]
     if preset is not None and preset not in presets:
         raise ValueError(f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}")
@@ -56,14 +76,14 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_mixup(name: str, options: Mapping[str, Any] | None = None) -> Augmentation:
-    """A hand-made or hidden mixup by name.
+    """A mixup by name: any but those that are trained, which are methods.
 
     Raises:
         ValueError: unknown name or option, or a value out of range.
     """
-    if name not in MIXUPS:
-        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(MIXUPS)}")
-    return MIXUPS[name](**resolve_options(name, options or {}))
+    kind = mixup_class(name)
+    values = resolve_options(name, options or {})
+    return Mixer.from_pretrained(name[len(MIXER) :], **values) if kind is Mixer else kind(**values)
 
 
 def build_augment(recipe: Recipe, data: ImageData) -> Augment:
@@ -105,6 +125,8 @@ def build_method(
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.mixup in METHODS:
+        if recipe.loss != "ce":
+            raise ValueError(f"{recipe.mixup} trains on its own losses, so loss must be ce, got {recipe.loss}")
         if "smoothing" not in recipe.mixup_options:
             options["smoothing"] = recipe.smoothing
         kind = type(PRESETS[recipe.mixup]["reference"])
@@ -112,4 +134,17 @@ def build_method(
     mixup = build_mixup(recipe.mixup, options)
     if normalization is not None:
         mixup.set_normalization(*normalization)
-    return Supervised(network, mixup, num_classes=num_classes, smoothing=recipe.smoothing)
+    loss = build_loss(recipe)
+    return Supervised(network, mixup, num_classes=num_classes, smoothing=recipe.smoothing, loss=loss)
+
+
+def build_loss(recipe: Recipe) -> Loss | None:
+    """The recipe's loss of (logits, batch), with its options; None for mixed cross-entropy, the default."""
+    if recipe.loss == "ce":
+        return None
+    options: dict[str, Any] = {"smoothing": recipe.smoothing}
+    if recipe.loss == "bce":
+        options["threshold"] = recipe.bce_threshold
+    if recipe.loss == "decoupled":
+        options["eta"] = recipe.decoupled_eta
+    return partial(LOSSES[recipe.loss], **options)

@@ -37,6 +37,7 @@ from samix.methods.base import Method
 from samix.networks.modes import evaluating
 from samix.optim import build_optimizer, set_learning_rates
 from samix.recipes import Recipe
+from samix.sharing import has_mixer, write_mixer
 
 CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device
 PICTURES = 12  # of mixed.png during a run
@@ -92,7 +93,7 @@ class Run:
         )
         self.device = self.accelerator.device
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self.folder = Path(options.out) / (options.run or f"{recipe.name}-{recipe.mixup}-s{recipe.seed}")
+        self.folder = Path(options.out) / (options.run or f"{recipe.name}-{short_name(recipe.mixup)}-s{recipe.seed}")
         self.data = load_data(
             recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
         )
@@ -372,6 +373,17 @@ class Run:
         if self.accelerator.is_main_process:
             export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final["top1"])
             write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
+            if has_mixer(self.method):
+                measured = {"held-out top-1 of its network, %": final["top1"]}
+                measured.update({k: final[k] for k in ("mask_std", "mask_error") if k in final})
+                write_mixer(
+                    self.folder / "mixer",
+                    self.method,
+                    self.recipe,
+                    describe_data(self.data),
+                    measured,
+                    self.folder / "mixed.png",
+                )
         self.accelerator.wait_for_everyone()
         return summary
 
@@ -484,6 +496,13 @@ def first_rows(batch: Any, count: int) -> Any:
     """The first samples of a mixed batch, for a picture."""
     mask = None if batch.mask is None else batch.mask[:count]
     return dataclasses.replace(batch, images=batch.images[:count], mask=mask)
+
+
+def short_name(mixup: str) -> str:
+    """A mixup's name for a folder: of ``mixer:PATH`` what is not a path."""
+    kind, _, path = mixup.partition(":")
+    parts = [part for part in Path(path).parts if part not in ("mixer", "/", ".", "..")]
+    return f"{kind}-{parts[-1].removesuffix('.safetensors')}" if parts else kind
 
 
 def check_device(name: str) -> None:

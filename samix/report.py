@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
-from samix.build import METHODS, NAMES, build_augment, build_method, build_mixup, build_network
+from samix.build import METHODS, MIXER, NAMES, build_augment, build_method, build_mixup, build_network
 from samix.checkpoint import checkpoint_recipe, load_checkpoint, load_into
 from samix.data import EvalBatches, denormalize, load_data, load_images, normalize
 from samix.engine import check_device, first_rows, preview_pairs
 from samix.evaluate import classification_metrics
 from samix.methods.base import Method
+from samix.mixups.guided import GuidedAugmentation
 from samix.recipes import Recipe, from_dict
+from samix.saliency import spectral_residual
 
 PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -127,11 +129,14 @@ def show_mixup(
     if size < 0 or size == 1:
         raise ValueError(f"--size must be at least 2 pixels, or 0 for the checkpoint's or 224, got {size}")
     path = Path(source)
-    if source not in NAMES and not path.exists():
-        raise ValueError(f"{source!r} is neither a checkpoint nor a mixup; the mixups are {', '.join(NAMES)}")
+    named = source in NAMES or source.startswith(MIXER)
+    if not named and not path.exists():
+        raise ValueError(
+            f"{source!r} is neither a checkpoint nor a mixup; the mixups are {', '.join(NAMES)}, {MIXER}PATH"
+        )
     if source in METHODS:
         raise ValueError(f"{source} must be trained before it can be shown: give a checkpoint, runs/NAME/best.pt")
-    method, recipe, described = (None, None, None) if source in NAMES else load_method(path)
+    method, recipe, described = (None, None, None) if named else load_method(path)
     mean, std = (described["mean"], described["std"]) if described else (PHOTO_MEAN, PHOTO_STD)
     if files:
         side = size or (recipe.size if recipe else 224)
@@ -139,7 +144,7 @@ def show_mixup(
         labels, index = torch.zeros(len(images), dtype=torch.long), torch.arange(len(images)).roll(-1)
     else:
         images, labels, index, mean, std = held_out(recipe, size, data_root)
-    mix = preview_of(method, source, images, labels, index, seed)
+    mix = preview_of(method, source, images, labels, index, seed, (mean, std))
     if mix(lams[0]) is None:
         raise ValueError(f"{source} makes no picture: it trains without mixing images")
     count = len(images) - 1 if len(images) == 2 else min(len(images), 4)
@@ -159,6 +164,37 @@ def show_mixup(
     )
 
 
+def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) -> str:
+    """What ``samix mixer check`` prints.
+
+    Args:
+        source: a Mixer, see :meth:`samix.Mixer.from_pretrained`.
+        files: images, at least two; empty takes digits.
+        size: side in pixels.
+        data_root: where torchvision's data sets lie.
+
+    Raises:
+        FileNotFoundError, ValueError: not a Mixer, or one image only.
+    """
+    from samix.networks.mixer_network import MixerNetwork
+    from samix.sharing import DEFAULT, check_mixer, describe
+
+    if len(files) == 1:
+        raise ValueError("samix mixer check needs at least two images to mix, got one")
+    network = MixerNetwork.read(DEFAULT if source == "default" else source)
+    mean: Any = network.config.mean
+    std: Any = network.config.std
+    if files:
+        images = normalize(load_images(files, size), mean, std)
+    else:
+        images, _, _, mean, std = held_out(None, size, data_root)
+    told = check_mixer(source, images, mean, std)
+    return (
+        f"{describe(network)}\nspread within a mask {told['std']:.3f}, correlation of its mean with lambda "
+        f"{told['correlation']:.3f}, |mean - lambda| {told['error']:.3f}, {told['adjusted_error']:.4f} when adjusted"
+    )
+
+
 def held_out(recipe: Recipe | None, size: int, data_root: str) -> tuple[Tensor, Tensor, Tensor, Any, Any]:
     """Held-out pairs of the recipe's data, or digits: images, labels, index, mean, std."""
     recipe = recipe or Recipe(data="digits", size=16)
@@ -169,15 +205,29 @@ def held_out(recipe: Recipe | None, size: int, data_root: str) -> tuple[Tensor, 
 
 
 def preview_of(
-    method: Method | None, name: str, images: Tensor, labels: Tensor, index: Tensor, seed: int
+    method: Method | None,
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    index: Tensor,
+    seed: int,
+    normalization: tuple[Sequence[float], Sequence[float]],
 ) -> Callable[[float], MixedBatch | None]:
-    """Lam -> the mixed pairs, by a trained method or by a mixup of that name with the same further draws each time."""
+    """Lam -> the mixed pairs, by a trained method or by a mixup of that name with the same further draws each time.
 
-    def mix(lam: float) -> MixedBatch | None:
-        if method is not None:
-            return method.preview(images, labels, lam, index)
-        mixup = build_mixup(name)
+    A mixup that looks at the network in training is shown guided by the images' saliency instead.
+    """
+    if method is not None:
+        trained = method
+        return lambda lam: trained.preview(images, labels, lam, index)
+    mixup = build_mixup(name)
+    mixup.set_normalization(*normalization)
+    given: dict[str, Any] = {"index": index}
+    if isinstance(mixup, GuidedAugmentation) and mixup.needs_model:
+        given["guide"] = spectral_residual(images, *normalization)
+
+    def mix(lam: float) -> MixedBatch:
         mixup.generator.manual_seed(seed)
-        return mixup(images, labels, lam=lam, index=index)
+        return mixup(images, labels, lam=lam, **given)
 
     return mix

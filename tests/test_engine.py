@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_these_files(finished):
     names = {"recipe.json", "metrics.jsonl", "curves.png", "mixed.png", "last.pt", "best.pt", "summary.json"}
-    assert {p.name for p in finished.iterdir()} == {*names, "export", "tensorboard"}
+    assert {p.name for p in finished.iterdir()} == {*names, "export", "mixer", "tensorboard"}
     assert all(path.stat().st_size > 0 for path in finished.rglob("*"))
 
 

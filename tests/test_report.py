@@ -193,8 +193,8 @@ def test_the_seed_decides_where_a_box_is(photos, tmp_path):
 def test_painting_leaves_the_checkpoint_s_method_as_it_was(runs):
     method, recipe, _ = load_method(runs["samix"] / "best.pt")
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    images, labels, index, _, _ = held_out(recipe, 0, "data")
-    mix = preview_of(method, "samix", images, labels, index, 0)
+    images, labels, index, mean, std = held_out(recipe, 0, "data")
+    mix = preview_of(method, "samix", images, labels, index, 0, (mean, std))
     first, second = mix(0.4), mix(0.4)
     assert torch.equal(first.images, second.images)
     assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())

@@ -1,0 +1,214 @@
+"""A Mixer out of a run: made, described, checked. What ``samix mixer`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samix.build import METHODS
+from samix.checkpoint import load_checkpoint, write_text
+from samix.methods.automix import AutoMix
+from samix.methods.base import Method
+from samix.mixups.frozen import DEFAULT, Mixer
+from samix.mixups.learned import AutoMixer, LearnedMixer, SAMixer
+from samix.networks.backbone import TimmBackbone
+from samix.networks.mixer_network import CARD, MixerConfig, MixerNetwork, mixer_card
+from samix.recipes import Recipe
+
+__all__ = ["DEFAULT", "check_mixer", "describe", "export_mixer", "has_mixer", "write_card", "write_mixer"]
+LAMS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def has_mixer(method: Method) -> bool:
+    """Whether a method trains a Mixer that can be shared: AutoMix's or SAMix's, on a network that timm knows."""
+    return (
+        isinstance(method, AutoMix)
+        and type(method.mixer) in (AutoMixer, SAMixer)
+        and isinstance(method.online.backbone, TimmBackbone)
+    )
+
+
+def mixer_network(
+    method: Method, recipe: Recipe, mean: Sequence[float], std: Sequence[float], about: Mapping[str, Any]
+) -> MixerNetwork:
+    """The Mixer of a method with its encoder, the momentum copy up to the feature stage; a copy of its own.
+
+    Args:
+        method: AutoMix or SAMix.
+        recipe: it was trained by.
+        mean: of its images' normalisation.
+        std: as mean.
+        about: for the card.
+
+    Raises:
+        ValueError: a method without such a Mixer, or a network that timm does not know.
+    """
+    if not has_mixer(method):
+        raise ValueError(f"{type(method).__name__} holds no Mixer to share: train AutoMix or SAMix on a timm network")
+    assert isinstance(method, AutoMix)
+    backbone = method.online.backbone
+    assert isinstance(backbone, TimmBackbone)
+    options = mixer_options(method.mixer)
+    count = len(list(backbone.model.feature_info))
+    config = MixerConfig(
+        kind="samix" if isinstance(method.mixer, SAMixer) else "automix",
+        mixer=options,
+        dim=method.mixer.dim,
+        architecture=recipe.model.split(".")[0],
+        model_args=recipe.model_kwargs,
+        stem=recipe.stem,
+        stage=backbone.stage % count,
+        size=recipe.size,
+        mean=tuple(mean),
+        std=tuple(std),
+        about=dict(about),
+    )
+    network = MixerNetwork(config)
+    trained = {f"backbone.{k}": v for k, v in method.momentum.backbone.state_dict().items()}
+    trained.update({f"mixer.{k}": v for k, v in method.mixer.state_dict().items()})
+    network.load_state_dict({k: trained[k] for k in network.state_dict()})
+    return network
+
+
+def mixer_options(mixer: LearnedMixer) -> dict[str, Any]:
+    """What a Mixer was made with, as plain values."""
+    if isinstance(mixer, AutoMixer):
+        return {"lam_channel": mixer.lam_channel, "upsample": mixer.upsample}
+    assert isinstance(mixer, SAMixer)
+    return {
+        "gamma": mixer.gamma if isinstance(mixer.gamma, float) else None,
+        "lam_scale": mixer.lam_scale,
+        "dropout": mixer.dropout.p,
+        "activation": "elu" if isinstance(mixer.activation, torch.nn.ELU) else "relu",
+        "norm": "batch" if isinstance(mixer.norm, torch.nn.BatchNorm2d) else "layer",
+        "upsample": mixer.upsample,
+        "scale_content": mixer.scale_content,
+    }
+
+
+def write_mixer(
+    folder: Path,
+    method: Method,
+    recipe: Recipe,
+    data: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    picture: Path | None = None,
+    licence: str = "",
+) -> None:
+    """Writes ``config.json``, ``model.safetensors``, ``README.md`` and a picture of the masks.
+
+    Args:
+        folder: made if it is not there.
+        method: what was trained.
+        recipe: by which.
+        data: ``name``, ``mean`` and ``std`` of the data.
+        measured: numbers for the card.
+        picture: a PNG of masks, copied.
+        licence: of the weights; empty says that none is given.
+    """
+    import samix
+
+    steps = f"{recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"
+    about = {
+        "trained_on": data["name"],
+        "recipe": recipe.name,
+        "preset": recipe.mixup_options.get("preset", "reference"),
+        "training": steps,
+        **measured,
+        "samix": samix.__version__,
+        "licence": licence or "not given",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if picture is not None and picture.is_file():
+        shutil.copyfile(picture, folder / "masks.png")
+        about["picture"] = "masks.png"
+    network = mixer_network(method, recipe, data["mean"], data["std"], about)
+    (folder / CARD).unlink(missing_ok=True)
+    network.save_pretrained(folder)
+
+
+def export_mixer(checkpoint: Path, folder: Path, licence: str = "") -> str:
+    """A Mixer's folder from a checkpoint; returns what to print.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint of a learned mixup, or a folder that holds something else.
+    """
+    from samix.report import load_method
+
+    if checkpoint.is_dir():
+        checkpoint = checkpoint / "last.pt"
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not empty and holds no Mixer; give a new folder")
+    method, recipe, data = load_method(checkpoint)
+    if recipe.mixup not in METHODS:
+        raise ValueError(f"{checkpoint} was trained with {recipe.mixup}, which trains no Mixer; train AutoMix or SAMix")
+    rows = load_checkpoint(checkpoint)["rows"]
+    measured = {k: rows[-1][k] for k in ("top1", "mask_std", "mask_error") if rows and k in rows[-1]}
+    measured = {{"top1": "held-out top-1 of its network, %"}.get(k, k): v for k, v in measured.items()}
+    write_mixer(folder, method, recipe, data, measured, checkpoint.parent / "mixed.png", licence)
+    return f"{folder}: {describe(MixerNetwork.read(folder))}"
+
+
+def describe(network: MixerNetwork) -> str:
+    """One line about a Mixer."""
+    config = network.config
+    count = sum(t.numel() for t in network.state_dict().values())
+    place = f"{config.architecture} stage {config.stage} ({config.dim} channels)"
+    where = f"trained at {config.size} px on {config.about.get('trained_on', 'unknown data')}"
+    return f"{config.kind}, {place}, {count:,} weights, {where}"
+
+
+def write_card(folder: Path, licence: str) -> str:
+    """Writes a Mixer's card anew, with this licence where one is given; returns its text.
+
+    Raises:
+        FileNotFoundError, ValueError: not a Mixer's folder.
+    """
+    network = MixerNetwork.read(folder)
+    if licence:
+        about = {**network.config.about, "licence": licence}
+        network.config = dataclasses.replace(network.config, about=about)
+        network._save_pretrained(folder)
+    text = mixer_card(network.config)
+    write_text(folder / CARD, text)
+    return text
+
+
+@torch.no_grad()
+def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
+    """How the masks of a Mixer behave on these images.
+
+    Args:
+        source: as for :meth:`Mixer.from_pretrained`.
+        images: (B, C, H, W), normalised by mean and std; paired half a round away.
+        mean: by channel.
+        std: as mean.
+
+    Returns:
+        ``std`` within a mask; ``correlation`` of the masks' means with lam and ``error`` |mean - lam|, both before
+        they are adjusted; ``adjusted_error`` after.
+
+    Raises:
+        FileNotFoundError, ValueError: not a Mixer.
+    """
+    from samix.visualize import mask_statistics
+
+    index = torch.arange(len(images)).roll(-max(len(images) // 2, 1))
+    labels = torch.zeros(len(images), dtype=torch.long)
+    found: dict[bool, list[Any]] = {}
+    for adjust in (False, True):
+        mix = Mixer.from_pretrained(source, adjust=adjust, lam_margin=-1.0)
+        mix.set_normalization(mean, std)
+        z = mix.encode(images)
+        found[adjust] = [mix(images, labels, lam=lam, index=index, features=z) for lam in LAMS]
+    errors = {
+        adjust: torch.stack([(b.mask.mean((1, 2, 3)) - b.lam).abs().mean() for b in batches]).mean()
+        for adjust, batches in found.items()
+    }
+    statistics = mask_statistics(found[False])
+    return {**statistics, "error": float(errors[False]), "adjusted_error": float(errors[True])}
