@@ -1,4 +1,4 @@
-"""Saliency maps and the mixups they guide in plain loops, one sample at a time, given the draws; masks are 1 for own."""
+"""Saliency maps, and mixups that they guide, in plain loops, one sample at a time, given the draws; 1 keeps own."""
 
 import math
 
