@@ -28,7 +28,7 @@ ITERATIONS = 100  # of solve_dual: mean energy within 1e-3 of the exact minimum 
 
 
 class MaskProblem(NamedTuple):
-    """An energy per sample: unary (B, L, nh, nw); w to the block below (B, nh - 1, nw), to the right (B, nh, nw - 1)."""
+    """Energies: unary (B, L, nh, nw); w to the block below (B, nh - 1, nw) and to the right (B, nh, nw - 1)."""
 
     unary: Tensor
     below: Tensor

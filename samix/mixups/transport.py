@@ -18,6 +18,11 @@ def cells(size: int, blocks: int, device: torch.device) -> Tensor:
     return torch.arange(size, device=device) * blocks // size
 
 
+def starts(size: int, blocks: int, device: torch.device) -> Tensor:
+    """(blocks + 1,) int64: the first row or column of pixels of each block, and the end of the last."""
+    return -(-torch.arange(blocks + 1, device=device) * size // blocks)
+
+
 def transport_cost(saliency: Tensor, wanted: Tensor, distance_weight: float) -> Tensor:
     """What it costs to put each block at each place.
 
@@ -112,7 +117,7 @@ def move_blocks(x: Tensor, plan: Tensor, grid: Grid) -> Tensor:
 
 def _source(block: Tensor, at: Tensor, size: int, blocks: int, dim: int) -> Tensor:
     """The row (dim 1) or column (dim 2) of pixels to take, (B, H, W), given the block's row or column."""
-    start = -(-torch.arange(blocks + 1, device=at.device) * size // blocks)  # the first pixel of each block, rounded up
+    start = starts(size, blocks, at.device)
     offset = torch.arange(size, device=at.device) - start[at]
     offset = offset.view(-1, 1) if dim == 1 else offset
     return start[block] + torch.minimum(offset, start[block + 1] - start[block] - 1)
