@@ -1,0 +1,223 @@
+"""Reading the attention of a timm ViT while it runs, with fused attention left on.
+
+Hooks catch the queries and keys as each block uses them (after their norms), and the product and the softmax are made
+once more beside it, in float32 and without a graph. Nothing in the network is switched or replaced, and the hooks are
+always removed, also when the network raises.
+
+Two things to know: a network that was compiled as a whole before may run without the hooks, which is noticed and
+refused; and with gradient checkpointing the attention is that of the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samix.networks.backbone import hooked
+from samix.networks.modes import unwrap
+
+See = Callable[[Tensor], None]  # is given a block's attention (B, heads, queries, T), float32
+Rows = Literal["all", "class"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is known of a network before it runs.
+
+
+def attention_layers(model: nn.Module) -> list[Any]:
+    """The attention layers of a timm ViT, one for each block, in order.
+
+    Raises:
+        ValueError: any other network, or blocks whose attention is of another kind (relative position bias, rotary
+            embeddings, windows, ...), which would be read wrongly.
+    """
+    from timm.layers import Attention  # here, so that `import samix` stays quick
+
+    net: Any = unwrap(model)
+    layers = [getattr(block, "attn", None) for block in getattr(net, "blocks", ())]
+    plain = all(isinstance(layer, Attention) and type(layer).forward is Attention.forward for layer in layers)
+    if not layers or not plain or not hasattr(net, "patch_embed") or not hasattr(net, "num_prefix_tokens"):
+        raise ValueError(
+            f"the attention of {type(net).__name__} cannot be read: this needs a plain ViT of timm (VisionTransformer, "
+            "as vit_small_patch16_224 or deit_small_patch16_224), each of whose blocks has an `attn` of type "
+            "timm.layers.Attention; use such a network, or hand in maps of your own where the mixup takes them"
+        )
+    return layers
+
+
+def patch_grid(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the patches that a timm ViT makes of images of size (H, W)."""
+    embed: Any = unwrap(model).patch_embed
+    rows, columns = embed.dynamic_feat_size(tuple(size)) if hasattr(embed, "dynamic_feat_size") else embed.grid_size
+    return int(rows), int(columns)
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """How many tokens (class, distillation, registers) stand before the patches."""
+    return int(unwrap(model).num_prefix_tokens)  # type: ignore[arg-type]  # timm's int
+
+
+def predicts_from_class_token(model: nn.Module) -> bool:
+    """Whether the classifier reads the class token; a pooled ViT may have one that nothing trains in the last block."""
+    net: Any = unwrap(model)
+    return getattr(net, "cls_token", None) is not None and getattr(net, "global_pool", "token") == "token"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Watching it run.
+
+
+@contextmanager
+def watching(model: nn.Module, see: See, *, last: bool = False, rows: Rows = "all") -> Iterator[None]:
+    """Hands each block's attention to ``see`` while the network runs inside.
+
+    Attention is softmax(q k^T / sqrt(d)) before dropout: each row sums to 1.
+
+    Args:
+        model: a timm ViT, see :func:`attention_layers`.
+        see: is given (B, heads, T, T) float32 without a graph, block after block.
+        last: only the last block.
+        rows: ``class`` makes only the class token's row, (B, heads, 1, T).
+
+    Raises:
+        ValueError: not a timm ViT; or a watched block did not run inside, although the body ended well.
+    """
+    layers = attention_layers(model)[-1 if last else 0 :]
+    seen = [0] * len(layers)
+    with ExitStack() as hooks:
+        for number, layer in enumerate(layers):
+            caught: list[Tensor] = []
+            hooks.enter_context(hooked(layer.q_norm.register_forward_hook(_keeps(caught))))
+            on_key = _looks(layer, caught, see, rows, seen, number)
+            hooks.enter_context(hooked(layer.k_norm.register_forward_hook(on_key)))
+        yield
+    if not all(seen):
+        raise ValueError(
+            f"{seen.count(0)} of {len(layers)} attention layers did not run where they were watched; run the network "
+            "inside, and where it is compiled, give the network from before torch.compile"
+        )
+
+
+def _keeps(caught: list[Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A hook that keeps the queries (B, heads, T, d) until the keys are there."""
+
+    def on_query(_module: nn.Module, _args: Any, query: Tensor) -> None:
+        caught[:] = [query.detach()]
+
+    return on_query
+
+
+def _looks(
+    layer: Any, caught: list[Tensor], see: See, rows: Rows, seen: list[int], number: int
+) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A hook that makes the attention once the keys are there, the first time a block runs."""
+
+    def on_key(_module: nn.Module, _args: Any, key: Tensor) -> None:
+        query = caught.pop()
+        if seen[number]:
+            return
+        seen[number] = 1
+        with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
+            query = query[:, :, :1] if rows == "class" else query
+            scores = (query.float() * layer.scale) @ key.detach().float().transpose(-2, -1)
+            see(scores.softmax(dim=-1))
+
+    return on_key
+
+
+@contextmanager
+def capture_attention(model: nn.Module, *, last: bool = False) -> Iterator[list[Tensor]]:
+    """Keeps the attention of every block, mean over heads, while the network runs inside.
+
+    Args:
+        model: a timm ViT, see :func:`attention_layers`.
+        last: only the last block.
+
+    Yields:
+        A list that is filled, block after block, with (B, T, T) float32 without a graph; each row sums to 1.
+
+    Raises:
+        ValueError: as :func:`watching`.
+    """
+    kept: list[Tensor] = []
+    with watching(model, lambda attention: kept.append(attention.mean(1)), last=last):
+        yield kept
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Maps of the patches.
+
+
+def class_attention(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs the network, in the mode it is in, and gives where its last block looks.
+
+    It is the class token's row, mean over heads, over the patches. A ViT that does not predict from a class token has
+    no such row; there it is the attention that each patch receives, see :func:`received_attention`.
+
+    Args:
+        model: a timm ViT; wrapped in DistributedDataParallel or not.
+        images: (B, C, H, W).
+
+    Returns:
+        What the network gives, with its graph, and the map (B, gh, gw) float32, without one, at least 0.
+
+    Raises:
+        ValueError: not a timm ViT, or one that drops or merges tokens on its way.
+    """
+    if not predicts_from_class_token(model):
+        return received_attention(model, images)
+    kept: list[Tensor] = []
+    with watching(model, lambda attention: kept.append(attention.mean((1, 2))), last=True, rows="class"):
+        logits = model(images)
+    return logits, _as_map(kept[0], model, images)
+
+
+def received_attention(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs the network, in the mode it is in, and gives how much attention each patch of its last block receives.
+
+    It is the mean over heads and over the patches that look; class and register tokens are left out on both sides.
+
+    Args:
+        model: a timm ViT; wrapped in DistributedDataParallel or not.
+        images: (B, C, H, W).
+
+    Returns:
+        As :func:`class_attention`.
+
+    Raises:
+        ValueError: as :func:`class_attention`.
+    """
+    kept: list[Tensor] = []
+    start = prefix_tokens(model) if attention_layers(model) else 0
+    with watching(model, lambda attention: kept.append(attention[:, :, start:].mean((1, 2))), last=True):
+        logits = model(images)
+    return logits, _as_map(kept[0], model, images)
+
+
+def _as_map(attention: Tensor, model: nn.Module, images: Tensor) -> Tensor:
+    """(B, T) over all tokens -> (B, gh, gw) over the patches."""
+    return patches_of(attention, model, images).reshape(len(images), *patch_grid(model, _size(images)))
+
+
+def patches_of(tokens: Tensor, model: nn.Module, images: Tensor) -> Tensor:
+    """(B, T, ...) over all tokens -> (B, gh gw, ...) over the patches.
+
+    Raises:
+        ValueError: there are not as many tokens as the images have patches.
+    """
+    grid, start = patch_grid(model, _size(images)), prefix_tokens(model)
+    if tokens.shape[1] - start != math.prod(grid):
+        raise ValueError(
+            f"images of {images.shape[2]} x {images.shape[3]} have {grid[0]} x {grid[1]} patches, but the network has "
+            f"{tokens.shape[1]} tokens, {start} of them before the patches; it must keep them all (patch_drop_rate=0)"
+        )
+    return tokens[:, start:]
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[2], images.shape[3]
