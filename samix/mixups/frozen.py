@@ -55,7 +55,7 @@ class Mixer(Augmentation):
     encode_precision: Literal["no", "bf16"] = "no"
     share: float = 1.0
     clean_weight: float = 0.0
-    network: MixerNetwork | None = field(default=None, kw_only=True, repr=False, compare=False)
+    network: Any = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerNetwork
     mean: tuple[float, ...] | None = field(default=None, kw_only=True)
     std: tuple[float, ...] | None = field(default=None, kw_only=True)
 
@@ -103,7 +103,8 @@ class Mixer(Augmentation):
         """
         if self.network is None:
             raise ValueError('this Mixer has no network; make it by samix.Mixer.from_pretrained("runs/NAME/mixer")')
-        return self.network
+        network: MixerNetwork = self.network
+        return network
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """How the images to be mixed are normalised, where it was not said; without, as the Mixer's own were."""

@@ -18,8 +18,8 @@ class GuidedAugmentation(Augmentation):
     """Base of mixups guided by a map (B, h, w) of each image: saliency, attention, activation.
 
     A subclass gives :meth:`look`, which makes the maps of a batch, and :meth:`apply`, its policy, which is given them
-    as ``guides``. The map may have any resolution; it is at least 0. A caller who has maps hands them in as ``guide`` and
-    no model is needed.
+    as ``guides``. The map may have any resolution; it is at least 0. A caller who has maps hands them in as ``guide``,
+    and no model is needed.
 
     Args:
         mean: by channel, with which the images were normalised; None scales each image by its own range instead.
