@@ -1,0 +1,120 @@
+"""The last feature map of a forward pass, read on its way to the classifier, for heads that are trained beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from samix.networks.backbone import HookedBackbone, feature_dim, find_layer, hooked
+from samix.networks.modes import unwrap
+
+
+class LastMap:
+    """What :func:`catch_last_map` found, once the network has run."""
+
+    def __init__(self) -> None:
+        self.found: Any = None
+
+    def read(self, model: nn.Module) -> Tensor:
+        """(B, D, h, w), with its graph: tokens and channels-last maps brought into this form.
+
+        Raises:
+            ValueError: the layer was not run, or its output is no map.
+        """
+        inner: Any = unwrap(model)
+        x = self.found
+        if isinstance(x, Tensor) and x.dim() == 3:  # tokens (B, N, D), class and register tokens first
+            x = x[:, int(getattr(inner, "num_prefix_tokens", 0)) :]
+            height, width = grid_of(inner, x.shape[1])
+            x = x.transpose(1, 2).reshape(len(x), -1, height, width)
+        elif isinstance(x, Tensor) and x.dim() == 4 and getattr(inner, "output_fmt", "NCHW") == "NHWC":
+            x = x.permute(0, 3, 1, 2)
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            got = "nothing" if x is None else tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f'the last feature map must be (B, D, h, w), got {got}; name its layer, layer="layer.name"'
+            )
+        return x
+
+
+@contextmanager
+def catch_last_map(model: nn.Module, layer: str = "") -> Iterator[LastMap]:
+    """Inside, a pass of the model leaves its last feature map; nothing is run twice, and nothing stays behind.
+
+    Args:
+        model: a timm network, whose ``forward_features`` is listened to, or any network if the layer is named.
+        layer: dotted name of the layer whose output is the map; empty for timm networks.
+
+    Yields:
+        Where the map will be.
+
+    Raises:
+        ValueError: no such layer, or not a timm network and no layer named.
+    """
+    inner: Any = unwrap(model)
+    caught = LastMap()
+    if layer:
+
+        def keep_output(_layer: nn.Module, _args: Any, output: Any) -> None:
+            # a clone, as the layers behind may work in place
+            caught.found = output.clone() if isinstance(output, Tensor) else output
+
+        with hooked(find_layer(inner, layer, "feature").register_forward_hook(keep_output)):
+            yield caught
+        return
+    check_timm(inner)
+    forward_features, own = inner.forward_features, inner.__dict__.get("forward_features")
+
+    def listen(*args: Any, **kwargs: Any) -> Any:
+        caught.found = forward_features(*args, **kwargs)
+        return caught.found
+
+    inner.forward_features = listen  # hides the class's method on this object, until it is deleted
+    try:
+        yield caught
+    finally:
+        del inner.forward_features
+        if own is not None:  # somebody else had put one there
+            inner.forward_features = own
+
+
+def last_width(model: nn.Module, layer: str = "") -> int:
+    """D, the channels of the map that :func:`catch_last_map` finds.
+
+    Raises:
+        ValueError: as there.
+    """
+    inner: Any = unwrap(model)
+    if layer:
+        find_layer(inner, layer, "feature")
+        return feature_dim(HookedBackbone(inner, layer))
+    check_timm(inner)
+    return int(inner.num_features)
+
+
+def check_timm(model: nn.Module) -> None:
+    """Raises ValueError unless this is a timm network, whose last feature map is known by name."""
+    if not hasattr(model, "forward_features") or not hasattr(model, "num_features"):
+        known = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(
+            f"{type(model).__name__} is not a timm network: name the layer of its last feature map, "
+            f'layer="layer.name"; its top layers are: {known}'
+        )
+
+
+def grid_of(model: nn.Module, tokens: int) -> tuple[int, int]:
+    """Rows and columns of a ViT's patch tokens.
+
+    Raises:
+        ValueError: the network does not say, and the tokens are no square.
+    """
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if grid is not None and grid[0] * grid[1] == tokens:
+        return int(grid[0]), int(grid[1])
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise ValueError(f"{tokens} patch tokens are no square, and the network names no grid_size")
+    return side, side
