@@ -83,13 +83,13 @@ def solve_dual(problem: MaskProblem, iterations: int = ITERATIONS) -> Tensor:
     top, lower = levels - 1, -capacity
     ahead = torch.zeros(top, top, *capacity.shape, dtype=cost.dtype, device=cost.device)  # FISTA's point of view
     last = torch.zeros_like(ahead)
-    slope, difference = torch.empty_like(cost), torch.empty_like(ahead)
+    slope = torch.empty_like(cost)
     momentum, step = 1.0, 1.0 / (8.0 * top)  # at most 4 K edges at a node: the Laplacian is at most 8 K
     for _ in range(iterations):
         _minus_u(ahead, cost, width, down, out=slope)
-        torch.sub(slope[None, :, width:], slope[:, None, :-width], out=difference[:, :, :down])
-        torch.sub(slope[None, :, 1:], slope[:, None, :-1], out=difference[:, :, down:])
-        torch.clamp(ahead.add_(difference, alpha=step), lower, capacity, out=ahead)
+        ahead[:, :, :down].add_(slope[None, :, width:], alpha=step).sub_(slope[:, None, :-width], alpha=step)
+        ahead[:, :, down:].add_(slope[None, :, 1:], alpha=step).sub_(slope[:, None, :-1], alpha=step)
+        torch.clamp(ahead, lower, capacity, out=ahead)
         following = (1.0 + math.sqrt(1.0 + 4.0 * momentum**2)) / 2.0
         last.lerp_(ahead, 1.0 + (momentum - 1.0) / following)
         momentum, ahead, last = following, last, ahead
