@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
 from samix.mixing import Guides, choose, sample_lam, take_rows, to_device
-from samix.mixups.boxes import _cut_side, _span
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.salient import need_guides
 from samix.saliency import activation_map, as_pixels, class_activation
@@ -166,8 +165,8 @@ def snapmix(
     size = x.shape[2:]
     ratio = torch.sqrt(1.0 - lam)
     source_ratio = torch.where(lam == 0.0, 1.0, torch.sqrt(1.0 - source_lam))
-    box = [_cut_side(ratio, centre[:, i], size[i], True) for i in (0, 1)]
-    source = [_cut_side(source_ratio, source_centre[:, i], size[i], True) for i in (0, 1)]
+    box = [_cut(ratio, centre[:, i], size[i]) for i in (0, 1)]
+    source = [_cut(source_ratio, source_centre[:, i], size[i]) for i in (0, 1)]
     sides = [stop - start for start, stop in (*box, *source)]
     filled = torch.stack(sides).amin(0) > 0.0
     inside, cut = (_area(b, size) * filled.view(-1, 1, 1) for b in (box, source))
@@ -180,10 +179,22 @@ def snapmix(
     return mixed._replace(lam=share), partner_share
 
 
+def _cut(ratio: Tensor, centre: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """First row and end (both (B,), whole) of CutMix's box along one side, cut by the border; all of it for ratio 1."""
+    middle, half = torch.floor(centre * size), torch.floor(torch.floor(size * ratio) / 2.0)
+    start, stop = (middle - half).clamp(min=0.0), (middle + half).clamp(max=size)
+    whole = ratio == 1.0
+    return torch.where(whole, 0.0, start), torch.where(whole, float(size), stop)
+
+
 def _area(box: list[tuple[Tensor, Tensor]], size: torch.Size) -> Tensor:
     """(B, H, W) float32, 1 inside the box."""
-    (top, bottom), (left, right) = box
-    return _span(top, bottom, size[0]).unsqueeze(2) * _span(left, right, size[1]).unsqueeze(1)
+    spans = []
+    for (start, stop), side in zip(box, size, strict=True):
+        at = torch.arange(side, device=start.device)
+        spans.append((at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1)))
+    rows, columns = spans
+    return (rows.unsqueeze(2) & columns.unsqueeze(1)).float()
 
 
 def _stretched(partner: Tensor, box: list[tuple[Tensor, Tensor]], source: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -142,8 +142,8 @@ def farthest_cycle(maps: Tensor) -> Tensor:
     with torch.autocast(maps.device.type, enabled=False):
         shares = _shares(_clean(maps)).flatten(1)
         shares = (shares - shares.mean(0)) * shares.shape[1]  # differences are small beside the maps themselves
-        distance = torch.cdist(shares, shares).cpu().numpy()
-    return torch.from_numpy(_walk(distance))
+        distance = torch.cdist(shares, shares)
+    return torch.from_numpy(_walk((distance + distance.T).cpu().numpy()))  # rounding is not the same both ways
 
 
 def _walk(distance: NDArray[np.float32]) -> NDArray[np.int64]:
