@@ -206,3 +206,77 @@ def mask_variance(mask: Array, over_batch: bool) -> float:
     if over_batch:
         return float(((mask - mask.mean()) ** 2).mean())
     return sum(float(((m - m.mean()) ** 2).mean()) for m in mask) / len(mask)
+
+
+# Losses of mixed batches: a sample is logits (K,) and its target, or its two classes and their shares ---
+
+
+def soft_cross_entropy(logits: Array, target: Array) -> float:
+    return sum(cross_entropy(u, t) for u, t in zip(logits, target, strict=True)) / len(logits)
+
+
+def binary_cross_entropy(logits: Array, target: Array, threshold: float | None, sum_classes: bool) -> float:
+    total = 0.0
+    for u, t in zip(logits.ravel(), target.ravel(), strict=True):
+        t = t if threshold is None else float(t > threshold)
+        p = 1 / (1 + math.exp(-u))
+        total -= t * math.log(p) + (1 - t) * math.log(1 - p)
+    return total / (len(logits) if sum_classes else logits.size)
+
+
+def softmax_bce(logits: Array, target: Array) -> float:
+    total = 0.0
+    for u, t in zip(logits, target, strict=True):
+        for p, share in zip(np.exp(log_softmax(u)), t, strict=True):
+            total -= share * math.log(p) + (1 - share) * math.log(1 - p)
+    return total / logits.size
+
+
+def rescaled(lam: float, power: float, threshold: float) -> float:
+    return (lam / threshold) ** power if lam < threshold else 1.0
+
+
+def decoupled_term(logits: Array, a: Array, b: Array, lam: Array, power: float, threshold: float) -> float:
+    """Mean over all samples of r(lam) l_a + r(1 - lam) l_b, nothing for pairs of one class and unmixed samples."""
+    total = 0.0
+    for u, i, j, share in zip(logits, a, b, lam, strict=True):
+        if i == j or share in (0.0, 1.0):
+            continue
+        for own, other, weight in ((i, j, share), (j, i, 1 - share)):
+            rest = math.log(sum(math.exp(v) for k, v in enumerate(u) if k != other))
+            total += rescaled(weight, power, threshold) * (rest - u[own])
+    return total / len(logits)
+
+
+# Adversarial AutoMix -------------------------------------------------------------------------------------------------
+
+
+def adversarial_masks(
+    maps: list[Array], lam: Array, weights: dict[str, Array], size: tuple[int, int], *, lam_channel: bool, upsample: str
+) -> Array:
+    """S feature maps (B, D, h, w) and shares (B, S) -> masks (B, S, H, W) that sum to 1."""
+    masks = np.zeros((len(lam), len(maps), *size))
+    for b in range(len(lam)):
+        queries, keys, contents = [], [], []
+        for s, z in enumerate(maps):
+            u = z[b]
+            if lam_channel:
+                u = np.concatenate([u, np.full((1, *u.shape[1:]), lam[b, s])])
+            queries.append(np.maximum(conv1x1(u, weights["query.weight"], weights["query.bias"]), 0))
+            keys.append(np.maximum(conv1x1(u, weights["key.weight"], weights["key.bias"]), 0))
+            contents.append(conv1x1(u, weights["value.weight"], weights["value.bias"]))
+        logits = []
+        for s in range(len(maps)):
+            others = np.zeros_like(keys[0])
+            for j in range(len(maps)):
+                if j != s:
+                    others = others + keys[j]
+            logits.append(upsampled(attended(queries[s], others, contents[s]), size, upsample))
+        for row in range(size[0]):
+            for column in range(size[1]):
+                masks[b, :, row, column] = np.exp(log_softmax(np.array([t[row, column] for t in logits])))
+    return masks
+
+
+def cosine(a: Array, b: Array) -> float:
+    return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))

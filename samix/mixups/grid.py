@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from samix.batch import Mixed, check_pair
+from samix.batch import Mixed, MixedBatch, check_pair
 from samix.mixing import Augmentation, Guides, choose
+from samix.networks.last_map import catch_last_map, last_width
 
 
 def gridmix_holes(
@@ -63,8 +66,8 @@ def _holes_along(size: int, crop: Tensor, side: Tensor, hole: Tensor, place: Ten
 def gridmix_cells(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mixed:
     """Takes each cell of a grid whole, from the image or from the partner.
 
-    GridMix (Baek, Bang and Shim 2021, Pattern Recognition), without its auxiliary loss on the cells; known
-    second-hand, not checked against the authors' code. Exactly round(lam * cells) of the cells keep x. Where the grid
+    GridMix (Baek, Bang and Shim 2021, Pattern Recognition); known second-hand, not checked against the authors' code.
+    Its loss on the cells is :func:`cell_loss`. Exactly round(lam * cells) of the cells keep x. Where the grid
     does not divide the image evenly, some cells are a pixel larger than others.
 
     Args:
@@ -90,6 +93,32 @@ def gridmix_cells(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mi
     return choose(x, partner, own[:, row][:, :, column].unsqueeze(1).float())
 
 
+def cell_loss(logits: Tensor, batch: MixedBatch) -> Tensor:
+    """Cross-entropy of each cell with the label of the image it shows, averaged over cells and samples.
+
+    GridMix's "local context mapping" (Baek, Bang and Shim 2021).
+
+    Args:
+        logits: (B, K, gh, gw), one prediction per cell.
+        batch: of :func:`gridmix_cells` with as many cells; class ids or (B, K) float targets.
+
+    Returns:
+        Scalar, in nats.
+    """
+    assert batch.mask is not None
+    (down, across), (height, width) = logits.shape[2:], batch.mask.shape[2:]
+    row = -(-torch.arange(down, device=logits.device) * height // down)  # the first pixel row of each row of cells
+    column = -(-torch.arange(across, device=logits.device) * width // across)
+    row, column = row.clamp(max=height - 1), column.clamp(max=width - 1)  # more cells than pixels
+    own = batch.mask[:, 0, row][:, :, column]  # (B, gh, gw), 1 where the own cell stays
+    log_p = F.log_softmax(logits.float(), dim=1)
+    if batch.labels.is_floating_point():
+        picked = torch.einsum("bsk,bkhw->bshw", batch.labels.float(), log_p)
+    else:
+        picked = log_p.gather(1, batch.labels[:, :, None, None].expand(-1, -1, down, across))  # (B, 2, gh, gw)
+    return -(torch.stack([own, 1.0 - own], dim=1) * picked).sum(1).mean()
+
+
 @dataclass
 class GridMix(Augmentation):
     """GridMix: ``style="holes"`` is :func:`gridmix_holes`, ``style="cells"`` is :func:`gridmix_cells`.
@@ -105,6 +134,9 @@ class GridMix(Augmentation):
         area_max: holes: largest.
         aspect_min: holes: smallest height over width of the crop, > 0.
         aspect_max: holes: largest.
+        cell_weight: cells: weight of :func:`cell_loss`, for which a 1x1 convolution reads the last feature map, pooled
+            to one value per cell; 0 does without.
+        layer: cells: dotted name of the layer that gives the last feature map; empty for timm networks.
     """
 
     name: ClassVar[str] = "gridmix"
@@ -117,6 +149,8 @@ class GridMix(Augmentation):
     area_max: float = 1.0
     aspect_min: float = 0.5
     aspect_max: float = 2.0
+    cell_weight: float = 0.0
+    layer: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +165,9 @@ class GridMix(Augmentation):
             raise ValueError(f"need 0 < area_min <= area_max <= 1, got {self.area_min} and {self.area_max}")
         if not 0.0 < self.aspect_min <= self.aspect_max < float("inf"):
             raise ValueError(f"need 0 < aspect_min <= aspect_max, got {self.aspect_min} and {self.aspect_max}")
+        if not 0.0 <= self.cell_weight < float("inf") or (self.cell_weight > 0.0 and self.style != "cells"):
+            raise ValueError(f'cell_weight must be at least 0, and is for style="cells", got {self.cell_weight}')
+        self.head: nn.Conv2d | None = None
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         """Scores (B, cells, cells), or cells, area, aspect (B,) and place (B, 2).
@@ -156,3 +193,32 @@ class GridMix(Augmentation):
         if self.style == "cells":
             return gridmix_cells(x, partner, lam, extras["scores"])
         return gridmix_holes(x, partner, lam, extras["cells"], extras["area"], extras["aspect"], extras["place"])
+
+    def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+        """The classifier of the cells, (B, D, gh, gw) -> (B, num_classes, gh, gw), where it has a weight."""
+        if self.cell_weight == 0.0:
+            return None
+        device = next((p.device for p in model.parameters()), None)
+        self.head = nn.Conv2d(last_width(model, self.layer), num_classes, 1, device=device)
+        return self.head
+
+    def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Mixes and runs the model; with ``cell_weight``, adds the loss of the cells as ``extra["cells"]``.
+
+        Raises:
+            ValueError: the loss of the cells is asked for and :meth:`attach` was not called, or labels at each pixel.
+        """
+        if self.cell_weight == 0.0:
+            return super().forward_through(model, images, labels)
+        if self.head is None:
+            raise ValueError(
+                "GridMix trains a classifier of cells: call attach(model, num_classes) before training, and give its "
+                "parameters to the optimiser; or set cell_weight=0"
+            )
+        batch = self(images, labels, model=model)
+        if batch.dense or (batch.labels.dim() == 2 and batch.labels.is_floating_point()):
+            raise ValueError("the classifier of cells needs one class or (K,) target per image; or set cell_weight=0")
+        with catch_last_map(model, self.layer) as caught:
+            logits = model(batch.images)
+        cells = self.head(F.adaptive_avg_pool2d(caught.read(model), (self.cells, self.cells)))
+        return logits, dataclasses.replace(batch, extra={"cells": self.cell_weight * cell_loss(cells, batch)})
