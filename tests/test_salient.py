@@ -227,6 +227,23 @@ def test_wrong_options_are_refused(cls, wrong):
         cls(**wrong)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_kind
+def test_same_seed_same_batch_on_the_gpu(kind):
+    images, labels = batch_of(5, (3, 32, 32))
+    guide, net = maps_of(5), tiny_cnn().cuda()
+    here, there = (
+        make(kind)(*b, guide=g) for b, g in (((images, labels), guide), ((images.cuda(), labels.cuda()), guide.cuda()))
+    )
+    torch.testing.assert_close(there.images.cpu(), here.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(there.weights.cpu(), here.weights, atol=1e-5, rtol=0)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cuda", dtype=dtype):
+            looked = make(kind)(images.cuda(), labels.cuda() % 5, model=net)
+        assert looked.images.isfinite().all()
+        assert looked.weights.isfinite().all()
+
+
 # SaliencyMix ---------------------------------------------------------------------------------------------------------
 
 
