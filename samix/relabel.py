@@ -536,8 +536,8 @@ class SUMix(Relabelling):
 
     Args:
         alpha: 0.2 as published with CutMix and FMix, 1 with ResizeMix.
-        kappa: how much the distances count, at least 0. In the released code it is the batch size; 100 is that of the
-            published CIFAR recipes.
+        kappa: how much the distances count, at least 0. In the released code it is the batch size, so
+            100 is what it does for batches of 100.
         gamma: weight of the loss of the uncertainty head; without that head, see :meth:`attach`, it is left out.
         classifier: dotted name of the last linear layer; empty takes timm's, or the last one of the network.
         head: of the uncertainty; made by :meth:`attach`.
