@@ -13,9 +13,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-LEARNED = ("automix", "samix")
+LEARNED = ("automix", "samix", "adautomix")
+LossName = Literal["ce", "bce", "softmax_bce", "decoupled", "decoupled_bce"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Recipe:
         schedule: the learning rate changes once per ``epoch`` or at every ``step``.
         clip: largest gradient norm; 0 switches clipping off.
         smoothing: label smoothing of hand-made mixups, in [0, 1); learned ones have it among their options.
+        loss: of mixed images, for mixups without losses of their own: ``ce`` mixed cross-entropy, ``bce`` binary,
+            ``softmax_bce`` as ManifoldMix's and PuzzleMix's released code, ``decoupled`` and ``decoupled_bce``; see
+            ``samix.losses``.
+        bce_threshold: of ``bce``, targets above it become 1 and all others 0; None keeps them soft.
+        decoupled_eta: of ``decoupled``, weight of its further term.
         accumulate: backward passes per optimiser step.
         precision: ``no`` is float32; ``bf16``, ``fp16``.
         channels_last: memory layout of images and kernels.
@@ -89,6 +95,9 @@ class Recipe:
     schedule: Literal["epoch", "step"] = "epoch"
     clip: float = 0.0
     smoothing: float = 0.0
+    loss: LossName = "ce"
+    bce_threshold: float | None = None
+    decoupled_eta: float = 0.1
     accumulate: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = False
@@ -108,6 +117,16 @@ class Recipe:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        """Raises ValueError for an unknown loss, or options that it does not have or that are out of range."""
+        if self.loss not in get_args(LossName):
+            raise ValueError(f"loss must be one of {', '.join(get_args(LossName))}, got {self.loss!r}")
+        if self.bce_threshold is not None and (self.loss != "bce" or not 0.0 <= self.bce_threshold < 1.0):
+            raise ValueError(f"bce_threshold is for loss bce, and in [0, 1); got {self.bce_threshold} for {self.loss}")
+        if not 0.0 <= self.decoupled_eta < float("inf"):
+            raise ValueError(f"decoupled_eta must be a number of at least 0, got {self.decoupled_eta}")
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -194,7 +213,7 @@ def digits_quick(mixup: str) -> Recipe:
         stem="small",
         feature=2,
         mixup=mixup,
-        mixup_options=options_of(mixup, automix=QUICK_MIXER, samix=QUICK_MIXER),
+        mixup_options=options_of(mixup, automix=QUICK_MIXER, samix=QUICK_MIXER, adautomix=QUICK_MOMENTUM),
         epochs=30,
         batch_size=100,
         lr=0.1,
@@ -208,9 +227,9 @@ def digits_quick(mixup: str) -> Recipe:
     )
 
 
+QUICK_MOMENTUM = {"momentum": 0.95, "momentum_end": 0.999}
 QUICK_MIXER = {
-    "momentum": 0.95,
-    "momentum_end": 0.999,
+    **QUICK_MOMENTUM,
     "mask_over_batch": False,
     "mask_weight": 1.0,
     "mask_variance": 2.0,
@@ -218,6 +237,7 @@ QUICK_MIXER = {
 
 
 SLIM_MIXER = {**QUICK_MIXER, "momentum": 0.98}
+SLIM_MOMENTUM = {**QUICK_MOMENTUM, "momentum": 0.98}
 
 
 def cifar_slim(mixup: str) -> Recipe:
@@ -232,7 +252,7 @@ def cifar_slim(mixup: str) -> Recipe:
         limit=2500,
         eval_every=5,
         epochs=40,
-        mixup_options=options_of(mixup, automix=SLIM_MIXER, samix=SLIM_MIXER),
+        mixup_options=options_of(mixup, automix=SLIM_MIXER, samix=SLIM_MIXER, adautomix=SLIM_MOMENTUM),
     )
 
 
@@ -298,6 +318,7 @@ def _tiny(mixup: str, name: str, model: str, lam_scale: float) -> Recipe:
         gridmix={"alpha": 0.2},
         automix={"lam_channel": False},
         samix={"lam_scale": lam_scale},
+        adautomix={"beta": 0.4},
     )
     return Recipe(
         name=name,
@@ -345,6 +366,7 @@ def _imagenet(mixup: str, name: str, model: str) -> Recipe:
         fmix={"alpha": 0.2},
         automix=LARGE_SCALE,
         samix={**LARGE_SCALE, "dropout": 0.1},
+        adautomix={"momentum_end": 0.99999, "samples": 2, "beta": 0.1},
     )
     return Recipe(
         name=name,
@@ -389,6 +411,7 @@ def _fine_grained(mixup: str, name: str, data: str) -> Recipe:
         fmix={"alpha": 0.2},
         automix=learned,
         samix={**learned, "lam_scale": 1.0, "dropout": 0.1},
+        adautomix={"momentum_end": 0.99999, "pairing": "cycle"},
     )
     return Recipe(
         name=name,

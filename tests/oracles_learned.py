@@ -264,7 +264,7 @@ def adversarial_masks(
                 u = np.concatenate([u, np.full((1, *u.shape[1:]), lam[b, s])])
             queries.append(np.maximum(conv1x1(u, weights["query.weight"], weights["query.bias"]), 0))
             keys.append(np.maximum(conv1x1(u, weights["key.weight"], weights["key.bias"]), 0))
-            contents.append(conv1x1(u, weights["value.weight"], weights["value.bias"]))
+            contents.append(conv1x1(u, weights["value.weight"]))
         logits = []
         for s in range(len(maps)):
             others = np.zeros_like(keys[0])

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 import torch
 from runs import small_recipe
 
 from samix.build import NAMES, build_method, build_network, resolve_options
-from samix.recipes import RECIPES, Recipe, from_dict, named_recipe, read_recipe_file
+from samix.losses import LOSSES
+from samix.recipes import RECIPES, LossName, Recipe, from_dict, named_recipe, read_recipe_file
 
 SMALL = ("digits-quick", "cifar-slim")
 
@@ -65,6 +67,38 @@ def test_every_recipe_is_whole_for_every_mixup(name, mixup):
     assert (recipe.name, recipe.mixup) == (name, mixup)
     assert set(recipe.mixup_options) <= set(resolve_options(mixup, recipe.mixup_options))
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize("name", get_args(LossName))
+def test_a_recipe_s_loss_reaches_the_method(name):
+    recipe = small_recipe("mixup", loss=name, smoothing=0.1)
+    method = build_method(recipe, 10).eval()
+    batch = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 9])
+    loss, _ = method(batch)
+    method.generators()[0].manual_seed(0)
+    loss, _ = method(batch)
+    method.generators()[0].manual_seed(0)
+    logits, mixed = method.mixup.forward_through(method.model, *batch)
+    torch.testing.assert_close(loss, LOSSES[name](logits, mixed, smoothing=0.1))
+    other = small_recipe("mixup", loss="bce", bce_threshold=0.2)
+    assert build_method(other, 10).loss.keywords == {"smoothing": 0.0, "threshold": 0.2}
+    assert build_method(small_recipe("mixup", loss="decoupled", decoupled_eta=0.3), 10).loss.keywords["eta"] == 0.3
+
+
+def test_losses_that_cannot_be_are_refused():
+    with pytest.raises(
+        ValueError, match="loss must be one of ce, bce, softmax_bce, decoupled, decoupled_bce, got 'l2'"
+    ):
+        Recipe(loss="l2")
+    with pytest.raises(ValueError, match="bce_threshold is for loss bce"):
+        Recipe(bce_threshold=0.2)
+    with pytest.raises(ValueError, match=r"and in \[0, 1\); got 1.0"):
+        Recipe(loss="bce", bce_threshold=1.0)
+    with pytest.raises(ValueError, match="decoupled_eta must be a number"):
+        Recipe(decoupled_eta=-1.0)
+    with pytest.raises(ValueError, match="samix trains on its own losses, so loss must be ce"):
+        build_method(small_recipe("samix", loss="bce"), 10)
+    assert set(LOSSES) == set(get_args(LossName))
 
 
 @pytest.mark.parametrize("mixup", NAMES)

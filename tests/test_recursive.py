@@ -6,10 +6,13 @@ import oracles_recursive as oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from runs import fit, run_differences, small_recipe
 from tiny_networks import PlainNet, tiny_cnn, tiny_vit
 from torch import nn
 
+from samix.engine import Interrupted, Run
 from samix.methods.supervised import Supervised
+from samix.mixups import MIXUPS
 from samix.mixups.recursive import RecursiveMix, box_features, box_of, recursivemix
 from samix.networks.last_map import catch_last_map, last_width
 
@@ -312,6 +315,25 @@ def test_state_saved_in_the_middle_gives_the_same_run():
     assert other.mixup.memory is None
     with pytest.raises(ValueError, match="remembers images, target and probs"):
         other.load_extra_state({"images": images, "colour": labels})
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_as_one_that_never_was(tmp_path, monkeypatch):
+    monkeypatch.setitem(MIXUPS, "recursivemix", RecursiveMix)
+    monkeypatch.setattr(Run, "draw", lambda run: None)
+    recipe = small_recipe("recursivemix", device_data=True, workers=0)
+    whole = fit(recipe, tmp_path / "whole")
+    train_step = Run.train_step
+
+    def stopped_at_seven(run, batch):
+        train_step(run, batch)
+        run.stopping = run.step == 7
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", stopped_at_seven)
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path / "cut")
+    assert set(torch.load(tmp_path / "cut/run/last.pt", weights_only=True)["extra"]) == {"images", "target", "probs"}
+    assert run_differences(whole, fit(recipe, tmp_path / "cut", resume=True)) == []
 
 
 def test_a_start_of_an_epoch_forgets():

@@ -1,0 +1,240 @@
+"""Adversarial AutoMix (Qin et al., ICLR 2024, arXiv:2312.11954): mix several images, and make it hard every other step.
+
+The step is AutoMix's, with three changes: S images share each pixel; there is no mask loss; and at every second step
+the generator is trained against the classifier instead of for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.batch import MixedBatch
+from samix.methods.automix import AutoMix, Draw, StepOptions
+from samix.methods.base import Batch
+from samix.mixing import sample_lam, sample_partners, to_device
+from samix.mixups.adversarial import AdversarialMixer
+from samix.mixups.learned import LearnedMixer, Upsample
+
+
+@dataclass(frozen=True)
+class AdAutoMixOptions(StepOptions):
+    """Options of Adversarial AutoMix: those of the step, and its generator's.
+
+    Args:
+        alpha: each of the S shares is a draw of Beta(alpha, alpha), over their sum; for two, lam is the draw itself.
+        lam_margin: plain mixing where the own share or the rest is at most this; negative switches it off.
+        samples: S, images per mix; 3, or 2 on ImageNet [released code].
+        linear_weight: rho, for more than two images: the clean loss counts 1 - rho, that of plain linear mixes rho.
+        beta: weight of cross-entropy in an adversarial step, in [0, 1]; 1 - beta is the cosine's. 0.3 on CIFAR.
+        interval: every how many steps one is adversarial; 1 makes all so, 0 none.
+        cos_sign: 1 lowers the similarity of the mix's logits to its sources' [released code]; -1 raises it, which keeps
+            the mix's meaning, the purpose that the paper states.
+        lam_channel: the share of each image as a channel of the generator.
+        upsample: of the masks, ``bilinear`` or ``nearest`` [ViTs].
+    """
+
+    name: ClassVar[str] = "adautomix"
+
+    alpha: float = 1.0
+    lam_margin: float = 0.03
+    samples: int = 3
+    linear_weight: float = 0.5
+    beta: float = 0.3
+    interval: int = 2
+    cos_sign: int = 1
+    lam_channel: bool = True
+    upsample: Upsample = "bilinear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 2:
+            raise ValueError(f"samples must be at least 2, got {self.samples}")
+        if self.samples > 2 and self.pairing not in ("randperm", "cycle"):
+            raise ValueError(
+                f"{self.pairing} gives an image the same partner every time: with {self.samples} samples choose "
+                "randperm or cycle"
+            )
+        for name in ("linear_weight", "beta"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.interval < 0:
+            raise ValueError(f"interval must be at least 0, got {self.interval}")
+        if self.cos_sign not in (-1, 1):
+            raise ValueError(f"cos_sign must be 1 or -1, got {self.cos_sign}")
+
+
+ADAUTOMIX_PRESETS: dict[str, AdAutoMixOptions] = {
+    "reference": AdAutoMixOptions(),
+    "paper": AdAutoMixOptions(preset="paper", momentum_end=1.0, cos_sign=-1),
+}
+
+
+class AdAutoMix(AutoMix):
+    """A network, its momentum copy, and a generator of masks that also trains against it; the rest is AutoMix's.
+
+    Args:
+        model, num_classes, feature, classifier, generator: as for :class:`AutoMix`.
+        options: an :class:`AdAutoMixOptions`, or the name of a preset: ``reference`` (as the released code trains) or
+            ``paper`` (the mix is kept similar to its sources, momentum ends at 1).
+    """
+
+    presets: ClassVar[Any] = ADAUTOMIX_PRESETS
+    steps: Tensor  # optimiser steps done, int64, part of the state
+
+    def __init__(self, model: nn.Module, num_classes: int, options: Any = "reference", **names: Any) -> None:
+        super().__init__(model, num_classes, options, **names)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.step = 0  # the same on the host, so that no step waits for the device
+        self.register_load_state_dict_post_hook(read_steps)  # type: ignore[no-untyped-call]
+
+    def build_mixer(self, dim: int) -> LearnedMixer:
+        """The generator for feature maps of ``dim`` channels."""
+        return AdversarialMixer(dim, lam_channel=self.options.lam_channel, upsample=self.options.upsample)
+
+    # The step ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step (arXiv:2312.11954, Algorithm 1).
+
+        Args:
+            batch: images (B, C, H, W), normalised, and labels (B,) int64.
+
+        Returns:
+            Loss, and its parts ``clean``, ``mixed``, for more than two images ``linear``, and ``generation`` (the
+            cross-entropy of the generator's mix, whether it is to fall or to rise), with ``mask_std`` and
+            ``mask_error``.
+
+        Raises:
+            ValueError: images or labels of the wrong type, shape or range.
+        """
+        images, labels = self.checked(batch)
+        projected = self.mixer.project(self.guide(images))  # (B, P, h, w), shared by both branches
+        clean = self.clean_loss(images, labels)
+        mixed, linear = self.classification_losses(images, labels, projected.detach())
+        generation, loss, report = self.adversarial_losses(images, labels, projected)
+        parts = {"clean": clean, "mixed": mixed, "generation": generation, **report}
+        if linear is not None:
+            rho = float(self.options.linear_weight)
+            clean, parts["linear"] = (1.0 - rho) * clean + rho * linear, linear
+        return clean + mixed + loss, {name: part.detach() for name, part in parts.items()}
+
+    def classification_losses(self, images: Tensor, labels: Tensor, projected: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Trains the network on generated mixes, and for more than two images on linear ones; no graph to the Mixer."""
+        draw = self.draw(len(images), images.device)
+        with torch.no_grad():
+            masks = self.paint_all(projected, draw, images)
+            shares = draw.lam[:, :, None, None].expand_as(masks)
+            own = draw.lam[:, 0]
+            plain = torch.minimum(own, 1.0 - own) <= self.options.lam_margin
+            masks = torch.where(plain.view(-1, 1, 1, 1), shares, masks)
+            batch = mix_sources(images, labels, draw, masks)
+            linear = mix_sources(images, labels, draw, shares) if self.options.samples > 2 else None
+        mixed = batch.loss(self.online.mixed(batch.images), self.options.smoothing)
+        if linear is None:
+            return mixed, None
+        return mixed, linear.loss(self.online.mixed(linear.images), self.options.smoothing)
+
+    def adversarial_losses(
+        self, images: Tensor, labels: Tensor, projected: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Trains the generator by the frozen momentum copy: for its cross-entropy, or against it.
+
+        ``CE`` in a cooperative step; ``-beta CE + (1 - beta) cos_sign cos`` in an adversarial one, where cos is the
+        mean of ``sum_i lam_i cos(logits of the mix, logits of image i)``. One head reads both, so that the cosine of
+        equal images is 1.
+
+        Returns:
+            The cross-entropy, the generator's loss, and statistics of the masks.
+        """
+        draw = self.draw(len(images), images.device)
+        masks = self.paint_all(projected, draw, images)  # (B, S, H, W), with their graph
+        batch = mix_sources(images, labels, draw, masks)
+        logits = self.judge(batch.images)
+        generation = loss = batch.loss(logits)
+        if self.adversarial:
+            with torch.no_grad():
+                sources = self.judge(images).float()[draw.index]  # (B, S, K): the clean batch, gathered
+            cosine = F.cosine_similarity(logits.float().unsqueeze(1), sources, dim=2)  # (B, S)
+            similar = (draw.lam * cosine).sum(1).mean()
+            beta = float(self.options.beta)
+            loss = -beta * generation + (1.0 - beta) * self.options.cos_sign * similar
+        seen = masks.detach()
+        report = {
+            "mask_std": seen.std(dim=(2, 3)).mean(),
+            "mask_error": (seen.mean(dim=(2, 3)) - draw.lam).abs().mean(),
+        }
+        return generation, loss, report
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether this step trains the generator against the classifier: the first of every ``interval`` does."""
+        interval = int(self.options.interval)
+        return interval > 0 and self.step % interval == 0
+
+    # Its parts --------------------------------------------------------------------------------------------------------
+
+    def draw(self, batch_size: int, device: torch.device) -> Draw:
+        """Fresh shares lam (B, S) and images index (B, S) for one branch; the first image of each mix is the own."""
+        o = self.options
+        shares = [
+            sample_lam(o.alpha, batch_size, per_sample=o.per_sample, generator=self.generator)
+            for _ in range(o.samples if o.samples > 2 else 1)
+        ]
+        index = [torch.arange(batch_size)]
+        index += [sample_partners(batch_size, o.pairing, generator=self.generator) for _ in range(o.samples - 1)]
+        lam = torch.stack([shares[0], 1.0 - shares[0]] if o.samples == 2 else shares, dim=1)
+        return Draw(to_device(normalised(lam), device), to_device(torch.stack(index, dim=1), device))
+
+    def paint_all(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
+        """Masks (B, S, H, W) of a draw's images."""
+        mixer = self.mixer
+        assert isinstance(mixer, AdversarialMixer)
+        sources = [projected[rows] for rows in draw.index.unbind(1)]
+        return mixer.paint_all(sources, draw.lam, (images.shape[-2], images.shape[-1]))
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """As AutoMix, and counts the step."""
+        super().after_step(progress)
+        self.step += 1
+        self.steps += 1
+
+
+def read_steps(method: AdAutoMix, _keys: Any) -> None:
+    """After a checkpoint was loaded: the host's count follows the state's."""
+    method.step = int(method.steps)
+
+
+def normalised(lam: Tensor) -> Tensor:
+    """Rows (B, S) over their sums; equal shares where all draws are 0, as for a very small alpha."""
+    total = lam.sum(1, keepdim=True)
+    return torch.where(total > 0.0, lam / total.clamp(min=torch.finfo(lam.dtype).tiny), 1.0 / lam.shape[1])
+
+
+def mix_sources(images: Tensor, labels: Tensor, draw: Draw, masks: Tensor) -> MixedBatch:
+    """``sum_i mask_i x_i`` of S images, and its labels.
+
+    Args:
+        images: (B, C, H, W).
+        labels: (B,) int64.
+        draw: lam (B, S) and index (B, S).
+        masks: (B, S, H, W) float32, at every pixel of sum 1.
+
+    Returns:
+        MixedBatch with k = S; its ``mask`` is the own image's.
+    """
+    mixed = torch.zeros((), device=images.device)
+    for i, rows in enumerate(draw.index.unbind(1)):
+        mixed = mixed + masks[:, i : i + 1] * images[rows]
+    return MixedBatch(
+        images=mixed.to(images.dtype),
+        labels=labels[draw.index],
+        weights=draw.lam,
+        index=draw.index,
+        mask=masks[:, :1],
+    )
