@@ -162,7 +162,7 @@ def test_policies_compile_as_one_graph_and_give_the_same(size):
     ("make", "said"),
     [
         (lambda: PatchCutMix(patch=0), "patch must be a whole number"),
-        (lambda: MaskMix(cell=0), "cell must be a whole number"),
+        (lambda: MaskMix(cell=-1), "cell must be a whole number"),
         (lambda: MaskMix(patch=2.5), "patch must be a whole number"),
         (lambda: TokenMix(style="line"), "style must be block or random"),
         (lambda: TokenMix(maps="cam"), "maps must be"),

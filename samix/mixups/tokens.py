@@ -168,25 +168,25 @@ class MaskMix(Augmentation):
     """MaskMix, see :func:`maskmix`; its cells are drawn for each sample.
 
     Args:
-        cell: side of a cell in pixels; None takes a quarter of the shorter side, rounded up: the published 56 at 224.
+        cell: side of a cell in pixels; 0 takes a quarter of the shorter side, rounded up: the published 56 at 224.
         patch: the side is rounded up to a multiple of this. The paper asks for a multiple of the network's patch, the
             released configurations have 56 with patches of 16; 1 leaves it as it is.
     """
 
     name: ClassVar[str] = "maskmix"
 
-    cell: int | None = None
+    cell: int = 0
     patch: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_side("patch", self.patch)
-        if self.cell is not None:
+        if self.cell != 0:
             _check_side("cell", self.cell)
 
     def side(self, shape: torch.Size) -> int:
         """Side of a cell, for images of this shape (B, C, H, W)."""
-        cell = math.ceil(min(shape[2:]) / 4) if self.cell is None else self.cell
+        cell = self.cell or math.ceil(min(shape[2:]) / 4)
         return math.ceil(cell / self.patch) * self.patch
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
