@@ -1,0 +1,279 @@
+"""MoCo v1 and v2: contrast a view's query with the other view's key and with a queue of keys.
+
+MoCo (He et al. 2020, arXiv:1911.05722), MoCo v2 (Chen et al. 2020, arXiv:2003.04297). With any mixup, by the cross-view
+pipeline of SAMix (Li et al. 2022, arXiv:2111.15454): the mix of two query views is contrasted with the *key views* of
+both sources, and that loss is added to the clean one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samix import distributed
+from samix.batch import MixedBatch
+from samix.contrastive import info_nce, normalized
+from samix.methods.base import Method
+from samix.methods.view_mixing import Mixing, check_views, make_mixing
+from samix.mixing import Augmentation, new_generator, to_device
+from samix.mixups.learned import LearnedMixer, check_choice
+from samix.networks.batchnorm import plain_batchnorm, split_batchnorm
+from samix.networks.encoder import Encoder
+from samix.networks.heads import linear_projector, mlp_projector
+from samix.networks.modes import evaluating
+from samix.networks.momentum import momentum_at, momentum_copy, update_momentum
+from samix.networks.queue import Queue
+
+KeyBN = Literal["split", "shuffle", "eman", "none"]
+
+
+@dataclass(frozen=True)
+class MoCoOptions:
+    """Options of MoCo; the defaults are v2's.
+
+    Args:
+        preset: name of the preset these values come from.
+        projector: ``mlp`` (v2) or ``linear`` (v1).
+        dim: D of the embedding.
+        queue: K, number of keys; a multiple of the batch, below the number of images.
+        temperature: of the softmax.
+        momentum: coefficient of the momentum encoder, in [0, 1].
+        momentum_end: at the end, by a cosine; None keeps it constant.
+        key_bn: how query and key are kept from sharing batch statistics: ``split`` takes BatchNorm's statistics over
+            ``groups`` parts of the batch, in both networks, the keys in another order; ``shuffle`` exchanges key images
+            between processes (needs several); ``eman`` runs the momentum encoder in eval mode with averaged statistics;
+            ``none``.
+        groups: of ``split``.
+        symmetric: contrast both directions; twice the cost.
+        mixed_weight: weight of the mixed loss.
+    """
+
+    name: ClassVar[str] = "moco"
+
+    preset: str = "v2"
+    projector: Literal["mlp", "linear"] = "mlp"
+    dim: int = 128
+    queue: int = 65536
+    temperature: float = 0.2
+    momentum: float = 0.999
+    momentum_end: float | None = None
+    key_bn: KeyBN = "split"
+    groups: int = 8
+    symmetric: bool = False
+    mixed_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("projector", self.projector, ("mlp", "linear"))
+        check_choice("key_bn", self.key_bn, ("split", "shuffle", "eman", "none"))
+        for name in ("dim", "queue", "groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        for value in (self.momentum, self.momentum if self.momentum_end is None else self.momentum_end):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"momentum must be in [0, 1], got {value}")
+
+
+MOCO_PRESETS: dict[str, MoCoOptions] = {
+    "v2": MoCoOptions(),
+    "v1": MoCoOptions(preset="v1", projector="linear", temperature=0.07),
+    "cifar": MoCoOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99),
+}
+
+
+class MoCo(Method):
+    """A query encoder, its momentum copy, and a queue; with a mixup, a mixed loss beside the clean one.
+
+    ``loss, parts = method((view_q, view_k))``.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
+            trained in place.
+        options: a :class:`MoCoOptions`, or the name of a preset: ``v2``, ``v1``, ``cifar``.
+        mixup: None, any augmentation object, or a learned Mixer (:class:`samix.SAMixer`), which is then trained
+            (SAMix-I).
+        feature: stage whose map guides a learned Mixer, as for :class:`samix.AutoMix`.
+        mixing: options of a learned Mixer's training, :class:`samix.methods.samix_i.SAMixIOptions`.
+        generator: CPU generator of lam, pairs and orders; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, or a network or mixup that cannot be used.
+    """
+
+    presets: ClassVar[Any] = MOCO_PRESETS
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: MoCoOptions | str = "v2",
+        *,
+        mixup: Augmentation | LearnedMixer | None = None,
+        feature: int | str | None = None,
+        mixing: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        chosen = self.presets.get(options) if isinstance(options, str) else options
+        if chosen is None:
+            raise ValueError(f"unknown preset {options!r}; choose one of {', '.join(self.presets)}")
+        self.options: MoCoOptions = chosen
+        if chosen.key_bn == "split":
+            split_batchnorm(model, chosen.groups)
+        make = mlp_projector if chosen.projector == "mlp" else linear_projector
+        self.online = Encoder(model, lambda width: make(width, chosen.dim), feature)
+        self.momentum = momentum_copy(self.online)
+        device = next(model.parameters()).device
+        self.queue = Queue(chosen.queue, chosen.dim).to(device)
+        self.generator = new_generator() if generator is None else generator
+        self.mixing: Mixing | None = make_mixing(mixup, self.online, mixing, self.generator)
+        self.train()
+
+    # The step ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step (arXiv:1911.05722, Algorithm 1), and with a mixup the mixed loss (arXiv:2111.15454, section 3.3).
+
+        Args:
+            batch: two views (B, C, H, W) of the same images, normalised, and, for methods that need them, the images'
+                row numbers (B,) int64.
+
+        Returns:
+            Loss, and its parts: ``nce``, those of the mixup, and ``key_std``, the keys' spread per dimension times
+            sqrt(D): about 1 for healthy keys, 0 when they have collapsed.
+
+        Raises:
+            ValueError: one view only, or views of another shape.
+        """
+        view_q, view_k, ids = check_views(batch)
+        negatives = self.queue.snapshot()
+        key = self.keys(view_k)
+        nce = self.contrast(view_q, key, negatives)
+        other: Tensor | None = None
+        if self.options.symmetric:
+            other = self.keys(view_q)
+            nce = (nce + self.contrast(view_k, other, negatives)) / 2.0
+        loss, parts = nce, {"nce": nce}
+        if self.mixing is not None:
+            extra, mixed_parts = self.mixing.losses(self, view_q, view_k, key, negatives, ids)
+            loss = loss + extra
+            parts.update(mixed_parts)
+        if self.training:
+            self.queue.enqueue(key)
+            if other is not None:
+                self.queue.enqueue(other)
+        parts["key_std"] = key.std(dim=0).mean() * key.shape[1] ** 0.5
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+    def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
+        """The clean loss of one direction, a scalar."""
+        query = normalized(self.online(view))
+        return info_nce(query, key, negatives, self.options.temperature).mean()
+
+    @torch.no_grad()
+    def keys(self, view: Tensor) -> Tensor:
+        """Unit keys (B, D) of a view by the momentum encoder, without gradient, the batch in another order."""
+        return normalized(self.in_another_order(self.momentum, view))
+
+    @torch.no_grad()
+    def guides(self, view: Tensor) -> Tensor:
+        """The momentum encoder's feature map (B, C', h, w) of a view, run no further."""
+        return self.in_another_order(self.momentum.feature_map, view)
+
+    def in_another_order(self, function: Any, view: Tensor) -> Tensor:
+        """Applies a function of images to the batch in a random order, and brings the result back into order."""
+        if self.options.key_bn == "shuffle" and distributed.world_size() > 1:
+            return self.across_processes(function, view)
+        if self.options.key_bn != "split" or not self.training:
+            return function(view)  # type: ignore[no-any-return]
+        order = to_device(torch.randperm(len(view), generator=self.generator), view.device)
+        result: Tensor = function(view[order])
+        return torch.empty_like(result).index_copy_(0, order, result)
+
+    def across_processes(self, function: Any, view: Tensor) -> Tensor:
+        """The same over the batches of all processes: each works on images of all."""
+        everything = distributed.gather(view)
+        order = torch.randperm(len(everything), generator=self.generator).to(view.device)
+        order = distributed.from_first(order)
+        mine = slice(distributed.rank() * len(view), (distributed.rank() + 1) * len(view))
+        results = distributed.gather(function(everything[order[mine]]))
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return results[back[mine]]
+
+    def after_step(self, progress: float) -> None:
+        """Moves the momentum encoder towards the query encoder, and whatever the mixup moves."""
+        self.progress = progress
+        o = self.options
+        momentum = o.momentum if o.momentum_end is None else momentum_at(progress, o.momentum, o.momentum_end, 0.0)
+        update_momentum(self.online, self.momentum, momentum)
+        if o.key_bn == "eman":
+            average_buffers(self.online, self.momentum, momentum)
+        if self.mixing is not None:
+            self.mixing.after_step(progress)
+
+    def train(self, mode: bool = True) -> MoCo:
+        """Train mode; of the momentum encoder only norms that keep statistics, and none of them with ``eman``."""
+        super().train(mode)
+        own = mode and self.options.key_bn != "eman"
+        for module in self.momentum.modules():
+            module.training = own and hasattr(module, "running_var")
+        return self
+
+    # For the loop, the evaluation and the pictures --------------------------------------------------------------------
+
+    def generators(self) -> list[torch.Generator]:
+        """The one generator of lam, pairs and orders."""
+        return [self.generator]
+
+    def parameter_groups(
+        self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The query encoder, and with a learned Mixer a second group for it."""
+        network = [p for p in self.online.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay},
+        ]
+        trained = [] if self.mixing is None else [p for p in self.mixing.parameters() if p.requires_grad]
+        if trained:
+            rate = lr if mixer_lr is None else mixer_lr
+            groups.append({"name": "mixer", "params": trained, "lr": rate, "weight_decay": weight_decay})
+        return groups
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, F): what is evaluated, the query encoder's backbone. Call in eval mode."""
+        return self.online.features(images)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What the mixup remembers."""
+        return {} if self.mixing is None else self.mixing.extra_state()
+
+    def load_extra_state(self, state: Any) -> None:
+        """Gives it back."""
+        if self.mixing is not None:
+            self.mixing.load_extra_state(state)
+
+    def preview(self, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor) -> MixedBatch | None:
+        """The mix of these pairs at this lam, by a hand-made mixup or by the Mixer as it is now."""
+        if self.mixing is None:
+            return None
+        with evaluating(self):
+            return self.mixing.preview(self, images, labels, lam, index)
+
+    def export(self) -> nn.Module:
+        """The query encoder's backbone, without projector, with plain BatchNorm, in eval mode."""
+        return plain_batchnorm(copy.deepcopy(self.online.model)).eval()
+
+
+@torch.no_grad()
+def average_buffers(net: nn.Module, slow: nn.Module, momentum: float) -> None:
+    """``slow <- momentum * slow + (1 - momentum) * net`` for float buffers; whole numbers are copied."""
+    for own, kept in zip(net.buffers(), slow.buffers(), strict=True):
+        if own.is_floating_point():
+            kept.lerp_(own, 1.0 - momentum)
+        else:
+            kept.copy_(own)

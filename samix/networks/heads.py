@@ -1,0 +1,45 @@
+"""Projectors and predictors of learning without labels, as their papers build them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+
+def linear_projector(width: int, dim: int) -> nn.Module:
+    """One linear layer: MoCo v1 (arXiv:1911.05722)."""
+    return nn.Linear(width, dim)
+
+
+def mlp_projector(width: int, dim: int, hidden: int | None = None) -> nn.Module:
+    """Linear, ReLU, linear, with biases and without norm: MoCo v2 (arXiv:2003.04297). ``hidden`` None is ``width``."""
+    hidden = width if hidden is None else hidden
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+
+
+def normed_mlp(
+    widths: tuple[int, ...], *, bias: bool = False, last_norm: bool = True, last_affine: bool = True
+) -> nn.Module:
+    """Linear layers with BatchNorm and ReLU between.
+
+    Args:
+        widths: of input, hidden layers and output; at least two.
+        bias: of the linear layers.
+        last_norm: BatchNorm after the last layer too.
+        last_affine: with its scale and shift.
+
+    Raises:
+        ValueError: fewer than two widths.
+    """
+    if len(widths) < 2:
+        raise ValueError(f"an MLP needs the widths of its input and its output, got {widths}")
+    layers: list[nn.Module] = []
+    for number, (before, after) in enumerate(pairwise(widths)):
+        last = number == len(widths) - 2
+        layers.append(nn.Linear(before, after, bias=bias))
+        if not last:
+            layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+        elif last_norm:
+            layers.append(nn.BatchNorm1d(after, affine=last_affine))
+    return nn.Sequential(*layers)
