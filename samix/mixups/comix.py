@@ -14,7 +14,8 @@ from samix.batch import MixedBatch, check_images, check_labels
 from samix.mixing import blend, to_device
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.puzzle import Saliency, block_grid, block_saliency, check_choice, look_at, with_clean_loss
-from samix.mixups.transport import Grid, cells, starts
+from samix.mixups.transport import Grid, cells
+from samix.mixups.transport import starts as block_starts
 
 _FORBIDDEN = 1e4  # added to the cost of what must not be chosen
 _HALVES = ((0, 1), (0, 2), (1, 2))  # pairs among the three inputs an output uses most
@@ -88,9 +89,10 @@ def solve_together(problem: CoProblem, z: Tensor, sweeps: int = 4) -> tuple[Tens
     As the released code goes about it: the coupling becomes a linear cost ``2 gamma h(A p)`` of each input, from the
     second sweep on a block may be shared half and half by two of the three inputs that the output uses most, and in the
     sweep before the last an output that equals an earlier one is made again with the inputs of its twin made dearer.
-    The labels of an output are found there by alpha-expansion; here by iterated conditional modes from two starts, and
-    only kept where the objective gets no larger (twins excepted). The number of sweeps is fixed: nothing waits for the
-    device.
+    The labels of an output are found there by alpha-expansion, here by iterated conditional modes from three starts.
+
+    As the cost is linear, a sweep may make the objective larger; of the sweeps since twins were parted, the best is
+    given. Their number is fixed: nothing waits for the device.
 
     Args:
         problem: see :class:`CoProblem`.
@@ -98,38 +100,37 @@ def solve_together(problem: CoProblem, z: Tensor, sweeps: int = 4) -> tuple[Tens
         sweeps: over all outputs.
 
     Returns:
-        z, and the objective before the first sweep and after each (sweeps + 1, G).
+        The best z, and its objective before the first sweep and after each (sweeps + 1, G).
     """
+    best, z = z, z.clone()
     history = [objective(problem, z)]
     for sweep in range(sweeps):
+        apart = sweeps > 1 and sweep == sweeps - 2
         for j in range(z.shape[1]):
-            made = _best_output(problem, z, j, halves=sweep > 0, apart=sweeps > 1 and sweep == sweeps - 2)
-            z = torch.cat([z[:, :j], made.unsqueeze(1), z[:, j + 1 :]], dim=1)
-        history.append(objective(problem, z))
-    return z, torch.stack(history)
+            z[:, j] = _best_output(problem, z, j, halves=sweep > 0, apart=apart)
+        value = objective(problem, z)
+        better = (value < history[-1]) | apart
+        best = torch.where(better.view(-1, 1, 1, 1), z, best)
+        history.append(torch.where(better, value, history[-1]))
+    return best, torch.stack(history)
 
 
 def _best_output(problem: CoProblem, z: Tensor, j: int, *, halves: bool, apart: bool) -> Tensor:
     """The blocks (G, N, m) of output j, given the others."""
-    unary, now = problem.unary[:, j], z[:, j]  # (G, N, m)
+    now = z[:, j]  # (G, N, m)
     used = _used(z, problem.real)
     around = ((used.sum(1) - used[:, j]).unsqueeze(1) @ problem.likeness).squeeze(1)  # (G, m)
     dear = 2.0 * problem.gamma * around * (around > problem.threshold)
-    twin = torch.zeros_like(dear[:, 0], dtype=torch.bool)
     if apart and j > 0:
         twin = (z[:, :j] == now.unsqueeze(1)).all(-1).all(-1).any(1)
         dear = dear + (twin.unsqueeze(1) & (used[:, j] > 0)).float() / now.shape[1]
-    cost = unary + dear.unsqueeze(1)
+    cost = problem.unary[:, j] + dear.unsqueeze(1)
     choices = _choices(used[:, j], halves)
     alone = F.one_hot(cost.argmin(2), cost.shape[2]).to(cost.dtype)
-    tried = [_modes(problem, cost, choices, start) for start in (now, alone)]
-    options = torch.stack([now, *tried])  # (3, G, N, m)
-    value = _own_energy(problem, unary, options)
-    several = used.unsqueeze(0).repeat(len(options), 1, 1, 1)
-    several[:, :, j] = options.sum(2)
-    value = value + _coupling(problem, several)
-    value[0] += torch.where(twin, _FORBIDDEN, 0.0)  # a twin does not stay as it is
-    best = value.argmin(0)
+    single = F.one_hot(cost.sum(1).argmin(1), cost.shape[2]).to(cost.dtype).unsqueeze(1).expand_as(now)
+    starts = torch.stack([now, alone, single])
+    options = torch.cat([starts[:1], _modes(problem, cost, choices, starts)])  # (4, G, N, m)
+    best = _own_energy(problem, cost, options).argmin(0)
     made = options.gather(0, best.view(1, -1, 1, 1).expand_as(options[:1])).squeeze(0)
     return torch.where(problem.real[:, j].view(-1, 1, 1), made, now)
 
@@ -149,7 +150,18 @@ def _choices(used: Tensor, halves: bool) -> Tensor:
 
 
 def _modes(problem: CoProblem, cost: Tensor, choices: Tensor, z: Tensor, sweeps: int = 3) -> Tensor:
-    """Iterated conditional modes on a chess board: cost and z (G, N, m), choices (G, L, m) -> (G, N, m)."""
+    """Iterated conditional modes on a chess board, from S starts at once.
+
+    Args:
+        problem: see :class:`CoProblem`.
+        cost: (G, N, m) of each input in each block.
+        choices: (G, L, m) what a block may show.
+        z: (S, G, N, m) starts.
+        sweeps: over the board.
+
+    Returns:
+        (S, G, N, m).
+    """
     height, width = problem.grid
     at = torch.arange(height * width, device=z.device)
     row, column = at // width, at % width
@@ -160,8 +172,8 @@ def _modes(problem: CoProblem, cost: Tensor, choices: Tensor, z: Tensor, sweeps:
     black = ((row + column) % 2 == 0).view(1, -1, 1)
     for half in range(2 * sweeps):
         pull = (beside @ z) @ choices.transpose(1, 2)
-        best = (alone - problem.beta * pull).argmin(2)
-        chosen = choices.gather(1, best.unsqueeze(2).expand_as(z))
+        best = (alone - problem.beta * pull).argmin(3)
+        chosen = choices.expand(len(z), -1, -1, -1).gather(2, best.unsqueeze(3).expand_as(z))
         z = torch.where(black == (half % 2 == 0), chosen, z)
     return z
 
@@ -353,7 +365,7 @@ def _many_way_batch(mixed: Tensor, labels: Tensor, z: Tensor, own: Tensor, grid:
     batch, _, size = z.shape
     height, width = mixed.shape[2:]
     at_y, at_x = cells(height, grid[0], z.device), cells(width, grid[1], z.device)
-    tall, wide = (starts(side, n, z.device).diff() for side, n in zip((height, width), grid, strict=True))
+    tall, wide = (block_starts(side, n, z.device).diff() for side, n in zip((height, width), grid, strict=True))
     area = tall.unsqueeze(1) * wide  # pixels of each block
     weights = (z * area.flatten().to(z.dtype).view(1, -1, 1)).sum(1) / (height * width)  # (B, m)
     order = (weights + 2.0 * own).argsort(1, descending=True)
