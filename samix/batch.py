@@ -191,13 +191,14 @@ def pair_batch(mixed: Mixed, labels: Tensor, index: Tensor) -> MixedBatch:
     Rows that are paired with themselves, as in a batch of one, are unmixed whatever was drawn: their lam is 1.
     """
     rows = torch.arange(len(index), device=index.device)
-    lam = torch.where(index == rows, torch.ones_like(mixed.lam), mixed.lam)
+    pairs = torch.stack([rows, index], dim=1)
+    lam = mixed.lam.masked_fill(index == rows, 1.0)
     labels = labels if labels.is_floating_point() else labels.long()
     return MixedBatch(
         images=mixed.images,
-        labels=torch.stack([labels, labels[index]], dim=1),
+        labels=labels[pairs],
         weights=torch.stack([lam, 1.0 - lam], dim=1),
-        index=torch.stack([rows, index], dim=1),
+        index=pairs,
         mask=mixed.mask,
     )
 

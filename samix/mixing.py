@@ -8,12 +8,14 @@ Two conventions hold in the whole library. ``lam`` is the share of the *own* ima
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samix import distributed
@@ -35,7 +37,7 @@ def new_generator() -> torch.Generator:
 
 def check_alpha(alpha: float) -> None:
     """Raises ValueError unless alpha is a finite number; Beta(alpha, alpha) is drawn for alpha > 0 only."""
-    if not isinstance(alpha, int | float | np.number) or not np.isfinite(alpha):
+    if not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
         raise ValueError(f"alpha must be a finite number, got {alpha!r}; alpha <= 0 switches mixing off")
 
 
@@ -59,12 +61,14 @@ def sample_lam(
     check_alpha(alpha)
     if alpha <= 0:
         return torch.ones(batch_size)
-    # torch has no public Beta with a generator; NumPy's is exact down to alpha = 0.001. The seed is passed as an array.
-    seed = torch.randint(2**62, (2,), generator=generator).numpy()
-    rng = np.random.default_rng(seed)
-    if per_sample:
-        return torch.from_numpy(rng.beta(alpha, alpha, size=batch_size)).float()
-    return torch.full((batch_size,), float(rng.beta(alpha, alpha)))
+    count = batch_size if per_sample else 1
+    if alpha == 1:  # uniform; this is the most used, and saves a third of the time of all draws
+        lam = torch.rand(count, generator=generator)
+    else:
+        # torch has no public Beta with a generator; NumPy's is exact down to alpha = 0.001. The seed is an array.
+        rng = np.random.default_rng(torch.randint(2**62, (2,), generator=generator).numpy())
+        lam = torch.from_numpy(rng.beta(alpha, alpha, size=count).astype(np.float32))
+    return lam if per_sample else lam.repeat(batch_size)
 
 
 def sample_partners(
@@ -132,12 +136,30 @@ def choose(x: Tensor, partner: Tensor, mask: Tensor) -> Mixed:
         Mixed; lam is the exact share of pixels left to x.
     """
     lam = mask.sum(dim=(1, 2, 3)) / (mask.shape[2] * mask.shape[3])
-    return Mixed(torch.where(mask.bool(), x, partner), lam, mask)
+    own = mask.bool()
+    if x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        own = own.expand_as(x).contiguous(memory_format=torch.channels_last)  # else an inner loop over channels: slow
+    return Mixed(torch.where(own, x, partner), lam, mask)
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
     """``x[index]``, faster on the CPU for plain layouts; channels-last stays channels-last."""
     return x.index_select(0, index) if x.is_contiguous() else x[index]
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether rows of x can be written one by one at little cost: a plain CPU tensor, with no graph to be recorded."""
+    if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not (x.requires_grad and torch.is_grad_enabled())
+
+
+def as_array(x: Tensor) -> NDArray[np.generic]:
+    """The memory of a CPU tensor as an array of whole numbers of the same width, to copy bits from and to."""
+    return x.detach().view(_WHOLE[x.element_size()]).numpy()
+
+
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def as_map(lam: Tensor, x: Tensor) -> Tensor:
@@ -203,16 +225,13 @@ class Augmentation:
         """
         size = len(images)
         lam = self.draw_lam(size) if lam is None else as_lam(lam, size)
-        index = sample_partners(size, self.pairing, generator=self.generator) if index is None else index
-        if not isinstance(index, Tensor):
-            raise TypeError(f"index must be a torch.Tensor, got {type(index).__name__}; use torch.as_tensor")
-        if index.shape != (size,) or index.dtype != torch.int64:
-            raise ValueError(
-                f"index must be int64 of shape ({size},), got {index.dtype} {tuple(index.shape)}; use sample_partners"
-            )
+        if index is None:
+            index = sample_partners(size, self.pairing, generator=self.generator)
+        else:
+            check_index(index, size)
         lam, index = to_device(lam, images.device), to_device(index, images.device)
         rows = torch.arange(size, device=index.device)
-        return torch.where(index == rows, 1.0, lam), index
+        return lam.masked_fill(index == rows, 1.0), index
 
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
@@ -220,7 +239,11 @@ class Augmentation:
         """Draws what is not given and mixes; returns the mix and the (B,) partner index."""
         lam, index = self.draw(images, lam, index)
         extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
-        return self.apply(images, take_rows(images, index), lam, None, **extras), index
+        return self.apply_rows(images, index, lam, **extras), index
+
+    def apply_rows(self, x: Tensor, index: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+        """:meth:`apply` on x and its own rows; for mixups that can do with less than a copy of every partner."""
+        return self.apply(x, take_rows(x, index), lam, None, **extras)
 
     @torch.no_grad()
     def __call__(
@@ -296,6 +319,25 @@ class Augmentation:
     def options(self) -> dict[str, object]:
         """The options as plain values, for a recipe file."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.kw_only}
+
+
+def check_index(index: Tensor, batch_size: int) -> None:
+    """Raises unless index (B,) names rows of this batch; its values are looked at on the CPU only.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: another type or shape, or rows that are not there.
+    """
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index must be a torch.Tensor, got {type(index).__name__}; use torch.as_tensor")
+    if index.shape != (batch_size,) or index.dtype != torch.int64:
+        raise ValueError(
+            f"index must be int64 of shape ({batch_size},), got {index.dtype} {tuple(index.shape)}; use sample_partners"
+        )
+    if index.device.type == "cpu" and not bool(((index >= 0) & (index < batch_size)).all()):
+        raise ValueError(
+            f"index must name rows 0 to {batch_size - 1}, got values from {int(index.min())} to {int(index.max())}"
+        )
 
 
 def as_lam(lam: Tensor | float, batch_size: int) -> Tensor:

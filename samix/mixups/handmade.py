@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair
-from samix.mixing import Augmentation, Guides, as_map, blend
+from samix.mixing import Augmentation, Guides, as_map, blend, take_rows
 from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
 from samix.mixups.fourier import FMix, fmix
 from samix.mixups.grid import GridMix, gridmix_cells, gridmix_holes
@@ -99,6 +99,13 @@ class MixUp(Augmentation):
         """See :func:`mixup`."""
         return mixup(x, partner, lam)
 
+    def apply_rows(self, x: Tensor, index: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
+        """See :func:`mixup`; written into the copy of the partners."""
+        if x.dtype not in (torch.float32, torch.float64) or type(self).apply is not MixUp.apply:
+            return super().apply_rows(x, index, lam, **extras)
+        mask = as_map(lam, x)
+        return Mixed(take_rows(x, index).lerp_(x, mask.to(x.dtype)), lam, mask)
+
 
 @dataclass(init=False)
 class RandomChoice(Augmentation):
@@ -133,15 +140,15 @@ class RandomChoice(Augmentation):
             raise ValueError(f"weights must be finite, at least 0, and not all 0, got {self.weights}")
         self.choices = tuple(dataclasses.replace(choice, generator=self.generator) for choice in choices)
 
-    @classmethod
-    def deit(cls, *, generator: torch.Generator | None = None) -> RandomChoice:
+    @staticmethod
+    def deit(*, generator: torch.Generator | None = None) -> RandomChoice:
         """MixUp 0.8 or CutMix 1, half and half: DeiT (Touvron et al. 2021, arXiv:2012.12877)."""
-        return cls([MixUp(alpha=0.8), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
+        return RandomChoice([MixUp(alpha=0.8), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
 
-    @classmethod
-    def rsb(cls, *, generator: torch.Generator | None = None) -> RandomChoice:
+    @staticmethod
+    def rsb(*, generator: torch.Generator | None = None) -> RandomChoice:
         """MixUp 0.1 or CutMix 1, half and half: "ResNet strikes back" (Wightman et al. 2021, arXiv:2110.00476)."""
-        return cls([MixUp(alpha=0.1), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
+        return RandomChoice([MixUp(alpha=0.1), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
 
     def choose(self) -> Augmentation:
         """Draws the mixup of this batch."""
