@@ -372,12 +372,15 @@ def _many_way_batch(mixed: Tensor, labels: Tensor, z: Tensor, own: Tensor, grid:
     rows = torch.arange(batch, device=z.device).unsqueeze(1)
     index = rows // size * size + order
     index = torch.where(index < batch, index, rows)  # what fills up the last partition has weight 0
+    weights = weights.gather(1, order)
+    if size == 1:  # there is always a second column
+        index, weights = index.expand(-1, 2), F.pad(weights, (0, 1))
     labels = labels if labels.is_floating_point() else labels.long()
     shown = (z * own.unsqueeze(1)).sum(2).view(batch, *grid)  # (B, nh, nw) share of the own image
     return MixedBatch(
         images=mixed,
         labels=labels[index],
-        weights=weights.gather(1, order),
+        weights=weights,
         index=index,
         mask=shown[:, at_y][:, :, at_x].unsqueeze(1),
     )
