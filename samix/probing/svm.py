@@ -1,0 +1,348 @@
+"""Linear SVMs on frozen features: images with several labels as in VOC07, few labelled images, and plain classes.
+
+The protocol is that of Goyal et al. 2019 (arXiv:1905.01235): features divided by their L2 norm, one SVM for each class,
+its cost chosen by cross-validation, mean average precision on the test split. Targets are (N, K): 1 the class is there,
+0 it is not, -1 neither counts (in VOC: only "difficult" objects of the class).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from samix.data.order import stream_seed
+
+COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
+SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
+FOLDS = 3
+Array = npt.NDArray[Any]
+
+
+def average_precision(targets: Array, scores: Array) -> float:
+    """Area under the monotone envelope of precision over recall; not the 11-point value of VOC07's detection.
+
+    The envelope at a recall is the largest precision at that recall or above. Images of one score enter together, so
+    that their order does not matter.
+
+    Args:
+        targets: (N,) true or 1 where the class is there.
+        scores: (N,), higher is surer.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        ValueError: no positive, or scores that are not finite.
+    """
+    positive = np.asarray(targets).astype(bool)
+    values = np.asarray(scores, dtype=np.float64)
+    if not positive.any():
+        raise ValueError("average precision needs at least one positive, got none")
+    if not np.isfinite(values).all():
+        raise ValueError("average precision needs finite scores")
+    order = np.argsort(-values, kind="stable")
+    hits = positive[order].cumsum()
+    last = np.append(np.diff(values[order]) != 0, True)  # the last image of each score
+    hits, seen = hits[last], np.flatnonzero(last) + 1
+    recall, precision = hits / positive.sum(), hits / seen
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+
+
+def svm_features(features: Tensor) -> Array:
+    """(N, F) float64, each row divided by its L2 norm + 1e-5."""
+    rows = features.detach().cpu().double()
+    return (rows / (rows.norm(dim=1, keepdim=True) + 1e-5)).numpy()  # type: ignore[no-any-return]
+
+
+@dataclass
+class Fit:
+    """Settings of every SVM, and how many did not converge within ``max_iter``, which the protocol allows.
+
+    Args:
+        costs: to choose from.
+        folds: of the cross-validation.
+        max_iter: of the solver.
+        seed: of the solver.
+    """
+
+    costs: Sequence[float] = COSTS
+    folds: int = FOLDS
+    max_iter: int = 2000
+    seed: int = 0
+    unconverged: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.costs or min(self.costs) <= 0:
+            raise ValueError(f"costs must be positive numbers, at least one, got {tuple(self.costs)}")
+        if self.folds < 2 or self.max_iter < 1:
+            raise ValueError(f"folds must be at least 2 and max_iter at least 1, got {self.folds}, {self.max_iter}")
+
+    def one(self, features: Array, labels: Array, cost: float, *, weighted: bool) -> Any:
+        """A fitted scikit-learn LinearSVC: squared hinge, L2, dual; a positive weighs two negatives if ``weighted``.
+
+        Args:
+            features: (N, F) float64.
+            labels: (N,), 1 and -1, or class ids.
+            cost: C.
+            weighted: classes 1 and -1 with weights 2 and 1.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.svm import LinearSVC
+
+        svm = LinearSVC(
+            C=cost,
+            class_weight={1: 2, -1: 1} if weighted else None,
+            penalty="l2",
+            loss="squared_hinge",
+            dual=True,
+            tol=1e-4,
+            max_iter=self.max_iter,
+            random_state=self.seed,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
+            svm.fit(features, labels)
+        self.unconverged += int(np.max(svm.n_iter_) >= self.max_iter)
+        return svm
+
+    def split(self, labels: Array) -> list[tuple[Array, Array]]:
+        """Stratified folds, as (train rows, test rows).
+
+        Raises:
+            ValueError: a class with fewer images than folds.
+        """
+        from sklearn.model_selection import StratifiedKFold
+
+        smallest = int(np.unique(labels, return_counts=True)[1].min())
+        if smallest < self.folds:
+            raise ValueError(
+                f"{self.folds}-fold cross-validation needs {self.folds} images of each class, one has {smallest}; give "
+                "one cost, so that none has to be chosen"
+            )
+        return list(StratifiedKFold(self.folds).split(labels, labels))
+
+    def best_cost(self, features: Array, labels: Array, *, weighted: bool) -> float:
+        """The cost of the best cross-validated score (AP if ``weighted``, else accuracy); of equal ones the first."""
+        if len(self.costs) == 1:
+            return self.costs[0]
+        folds = self.split(labels)
+        scores = []
+        for cost in self.costs:
+            found = []
+            for train, test in folds:
+                svm = self.one(features[train], labels[train], cost, weighted=weighted)
+                if weighted:
+                    found.append(average_precision(labels[test] == 1, svm.decision_function(features[test])))
+                else:
+                    found.append(float(svm.score(features[test], labels[test])))
+            scores.append(np.mean(found))
+        return self.costs[int(np.argmax(scores))]
+
+
+def check_targets(features: Array, targets: Array, split: str) -> None:
+    """Raises ValueError unless targets are (N, K) of 1, 0 and -1, with a positive and a negative of every class."""
+    if targets.ndim != 2 or len(targets) != len(features) or not np.isin(targets, (-1, 0, 1)).all():
+        raise ValueError(
+            f"{split} targets must be ({len(features)}, K) of 1, 0 and -1 (not counted), got shape {targets.shape}"
+        )
+    for value, word in ((1, "positive"), (0, "negative")):
+        count = (targets == value).sum(0)
+        if count.min() == 0:
+            raise ValueError(f"class {int(count.argmin())} has no {word} image in the {split} split")
+
+
+def binary(targets: Array, number: int) -> tuple[Array, Array]:
+    """Rows that count for a class, and their labels 1 and -1."""
+    rows = np.flatnonzero(targets[:, number] != -1)
+    return rows, np.where(targets[rows, number] == 1, 1, -1)
+
+
+def svm_map(
+    train: Tensor, train_targets: Tensor, test: Tensor, test_targets: Tensor, fit: Fit | None = None
+) -> dict[str, float]:
+    """Mean average precision of one SVM for each class, its cost chosen by 3-fold cross-validated average precision.
+
+    Args:
+        train: (N, F) features.
+        train_targets: (N, K) of 1, 0 and -1.
+        test: (M, F).
+        test_targets: (M, K).
+        fit: settings; None takes the protocol's.
+
+    Returns:
+        ``map`` in percent, and ``unconverged``, the SVMs that stopped at max_iter.
+
+    Raises:
+        ValueError: wrong shapes or values, or a class without positives or negatives.
+    """
+    fit = fit or Fit()
+    x, y = svm_features(train), svm_features(test)
+    targets, wanted = train_targets.cpu().numpy(), test_targets.cpu().numpy()
+    check_targets(x, targets, "train")
+    check_targets(y, wanted, "test")
+    found = []
+    for number in range(targets.shape[1]):
+        rows, labels = binary(targets, number)
+        test_rows, test_labels = binary(wanted, number)
+        cost = fit.best_cost(x[rows], labels, weighted=True)
+        svm = fit.one(x[rows], labels, cost, weighted=True)
+        found.append(average_precision(test_labels == 1, svm.decision_function(y[test_rows])))
+    return {"map": 100.0 * float(np.mean(found)), "unconverged": float(fit.unconverged)}
+
+
+def svm_accuracy(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, fit: Fit | None = None
+) -> dict[str, float]:
+    """Top-1 of a multi-class linear SVM (one against the rest), for plain class labels. Ours: no paper's protocol.
+
+    Features as in :func:`svm_map`; one cost for all classes, by cross-validated accuracy; no class weights.
+
+    Args:
+        train: (N, F) features.
+        train_labels: (N,) int64.
+        test: (M, F).
+        test_labels: (M,).
+        fit: settings; None takes the protocol's.
+
+    Returns:
+        ``top1`` in percent, ``cost``, and ``unconverged``.
+
+    Raises:
+        ValueError: fewer images of a class than folds.
+    """
+    fit = fit or Fit()
+    x, y = svm_features(train), svm_features(test)
+    labels, wanted = train_labels.cpu().numpy(), test_labels.cpu().numpy()
+    cost = fit.best_cost(x, labels, weighted=False)
+    top1 = 100.0 * float(fit.one(x, labels, cost, weighted=False).score(y, wanted))
+    return {"top1": top1, "cost": cost, "unconverged": float(fit.unconverged)}
+
+
+def low_shot_rows(targets: Tensor, shots: int, draw: int = 0, seed: int = 0) -> Tensor:
+    """Positives of each class, drawn at random without repetition.
+
+    The order of a class's positives depends on (seed, draw, class) alone, so a smaller draw is part of a larger one.
+
+    Args:
+        targets: (N, K) of 1, 0 and -1.
+        shots: k, positives wanted of each class.
+        draw: which of the independent draws.
+        seed: of all draws.
+
+    Returns:
+        (K, k) int64 rows.
+
+    Raises:
+        ValueError: a class with fewer positives, or shots < 1.
+    """
+    if shots < 1:
+        raise ValueError(f"shots must be at least 1, got {shots}")
+    found = []
+    for number, column in enumerate(targets.cpu().T):
+        rows = (column == 1).nonzero().flatten()
+        if len(rows) < shots:
+            raise ValueError(f"class {number} has {len(rows)} positives, {shots} shots were asked for; ask for fewer")
+        generator = torch.Generator().manual_seed(stream_seed("shots", seed, draw, number))
+        found.append(rows[torch.randperm(len(rows), generator=generator)[:shots]])
+    return torch.stack(found)
+
+
+def low_shot_targets(targets: Tensor, shots: int, draw: int = 0, seed: int = 0) -> Tensor:
+    """Targets with k positives of each class; its negatives are the other classes' images, all else does not count.
+
+    An image drawn for another class that shows this one too is left out of this one, so that exactly k remain.
+
+    Args:
+        targets: (N, K) of 1, 0 and -1.
+        shots: k.
+        draw: which of the independent draws.
+        seed: of all draws.
+
+    Returns:
+        (N, K) int64 of 1, 0 and -1.
+
+    Raises:
+        ValueError: see :func:`low_shot_rows`.
+    """
+    rows = low_shot_rows(targets, shots, draw, seed)
+    targets = targets.cpu()
+    drawn = torch.zeros(len(targets), 1, dtype=torch.bool)
+    drawn[rows.flatten()] = True
+    few = torch.where(drawn & (targets == 0), 0, torch.full_like(targets, -1, dtype=torch.int64))
+    return few.scatter_(0, rows.T, 1)
+
+
+def low_shot_map(
+    train: Tensor,
+    train_targets: Tensor,
+    test: Tensor,
+    test_targets: Tensor,
+    *,
+    shots: Sequence[int] = SHOTS,
+    draws: int = 5,
+    seed: int = 0,
+    fit: Fit | None = None,
+) -> dict[int, dict[str, float]]:
+    """Mean average precision from k positives of each class, over independent draws.
+
+    The cost is the best one for each k on the test split, as the benchmark reports it: too few images to choose by
+    cross-validation.
+
+    Args:
+        train: (N, F) features.
+        train_targets: (N, K) of 1, 0 and -1; plain labels as ``one_hot(labels)``.
+        test: (M, F).
+        test_targets: (M, K).
+        shots: the ks.
+        draws: independent draws.
+        seed: of the draws.
+        fit: settings; None takes the protocol's.
+
+    Returns:
+        By k: ``map`` in percent, ``std`` over the draws (0 for one draw), and ``cost``.
+
+    Raises:
+        ValueError: fewer positives than shots, no draws, or wrong shapes or values.
+    """
+    if draws < 1 or not shots:
+        raise ValueError(f"draws must be at least 1 and shots not empty, got {draws} and {tuple(shots)}")
+    fit = fit or Fit(seed=seed)
+    x, y = svm_features(train), svm_features(test)
+    wanted = test_targets.cpu().numpy()
+    check_targets(y, wanted, "test")
+    found = {}
+    for k in shots:
+        scores = np.zeros((draws, len(fit.costs)))
+        for draw in range(draws):
+            targets = low_shot_targets(train_targets, k, draw, seed).numpy()
+            check_targets(x, targets, f"{k}-shot")
+            for place, cost in enumerate(fit.costs):
+                scores[draw, place] = _low_shot(fit, x, targets, y, wanted, cost)
+        best = int(scores.mean(0).argmax())
+        std = float(scores[:, best].std(ddof=1)) if draws > 1 else 0.0
+        found[k] = {"map": 100.0 * float(scores[:, best].mean()), "std": 100.0 * std, "cost": fit.costs[best]}
+    return found
+
+
+def _low_shot(fit: Fit, x: Array, targets: Array, y: Array, wanted: Array, cost: float) -> float:
+    """Mean average precision over the classes at one cost, in [0, 1]."""
+    values = []
+    for number in range(targets.shape[1]):
+        rows, labels = binary(targets, number)
+        test_rows, test_labels = binary(wanted, number)
+        svm = fit.one(x[rows], labels, cost, weighted=True)
+        values.append(average_precision(test_labels == 1, svm.decision_function(y[test_rows])))
+    return float(np.mean(values))
+
+
+def one_hot_targets(labels: Tensor, num_classes: int) -> Tensor:
+    """(N,) class ids to (N, K) targets of 1 and 0."""
+    return torch.nn.functional.one_hot(labels.cpu(), num_classes)
