@@ -23,12 +23,24 @@ _HOMES = {
         "ResizeMix",
         "SmoothMix",
     ],
-    "samix.mixups.frozen": ["Mixer"],
+    "samix.mixups.recursive": ["RecursiveMix"],
+    "samix.mixups.salient": ["GuidedMixup", "SaliencyGrafting", "SaliencyMix"],
+    "samix.mixups.attentive": ["AttentiveMix", "SnapMix"],
+    "samix.mixups.puzzle": ["PuzzleMix"],
+    "samix.mixups.comix": ["CoMixup"],
     "samix.mixups.hidden": ["ManifoldMix"],
+    "samix.mixups.align": ["AlignMix"],
+    "samix.mixups.tokens": ["MaskMix", "PatchCutMix", "SMMix", "TokenMix"],
+    "samix.relabel": ["MixPro", "SUMix", "TokenLabelAlign", "TransMix"],
     "samix.mixups.learned": ["AutoMixer", "SAMixer"],
+    "samix.mixups.adversarial": ["AdversarialMixer"],
+    "samix.mixups.frozen": ["Mixer"],
     "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
     "samix.methods.samix": ["SAMix", "SAMixOptions"],
+    "samix.methods.adautomix": ["AdAutoMix", "AdAutoMixOptions"],
     "samix.methods.supervised": ["Supervised"],
+    "samix.methods.moco": ["MoCo", "MoCoOptions"],
+    "samix.methods.samix_i": ["SAMixIOptions"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -48,15 +60,25 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from samix.batch import Mixed as Mixed
     from samix.batch import MixedBatch as MixedBatch
+    from samix.methods.adautomix import AdAutoMix as AdAutoMix
+    from samix.methods.adautomix import AdAutoMixOptions as AdAutoMixOptions
     from samix.methods.automix import AutoMix as AutoMix
     from samix.methods.automix import AutoMixOptions as AutoMixOptions
+    from samix.methods.moco import MoCo as MoCo
+    from samix.methods.moco import MoCoOptions as MoCoOptions
     from samix.methods.samix import SAMix as SAMix
     from samix.methods.samix import SAMixOptions as SAMixOptions
+    from samix.methods.samix_i import SAMixIOptions as SAMixIOptions
     from samix.methods.supervised import Supervised as Supervised
     from samix.mixing import Augmentation as Augmentation
     from samix.mixing import blend as blend
     from samix.mixing import sample_lam as sample_lam
     from samix.mixing import sample_partners as sample_partners
+    from samix.mixups.adversarial import AdversarialMixer as AdversarialMixer
+    from samix.mixups.align import AlignMix as AlignMix
+    from samix.mixups.attentive import AttentiveMix as AttentiveMix
+    from samix.mixups.attentive import SnapMix as SnapMix
+    from samix.mixups.comix import CoMixup as CoMixup
     from samix.mixups.frozen import Mixer as Mixer
     from samix.mixups.handmade import CutMix as CutMix
     from samix.mixups.handmade import FMix as FMix
@@ -69,3 +91,16 @@ if TYPE_CHECKING:
     from samix.mixups.hidden import ManifoldMix as ManifoldMix
     from samix.mixups.learned import AutoMixer as AutoMixer
     from samix.mixups.learned import SAMixer as SAMixer
+    from samix.mixups.puzzle import PuzzleMix as PuzzleMix
+    from samix.mixups.recursive import RecursiveMix as RecursiveMix
+    from samix.mixups.salient import GuidedMixup as GuidedMixup
+    from samix.mixups.salient import SaliencyGrafting as SaliencyGrafting
+    from samix.mixups.salient import SaliencyMix as SaliencyMix
+    from samix.mixups.tokens import MaskMix as MaskMix
+    from samix.mixups.tokens import PatchCutMix as PatchCutMix
+    from samix.mixups.tokens import SMMix as SMMix
+    from samix.mixups.tokens import TokenMix as TokenMix
+    from samix.relabel import MixPro as MixPro
+    from samix.relabel import SUMix as SUMix
+    from samix.relabel import TokenLabelAlign as TokenLabelAlign
+    from samix.relabel import TransMix as TransMix

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -78,7 +78,10 @@ class RunOptions:
 
 
 class Run:
-    """One training run: its parts, its folder, and the loop."""
+    """One training run: its parts, its folder, and the loop. A run without labels is a subclass."""
+
+    score: ClassVar[str] = "top1"  # the metric by which the best checkpoint is kept
+    headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "nll", "ece")  # of the summary
 
     def __init__(self, recipe: Recipe, options: RunOptions) -> None:
         from accelerate import Accelerator
@@ -97,23 +100,48 @@ class Run:
         self.data = load_data(
             recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
         )
-        if self.data.num_classes < 2:
-            raise ValueError(
-                f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"
-            )
-        self.train_batches, self.val_batches = build_batches(recipe, self.data, self.device, self.rank, self.world_size)
+        self.check_data()
+        self.train_batches, self.val_batches = self.make_batches()
         self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"{len(self.data.train)} training images are less than one step of batch_size {recipe.batch_size}"
             )
         torch.manual_seed(recipe.seed)
-        self.method = build_method(recipe, self.data.num_classes, (self.data.mean, self.data.std)).to(self.device)
+        self.method = self.make_method().to(self.device)
         self.optimizer = build_optimizer(self.method, recipe)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
         self.sums: dict[str, Tensor] = {}  # of this epoch's losses, on the device
         self.stopping = False
+
+    # What is trained on what ------------------------------------------------------------------------------------------
+
+    def check_data(self) -> None:
+        """Raises ValueError unless there is something to learn from these data."""
+        if self.data.num_classes == 0:
+            raise ValueError(f"{self.data.name} has no labels; train on it without them: samix pretrain --data ...")
+        if self.data.num_classes < 2:
+            raise ValueError(
+                f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"
+            )
+
+    def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
+        """Training and held-out batches of this rank."""
+        return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size)
+
+    def make_method(self) -> Method:
+        """The method, with a new network."""
+        return build_method(self.recipe, self.data.num_classes, (self.data.mean, self.data.std))
+
+    def write_export(self, final: dict[str, float]) -> None:
+        """Writes the network to keep, and the Mixer where there is one."""
+        export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final["top1"])
+        if has_mixer(self.method):
+            measured = {"held-out top-1 of its network, %": final["top1"]}
+            measured.update({k: final[k] for k in ("mask_std", "mask_error") if k in final})
+            data, picture = describe_data(self.data), self.folder / "mixed.png"
+            write_mixer(self.folder / "mixer", self.method, self.recipe, data, measured, picture)
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
@@ -142,12 +170,12 @@ class Run:
         for number in range(first, self.steps_per_epoch):
             set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
             for part in range(self.recipe.accumulate):
-                images, labels = next(batches)
+                batch = next(batches)
                 if self.recipe.channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
+                    batch = channels_last(batch)
                 seed_draws(self.method, self.recipe.seed, self.rank, self.step * self.recipe.accumulate + part)
-                images_seen += len(images) * self.world_size
-                self.train_step((images, labels))
+                images_seen += len(batch[0]) * self.world_size
+                self.train_step(batch)
             self.step += 1
             self.method.after_step(self.step / total)
             bar.update(1)
@@ -156,7 +184,9 @@ class Run:
             if self.step % CHECK_EVERY == 0 or last or (self.stopping and self.world_size == 1):
                 loss, stop = self.look()
                 rate = images_seen / (time.perf_counter() - started)
-                bar.set_postfix(loss=f"{loss / (number + 1):.3f}", top1=self.last_top1(), img_s=f"{rate:.0f}")
+                bar.set_postfix(
+                    {"loss": f"{loss / (number + 1):.3f}", self.score: self.last_score(), "img_s": f"{rate:.0f}"}
+                )
                 if stop and not last:
                     self.save_and_stop(time.perf_counter() - started)
         seconds = time.perf_counter() - started
@@ -165,7 +195,7 @@ class Run:
         if stop and self.step < total:
             raise self.interrupted()
 
-    def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def train_step(self, batch: tuple[Any, ...]) -> None:
         """Forward, backward, and (when enough is accumulated) the optimiser step."""
         with self.accelerator.accumulate(self.prepared):
             loss, parts = self.prepared(batch)
@@ -225,7 +255,7 @@ class Run:
         last = epoch == self.recipe.epochs
         if last or epoch % self.recipe.eval_every == 0:
             row.update(self.evaluate())
-            if not math.isfinite(row["nll"]):
+            if not math.isfinite(row.get("nll", 0.0)):
                 raise self.not_finite(f"the held-out loss is {row['nll']} after epoch {epoch}")
         self.rows.append(row)
         if self.accelerator.is_main_process:
@@ -315,8 +345,8 @@ class Run:
             self.draw()
         if self.options.tensorboard:
             self.write_tensorboard(row)
-        if row.get("top1", -1.0) > self.best:
-            self.best = row["top1"]
+        if row.get(self.score, -1.0) > self.best:
+            self.best = row[self.score]
             save_checkpoint(self.folder / "best.pt", self.state())
         save_checkpoint(self.folder / "last.pt", self.state())
 
@@ -357,11 +387,11 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Writes export and summary, and returns the summary."""
         final = self.rows[-1]
-        top1s = [row["top1"] for row in self.rows if "top1" in row]
+        scores = [row[self.score] for row in self.rows if self.score in row]
         summary: dict[str, Any] = {
-            **{key: final[key] for key in ("top1", "top5", "nll", "ece")},
-            "top1_best": max(top1s),
-            "top1_median_last_10": statistics.median(top1s[-10:]),
+            **{key: final[key] for key in self.headline if key in final},
+            **({f"{self.score}_best": max(scores)} if scores else {}),
+            **({f"{self.score}_median_last_10": statistics.median(scores[-10:])} if scores else {}),
             **{key: value for key, value in final.items() if key.startswith("top1_")},
             "seconds": round(self.seconds, 1),
             "images_per_second": round(self.step * self.recipe.batch_size / max(self.seconds, 1e-9), 1),
@@ -371,27 +401,16 @@ class Run:
             "processes": self.world_size,
         }
         if self.accelerator.is_main_process:
-            export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final["top1"])
+            self.write_export(final)
             write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
-            if has_mixer(self.method):
-                measured = {"held-out top-1 of its network, %": final["top1"]}
-                measured.update({k: final[k] for k in ("mask_std", "mask_error") if k in final})
-                write_mixer(
-                    self.folder / "mixer",
-                    self.method,
-                    self.recipe,
-                    describe_data(self.data),
-                    measured,
-                    self.folder / "mixed.png",
-                )
         self.accelerator.wait_for_everyone()
         return summary
 
     # Around the loop --------------------------------------------------------------------------------------------------
 
-    def last_top1(self) -> str:
+    def last_score(self) -> str:
         """The latest held-out accuracy, for the progress bar."""
-        return next((f"{row['top1']:.2f}" for row in reversed(self.rows) if "top1" in row), "-")
+        return next((f"{row[self.score]:.2f}" for row in reversed(self.rows) if self.score in row), "-")
 
     def progress_bar(self, total: int) -> Any:
         """A bar over all steps of the run."""
@@ -463,6 +482,18 @@ def build_batches(
     }
     train = TrainBatches(data, batch_size=recipe.batch_size // parts, seed=recipe.seed, **common)
     return train, EvalBatches(data, batch_size=max(recipe.batch_size // parts, 100), **common)
+
+
+def channels_last(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The batch with its images in that memory layout."""
+    return tuple(
+        channels_last(part)
+        if isinstance(part, tuple)
+        else part.contiguous(memory_format=torch.channels_last)
+        if part.dim() == 4
+        else part
+        for part in batch
+    )
 
 
 def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:

@@ -156,11 +156,12 @@ def from_dict(values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
     Raises:
         ValueError: unknown fields; the message lists the known ones.
     """
-    known = [f.name for f in dataclasses.fields(Recipe)]
+    base = base or Recipe()
+    known = [f.name for f in dataclasses.fields(base)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(known)}")
-    return dataclasses.replace(base or Recipe(), **values)
+    return dataclasses.replace(base, **values)
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:

@@ -355,6 +355,11 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
         if not 0.0 <= self.surplus <= 1.0:
             raise ValueError(f"surplus must be in [0, 1], got {self.surplus}")
 
+    @property
+    def needs_model(self) -> bool:  # type: ignore[override]  # an option decides
+        """Whether the maps are read from the network in training."""
+        return self.maps == "attention" or (self.maps == "activation" and self.teacher is None)
+
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) ``fixed_lam``, or a draw; 1 where this batch is not to be mixed."""
         lam = super().draw_lam(batch_size)
