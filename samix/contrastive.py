@@ -1,7 +1,7 @@
 """Losses of learning without labels, clean and mixed: pure functions, float32 (or float64), one value per sample.
 
-Letters: B queries, D embedding, K negatives, k sources of a mix, t temperature. Queries, keys and negatives are unit
-vectors. Keys never carry a gradient where a momentum network made them; that is the caller's affair.
+Letters: B queries, D embedding, K negatives, k sources of a mix, P prototypes, t temperature. Queries, keys and
+negatives are unit vectors. Keys never carry a gradient where a momentum network made them; that is the caller's affair.
 
 Two families of mixed losses are in use (they differ in their denominators): *separate*, a sum of one contrastive loss
 per source (Un-Mix, SAMix), and *shared*, one softmax that holds all positives (i-Mix, MixCo). All are affine in lam.
@@ -22,6 +22,12 @@ def exact(x: Tensor) -> Tensor:
 def normalized(x: Tensor) -> Tensor:
     """Rows of unit length, float32, also under autocast: (B, D) -> (B, D)."""
     return F.normalize(exact(x), dim=1)
+
+
+def similarities(x: Tensor, y: Tensor) -> Tensor:
+    """Every dot product, (A, D), (B, D) -> (A, B), float32 also under autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        return exact(x) @ exact(y).T
 
 
 def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -58,7 +64,7 @@ def mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, 
     Returns:
         (B,) in nats; for weights (1, 0) equal to :func:`info_nce` with the first key.
     """
-    positive = torch.einsum("bd,bkd->bk", exact(z), exact(keys)) / temperature
+    positive = _to_sources(z, keys) / temperature
     loss = F.softplus(_rest(z, negatives, temperature).unsqueeze(1) - positive)  # (B, k)
     return _weighted(weights, loss)
 
@@ -79,7 +85,7 @@ def shared_mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: T
     Returns:
         (B,) in nats.
     """
-    positive = torch.einsum("bd,bkd->bk", exact(z), exact(keys)) / temperature
+    positive = _to_sources(z, keys) / temperature
     rest = _rest(z, negatives, temperature)
     total = torch.logsumexp(torch.cat([positive, rest.unsqueeze(1)], dim=1), dim=1)
     return total - _weighted(weights, positive)
@@ -109,7 +115,7 @@ def in_batch_info_nce(
         (B,) in nats.
     """
     pool = keys if extra_negatives is None else torch.cat([keys, extra_negatives])
-    log_p = F.log_softmax(exact(query) @ exact(pool).T / temperature, dim=1)
+    log_p = F.log_softmax(similarities(query, pool) / temperature, dim=1)
     if weights is None:
         return -log_p.gather(1, targets.view(-1, 1)).squeeze(1)
     return -_weighted(weights, log_p.gather(1, targets))
@@ -134,8 +140,10 @@ def local_bce(z: Tensor, key: Tensor, partner_key: Tensor, lam: Tensor, temperat
     return F.binary_cross_entropy_with_logits(logit, lam.to(logit.dtype), reduction="none")
 
 
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """SimCLR's loss: of the 2B vectors each must find its other view among all others.
+def nt_xent(
+    z1: Tensor, z2: Tensor, temperature: float, everyone: tuple[Tensor, Tensor] | None = None, first: int = 0
+) -> Tensor:
+    """SimCLR's loss: of the vectors of both views each must find its other view among all others.
 
     SimCLR (Chen et al. 2020, arXiv:2002.05709), Eq. (1).
 
@@ -143,16 +151,19 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         z1: (B, D) unit vectors of one view.
         z2: (B, D) of the other.
         temperature: > 0.
+        everyone: (N, D) vectors of either view on all processes; None where z1 and z2 are all there are.
+        first: row of everyone at which z1 and z2 begin.
 
     Returns:
         (2B,) in nats, first those of z1.
     """
-    z = torch.cat([exact(z1), exact(z2)])
-    count = len(z)
-    own = torch.eye(count, dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(own, -torch.inf)
-    targets = torch.arange(count, device=z.device).roll(count // 2)
-    return F.cross_entropy(logits, targets, reduction="none")
+    z = torch.cat([z1, z2])
+    pool = z if everyone is None else torch.cat(everyone)
+    rows = torch.arange(first, first + len(z1), device=z.device)
+    own = torch.cat([rows, rows + len(pool) // 2])  # (2B,) where each vector itself stands in the pool
+    logits = similarities(z, pool) / temperature
+    logits = logits.scatter(1, own.unsqueeze(1), -torch.inf)
+    return F.cross_entropy(logits, own.roll(len(z1)), reduction="none")
 
 
 def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -181,15 +192,86 @@ def mixed_regression_loss(prediction: Tensor, targets: Tensor, weights: Tensor) 
     Returns:
         (B,), at least ``2 - 2 ||sum_s weights_s t_s||``.
     """
-    similarity = torch.einsum("bd,bkd->bk", exact(prediction), exact(targets))
-    return _weighted(weights, 2.0 - 2.0 * similarity)
+    return _weighted(weights, 2.0 - 2.0 * _to_sources(prediction, targets))
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Codes that use all prototypes alike: rows and columns are scaled in turn, rows last.
+
+    SwAV (Caron et al. 2020, arXiv:2006.09882), Eq. (3) to (5) and Algorithm 1; computed with logarithms, so that no
+    entry underflows, whatever epsilon.
+
+    Args:
+        scores: (B, P) dot products with the prototypes, of all images that share the prototypes out among them.
+        epsilon: > 0; the larger, the more even the codes.
+        iterations: at least 1.
+
+    Returns:
+        (B, P) shares, without a graph; rows sum to 1, columns to B / P as far as the iterations have come.
+    """
+    log_q = exact(scores) / epsilon
+    for _ in range(iterations):
+        log_q = log_q - torch.logsumexp(log_q, dim=0, keepdim=True)
+        log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
+    return log_q.exp()
+
+
+def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of a view's scores against another view's codes.
+
+    SwAV (Caron et al. 2020, arXiv:2006.09882), Eq. (2). Linear in the codes, so the codes of a mix are the mix of its
+    sources' codes.
+
+    Args:
+        scores: (B, P) dot products of unit vectors with the prototypes.
+        codes: (B, P) from :func:`sinkhorn`; no gradient reaches them.
+        temperature: > 0.
+
+    Returns:
+        (B,) in nats.
+    """
+    return -(codes.detach() * F.log_softmax(exact(scores) / temperature, dim=1)).sum(1)
+
+
+def barlow_twins(z1: Tensor, z2: Tensor, redundancy: float = 0.0051, eps: float = 1e-5) -> Tensor:
+    """``sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2`` of the correlation C of two views' columns.
+
+    Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230), Eq. (1) and (2). Columns are standardised here, by the
+    biased variance, as BatchNorm without scale and shift does in training.
+
+    Args:
+        z1: (B, D), any scale.
+        z2: (B, D).
+        redundancy: weight of the second sum.
+        eps: added to the variance.
+
+    Returns:
+        Scalar, as the loss is one of columns, not of samples.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        correlation = _standardised(exact(z1), eps).T @ _standardised(exact(z2), eps) / len(z1)  # (D, D)
+    dim = len(correlation)
+    # without its last entry the flat matrix has rows of D + 1, which begin with the diagonal
+    others = correlation.flatten()[:-1].view(dim - 1, dim + 1)[:, 1:]
+    return (1.0 - correlation.diagonal()).square().sum() + redundancy * others.square().sum()
+
+
+def _standardised(z: Tensor, eps: float) -> Tensor:
+    """Columns of mean 0 and variance 1."""
+    return (z - z.mean(0)) / torch.sqrt(z.var(0, correction=0) + eps)
+
+
+def _to_sources(z: Tensor, keys: Tensor) -> Tensor:
+    """Dot products of each row with its own sources, (B, D), (B, k, D) -> (B, k), float32 also under autocast."""
+    return (exact(z).unsqueeze(1) * exact(keys)).sum(2)
 
 
 def _rest(query: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Logsumexp of the negatives' similarities, (B,); -inf without negatives."""
     if len(negatives) == 0:
         return torch.full((len(query),), -torch.inf, dtype=exact(query).dtype, device=query.device)
-    return torch.logsumexp(exact(query) @ exact(negatives).T / temperature, dim=1)
+    return torch.logsumexp(similarities(query, negatives) / temperature, dim=1)
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ both sources, and that loss is added to the clean one.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -16,17 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from samix import distributed
-from samix.batch import MixedBatch
 from samix.contrastive import info_nce, normalized
-from samix.methods.base import Method
-from samix.methods.view_mixing import Mixing, check_views, make_mixing
-from samix.mixing import Augmentation, new_generator, to_device
+from samix.methods.view_mixing import check_views, make_mixing
+from samix.methods.views import ViewMethod, check_numbers, choose_options, detached, given_generator, spread
+from samix.mixing import Augmentation, to_device
 from samix.mixups.learned import LearnedMixer, check_choice
-from samix.networks.batchnorm import plain_batchnorm, split_batchnorm
+from samix.networks.batchnorm import split_batchnorm
 from samix.networks.encoder import Encoder
 from samix.networks.heads import linear_projector, mlp_projector
-from samix.networks.modes import evaluating
-from samix.networks.momentum import momentum_at, momentum_copy, update_momentum
+from samix.networks.momentum import momentum_at, momentum_copy, train_norms, update_momentum
 from samix.networks.queue import Queue
 
 KeyBN = Literal["split", "shuffle", "eman", "none"]
@@ -70,14 +67,12 @@ class MoCoOptions:
     def __post_init__(self) -> None:
         check_choice("projector", self.projector, ("mlp", "linear"))
         check_choice("key_bn", self.key_bn, ("split", "shuffle", "eman", "none"))
-        for name in ("dim", "queue", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        for value in (self.momentum, self.momentum if self.momentum_end is None else self.momentum_end):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"momentum must be in [0, 1], got {value}")
+        check_numbers(
+            self,
+            counts=("dim", "queue", "groups"),
+            positive=("temperature",),
+            shares=("momentum", "momentum_end"),
+        )
 
 
 MOCO_PRESETS: dict[str, MoCoOptions] = {
@@ -87,7 +82,7 @@ MOCO_PRESETS: dict[str, MoCoOptions] = {
 }
 
 
-class MoCo(Method):
+class MoCo(ViewMethod):
     """A query encoder, its momentum copy, and a queue; with a mixup, a mixed loss beside the clean one.
 
     ``loss, parts = method((view_q, view_k))``.
@@ -119,10 +114,8 @@ class MoCo(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        chosen = self.presets.get(options) if isinstance(options, str) else options
-        if chosen is None:
-            raise ValueError(f"unknown preset {options!r}; choose one of {', '.join(self.presets)}")
-        self.options: MoCoOptions = chosen
+        chosen: MoCoOptions = choose_options(options, self.presets)
+        self.options = chosen
         if chosen.key_bn == "split":
             split_batchnorm(model, chosen.groups)
         make = mlp_projector if chosen.projector == "mlp" else linear_projector
@@ -130,8 +123,8 @@ class MoCo(Method):
         self.momentum = momentum_copy(self.online)
         device = next(model.parameters()).device
         self.queue = Queue(chosen.queue, chosen.dim).to(device)
-        self.generator = new_generator() if generator is None else generator
-        self.mixing: Mixing | None = make_mixing(mixup, self.online, mixing, self.generator)
+        self.generator = given_generator(generator)
+        self.mixing = make_mixing(mixup, self.online, mixing, self.generator)
         self.train()
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -167,8 +160,8 @@ class MoCo(Method):
             self.queue.enqueue(key)
             if other is not None:
                 self.queue.enqueue(other)
-        parts["key_std"] = key.std(dim=0).mean() * key.shape[1] ** 0.5
-        return loss, {name: part.detach() for name, part in parts.items()}
+        parts["key_std"] = spread(key)
+        return loss, detached(parts)
 
     def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
         """The clean loss of one direction, a scalar."""
@@ -219,54 +212,8 @@ class MoCo(Method):
     def train(self, mode: bool = True) -> MoCo:
         """Train mode; of the momentum encoder only norms that keep statistics, and none of them with ``eman``."""
         super().train(mode)
-        own = mode and self.options.key_bn != "eman"
-        for module in self.momentum.modules():
-            module.training = own and hasattr(module, "running_var")
+        train_norms(self.momentum, mode and self.options.key_bn != "eman")
         return self
-
-    # For the loop, the evaluation and the pictures --------------------------------------------------------------------
-
-    def generators(self) -> list[torch.Generator]:
-        """The one generator of lam, pairs and orders."""
-        return [self.generator]
-
-    def parameter_groups(
-        self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
-    ) -> list[dict[str, Any]]:
-        """The query encoder, and with a learned Mixer a second group for it."""
-        network = [p for p in self.online.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay},
-        ]
-        trained = [] if self.mixing is None else [p for p in self.mixing.parameters() if p.requires_grad]
-        if trained:
-            rate = lr if mixer_lr is None else mixer_lr
-            groups.append({"name": "mixer", "params": trained, "lr": rate, "weight_decay": weight_decay})
-        return groups
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F): what is evaluated, the query encoder's backbone. Call in eval mode."""
-        return self.online.features(images)
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """What the mixup remembers."""
-        return {} if self.mixing is None else self.mixing.extra_state()
-
-    def load_extra_state(self, state: Any) -> None:
-        """Gives it back."""
-        if self.mixing is not None:
-            self.mixing.load_extra_state(state)
-
-    def preview(self, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor) -> MixedBatch | None:
-        """The mix of these pairs at this lam, by a hand-made mixup or by the Mixer as it is now."""
-        if self.mixing is None:
-            return None
-        with evaluating(self):
-            return self.mixing.preview(self, images, labels, lam, index)
-
-    def export(self) -> nn.Module:
-        """The query encoder's backbone, without projector, with plain BatchNorm, in eval mode."""
-        return plain_batchnorm(copy.deepcopy(self.online.model)).eval()
 
 
 @torch.no_grad()

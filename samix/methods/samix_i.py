@@ -131,6 +131,7 @@ class Sources(NamedTuple):
     partner_z: Tensor
     key: Tensor  # (B, D) of the own image's other view
     partner_key: Tensor  # (B, D) of the partner's other view
+    label: Tensor | None = None  # (B,) int64 cluster of the image, for SAMix-C
 
 
 class LearnedMixing(Mixing):
@@ -164,7 +165,14 @@ class LearnedMixing(Mixing):
     # The step ---------------------------------------------------------------------------------------------------------
 
     def losses(
-        self, method: MoCo, view_q: Tensor, view_k: Tensor, key: Tensor, negatives: Tensor, ids: Tensor | None
+        self,
+        method: MoCo,
+        view_q: Tensor,
+        view_k: Tensor,
+        key: Tensor,
+        negatives: Tensor,
+        ids: Tensor | None,
+        embedding: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both branches; see the head of this file."""
         sources = self.sources(method, view_q, view_k, key)
@@ -186,8 +194,7 @@ class LearnedMixing(Mixing):
         draw = self.draw(len(sources.image), sources.image.device)
         with torch.no_grad():
             mask = self.paint(sources, draw)
-            mask = self.adjust(mask, draw.lam)
-            mask = margin_mask(mask, draw.lam, self.options.lam_margin)
+            mask = self.finish(mask, sources, draw)
             mixed = blend(sources.image, sources.partner_image[draw.index], mask)
         z = normalized(method.online(mixed))
         return self.global_loss(method, z, sources, draw, negatives)
@@ -197,11 +204,20 @@ class LearnedMixing(Mixing):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Trains the Mixer through the pixels alone: the momentum encoder is frozen."""
         draw = self.draw(len(sources.image), sources.image.device)
-        mask = self.paint(sources, draw)  # with its graph
+        mask, embedding = self.judge(method, sources, draw)
+        generation = self.generation_loss(method, embedding, sources, draw, negatives, ids)
+        mask_loss, report = self.mask_loss(mask, draw)
+        return generation, mask_loss, report
+
+    def judge(self, method: MoCo, sources: Sources, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Masks with their graph, and the frozen momentum encoder's embedding (B, D) of the mix, not of unit length."""
+        mask = self.paint(sources, draw)
         mixed = blend(sources.image, sources.partner_image[draw.index], mask)
         with untracked_batchnorm(method.momentum):
-            embedding = method.momentum(mixed)
-        generation = self.generation_loss(method, embedding, sources, draw, negatives, ids)
+            return mask, method.momentum(mixed)
+
+    def mask_loss(self, mask: Tensor, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the masks alone, and how they are."""
         mask_loss = mask_mean_loss(mask, draw.lam, self.options.mask_margin)
         if self.options.mask_variance:
             mask_loss = mask_loss - self.options.mask_variance * mask_variance(mask)
@@ -209,7 +225,7 @@ class LearnedMixing(Mixing):
             "mask_std": mask.detach().std(dim=(1, 2, 3)).mean(),
             "mask_error": (mask.detach().mean(dim=(1, 2, 3)) - draw.lam).abs().mean(),
         }
-        return generation, mask_loss, report
+        return mask_loss, report
 
     def generation_loss(
         self,
@@ -269,6 +285,10 @@ class LearnedMixing(Mixing):
         size = (sources.image.shape[-2], sources.image.shape[-1])
         return self.mixer.paint(sources.z, sources.partner_z[draw.index], draw.lam, size)
 
+    def finish(self, mask: Tensor, sources: Sources, draw: Draw) -> Tensor:
+        """What is done to the encoder branch's masks."""
+        return margin_mask(self.adjust(mask, draw.lam), draw.lam, self.options.lam_margin)
+
     def adjust(self, mask: Tensor, lam: Tensor) -> Tensor:
         """Brings masks to mean lam where they are off by more than the margin."""
         if self.options.adjust_margin < 0:
@@ -282,7 +302,7 @@ class LearnedMixing(Mixing):
         self.mixer.after_step()
 
     def preview(
-        self, method: MoCo, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
         """What the Mixer paints, without adjustment or margin."""
         index = to_device(index, images.device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images
+from samix.clustering import ClusterOptions
 from samix.contrastive import mixed_info_nce, normalized
 from samix.mixing import Augmentation
 from samix.mixups.handmade import RandomChoice
@@ -49,7 +50,14 @@ class Mixing(nn.Module):
     """What a mixup adds to a step without labels."""
 
     def losses(
-        self, method: MoCo, view_q: Tensor, view_k: Tensor, key: Tensor, negatives: Tensor, ids: Tensor | None
+        self,
+        method: MoCo,
+        view_q: Tensor,
+        view_k: Tensor,
+        key: Tensor,
+        negatives: Tensor,
+        ids: Tensor | None,
+        embedding: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to be added, a scalar, and its parts for the log.
 
@@ -60,11 +68,17 @@ class Mixing(nn.Module):
             key: (B, D) unit keys of view_k.
             negatives: (K, D).
             ids: (B,) row numbers of the images, or None.
+            embedding: (B, D) what the keys were before they were brought to unit length, for clusters.
         """
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step."""
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """What is to be trained here, as groups for a torch optimiser; all of it is one group, ``mixer``."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [{"name": "mixer", "params": trained, "lr": lr, "weight_decay": weight_decay}] if trained else []
 
     def extra_state(self) -> dict[str, Tensor]:
         """What a checkpoint needs beyond ``state_dict``."""
@@ -74,7 +88,7 @@ class Mixing(nn.Module):
         """Takes it back."""
 
     def preview(
-        self, method: MoCo, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
         """The mix of these pairs, for pictures."""
         raise NotImplementedError
@@ -93,7 +107,14 @@ class GivenMixing(Mixing):
         self.mixup = for_views(mixup, generator)
 
     def losses(
-        self, method: MoCo, view_q: Tensor, view_k: Tensor, key: Tensor, negatives: Tensor, ids: Tensor | None
+        self,
+        method: MoCo,
+        view_q: Tensor,
+        view_k: Tensor,
+        key: Tensor,
+        negatives: Tensor,
+        ids: Tensor | None,
+        embedding: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``sum_s weights_s nce(z_m, key of source s)``: both sources from the query view, all keys of the key view."""
         z, mixed = mix_views(self.mixup, method.online, view_q)
@@ -110,7 +131,7 @@ class GivenMixing(Mixing):
         self.mixup.load_state_dict(state)
 
     def preview(
-        self, method: MoCo, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
         """The mixup of these pairs; the run's generator does not move."""
         state = self.mixup.generator.get_state()
@@ -121,6 +142,12 @@ class GivenMixing(Mixing):
 
 
 def mix_views(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Tensor, MixedBatch]:
+    """As :func:`embed_mixed`, with embeddings of unit length."""
+    z, mixed = embed_mixed(mixup, encoder, view)
+    return normalized(z), mixed
+
+
+def embed_mixed(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Tensor, MixedBatch]:
     """Mixes the images of one view and encodes the mix.
 
     Args:
@@ -129,7 +156,7 @@ def mix_views(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Tens
         view: (B, C, H, W).
 
     Returns:
-        Unit embeddings (B, D) of the mix, and the batch.
+        Embeddings (B, D) of the mix, and the batch.
 
     Raises:
         ValueError: a mixup whose labels are more than shares of sources.
@@ -138,18 +165,21 @@ def mix_views(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Tens
     features, mixed = mixup.forward_through(encoder.model, view, rows)
     if mixed.target is not None:
         raise ValueError(f"{type(mixup).__name__} makes dense targets of classes; without labels there are none")
-    return normalized(encoder.projector(features)), mixed
+    return encoder.projector(features), mixed
 
 
 def for_views(mixup: Augmentation, generator: torch.Generator) -> Augmentation:
     """A copy of a mixup for use without labels: this generator, and partners in one cycle, nobody with itself.
 
     Raises:
-        ValueError: a mixup that needs class labels to look at the network.
+        ValueError: a mixup that needs class labels, to look at the network or for a further term of its loss.
     """
     own = copy.copy(mixup)
     own.generator = generator
     own.pairing = "cycle"
+    for option in ("clean_weight", "cell_weight"):
+        if getattr(own, option, 0.0):
+            raise ValueError(f"{option} of {type(mixup).__name__} weighs a loss of class labels; set it to 0")
     if getattr(own, "needs_model", False):
         raise ValueError(
             f"{type(mixup).__name__} looks at a network trained with labels, which is not there; choose one guided by "
@@ -161,15 +191,33 @@ def for_views(mixup: Augmentation, generator: torch.Generator) -> Augmentation:
 
 
 def make_mixing(
-    mixup: Augmentation | LearnedMixer | None, encoder: Encoder, options: Any, generator: torch.Generator
+    mixup: Augmentation | LearnedMixer | None,
+    encoder: Encoder,
+    options: Any,
+    generator: torch.Generator,
+    images: int | None = None,
+    dim: int = 128,
 ) -> Mixing | None:
-    """The mixing of a mixup: given as it is, or learned.
+    """The mixing of a mixup: given as it is, or learned; with options that have clusters, by pseudo labels.
+
+    Args:
+        mixup: see :class:`samix.MoCo`.
+        encoder: the query encoder.
+        options: of the mixing.
+        generator: of its draws.
+        images: N, number of training images, for clusters.
+        dim: D of the embedding, for clusters.
 
     Raises:
         TypeError: not a mixup.
+        ValueError: clusters without ``images``, or options that do not go with this mixup.
     """
     if mixup is None or getattr(mixup, "name", "") == "vanilla":
         return None
+    if isinstance(options, ClusterOptions):
+        from samix.methods.pseudo_labels import mixing_by_clusters
+
+        return mixing_by_clusters(mixup, encoder, options, generator, images, dim)
     if isinstance(mixup, LearnedMixer):
         from samix.methods.samix_i import LearnedMixing
 

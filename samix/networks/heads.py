@@ -19,7 +19,12 @@ def mlp_projector(width: int, dim: int, hidden: int | None = None) -> nn.Module:
 
 
 def normed_mlp(
-    widths: tuple[int, ...], *, bias: bool = False, last_norm: bool = True, last_affine: bool = True
+    widths: tuple[int, ...],
+    *,
+    bias: bool = False,
+    last_norm: bool = True,
+    last_affine: bool = True,
+    last_bias: bool | None = None,
 ) -> nn.Module:
     """Linear layers with BatchNorm and ReLU between.
 
@@ -28,6 +33,7 @@ def normed_mlp(
         bias: of the linear layers.
         last_norm: BatchNorm after the last layer too.
         last_affine: with its scale and shift.
+        last_bias: of the last linear layer; None is ``bias``.
 
     Raises:
         ValueError: fewer than two widths.
@@ -37,7 +43,7 @@ def normed_mlp(
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(widths)):
         last = number == len(widths) - 2
-        layers.append(nn.Linear(before, after, bias=bias))
+        layers.append(nn.Linear(before, after, bias=last_bias if last and last_bias is not None else bias))
         if not last:
             layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
         elif last_norm:

@@ -34,6 +34,12 @@ def update_momentum(net: nn.Module, slow: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(list(slow.parameters()), list(net.parameters()), 1.0 - momentum)
 
 
+def train_norms(slow: nn.Module, mode: bool = True) -> None:
+    """Train mode for the norms of a slow network that keep statistics; everything else, as dropout, is in eval mode."""
+    for module in slow.modules():
+        module.training = mode and hasattr(module, "running_var")
+
+
 def momentum_at(progress: float, start: float, end: float, hold: float) -> float:
     """The cosine schedule of the released code: held at ``start``, then towards ``end``.
 
