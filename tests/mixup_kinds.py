@@ -4,10 +4,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from samix.mixups.align import AlignMix
+from samix.mixups.choice import DeiTMix
 from samix.mixups.handmade import CutMix, FMix, GridMix, MixUp, ResizeMix, SmoothMix
 from samix.mixups.hidden import ManifoldMix
+from samix.mixups.puzzle import PuzzleMix
+from samix.mixups.salient import GuidedMixup, SaliencyMix
+from samix.mixups.tokens import MaskMix, PatchCutMix
+from samix.relabel import SUMix, TokenLabelAlign, TransMix
 
 SIZES = [(32, 32), (24, 40), (33, 17), (7, 7)]
+
+
+def deit(alpha: float | None = None, **options):
+    """Both of its mixups with one alpha."""
+    return DeiTMix(mixup_alpha=alpha, cutmix_alpha=alpha, **options)
+
 
 KINDS = {
     "mixup": MixUp,
@@ -20,8 +32,21 @@ KINDS = {
     "gridmix_cells": lambda **kw: GridMix(style="cells", **kw),
     "smoothmix": SmoothMix,
     "manifoldmix": ManifoldMix,
+    "deit": deit,
+    "saliencymix": lambda **kw: SaliencyMix(**{"prob": 1.0, **kw}),
+    "saliencymix_fine": lambda **kw: SaliencyMix(saliency="fine", **{"prob": 1.0, **kw}),
+    "guidedmixup": lambda **kw: GuidedMixup(greedy=False, **{"prob": 1.0, **kw}),
+    "puzzlemix": lambda **kw: PuzzleMix(saliency="spectral", **kw),
+    "puzzlemix_binary": lambda **kw: PuzzleMix(saliency="spectral", num_labels=2, **kw),
+    "alignmix": AlignMix,
+    "patchcutmix": lambda **kw: PatchCutMix(patch=4, **kw),
+    "maskmix": MaskMix,
+    "transmix": lambda **kw: TransMix(switch=0.0, **kw),
+    "tla": lambda **kw: TokenLabelAlign(patch=4, **kw),
+    "sumix": lambda **kw: SUMix(**{"alpha": 1.0, **kw}),
 }
-BINARY = [name for name in KINDS if name not in ("mixup", "fmix_soft", "smoothmix", "manifoldmix")]
+SOFT = ("mixup", "fmix_soft", "smoothmix", "manifoldmix", "deit", "guidedmixup", "puzzlemix", "alignmix")
+BINARY = [name for name in KINDS if name not in SOFT]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_size = pytest.mark.parametrize("size", SIZES, ids=str)
 
