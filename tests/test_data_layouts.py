@@ -75,8 +75,8 @@ def test_folder_errors(folder):
         load_data(f"folder:{folder}")
 
 
-def test_folder_without_classes_is_refused(tmp_path):
-    write(tmp_path / "train" / "a.png")
+def test_folder_without_classes_and_images_is_refused(tmp_path):
+    text(tmp_path / "train" / "notes.txt", "no image")
     write(tmp_path / "val" / "a.png")
     with pytest.raises(ValueError, match=r"train holds no class folders; expected one folder of images per class"):
         load_data(f"folder:{tmp_path}")
@@ -269,7 +269,9 @@ def test_list_names_may_hold_spaces_and_are_relative_to_their_list(folder):
         (["a.png 0"], ["a.png 1"], r"val.txt has label 1, outside the range 0..0 of .*train.txt"),
         (["a.png -1"], ["a.png 0"], r"label of 'a.png' must be a whole number from 0, got '-1'"),
         (["a.png cat"], ["a.png 0"], r"label of 'a.png' must be a whole number from 0, got 'cat'"),
-        (["a.png"], ["a.png 0"], r"expected lines of 'name label' \(space, comma or semicolon\), got 'a.png'"),
+        (["b.png 0", "a.png"], ["a.png 0"], r"expected lines of 'name label' \(space, comma or .*\), got 'a.png'"),
+        (["b.png 0", "my cat.png"], ["b.png 0"], r"label of 'my' must be a whole number from 0, got 'cat.png'"),
+        (["a.png 0"], ["a.png"], r"the labels of val must be in 0..0, got -1..-1"),
         (["a.png 1"], ["a.png 0"], r"class 0 \('0'\) has no training image; add some, or number the classes"),
         ([""], ["a.png 0"], r"train.txt is empty; expected one entry a line"),
     ],

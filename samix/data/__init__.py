@@ -4,6 +4,7 @@ from samix.data.batches import EvalBatches, TrainBatches
 from samix.data.images import ArrayImages, FileImages, ImageSet, load_images, open_image
 from samix.data.names import ImageData, load_data
 from samix.data.transforms import Augment, default_augment, denormalize, normalize
+from samix.data.views import ViewAugment
 
 __all__ = [
     "ArrayImages",
@@ -13,6 +14,7 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "TrainBatches",
+    "ViewAugment",
     "default_augment",
     "denormalize",
     "load_data",

@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from samix.data.images import ImageSet
 from samix.data.names import ImageData
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
+from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, epoch_order, rank_rows, stream_seed
 from samix.data.transforms import Augment, Fit, Transform, normalize, test_transform, train_transform
+from samix.data.views import ViewAugment, ViewImages, view_transforms
 
 Batch = tuple[Tensor, Tensor]
 
@@ -26,12 +28,15 @@ class TrainBatches:
     batches; resized crops are then bilinear, and images that are no squares lose their margins. In both, W ranks with
     B / W images each see together what one rank sees with B. What is left over at the end of an epoch is dropped.
 
+    With `views`, a batch holds differently varied views of each image, and the images' row numbers instead of labels.
+
     Args:
         data: the data set; its train split is used.
         batch_size: images per step on this rank.
-        size: side of the images in pixels.
-        augment: how to vary them.
+        size: side of the images in pixels; of the first two views.
+        augment: how to vary them; not used, and not needed, with views.
         seed: of order and augmentation.
+        views: how to make views, for training without labels; None for labelled batches.
         rank: this process, 0..world_size - 1.
         world_size: number of processes.
         workers: worker processes; not used on_device.
@@ -39,7 +44,8 @@ class TrainBatches:
         on_device: keep the split on the device and augment there.
 
     Raises:
-        ValueError: a batch larger than the data, numbers out of range, or an augmentation that on_device lacks.
+        ValueError: a batch larger than the data, numbers out of range, an augmentation that on_device lacks, neither
+            augment nor views, or labelled batches of data without labels.
     """
 
     def __init__(
@@ -48,7 +54,8 @@ class TrainBatches:
         *,
         batch_size: int,
         size: int,
-        augment: Augment,
+        augment: Augment | None = None,
+        views: ViewAugment | None = None,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -62,30 +69,42 @@ class TrainBatches:
                 f"a batch of {batch_size} on {world_size} rank(s) is larger than the {len(data.train)} training "
                 f"images of {data.name}; lower batch_size"
             )
-        self.data, self.batch_size, self.size, self.augment, self.seed = data, batch_size, size, augment, seed
+        self.data, self.batch_size, self.size, self.seed = data, batch_size, size, seed
+        self.augment, self.views = augment, views
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         self._sampler = EpochSampler(len(data.train), batch_size, seed, rank, world_size)
         self._loader: DataLoader[Any] | None = None
+        images: Dataset[Any]
+        if views is not None:
+            fit = Fit(*2 * (view_stored_size(size, data.native_size),))
+            images = ViewImages(data.train, view_transforms(views, size), seed)
+        elif augment is not None:
+            data.require_labels()
+            if on_device:
+                check_on_device(augment)
+            fit = Fit(*2 * (stored_size(augment, size, data.native_size),), augment.interpolation)
+            images = TrainImages(data.train, train_transform(augment, size, data.mean, data.std), seed)
+        else:
+            raise ValueError("training batches need augment, or views for training without labels; got neither")
         if on_device:
-            check_on_device(augment)
-            stored = stored_size(augment, size, data.native_size)
-            self._images = decode_all(data.train, Fit(stored, stored, augment.interpolation), self.device)
+            self._images = decode_all(data.train, fit, self.device)
             self._labels = data.train.labels.to(self.device)
         else:
-            images = TrainImages(data.train, train_transform(augment, size, data.mean, data.std), seed)
             self._loader = _loader(images, self._sampler, workers, self.device)
 
     def __len__(self) -> int:
         """Steps per epoch."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Batches start_step, start_step + 1, ... of an epoch; the ones before are not decoded.
 
         One epoch at a time: with workers, starting another ends the one before.
 
         Returns:
-            Iterator of images (B, 3, size, size), float32 and normalised, and labels (B,), int64, on the device.
+            Iterator of batches on the device, float32 and normalised: images (B, 3, size, size) and labels (B,), int64.
+            With views: view_q and view_k (B, 3, size, size), ids (B,), int64, the images' rows of the train split, and,
+            where there are more than two views, a tuple of the others.
 
         Raises:
             ValueError: a negative epoch, or start_step outside 0..len(self).
@@ -97,19 +116,28 @@ class TrainBatches:
         if self._loader is None:
             return self._epoch_on_device(epoch, start_step)
         self._sampler.epoch, self._sampler.start_step = epoch, start_step
-        return _move(iter(self._loader), self.data, self.device)
+        # Now, not when the first batch is asked for: the sampler may have been set to another epoch by then.
+        batches = iter(self._loader)
+        if self.views is None:
+            return _move(batches, self.data, self.device)
+        return _move_views(batches, self.data, self.device)
 
-    def _epoch_on_device(self, epoch: int, start_step: int) -> Iterator[Batch]:
+    def _epoch_on_device(self, epoch: int, start_step: int) -> Iterator[Any]:
         order = epoch_order(len(self.data.train), self.seed, epoch).to(self.device)
         for step in range(start_step, len(self)):
             rows = rank_rows(order, step, self.batch_size, self.rank, self.world_size)
-            images = augment_batch(self._images[rows], self._draws(epoch, step), self.augment, self.size)
-            yield normalize(images, self.data.mean, self.data.std), self._labels[rows]
+            images = self._images[rows]
+            if self.views is not None:
+                draws = self._draws("views", epoch, step, (self.views.count, VIEW_DRAWS))
+                yield _view_batch(views_of(images, draws, self.views, self.size), rows, self.data)
+            elif self.augment is not None:
+                images = augment_batch(images, self._draws("batch", epoch, step, (DRAWS,)), self.augment, self.size)
+                yield normalize(images, self.data.mean, self.data.std), self._labels[rows]
 
-    def _draws(self, epoch: int, step: int) -> Tensor:
-        """(B, 23) of this rank, cut from the draws of all ranks so that their number does not matter."""
-        generator = torch.Generator().manual_seed(stream_seed("batch", self.seed, epoch, step))
-        draws = torch.rand(self.world_size * self.batch_size, DRAWS, generator=generator)
+    def _draws(self, purpose: str, epoch: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape) of this rank, cut from the draws of all ranks so that their number does not matter."""
+        generator = torch.Generator().manual_seed(stream_seed(purpose, self.seed, epoch, step))
+        draws = torch.rand(self.world_size * self.batch_size, *shape, generator=generator)
         draws = draws[self.rank * self.batch_size :][: self.batch_size]
         if self.device.type == "cuda":
             return draws.pin_memory().to(self.device, non_blocking=True)
@@ -237,6 +265,19 @@ def _move(batches: Iterator[Any], data: ImageData, device: torch.device) -> Iter
     for images, labels in batches:
         moved = images.to(device, non_blocking=True)
         yield normalize(moved, data.mean, data.std), labels.to(device, non_blocking=True)
+
+
+def _move_views(batches: Iterator[Any], data: ImageData, device: torch.device) -> Iterator[tuple[Any, ...]]:
+    """The same for views and row numbers."""
+    for views, ids in batches:
+        moved = [view.to(device, non_blocking=True) for view in views]
+        yield _view_batch(moved, ids.to(device, non_blocking=True), data)
+
+
+def _view_batch(views: list[Tensor], ids: Tensor, data: ImageData) -> tuple[Any, ...]:
+    """(view_q, view_k, ids), and the further views as a tuple where there are some; normalised."""
+    view_q, view_k, *extra_views = (normalize(view, data.mean, data.std) for view in views)
+    return (view_q, view_k, ids, tuple(extra_views)) if extra_views else (view_q, view_k, ids)
 
 
 def _check(batch_size: int, size: int, rank: int, world_size: int, workers: int) -> None:

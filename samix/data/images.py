@@ -1,4 +1,4 @@
-"""Sets of labelled images that decode nothing until an image is asked for, and the one place that opens a file."""
+"""Sets of images that decode nothing until an image is asked for, and the one place that opens a file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif
 
 
 class ImageSet(Protocol):
-    """N labelled images; `image(i)` is an RGB PIL image or a uint8 tensor (3, H, W)."""
+    """N images; `image(i)` is an RGB PIL image or a uint8 tensor (3, H, W)."""
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 class ids."""
+        """(N,) int64 class ids, or all -1 where there are no labels."""
 
     def __len__(self) -> int: ...
 
@@ -108,6 +108,11 @@ class FileImages:
 def _check_labels(labels: Tensor, count: int) -> None:
     if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
         raise ValueError(f"labels must be int64 of shape ({count},), got {labels.dtype} {tuple(labels.shape)}")
+
+
+def no_labels(count: int) -> Tensor:
+    """Labels of images that have none: (count,) int64, all -1."""
+    return torch.full((count,), -1)
 
 
 def file_names(names: Sequence[str]) -> npt.NDArray[np.bytes_]:

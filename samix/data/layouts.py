@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from samix.data.images import IMAGE_ENDINGS, FileImages, ImageSet, file_names
+from samix.data.images import IMAGE_ENDINGS, FileImages, ImageSet, file_names, no_labels
 
 
 class Splits(NamedTuple):
-    """What a reader gives back; `class_names[k]` belongs to label k."""
+    """What a reader gives back; `class_names[k]` belongs to label k, `labelled` to a train split without labels."""
 
     train: ImageSet
     val: ImageSet
     class_names: tuple[str, ...]
+    labelled: ImageSet | None = None
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -68,9 +69,14 @@ def read_classes(folder: Path, classes: Sequence[str], inner: str = "") -> FileI
     return FileImages(folder, file_names(names), torch.tensor(labels))
 
 
+def held_out_folder(folder: Path) -> Path | None:
+    """The folder val, or test where there is no val; None without both."""
+    return next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+
+
 def read_folder(folder: Path) -> Splits:
     """`folder:DIR`: DIR/train/CLASS/... and DIR/val/CLASS/..., or test where there is no val."""
-    held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    held_out = held_out_folder(folder)
     if not (folder / "train").is_dir() or held_out is None:
         found = ", ".join(sorted(e.name for e in os.scandir(folder) if e.is_dir())) or "none"
         raise FileNotFoundError(
@@ -206,14 +212,15 @@ def _flat_val(folder: Path, wnids: list[str]) -> FileImages:
 def read_lists(place: str) -> Splits:
     """`list:TRAIN.txt,VAL.txt[,DIR[,VALDIR]]`: two list files; their images lie in DIR (VALDIR for the second).
 
-    Without DIR, a name is relative to the folder of its list. The classes are 0 .. the largest label of TRAIN.txt.
+    Without DIR, a name is relative to the folder of its list. The classes are 0 .. the largest label of TRAIN.txt, or
+    of VAL.txt where the lines of TRAIN.txt have no labels.
     """
     parts = [Path(part).expanduser() for part in place.split(",")]
     if not 2 <= len(parts) <= 4 or not all(place.split(",")):
         raise ValueError(f"list needs list:TRAIN.txt,VAL.txt[,DIR[,VALDIR]], got list:{place}")
     roots = [parts[2], parts[-1]] if len(parts) > 2 else [parts[0].parent, parts[1].parent]
     train, val = read_list(parts[0], roots[0]), read_list(parts[1], roots[1])
-    count = int(train.labels.max()) + 1
+    count = int(train.labels.max()) + 1 or int(val.labels.max()) + 1  # the largest of no labels is -1
     if int(val.labels.max()) >= count:
         raise ValueError(
             f"{parts[1]} has label {int(val.labels.max())}, outside the range 0..{count - 1} of {parts[0]}"
@@ -224,13 +231,18 @@ def read_lists(place: str) -> Splits:
 def read_list(path: Path, root: Path) -> FileImages:
     """One image a line: its name relative to `root`, then a space, comma or semicolon, then its label from 0.
 
+    A list whose lines all end like an image file has no labels.
+
     Raises:
         FileNotFoundError: the list or the folder is missing.
         ValueError: a line of another form, a negative label, or no line at all.
     """
-    names, tokens = _pairs(path)
+    lines = _lines(path)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}, the folder of the images of {path}, is missing")
+    if all(line.lower().endswith(IMAGE_ENDINGS) for line in lines):
+        return FileImages(root, file_names(lines), no_labels(len(lines)))
+    names, tokens = _pairs(path)
     bad = next((row for row, token in enumerate(tokens) if not token.isdecimal()), None)
     if bad is not None:
         raise ValueError(f"{path}: the label of {names[bad]!r} must be a whole number from 0, got {tokens[bad]!r}")

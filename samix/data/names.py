@@ -14,6 +14,7 @@ from samix.data import layouts
 from samix.data.builtin import TORCHVISION_FOLDERS, read_digits, read_torchvision
 from samix.data.images import ArrayImages, FileImages, ImageSet
 from samix.data.order import stream_seed
+from samix.data.unlabelled import read_any_folder, read_images
 
 Channels = tuple[float, float, float]
 
@@ -23,31 +24,36 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
 
 OFFICIAL: dict[str, Callable[[Path], layouts.Splits]] = {
     "tiny-imagenet": layouts.read_tiny_imagenet,
-    "folder": layouts.read_folder,
+    "folder": read_any_folder,
+    "images": read_images,
     "imagenet": layouts.read_imagenet,
     "cub": layouts.read_cub,
     "inat2017": layouts.read_inat2017,
     "inat2018": layouts.read_inat2018,
     "places205": layouts.read_places205,
 }
-NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32, "tiny-imagenet": 64, "stl10": 96}
+NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32, "tiny-imagenet": 64, "stl10": 96, "stl10-unlabeled": 96}
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set with its two splits.
 
+    Where `train` has no labels (all -1), it serves for training without labels alone; `val` may then be empty.
+
     Args:
         name: what `load_data` calls it, without the folder.
         train: images to learn from.
         val: images to test on.
-        class_names: one per label.
+        class_names: one per label; none where no split has labels.
         mean: of the three channels, with pixels in [0, 1].
         std: of the three channels, with pixels in [0, 1].
         native_size: side in pixels where all images are squares of one size, else None.
+        labelled: further images to learn from, with labels, where `train` has none.
 
     Raises:
-        ValueError: a split is empty, a label is out of range, or a class has no training image.
+        ValueError: a split is empty, a label is out of range, some images have labels and others none, or a class has
+            no training image.
     """
 
     name: str
@@ -57,17 +63,21 @@ class ImageData:
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     native_size: int | None = None
+    labelled: ImageSet | None = None
 
     def __post_init__(self) -> None:
+        if len(self.train) == 0:
+            raise ValueError(f"{self.name}: the train split has no images")
+        if not self.has_labels:
+            self._check_unlabelled()
+            return
+        if self.labelled is not None:
+            raise ValueError(f"{self.name}: labelled is for a train split without labels; leave it out")
+        if len(self.val) == 0:
+            raise ValueError(f"{self.name}: the val split has no images")
         for split, images in (("train", self.train), ("val", self.val)):
-            if len(images) == 0:
-                raise ValueError(f"{self.name}: the {split} split has no images")
-            low, high = int(images.labels.min()), int(images.labels.max())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"{self.name}: the labels of {split} must be in 0..{self.num_classes - 1}, got {low}..{high}"
-                )
-        counts = self.train.labels.bincount(minlength=self.num_classes)
+            self._check_range(split, images)
+        counts = self.train.labels.bincount(minlength=len(self.class_names))
         if int(counts.min()) == 0:
             empty = int(counts.argmin())
             raise ValueError(
@@ -75,10 +85,47 @@ class ImageData:
                 "add some, or number the classes without gaps"
             )
 
+    def _check_range(self, split: str, images: ImageSet) -> None:
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if low < 0 or high >= len(self.class_names):
+            raise ValueError(
+                f"{self.name}: the labels of {split} must be in 0..{len(self.class_names) - 1}, got {low}..{high}"
+            )
+
+    def _check_unlabelled(self) -> None:
+        """Labels of the splits beside a train split without labels: of the classes that are named, or none at all."""
+        if self.labelled is not None:
+            self.with_labels()  # which checks both
+        elif len(self.val) > 0 and int(self.val.labels.max()) >= 0:
+            self._check_range("val", self.val)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the train split has labels."""
+        return int(self.train.labels.max()) >= 0
+
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+        """Number of classes that can be learned from the train split; 0 where it has no labels."""
+        return len(self.class_names) if self.has_labels else 0
+
+    def require_labels(self) -> None:
+        """Refuses a data set that is for training without labels alone.
+
+        Raises:
+            ValueError: the train split has no labels.
+        """
+        if not self.has_labels:
+            raise ValueError(
+                f"{self.name} has no labels to learn from; use `samix pretrain`, which needs none, "
+                "or data with a folder or a label for each class"
+            )
+
+    def with_labels(self) -> ImageData | None:
+        """The data set to test features on: this one, or its labelled images and val; None without labels to use."""
+        if self.has_labels:
+            return self
+        return None if self.labelled is None else replace(self, train=self.labelled, labelled=None)
 
 
 def load_data(
@@ -90,6 +137,7 @@ def load_data(
     |---|---|
     | `digits` | inside scikit-learn: 1,797 scans of 8 x 8, a fixed fifth held out |
     | `cifar10`, `cifar100`, `stl10`, `aircraft`, `cars`, each `[:DIR]` | as torchvision keeps it in DIR (else `root`) |
+    | `stl10-unlabeled[:DIR]` | the same files; the 100,000 images without labels to train on, the test split as val |
     | `tiny-imagenet:DIR` | wnids.txt, train/WNID/images/, val/images/, val/val_annotations.txt |
     | `imagenet:DIR` | train/WNID/, val/WNID/; or a flat val/ with val.txt or the devkit |
     | `cub:DIR` | images/ with images.txt, classes.txt, image_class_labels.txt, train_test_split.txt |
@@ -97,6 +145,10 @@ def load_data(
     | `places205:DIR` | images256/ with train_places205.csv and val_places205.csv |
     | `folder:DIR` | train/CLASS/ and val/CLASS/ or test/CLASS/ |
     | `list:TRAIN.txt,VAL.txt[,DIR[,VALDIR]]` | lines of name and label, parted by space, comma or semicolon |
+    | `images:DIR` | images at any depth, without labels |
+
+    `folder` with images directly in train/ (val is then optional, with classes or without) and `list` with lines of
+    names alone have no labels either. Data without labels serve for `samix pretrain`, see `ImageData.require_labels`.
 
     Args:
         spec: one of the above.
@@ -117,10 +169,11 @@ def load_data(
     else:
         mean, std = (CIFAR_MEAN, CIFAR_STD) if name.startswith("cifar") else (IMAGENET_MEAN, IMAGENET_STD)
     native_size = NATIVE_SIZE.get(name) or _common_size(splits.train)
-    data = ImageData(name, *splits, mean, std, native_size)
+    data = ImageData(name, *splits[:3], mean, std, native_size, splits.labelled)
     if limit is None:
         return data
-    return replace(data, train=data.train.subset(balanced_rows(data.train.labels, data.num_classes, limit, seed)))
+    labels = data.train.labels.clamp(min=0)  # without labels, one class
+    return replace(data, train=data.train.subset(balanced_rows(labels, max(1, data.num_classes), limit, seed)))
 
 
 def _read(name: str, place: str, root: Path, download: bool) -> layouts.Splits:

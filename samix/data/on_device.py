@@ -195,7 +195,7 @@ def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size
         ],
         dim=-1,
     )  # (B, size, size, 2), x before y
-    return F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(images.float().div_(255), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def _source(place: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
