@@ -6,9 +6,9 @@ depth), which are mixed by the mask that mixed the pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,20 @@ class MixedBatch:
         shares = self.shares
         shares = shares.reshape(*shares.shape, *[1] * (self.labels.dim() - shares.dim()))
         return (shares * self.labels.float()).sum(1)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MixedBatch:
+        """This batch on another device."""
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> MixedBatch:
+        """This batch in pinned memory, from where it moves to a GPU without waiting; a DataLoader calls this."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MixedBatch:
+        """This batch with each of its tensors changed."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        changed: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+        return replace(self, **changed, extra={name: change(term) for name, term in self.extra.items()})
 
     def soft_targets(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
         """The dense target, float32.

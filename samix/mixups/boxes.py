@@ -41,7 +41,7 @@ def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: boo
     ratio = torch.sqrt(1.0 - lam)
     top, bottom = _cut_side(ratio, centre[:, 0], height, clip)
     left, right = _cut_side(ratio, centre[:, 1], width, clip)
-    inside = _span(top, bottom, height).unsqueeze(2) & _span(left, right, width).unsqueeze(1)  # (B, H, W)
+    inside = span(top, bottom, height).unsqueeze(2) & span(left, right, width).unsqueeze(1)  # (B, H, W)
     inside = inside.unsqueeze(1)
     kept = (height * width - (bottom - top) * (right - left)) / (height * width)
     return Mixed(torch.where(inside, partner, x), kept, (~inside).float())
@@ -99,7 +99,7 @@ def resizemix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
     scale = torch.sqrt(1.0 - lam)
     top, rows = _patch_side(scale, centre[:, 0], height)
     left, columns = _patch_side(scale, centre[:, 1], width)
-    inside = _span(top, top + rows, height).unsqueeze(2) & _span(left, left + columns, width).unsqueeze(1)
+    inside = span(top, top + rows, height).unsqueeze(2) & span(left, left + columns, width).unsqueeze(1)
     inside = inside & (lam < 1.0).view(-1, 1, 1)  # lam = 1: not even the smallest patch
     along_x, along_y = _patch_grid(left, columns, width), _patch_grid(top, rows, height)  # (B, W), (B, H)
     grid = torch.stack([along_x.unsqueeze(1).expand_as(inside), along_y.unsqueeze(2).expand_as(inside)], dim=3)
@@ -112,7 +112,7 @@ def resizemix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
 # All coordinates are float32 whole numbers: exact, and the same on every device.
 
 
-def _span(start: Tensor, stop: Tensor, size: int) -> Tensor:
+def span(start: Tensor, stop: Tensor, size: int) -> Tensor:
     """(B,) bounds -> (B, size): whether start <= coordinate < stop."""
     at = torch.arange(size, device=start.device, dtype=torch.float32)
     return (at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))

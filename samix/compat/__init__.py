@@ -1,0 +1,1 @@
+"""Mixups in the shape that other training code expects: timm's ``Mixup``, a collate function, a transform."""
