@@ -37,6 +37,16 @@ class ViewMethod(Method):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
+    def add_mixed(
+        self, loss: Tensor, parts: dict[str, Tensor], mixed: Tensor, weight: float, batches: Sequence[MixedBatch]
+    ) -> Tensor:
+        """The loss with the mixed one and what the mixup asks for beside it; parts are noted down."""
+        parts["mixed"] = mixed
+        for batch in batches:
+            loss = loss + batch.extra_loss
+            parts.update(batch.extra)
+        return loss + weight * mixed
+
     def mix_both(self, view_1: Tensor, view_2: Tensor) -> list[tuple[Tensor, MixedBatch]]:
         """Either view mixed by the same draws, and embedded: ``[(embedding (B, D), batch)] * 2``, not of unit length.
 
@@ -57,16 +67,15 @@ class ViewMethod(Method):
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
     ) -> list[dict[str, Any]]:
-        """The encoder and its heads; what a mixup trains, as a Mixer, is a second group."""
+        """The encoder and its heads; what a mixup trains, as a Mixer, is a second group, or more."""
         mixers = [] if self.mixing is None else [p for p in self.mixing.parameters() if p.requires_grad]
         others = {id(p) for p in mixers}
         network = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
         groups: list[dict[str, Any]] = [
             {"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay},
         ]
-        if mixers:
-            rate = lr if mixer_lr is None else mixer_lr
-            groups.append({"name": "mixer", "params": mixers, "lr": rate, "weight_decay": weight_decay})
+        if self.mixing is not None:
+            groups += self.mixing.parameter_groups(lr if mixer_lr is None else mixer_lr, weight_decay)
         return groups
 
     def features(self, images: Tensor) -> Tensor:
