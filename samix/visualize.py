@@ -29,8 +29,12 @@ def mix_grid(
     lams: Sequence[float],
     to_pixels: Callable[[Tensor], Tensor],
     title: str = "",
+    guides: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Paints pairs by lam: for each pair a row of mixed images and, under it, the masks (white keeps the own pixel).
+
+    Above each mask stands its mean, and the label where that is neither the mean nor lam: the own label's share, and
+    the partner's too where the two do not sum to 1. Masks are left out where all are constant.
 
     Args:
         path: the PNG to write.
@@ -40,6 +44,7 @@ def mix_grid(
         lams: columns, in [0, 1].
         to_pixels: (N, C, H, W) network input -> [0, 1].
         title: above the picture.
+        guides: (N, h, w) maps that guided the mix, of images and of partners, at least 0; painted under them.
     """
     batches = [mix(lam) for lam in lams]
     columns = [
@@ -47,39 +52,155 @@ def mix_grid(
         *[to_pixels(b.images) if b else to_pixels(images) for b in batches],
         to_pixels(images),
     ]
-    masks = [
-        b.mask.expand(len(images), 1, *images.shape[2:]) if b is not None and b.mask is not None else None
-        for b in batches
-    ]
+    flat = guides is None and all(b is None or b.mask is None or _is_constant(b.mask) for b in batches)
+    lines = 1 if flat else 2  # of axes for each pair
     scale = 1.15
-    fig = figure(scale * len(columns), 2 * scale * len(images) + 0.5)
-    axes = fig.subplots(2 * len(images), len(columns), squeeze=False)
+    fig = figure(scale * len(columns), (1.0 if flat else 2.12) * scale * len(images) + 0.6)
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    axes = fig.subplots(lines * len(images), len(columns), squeeze=False)
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(color="0.6", linewidth=0.6)
-    for ax in (*axes[1::2, 0], *axes[1::2, -1]):  # nothing under the sources
-        ax.set_axis_off()
+        _frame(ax)
     for row in range(len(images)):
         for col, pixels in enumerate(columns):
-            draw(axes[2 * row, col], pixels[row].cpu())
-        for col, mask in enumerate(masks):
-            if mask is None:
-                axes[2 * row + 1, col + 1].set_axis_off()
-            else:
-                draw(axes[2 * row + 1, col + 1], mask[row].cpu())
-                axes[2 * row + 1, col + 1].set_title(f"{float(mask[row].mean()):.2f}", fontsize=7, pad=1)
+            draw(axes[lines * row, col], pixels[row].cpu())
+        if not flat:
+            below = axes[lines * row + 1]
+            _draw_guides(below[0], below[-1], guides, row)
+            for ax, batch, lam in zip(below[1:-1], batches, lams, strict=True):
+                _draw_mask(ax, batch, row, lam)
     heads = ["partner", *[f"λ = {lam:g}" for lam in lams], "own"]
     for col, head in enumerate(heads):
         axes[0, col].set_title(head, fontsize=9)
-    fig.suptitle(title or "mixed images and masks; under λ, the mask's mean", fontsize=10)
+    known = "mixed images" if flat else "mixed images and masks; above a mask its mean"
+    fig.suptitle(title or known, fontsize=9)
     fig.savefig(path, dpi=110, format="png")
 
 
-def draw(ax: Any, pixels: Tensor) -> None:
-    """One image (C, H, W) in [0, 1] on an axis; one channel is grey."""
+def _is_constant(mask: Tensor) -> bool:
+    """Whether each sample's mask (B, 1, H, W) has one value."""
+    flat = mask.flatten(1)
+    return bool((flat.amax(1) - flat.amin(1) < 1e-6).all())
+
+
+def _draw_guides(left: Any, right: Any, guides: tuple[Tensor, Tensor] | None, row: int) -> None:
+    """Under a pair, the maps that guided its mix, each scaled by its largest value: the partner's left, own right."""
+    for ax, guide in zip((right, left), guides or (None, None), strict=True):
+        if guide is None:
+            ax.set_axis_off()
+        else:
+            found = guide[row].float().cpu()
+            draw(ax, (found / found.max().clamp(min=1e-12)).unsqueeze(0), "magma")
+            ax.set_title("map", fontsize=7, pad=1)
+
+
+def _draw_mask(ax: Any, batch: MixedBatch | None, row: int, lam: float) -> None:
+    """A mask, and above it its mean and what the label makes of it."""
+    if batch is None or batch.mask is None:
+        ax.set_axis_off()
+        return
+    mask = batch.mask[row].float().cpu().expand(1, *batch.images.shape[2:])
+    draw(ax, mask)
+    ax.set_title(_shares(float(mask.mean()), batch.weights[row].tolist(), lam), fontsize=7, pad=1)
+
+
+def _shares(mean: float, weights: list[float], lam: float) -> str:
+    """A mask's mean, and the label's shares where they are not told by it or by lam."""
+    own, other = weights[:2]
+    if abs(own + other - 1.0) > 0.005:
+        return f"{mean:.2f}, label {own:.2f}+{other:.2f}"
+    if min(abs(own - mean), abs(own - lam)) > 0.005:
+        return f"{mean:.2f}, label {own:.2f}"
+    return f"{mean:.2f}"
+
+
+def source_grid(
+    path: Path,
+    images: Tensor,
+    batches: Sequence[MixedBatch],
+    to_pixels: Callable[[Tensor], Tensor],
+    title: str = "",
+) -> None:
+    """Paints batches that are mixed of more than two images: the images, numbered, and under them each batch.
+
+    Above each mixed image stand the numbers of its sources and their shares in the label.
+
+    Args:
+        path: the PNG to write.
+        images: (B, C, H, W), as the network sees them.
+        batches: mixed from these images.
+        to_pixels: (B, C, H, W) network input -> [0, 1].
+        title: above the picture.
+    """
+    scale = 1.15
+    fig = figure(scale * len(images), 1.14 * scale * (1 + len(batches)) + 0.3)
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    axes = fig.subplots(1 + len(batches), len(images), squeeze=False)
+    heads = [[f"image {number}" for number in range(1, len(images) + 1)]]
+    heads += [[_sources(batch, row) for row in range(len(images))] for batch in batches]
+    for line, pixels, names in zip(axes, [images, *[b.images for b in batches]], heads, strict=True):
+        for ax, one, name in zip(line, to_pixels(pixels).cpu(), names, strict=True):
+            _frame(ax)
+            draw(ax, one)
+            ax.set_title(name, fontsize=6, pad=2)
+    fig.suptitle(title, fontsize=9)
+    fig.savefig(path, dpi=110, format="png")
+
+
+def _sources(batch: MixedBatch, row: int) -> str:
+    """``number: share`` of each source with a share in a label, the largest first."""
+    pairs = sorted(zip(batch.weights[row].tolist(), batch.index[row].tolist(), strict=True), reverse=True)
+    return "  ".join(f"{index + 1}: {weight:.2f}".replace("0.", ".") for weight, index in pairs if weight > 0.005)
+
+
+def _frame(ax: Any) -> None:
+    """A thin grey frame and no ticks."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(color="0.6", linewidth=0.6)
+
+
+def view_grid(
+    path: Path,
+    views_q: Tensor,
+    views_k: Tensor,
+    to_pixels: Callable[[Tensor], Tensor],
+    originals: Tensor | None = None,
+) -> None:
+    """Paints what training without labels sees: a column for each image, its views under one another.
+
+    Args:
+        path: the PNG to write.
+        views_q: (N, C, H, W), as the network sees them.
+        views_k: (N, C, H, W) other views of the same images.
+        to_pixels: (N, C, H, W) network input -> [0, 1].
+        originals: (N, C, H', W') in [0, 1], painted in a row above; None leaves it out.
+    """
+    rows = [("image", originals)] if originals is not None else []
+    rows += [("view q", to_pixels(views_q)), ("view k", to_pixels(views_k))]
+    fig = figure(0.95 * len(views_q) + 0.3, 0.95 * len(rows) + 0.1)
+    axes = fig.subplots(len(rows), len(views_q), squeeze=False)
+    for (name, pixels), line in zip(rows, axes, strict=True):
+        line[0].set_ylabel(name, fontsize=8)
+        for ax, image in zip(line, pixels.cpu(), strict=True):
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set(color="0.6", linewidth=0.6)
+            draw(ax, image)
+    fig.savefig(path, dpi=110, format="png")
+
+
+def draw(ax: Any, pixels: Tensor, colours: str = "gray") -> None:
+    """One image (C, H, W) in [0, 1] on an axis; one channel is painted by a colour map.
+
+    Images that are painted smaller than they are, or not much larger, are smoothed; small ones keep their pixels.
+    """
     array = pixels.float().clamp(0, 1).permute(1, 2, 0).numpy()
-    grey = array.shape[2] == 1
-    ax.imshow(array[..., 0] if grey else array, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest")
+    single = array.shape[2] == 1
+    ax.imshow(
+        array[..., 0] if single else array,
+        cmap=colours if single else None,
+        vmin=0,
+        vmax=1,
+        interpolation="antialiased",
+    )
 
 
 def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

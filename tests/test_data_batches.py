@@ -4,11 +4,22 @@ import pytest
 import torch
 from PIL import Image
 
-from samix.data import ArrayImages, Augment, EvalBatches, FileImages, ImageData, TrainBatches, normalize
-from samix.data.images import file_names
+from samix.data import (
+    ArrayImages,
+    Augment,
+    EvalBatches,
+    FileImages,
+    ImageData,
+    TrainBatches,
+    ViewAugment,
+    denormalize,
+    normalize,
+)
+from samix.data.images import file_names, no_labels
 from samix.data.order import epoch_order, stream_seed
 
 CROP, RESIZED = Augment("crop-flip"), Augment("resized-crop-full")
+VIEWS = (ViewAugment("moco-v2"), ViewAugment("byol"), ViewAugment("swav", small_crops=2))
 # Python 3.12 and later warn of any fork while threads run; DataLoader forks by default.
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -203,3 +214,115 @@ def test_wrong_steps_and_splits_are_refused(data):
             make(data).epoch(epoch, start_step)
     with pytest.raises(ValueError, match="split must be 'train' or 'val', got 'test'"):
         EvalBatches(data, batch_size=2, size=8, augment=CROP, split="test")
+
+
+def make_views(data, batch_size=4, **options):
+    options = {"views": VIEWS[0], "size": 8, "seed": 3, **options}
+    return TrainBatches(data, batch_size=batch_size, **options)
+
+
+def flat(batches):
+    """Batches as tuples of tensors, the further views among them."""
+    return [(*batch[:3], *(batch[3] if len(batch) > 3 else ())) for batch in batches]
+
+
+@forks
+@pytest.mark.parametrize("views", VIEWS)
+def test_batches_of_views_do_not_depend_on_the_number_of_workers(data, views):
+    alone, workers = make_views(data, views=views), make_views(data, views=views, workers=2)
+    for epoch in (0, 1):
+        assert same(flat(alone.epoch(epoch)), flat(workers.epoch(epoch)))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("views", VIEWS)
+def test_a_resumed_epoch_of_views_equals_the_rest_of_a_whole_one(data, on_device, views):
+    whole = flat(make_views(data, on_device=on_device, views=views).epoch(2))
+    assert len(whole) == 5
+    assert same(flat(make_views(data, on_device=on_device, views=views).epoch(2, start_step=3)), whole[3:])
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("views", VIEWS)
+def test_two_ranks_together_see_the_views_that_one_sees(data, on_device, views):
+    options = {"on_device": on_device, "views": views}
+    one = flat(make_views(data, 6, **options).epoch(1))
+    two = [flat(make_views(data, 3, rank=rank, world_size=2, **options).epoch(1)) for rank in (0, 1)]
+    for whole, *halves in zip(one, *two, strict=True):
+        for expected, *parts in zip(whole, *halves, strict=True):
+            # Sums over a batch of another size may be rounded otherwise, by matrix products on the device.
+            torch.testing.assert_close(torch.cat(parts), expected, atol=1e-5 if on_device else 0, rtol=0)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_ids_are_rows_of_the_train_split_and_views_are_of_those_images(on_device):
+    shades = torch.arange(5, 245, 10, dtype=torch.uint8)  # 24 constant images, which crop and blur leave alone
+    images = ArrayImages(shades[:, None, None, None].expand(-1, 3, 8, 8).contiguous(), torch.zeros(24).long())
+    data = ImageData("shades", images, images, ("only",), native_size=8)
+    views, seen = ViewAugment("byol", strength=0), []
+    for view_q, view_k, ids in make_views(data, 8, on_device=on_device, views=views).epoch(0):
+        assert (ids.dtype, ids.shape) == (torch.int64, (8,))
+        seen += ids.tolist()
+        for view in (view_q, view_k):
+            assert (view.dtype, view.shape) == (torch.float32, (8, 3, 8, 8))
+            level = denormalize(view, data.mean, data.std).mean((1, 2, 3)) * 255
+            either = torch.stack([shades[ids].float(), 255 - shades[ids].float()])  # as it is, or solarised
+            assert (level - either).abs().amin(0).max() < 1.1
+    assert sorted(seen) == list(range(24))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_two_views_of_an_image_differ_and_change_with_epoch_and_seed(data, on_device):
+    def views(epoch, seed):
+        view_q, view_k, ids = next(make_views(data, 22, on_device=on_device, seed=seed).epoch(epoch))
+        return torch.stack([view_q, view_k])[:, ids.argsort()]
+
+    first = views(0, 3)
+    for other in (first.flip(0), views(1, 3), views(0, 4)):
+        assert (first != other).flatten(2).any(2).all()
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_multi_crop_puts_small_views_behind_the_ids(data, on_device):
+    views = ViewAugment("swav", small_crops=3, small_size=5)
+    view_q, view_k, ids, extra_views = next(make_views(data, on_device=on_device, views=views).epoch(0))
+    assert view_q.shape == view_k.shape == (4, 3, 8, 8)
+    assert isinstance(extra_views, tuple)
+    assert [view.shape for view in extra_views] == [(4, 3, 5, 5)] * 3
+    assert ids.shape == (4,)
+    two = next(make_views(data, on_device=on_device, views=ViewAugment("swav", small_crops=0)).epoch(0))
+    assert len(two) == 3
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_loading_views_leaves_the_callers_generator_alone(data, on_device):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    list(make_views(data, on_device=on_device).epoch(0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(data):
+    return ImageData(
+        "bare", ArrayImages(data.train.images, no_labels(22)), ArrayImages(data.val.images, no_labels(7)), ()
+    )
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_data_without_labels_give_the_same_views_as_with_them(data, unlabelled, on_device):
+    bare = ImageData("bare", unlabelled.train, unlabelled.val, (), native_size=8)
+    assert same(*(flat(make_views(d, on_device=on_device).epoch(0)) for d in (data, bare)))
+
+
+def test_labelled_batches_of_data_without_labels_are_refused(unlabelled):
+    with pytest.raises(ValueError, match="bare has no labels to learn from; use `samix pretrain`, which needs none"):
+        make(unlabelled)
+    labels = [y for _, y in EvalBatches(unlabelled, batch_size=4, size=8, augment=CROP, split="train").batches()]
+    assert torch.equal(torch.cat(labels), no_labels(22))  # features may still be taken
+
+
+def test_neither_augment_nor_views_is_refused(data):
+    with pytest.raises(ValueError, match="training batches need augment, or views for training without labels; got"):
+        make_views(data, views=None)

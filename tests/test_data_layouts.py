@@ -326,6 +326,94 @@ def test_stl10_is_read_from_torchvisions_layout(tmp_path, monkeypatch):
     assert (data.val.labels.tolist(), data.class_names, data.native_size) == ([0, 1], ("airplane", "bird"), 96)
 
 
+@pytest.fixture
+def stl10(tmp_path, monkeypatch):
+    checks = []
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: checks.append(1) or True)
+    base = tmp_path / "stl10_binary"
+    base.mkdir()
+    for first, (split, count) in enumerate((("unlabeled", 3), ("train", 2), ("test", 2))):
+        pixels = np.zeros((count, 3, 96, 96), np.uint8)
+        pixels[:, :, 2, 0] = 10 * first + np.arange(count)[:, None]
+        pixels.tofile(base / f"{split}_X.bin")
+        np.array([1, 2], np.uint8).tofile(base / f"{split}_y.bin")
+    text(base / "class_names.txt", "airplane", "bird")
+    return tmp_path, checks
+
+
+def test_stl10_without_labels_trains_on_the_unlabelled_split_alone(stl10):
+    folder, checks = stl10
+    data = load_data(f"stl10-unlabeled:{folder}")
+    assert len(checks) == 1  # the checksums of three gigabytes
+    assert [data.train.image(i)[0, 0, 2].item() for i in range(len(data.train))] == [0, 1, 2]  # stored by columns
+    assert data.train.labels.tolist() == [-1, -1, -1]
+    assert (data.has_labels, data.num_classes, data.native_size) == (False, 0, 96)
+    assert (data.val.labels.tolist(), data.val.image(1)[0, 0, 2].item()) == ([0, 1], 21)
+    with pytest.raises(ValueError, match="stl10-unlabeled has no labels to learn from; use `samix pretrain`"):
+        data.require_labels()
+    tested = data.with_labels()
+    assert (tested.train.labels.tolist(), tested.train.image(0)[0, 0, 2].item()) == ([0, 1], 10)
+    assert (tested.num_classes, len(tested.val), tested.class_names) == (2, 2, ("airplane", "bird"))
+    assert len(load_data(f"stl10-unlabeled:{folder}", limit=2).train) == 2
+
+
+def test_images_are_read_at_any_depth_without_labels(tmp_path):
+    for value, name in enumerate(("b/c/1.png", "b/2.JPG", "a.png")):
+        write(tmp_path / name, 60 * value)
+    text(tmp_path / "b" / "notes.txt", "no image")
+    write(tmp_path / ".cache.png")
+    data = load_data(f"images:{tmp_path}")
+    assert sorted(values(data.train)) == [(0, -1), (60, -1), (120, -1)]
+    assert (len(data.val), data.num_classes, data.class_names, data.native_size) == (0, 0, (), 4)
+    assert data.with_labels() is None
+    assert len(load_data(f"images:{tmp_path}", limit=2).train) == 2
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        load_data(f"images:{tmp_path}", limit=0)
+
+
+def test_images_errors(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no image in .* or below \(endings: .jpg, .*\); check the path or add images"
+    ):
+        load_data(f"images:{tmp_path}")
+    with pytest.raises(FileNotFoundError, match=r"folder .*absent of data set 'images' is missing"):
+        load_data(f"images:{tmp_path}/absent")
+    with pytest.raises(ValueError, match="images needs the folder of its files: images:DIR"):
+        load_data("images")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    data = load_data(f"images:{tmp_path}")
+    assert data.native_size is None
+    with pytest.raises(ValueError, match=r"image .*bad.png cannot be read"):
+        data.train.image(0)
+
+
+@pytest.mark.parametrize("held_out", [None, "flat", "classes"])
+def test_a_folder_whose_train_holds_images_directly_has_no_labels(tmp_path, held_out):
+    for value in range(3):
+        write(tmp_path / "train" / f"{value}.png", value)
+    if held_out == "flat":
+        write(tmp_path / "test" / "x.png", 50)
+    if held_out == "classes":
+        write(tmp_path / "val" / "cat" / "x.png", 50)
+        write(tmp_path / "val" / "dog" / "y.png", 60)
+    data = load_data(f"folder:{tmp_path}")
+    assert values(data.train) == [(0, -1), (1, -1), (2, -1)]
+    assert values(data.val) == {None: [], "flat": [(50, -1)], "classes": [(50, 0), (60, 1)]}[held_out]
+    assert (data.num_classes, data.with_labels()) == (0, None)
+    assert data.class_names == (("cat", "dog") if held_out == "classes" else ())
+
+
+@pytest.mark.parametrize("val", ["val/cat/0.png", "val/dog/1.png 1"])
+def test_a_list_of_names_alone_has_no_labels(folder, val):
+    write(folder / "train" / "my cat.png", 77)
+    text(folder / "train.txt", "train/my cat.png", "train/dog/2.png")
+    text(folder / "val.txt", val)
+    data = load_data(f"list:{folder}/train.txt,{folder}/val.txt")
+    assert values(data.train) == [(77, -1), (12, -1)]
+    assert data.num_classes == 0
+    assert values(data.val) == ([(111, 1)] if val.endswith("1") else [(100, -1)])
+
+
 def test_aircraft_trains_on_trainval(tmp_path):
     base = tmp_path / "fgvc-aircraft-2013b" / "data"
     for k in range(3):
@@ -353,7 +441,7 @@ def test_cars_are_read_from_torchvisions_layout(tmp_path):
     assert (values(data.train), data.class_names) == ([(0, 1), (40, 0)], ("Audi", "BMW"))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "aircraft", "cars"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "stl10-unlabeled", "aircraft", "cars"])
 def test_missing_torchvision_data_name_the_place_and_the_remedies(tmp_path, name):
     remedy = "" if name == "cars" else "add --download to fetch it, or "
     with pytest.raises(FileNotFoundError, match=rf"{name}: no complete {tmp_path}/\w.*; {remedy}give the .*{name}:DIR"):

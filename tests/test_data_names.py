@@ -93,3 +93,25 @@ def test_image_data_checks_its_labels():
         ImageData("toy", images([0, 1]), images([0, 2]), names)
     with pytest.raises(ValueError, match=r"toy: class 1 \('b'\) has no training image"):
         ImageData("toy", images([0, 0]), images([0, 1]), names)
+    with pytest.raises(ValueError, match="toy: the train split has no images"):
+        ImageData("toy", images([]), images([0, 1]), names)
+    with pytest.raises(ValueError, match=r"toy: the labels of train must be in 0..1, got -1..1"):
+        ImageData("toy", images([0, 1, -1]), images([0, 1]), names)
+    with pytest.raises(ValueError, match=r"toy: labelled is for a train split without labels; leave it out"):
+        ImageData("toy", images([0, 1]), images([0, 1]), names, labelled=images([0, 1]))
+
+
+def test_image_data_without_labels_checks_what_lies_beside_them():
+    names, bare = ("a", "b"), images([-1, -1, -1])
+    data = ImageData("toy", bare, images([0, 1]), names, labelled=images([0, 1, 1]))
+    assert (data.has_labels, data.num_classes) == (False, 0)
+    assert (data.with_labels().num_classes, data.with_labels().has_labels) == (2, True)
+    whole = ImageData("toy", images([0, 1]), images([0, 1]), names)
+    assert whole.with_labels() is whole
+    whole.require_labels()
+    with pytest.raises(ValueError, match=r"toy: the labels of val must be in 0..1, got 0..2"):
+        ImageData("toy", bare, images([0, 2]), names)
+    with pytest.raises(ValueError, match=r"toy: class 1 \('b'\) has no training image"):
+        ImageData("toy", bare, images([0, 1]), names, labelled=images([0, 0]))
+    assert ImageData("toy", bare, images([-1]), ()).with_labels() is None
+    assert len(ImageData("toy", bare, images([]), ()).val) == 0

@@ -231,7 +231,7 @@ def read_lists(place: str) -> Splits:
 def read_list(path: Path, root: Path) -> FileImages:
     """One image a line: its name relative to `root`, then a space, comma or semicolon, then its label from 0.
 
-    A list whose lines all end like an image file has no labels.
+    A list whose lines are all names of image files has no labels.
 
     Raises:
         FileNotFoundError: the list or the folder is missing.
