@@ -86,6 +86,20 @@ class DetectionProtocol:
         steps = tuple(round(step * share) for step in self.steps)
         return replace(self, iterations=iterations, steps=steps, warmup=min(self.warmup, iterations // 10))
 
+    def resized(self, test_side: int) -> DetectionProtocol:
+        """The same for smaller or larger images: sides and anchors in proportion, each at least 1 pixel."""
+
+        def in_proportion(sides: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(dict.fromkeys(max(1, round(side * test_side / self.test_side)) for side in sides))
+
+        return replace(
+            self,
+            test_side=test_side,
+            max_side=in_proportion((self.max_side,))[0],
+            short_sides=in_proportion(self.short_sides),
+            anchors=in_proportion(self.anchors),
+        )
+
 
 DETECTION_PROTOCOLS: dict[str, DetectionProtocol] = {
     "voc": DetectionProtocol(24_000, (18_000, 22_000), tuple(range(480, 801, 32))),
