@@ -45,7 +45,7 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
         (B,) in nats, at least 0.
     """
     positive = (exact(query) * exact(key)).sum(1) / temperature
-    return F.softplus(_rest(query, negatives, temperature) - positive)
+    return _softplus(_rest(query, negatives, temperature) - positive)
 
 
 def mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -65,7 +65,7 @@ def mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, 
         (B,) in nats; for weights (1, 0) equal to :func:`info_nce` with the first key.
     """
     positive = _to_sources(z, keys) / temperature
-    loss = F.softplus(_rest(z, negatives, temperature).unsqueeze(1) - positive)  # (B, k)
+    loss = _softplus(_rest(z, negatives, temperature).unsqueeze(1) - positive)  # (B, k)
     return _weighted(weights, loss)
 
 
@@ -272,6 +272,11 @@ def _rest(query: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     if len(negatives) == 0:
         return torch.full((len(query),), -torch.inf, dtype=exact(query).dtype, device=query.device)
     return torch.logsumexp(similarities(query, negatives) / temperature, dim=1)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """``log(1 + exp(x))``; torch's own is linear from 20 on, which is wrong in the ninth digit of a float64."""
+    return F.softplus(x, threshold=50.0)
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
