@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from samix import distributed
 from samix.contrastive import exact, normalized
 from samix.mixing import to_device
+from samix.networks.modes import evaluating
 
 FAISS_FROM = 300_000  # rows from which faiss, if it is installed, finds the first clusters
 LLOYD_UP_TO = 20_000  # rows up to which k-means looks at all of them in each iteration
@@ -123,8 +125,18 @@ class OnlineClusters(nn.Module):
 
     @property
     def running(self) -> bool:
-        """Whether there are clusters yet."""
-        return self._host()[1]
+        """Whether there are clusters yet.
+
+        Raises:
+            ValueError: there are none, and no warm-up is to bring them.
+        """
+        running = self._host()[1]
+        if not running and self.options.warmup_epochs == 0:
+            raise ValueError(
+                "without a warm-up the first clusters must be made before the first step: "
+                "method.mixing.clusters.initialise_from(method.momentum, batches), batches of (images, ids)"
+            )
+        return running
 
     def rows(self, ids: Tensor | None, batch_size: int) -> Tensor:
         """The images' rows as (B,) int64 on the bank's device; values are looked at on the CPU only.
@@ -162,13 +174,13 @@ class OnlineClusters(nn.Module):
         Raises:
             ValueError: it is time for clusters, and too few images have been seen.
         """
-        count, running = self._host()
+        (count, _), running = self._host(), self.running
         ids, features = distributed.gather(ids), distributed.gather(features.detach())
         changed = self.update_samples(ids, features)
         epoch = max(self.images // len(ids), 1)
         count += 1
         if not running:
-            if self.options.warmup_epochs and count >= self.options.warmup_epochs * epoch:
+            if count >= self.options.warmup_epochs * epoch:
                 self.initialise()
                 running = True
         else:
@@ -196,7 +208,7 @@ class OnlineClusters(nn.Module):
         """
         order = torch.argsort(ids, stable=True)
         last = order[torch.searchsorted(ids[order], ids, right=True) - 1]  # of each image's, so that all write the same
-        features = normalized(features)[last]
+        features = normalized(features).to(self.bank.dtype)[last]
         mixed = torch.lerp(self.bank[ids], features, self.options.bank_momentum)
         length = mixed.norm(dim=1, keepdim=True)
         unit = mixed / length.clamp(min=1e-12)
@@ -251,9 +263,27 @@ class OnlineClusters(nn.Module):
         self.update_weights()
         self._set_host(self._host()[0], True)
 
+    @torch.no_grad()
+    def initialise_from(self, encoder: nn.Module, batches: Iterable[Sequence[Tensor]]) -> None:
+        """The same from one pass over the data, in eval mode; the encoder is left as it was.
+
+        Args:
+            encoder: maps (B, C, H, W) to (B, D); a method's ``momentum``.
+            batches: of images (B, C, H, W) as they are evaluated, and their rows ids (B,).
+
+        Raises:
+            ValueError: as above, or ids that do not fit.
+        """
+        features = torch.zeros_like(self.bank)
+        with evaluating(encoder):
+            for images, ids in batches:
+                features[self.rows(ids, len(images))] = encoder(images).to(features.dtype)
+        self.initialise(features)
+
     def counts(self) -> Tensor:
         """(C,) int64: images in each cluster; their sum is N."""
-        return torch.zeros_like(self.weights, dtype=torch.int64).index_add_(0, self.labels, torch.ones_like(self.labels))
+        zeros = torch.zeros_like(self.weights, dtype=torch.int64)
+        return zeros.index_add_(0, self.labels, torch.ones_like(self.labels))
 
     @torch.no_grad()
     def update_centroids(self) -> None:

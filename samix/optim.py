@@ -19,7 +19,7 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
     mixer_lr = recipe.lr if mixer_lr is None else mixer_lr
     groups = method.parameter_groups(recipe.lr, weight_decay=recipe.weight_decay, mixer_lr=mixer_lr)
     for group in groups:
-        is_mixer = group["name"] == "mixer"
+        is_mixer = group["name"] in ("mixer", "clusters")
         group["lr_start"], group["lr_end"] = (mixer_lr, mixer_end) if is_mixer else (recipe.lr, recipe.lr_end)
         group["momentum"] = recipe.mixer_momentum if is_mixer and recipe.mixer_momentum is not None else recipe.momentum
     return groups if recipe.decay_norms else [part for group in groups for part in split_decay(group)]

@@ -24,7 +24,7 @@ from samix.networks.batchnorm import split_batchnorm
 from samix.networks.encoder import Encoder
 from samix.networks.heads import linear_projector, mlp_projector
 from samix.networks.momentum import momentum_at, momentum_copy, train_norms, update_momentum
-from samix.networks.queue import Queue
+from samix.networks.queue import Queue, check_queue
 
 KeyBN = Literal["split", "shuffle", "eman", "none"]
 
@@ -94,7 +94,10 @@ class MoCo(ViewMethod):
         mixup: None, any augmentation object, or a learned Mixer (:class:`samix.SAMixer`), which is then trained
             (SAMix-I).
         feature: stage whose map guides a learned Mixer, as for :class:`samix.AutoMix`.
-        mixing: options of a learned Mixer's training, :class:`samix.methods.samix_i.SAMixIOptions`.
+        mixing: options of a learned Mixer's training, :class:`samix.methods.samix_i.SAMixIOptions`, or with clusters,
+            :class:`samix.methods.samix_c.SAMixCOptions`; of another mixup by pseudo labels,
+            :class:`samix.methods.pseudo_labels.PseudoLabelOptions`.
+        images: number of training images, which clusters must know; the queue is then checked to be shorter.
         generator: CPU generator of lam, pairs and orders; None makes one from torch's seed.
 
     Raises:
@@ -111,6 +114,7 @@ class MoCo(ViewMethod):
         mixup: Augmentation | LearnedMixer | None = None,
         feature: int | str | None = None,
         mixing: Any = None,
+        images: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -122,9 +126,11 @@ class MoCo(ViewMethod):
         self.online = Encoder(model, lambda width: make(width, chosen.dim), feature)
         self.momentum = momentum_copy(self.online)
         device = next(model.parameters()).device
+        if images is not None:
+            check_queue(chosen.queue, images)
         self.queue = Queue(chosen.queue, chosen.dim).to(device)
         self.generator = given_generator(generator)
-        self.mixing = make_mixing(mixup, self.online, mixing, self.generator)
+        self.mixing = make_mixing(mixup, self.online, mixing, self.generator, images, chosen.dim)
         self.train()
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -145,7 +151,8 @@ class MoCo(ViewMethod):
         """
         view_q, view_k, ids = check_views(batch)
         negatives = self.queue.snapshot()
-        key = self.keys(view_k)
+        embedding = self.embeddings(view_k)
+        key = normalized(embedding)
         nce = self.contrast(view_q, key, negatives)
         other: Tensor | None = None
         if self.options.symmetric:
@@ -153,7 +160,7 @@ class MoCo(ViewMethod):
             nce = (nce + self.contrast(view_k, other, negatives)) / 2.0
         loss, parts = nce, {"nce": nce}
         if self.mixing is not None:
-            extra, mixed_parts = self.mixing.losses(self, view_q, view_k, key, negatives, ids)
+            extra, mixed_parts = self.mixing.losses(self, view_q, view_k, key, negatives, ids, embedding)
             loss = loss + extra
             parts.update(mixed_parts)
         if self.training:
@@ -171,7 +178,12 @@ class MoCo(ViewMethod):
     @torch.no_grad()
     def keys(self, view: Tensor) -> Tensor:
         """Unit keys (B, D) of a view by the momentum encoder, without gradient, the batch in another order."""
-        return normalized(self.in_another_order(self.momentum, view))
+        return normalized(self.embeddings(view))
+
+    @torch.no_grad()
+    def embeddings(self, view: Tensor) -> Tensor:
+        """What the keys are before they are brought to unit length, (B, D)."""
+        return self.in_another_order(self.momentum, view)
 
     @torch.no_grad()
     def guides(self, view: Tensor) -> Tensor:

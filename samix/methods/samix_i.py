@@ -238,15 +238,19 @@ class LearnedMixing(Mixing):
     ) -> Tensor:
         """``local_weight * l_+ + global_weight * l_-`` on the momentum embedding (B, D) of the mix."""
         z = normalized(embedding)
-        own, other = sources.key, sources.partner_key[draw.index]
-        if self.options.extended:
-            own, other = self.extend(sources, draw)
-        local = local_bce(z, own, other, draw.lam, method.options.temperature).mean()
+        local = self.local_loss(method, z, sources, draw)
         local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, self.progress)
         total = local_weight * local
         if self.options.global_weight:
             total = total + self.options.global_weight * self.global_loss(method, z, sources, draw, negatives)
         return total
+
+    def local_loss(self, method: MoCo, z: Tensor, sources: Sources, draw: Draw) -> Tensor:
+        """BCE of how unit embeddings (B, D) of mixed images lie between the keys of both sources."""
+        own, other = sources.key, sources.partner_key[draw.index]
+        if self.options.extended:
+            own, other = self.extend(sources, draw)
+        return local_bce(z, own, other, draw.lam, method.options.temperature).mean()
 
     def global_loss(self, method: MoCo, z: Tensor, sources: Sources, draw: Draw, negatives: Tensor) -> Tensor:
         """Mixed infoNCE of unit embeddings (B, D) of mixed images with the keys of both sources."""

@@ -168,8 +168,13 @@ def embed_mixed(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Te
     return encoder.projector(features), mixed
 
 
-def for_views(mixup: Augmentation, generator: torch.Generator) -> Augmentation:
+def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool = False) -> Augmentation:
     """A copy of a mixup for use without labels: this generator, and partners in one cycle, nobody with itself.
+
+    Args:
+        mixup: any.
+        generator: of all its draws.
+        classes: there are pseudo labels, and maps of a network that knows them.
 
     Raises:
         ValueError: a mixup that needs class labels, to look at the network or for a further term of its loss.
@@ -180,13 +185,18 @@ def for_views(mixup: Augmentation, generator: torch.Generator) -> Augmentation:
     for option in ("clean_weight", "cell_weight"):
         if getattr(own, option, 0.0):
             raise ValueError(f"{option} of {type(mixup).__name__} weighs a loss of class labels; set it to 0")
-    if getattr(own, "needs_model", False):
+    if getattr(own, "needs_classes", False) and not classes:
+        raise ValueError(
+            f"{type(mixup).__name__} asks whether two images are of one class; without labels give it clusters: "
+            "mixing=PseudoLabelOptions(...) and images=N"
+        )
+    if getattr(own, "needs_model", False) and not classes:
         raise ValueError(
             f"{type(mixup).__name__} looks at a network trained with labels, which is not there; choose one guided by "
             "pixels, or a frozen Mixer"
         )
     if isinstance(own, RandomChoice):
-        own.choices = tuple(for_views(choice, generator) for choice in own.choices)
+        own.choices = tuple(for_views(choice, generator, classes=classes) for choice in own.choices)
     return own
 
 
