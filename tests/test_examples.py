@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,9 +14,18 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.mark.parametrize(
-    ("script", "says"), [("cutmix_loop.py", "epoch 1: loss"), ("samix_loop.py", "held-out accuracy")]
+    ("script", "needs", "says"),
+    [
+        ("cutmix_loop.py", "samix", "epoch 1: loss"),
+        ("samix_loop.py", "samix", "held-out accuracy"),
+        ("timm_script.py", "timm", "epoch 1: loss"),
+        ("lightning_loop.py", "lightning", "WithSAMix: held-out accuracy"),
+        ("hf_trainer.py", "transformers", "held-out accuracy"),
+    ],
 )
-def test_example_runs_to_its_end(script: str, says: str) -> None:
+def test_example_runs_to_its_end(script: str, needs: str, says: str) -> None:
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"needs {needs}")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), "--epochs", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
