@@ -122,6 +122,7 @@ class MixedBatch:
                 raise ValueError("these labels are values, not classes: train on batch.values, e.g. by F.mse_loss")
             mixed, total = self.values, torch.ones_like(total)  # multi-hot rows have any sum: smoothed as a whole
         else:
+            check_range(self.labels, num_classes)
             shares = self.shares
             mixed = torch.zeros(len(self.labels), num_classes, *self.labels.shape[2:], device=shares.device)
             mixed = mixed.scatter_add(1, self.labels, shares)
@@ -151,6 +152,7 @@ class MixedBatch:
         if self.dense:
             return self._pixel_loss(logits, smoothing, ignore_index)
         if self.target is None and not self.labels.is_floating_point() and smoothing == 0.0:
+            check_range(self.labels, logits.shape[1])
             log_p = F.log_softmax(logits.float(), dim=1)
             return -(self.weights * log_p.gather(1, self.labels)).sum(1).mean()
         return F.cross_entropy(logits.float(), self.soft_targets(logits.shape[1], smoothing))
@@ -172,7 +174,9 @@ class MixedBatch:
             )
         log_p = F.log_softmax(logits.float(), dim=1)
         counted = self.labels != ignore_index
-        picked = log_p.gather(1, torch.where(counted, self.labels, 0))
+        labels = torch.where(counted, self.labels, 0)
+        check_range(labels, logits.shape[1])
+        picked = log_p.gather(1, labels)
         nll = -(1.0 - smoothing) * picked - smoothing * log_p.mean(1, keepdim=True)
         shares = self.shares * counted
         return (shares * nll).sum() / shares.sum().clamp(min=1e-12)
@@ -224,9 +228,12 @@ def pair_batch(mixed: Mixed, labels: Tensor, index: Tensor) -> MixedBatch:
 def check_images(images: Tensor) -> None:
     """Raises unless images are floating point, (B, C, H, W), and not empty.
 
+    Square images with three channels in the last axis, (B, H, H, 3), are refused too: no network takes H channels of
+    three columns, and a box or a mask across such axes would be wrong without a word.
+
     Raises:
         TypeError: not a tensor.
-        ValueError: integer pixels, another number of axes, or an empty axis.
+        ValueError: integer pixels, another number or order of axes, or an empty axis.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}; use torch.as_tensor")
@@ -236,6 +243,8 @@ def check_images(images: Tensor) -> None:
         )
     if images.dim() != 4 or 0 in images.shape:
         raise ValueError(f"images must have shape (B, C, H, W), none of them 0, got {tuple(images.shape)}")
+    if images.shape[3] == 3 and images.shape[1] == images.shape[2] >= 8:
+        raise ValueError(f"images look like (B, H, W, C), got {tuple(images.shape)}; use images.permute(0, 3, 1, 2)")
 
 
 def check_labels(
@@ -280,13 +289,20 @@ def _check_classes(labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"labels have {labels.shape[1]} columns, the network has {num_classes} classes")
     if labels.dim() == 1 and labels.is_floating_point():
         raise ValueError(f"class ids must be integers, got {labels.dtype}; use .long()")
-    if labels.dim() == 1 and labels.device.type == "cpu":
-        low, high = torch.aminmax(labels)
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must be in [0, {num_classes - 1}], got values from {int(low)} to {int(high)}; "
-                "check num_classes and whether your labels start at 0"
-            )
+    if labels.dim() == 1:
+        check_range(labels, num_classes)
+
+
+def check_range(labels: Tensor, num_classes: int) -> None:
+    """Raises ValueError unless class ids are in [0, num_classes); looked at where it costs nothing, on the CPU only."""
+    if labels.device.type != "cpu" or labels.numel() == 0 or torch.compiler.is_compiling():
+        return
+    low, high = torch.aminmax(labels)
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must be in [0, {num_classes - 1}], got values from {int(low)} to {int(high)}; "
+            "check num_classes and whether your labels start at 0"
+        )
 
 
 def check_pair(x: Tensor, partner: Tensor, lam: Tensor) -> None:
