@@ -85,7 +85,7 @@ def test_the_judge_finds_what_is_wrong():
         return call
 
     def verdict(call, name="odd batch"):
-        return bad_input.judge(call, "samix", "MixUp", bad_input.cases()[NUMBERS[name]])
+        return bad_input.judge(call, "samix", "MixUp", NUMBERS[name])
 
     def fails(kind, case):
         raise RuntimeError("index 7 is out of bounds for dimension 1 with size 7")
