@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from samix.recipes import RECIPES, Recipe, from_dict, named_recipe, read_recipe_file
+from samix.options import Command, Part, docstring_arguments, parse_run
+from samix.recipes import RECIPES, Recipe, named_recipe
 
 USAGE = """samix: learned mixup for image networks
 
   samix train      train a network with any mixup       samix train --recipe digits-quick --mixup samix
+  samix pretrain   learn features without labels        samix pretrain --method moco --mixup samix
   samix evaluate   accuracy and calibration             samix evaluate runs/NAME/best.pt
   samix show       paint what a mixup does              samix show runs/NAME/best.pt a.jpg b.jpg
   samix mixer      share and check trained Mixers       samix mixer check runs/NAME/mixer
@@ -72,198 +73,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(arguments: list[str]) -> int:
     """``samix train``."""
     recipe, options = parse_train(arguments)
-    from samix.engine import Interrupted, Run
+    from samix.engine import Run
 
-    run = Run(recipe, options)
+    return execute(Run(recipe, options), options.quiet)
+
+
+def execute(run: Any, quiet: bool) -> int:
+    """Fits a run, and prints what it is before and what came of it after."""
+    from samix.engine import Interrupted
+
     chief = run.accelerator.is_main_process
-    if chief and not options.quiet:
-        print(
-            f"{recipe.mixup} on {recipe.data}: {recipe.model} at {recipe.size} px, {recipe.epochs} epochs of "
-            f"{run.steps_per_epoch} steps, on {run.device} -> {run.folder}"
-        )
+    if chief and not quiet:
+        print(run.describe())
     try:
         summary = run.fit()
     except Interrupted as stop:
         print(f"samix: {stop}", file=sys.stderr)
         return 130
     if chief:
-        print(
-            f"top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %   NLL {summary['nll']:.4f} nats   "
-            f"ECE {summary['ece']:.2f} %   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
-        )
+        print(run.conclude(summary))
         print(f"pictures, checkpoints, export and summary: {run.folder}")
     return 0
 
 
 def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
-    """The recipe and run options of a command line.
-
-    Precedence, weakest first: the named recipe, the file of ``--config``, the command line.
+    """The recipe and run options of ``samix train``.
 
     Raises:
         ValueError: unknown names or fields.
     """
-    import tyro
+    from samix.build import NAMES, mixup_defaults, options_owner
 
-    from samix.build import mixup_defaults, resolve_options
-    from samix.engine import RunOptions
-
-    values = read_config(peek(arguments, "--config"))
-    mixup = peek(arguments, "--mixup", values.get("mixup", "samix"))
-    name = peek(arguments, "--recipe", values.get("name", "digits-quick"))
-    if values.get("mixup", mixup) != mixup:
-        values.pop("mixup_options", None)  # the file's options are those of its own mixup
-    recipe = from_dict({**values, "name": name, "mixup": mixup}, named_recipe(name, mixup))
-    resolve_options(mixup, recipe.mixup_options)  # refuses options that the mixup lacks
-    given = dict(recipe.mixup_options)
-    preset = peek(arguments, "--mixup.preset", given.get("preset"))
-    defaults = {**mixup_defaults(mixup, preset), **given}
-    mixup_type = options_type(mixup, defaults)
-    fields = recipe_fields(recipe)
-    command = dataclasses.make_dataclass(
-        "Train",
-        [
-            (
-                "recipe",
-                Annotated[str, tyro.conf.arg(help=f"named recipe: {', '.join(RECIPES)}")],
-                dataclasses.field(default=recipe.name),
-            ),
-            (
-                "config",
-                Annotated[str, tyro.conf.arg(help="file of recipe fields, .json or .yaml")],
-                dataclasses.field(default=""),
-            ),
-            ("mixup", Annotated[str, tyro.conf.arg(help=mixup_help())], dataclasses.field(default=mixup)),
-            *fields,
-            (
-                "mixup_options",
-                Annotated[mixup_type, tyro.conf.arg(name="mixup")],
-                dataclasses.field(default=mixup_type()),
-            ),
-            ("run_options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions())),
-        ],
+    mixup = Part(
+        help=f"one of {', '.join(NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME",
+        defaults=mixup_defaults,
+        owner=options_owner,
     )
-    chosen: Any = tyro.cli(
-        command,
-        args=arguments,
-        prog="samix train",
-        description=TRAIN,
-    )
-    options = dataclasses.asdict(chosen.mixup_options)
-    base = mixup_defaults(mixup, options.get("preset"))
-    kept = {k: v for k, v in options.items() if k == "preset" or base[k] != v}
-    own = {name: getattr(chosen, name) for name, *_ in fields}
-    return dataclasses.replace(recipe, **own, mixup=mixup, mixup_options=kept), chosen.run_options
+    recipes = {name: lambda called, entry=entry: entry.build(called["mixup"]) for name, entry in RECIPES.items()}
+    return parse_run(Command("samix train", TRAIN, recipes, Recipe, {"mixup": mixup}, {"mixup": "samix"}), arguments)
 
 
-def read_config(path: str | None) -> dict[str, Any]:
-    """The fields in the file of ``--config``, each of its field's type; none without a file.
+def pretrain(arguments: list[str]) -> int:
+    """``samix pretrain``."""
+    recipe, options = parse_pretrain(arguments)
+    from samix.pretraining import PretrainRun
+
+    return execute(PretrainRun(recipe, options), options.quiet)
+
+
+def parse_pretrain(arguments: list[str]) -> tuple[Any, Any]:
+    """The recipe and run options of ``samix pretrain``.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, not readable, or a value of another type.
+        ValueError: unknown names or fields.
     """
-    from yaml import YAMLError
+    from samix.pretraining import PRETRAIN_COMMAND
 
-    if path is None:
-        return {}
-    try:
-        values = read_recipe_file(Path(path))
-    except (json.JSONDecodeError, YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    hints = get_type_hints(Recipe)
-    return {str(k): typed(str(k), hints[k], v) if k in hints else v for k, v in values.items()}
-
-
-def typed(name: str, hint: Any, value: Any) -> Any:
-    """A value of a file as its field's type; whole numbers will do for floats, and YAML reads 1e-3 as text.
-
-    Raises:
-        ValueError: another type, or none of the values allowed.
-    """
-    choices = get_args(hint)
-    if get_origin(hint) is Literal and value in choices:
-        return value
-    kinds = [kind for kind in choices or (hint,) if isinstance(kind, type)]
-    if value is None and type(None) in kinds:
-        return None
-    if get_origin(hint) is Mapping and isinstance(value, Mapping):
-        return dict(value)
-    if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
-        with suppress(ValueError):
-            return float(value)
-    elif type(value) in kinds:
-        return value
-    wanted = ", ".join(map(repr, choices)) if get_origin(hint) is Literal else str(getattr(hint, "__name__", hint))
-    raise ValueError(f"{name} must be {wanted}, got {value!r} in the file of --config")
-
-
-def peek(arguments: Sequence[str], flag: str, default: Any = None) -> Any:
-    """The value of a flag that must be known before the rest can be read: the last one given, or the default."""
-    found = default
-    for number, argument in enumerate(arguments):
-        if argument == flag and number + 1 < len(arguments):
-            found = arguments[number + 1]
-        elif argument.startswith(flag + "="):
-            found = argument.partition("=")[2]
-    return found
-
-
-def options_type(mixup: str, defaults: dict[str, Any]) -> type[Any]:
-    """A dataclass of a mixup's options with these defaults, for the command line."""
-    from typing import get_type_hints
-
-    import tyro
-
-    from samix.build import METHODS, PRESETS, mixup_class
-
-    owner = type(PRESETS[mixup]["reference"]) if mixup in METHODS else mixup_class(mixup)
-    hints = get_type_hints(owner)
-    help_of = {k: v for kind in reversed(owner.__mro__) for k, v in docstring_arguments(kind).items()}
-    fields = [
-        (k, Annotated[hints[k], tyro.conf.arg(help=help_of.get(k, ""))], dataclasses.field(default=v))
-        for k, v in defaults.items()
-    ]
-    return dataclasses.make_dataclass(f"{mixup.partition(':')[0]}-options", fields, frozen=True)
-
-
-def recipe_fields(recipe: Recipe) -> list[Any]:
-    """Every plain field of a recipe, with its help from the docstring and this recipe's value as default."""
-    import tyro
-
-    hints = get_type_hints(Recipe)
-    help_of = docstring_arguments(Recipe)
-    skip = ("name", "mixup", "mixup_options")
-    return [
-        (
-            f.name,
-            Annotated[hints[f.name], tyro.conf.arg(help=help_of.get(f.name, ""))],
-            dataclasses.field(default=getattr(recipe, f.name)),
-        )
-        for f in dataclasses.fields(Recipe)
-        if f.name not in skip
-    ]
-
-
-def docstring_arguments(owner: Any) -> dict[str, str]:
-    """The Args section of a docstring, by name."""
-    lines = (owner.__doc__ or "").partition("Args:")[2].splitlines()
-    found: dict[str, str] = {}
-    name = ""
-    for line in lines:
-        text = line.strip()
-        if line.startswith("        ") and not line.startswith("         ") and ": " in text:
-            name, _, found_text = text.partition(": ")
-            found[name] = found_text
-        elif text and name:
-            found[name] += " " + text
-    return found
-
-
-def mixup_help() -> str:
-    """The names of all mixups."""
-    from samix.build import NAMES
-
-    return f"one of {', '.join(NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME"
+    return parse_run(PRETRAIN_COMMAND, arguments)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -467,6 +333,7 @@ def recipes(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "pretrain": pretrain,
     "evaluate": evaluate,
     "show": show,
     "mixer": mixer,

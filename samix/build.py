@@ -46,6 +46,11 @@ def mixup_class(name: str) -> type[Augmentation]:
     return MIXUPS[name]
 
 
+def options_owner(name: str) -> type[Any]:
+    """The class whose fields are the options of a mixup."""
+    return type(PRESETS[name]["reference"]) if name in METHODS else mixup_class(name)
+
+
 def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
     """The options of a mixup as plain values, at their defaults or at a preset's.
 
@@ -56,10 +61,18 @@ def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
         if preset is not None:
             raise ValueError(f"{name} has no presets; {', '.join(METHODS)} have: reference, paper")
         return mixup_class(name)().options()
-    presets = PRESETS[name]
+    return dataclasses.asdict(check_preset(name, PRESETS[name], preset))
+
+
+def check_preset(name: str, presets: Mapping[str, Any], preset: str | None) -> Any:
+    """The options of a preset, the first one where none is named.
+
+    Raises:
+        ValueError: unknown preset; the message lists the known ones.
+    """
     if preset is not None and preset not in presets:
         raise ValueError(f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}")
-    return dataclasses.asdict(presets[preset or "reference"])
+    return presets[preset or next(iter(presets))]
 
 
 def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

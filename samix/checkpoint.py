@@ -126,9 +126,9 @@ net.eval()
 STEM_SINGLE = "net.conv1 = torch.nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)  # small images"
 STEM_DEEP = "net.conv1[0].stride = (1, 1)  # small images"
 
-CARD = """# {model}, {num_classes} classes
+CARD = """# {title}
 
-Trained with samix, recipe `{recipe}`, mixup `{mixup}`, on `{data}`. Top-1 {top1:.2f} % on the held-out images.
+{trained}
 A plain timm network; samix is not needed to load it. Run from the folder that holds `{parent}`, or change the path:
 
 ```python
@@ -138,7 +138,7 @@ Input: RGB, {size} x {size}, scaled to [0, 1], then normalised by mean {mean} an
 """
 
 
-def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: float) -> None:
+def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, score: float | None) -> None:
     """Writes ``model.safetensors``, ``config.json`` (timm's form) and a ``README.md`` with the lines that load it.
 
     Args:
@@ -146,16 +146,17 @@ def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, 
         network: what ``Method.export`` gave.
         recipe: it was trained by.
         data: the ImageData it was trained on.
-        top1: in percent, for the card.
+        score: in percent, for the card: held-out top-1, or that of nearest neighbours for a network without classes.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
-    config = {
+    classes = 0 if without_labels(recipe) else data.num_classes
+    config: dict[str, Any] = {
         "architecture": recipe.model.split(".")[0],
-        "num_classes": data.num_classes,
+        "num_classes": classes,
         "num_features": int(getattr(network, "num_features", 0)),
         "model_args": model_args(recipe),
         "pretrained_cfg": {
@@ -165,7 +166,7 @@ def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, 
             "crop_pct": 1.0 if recipe.size < 128 else 0.875,
             "mean": list(data.mean),
             "std": list(data.std),
-            "num_classes": data.num_classes,
+            "num_classes": classes,
             "label_names": list(data.class_names),
             "first_conv": "conv1",
             "classifier": "fc",
@@ -175,7 +176,7 @@ def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, 
     for key in ("first_conv", "classifier"):
         config["pretrained_cfg"][key] = getattr(network, "pretrained_cfg", {}).get(key)
     write_text(folder / "config.json", json.dumps(config, indent=1))
-    write_text(folder / "README.md", card(folder, network, recipe, data, top1))
+    write_text(folder / "README.md", card(folder, network, recipe, data, score))
 
 
 def model_args(recipe: Recipe) -> dict[str, Any]:
@@ -183,10 +184,16 @@ def model_args(recipe: Recipe) -> dict[str, Any]:
     return sized_args(recipe.model, recipe.model_kwargs, recipe.size)
 
 
-def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: float) -> str:
+def without_labels(recipe: Recipe) -> bool:
+    """Whether a recipe is one of learning without labels."""
+    return hasattr(recipe, "method")
+
+
+def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, score: float | None) -> str:
     """The export's README: what it is, and the lines that load it."""
     place = "/".join(folder.parts[-3:])
     load = LOAD_PLAIN.format(folder=place)
+    classes = 0 if without_labels(recipe) else data.num_classes
     if recipe.stem != "default":
         stem = (
             ""
@@ -196,15 +203,19 @@ def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: floa
             else STEM_SINGLE
         )
         load = LOAD_SMALL.format(
-            folder=place, model=recipe.model, num_classes=data.num_classes, kwargs=recipe.model_kwargs, stem=stem
+            folder=place, model=recipe.model, num_classes=classes, kwargs=recipe.model_kwargs, stem=stem
         )
+    how = f"with samix, recipe `{recipe.name}`, mixup `{recipe.mixup}`, on `{recipe.data}`"
+    if classes:
+        title, trained = f"{recipe.model}, {classes} classes", f"Trained {how}."
+        trained += "" if score is None else f" Top-1 {score:.2f} % on the held-out images."
+    else:
+        method: Any = getattr(recipe, "method", "")
+        title, trained = f"{recipe.model}, features", f"Trained without labels by `{method}` {how}."
+        trained += "" if score is None else f" Nearest neighbours: {score:.2f} % of the held-out images."
     return CARD.format(
-        model=recipe.model,
-        num_classes=data.num_classes,
-        recipe=recipe.name,
-        mixup=recipe.mixup,
-        data=recipe.data,
-        top1=top1,
+        title=title,
+        trained=trained,
         load=load,
         size=recipe.size,
         parent=folder.parts[-3] if len(folder.parts) > 2 else ".",
@@ -215,6 +226,15 @@ def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, top1: floa
 
 def checkpoint_recipe(state: dict[str, Any]) -> Recipe:
     """The recipe that a checkpoint was written by."""
+    return recipe_of(state["recipe"])
+
+
+def recipe_of(values: dict[str, Any]) -> Recipe:
+    """A recipe from its plain values; one of learning without labels where they name a method."""
     from samix.recipes import from_dict
 
-    return from_dict(state["recipe"])
+    if "method" not in values:
+        return from_dict(values)
+    from samix.pretraining import PretrainRecipe
+
+    return from_dict(values, PretrainRecipe())

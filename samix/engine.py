@@ -134,6 +134,21 @@ class Run:
         """The method, with a new network."""
         return build_method(self.recipe, self.data.num_classes, (self.data.mean, self.data.std))
 
+    def describe(self) -> str:
+        """What this run is, for the terminal."""
+        recipe = self.recipe
+        return (
+            f"{recipe.mixup} on {recipe.data}: {recipe.model} at {recipe.size} px, {recipe.epochs} epochs of "
+            f"{self.steps_per_epoch} steps, on {self.device} -> {self.folder}"
+        )
+
+    def conclude(self, summary: dict[str, Any]) -> str:
+        """What came of it."""
+        return (
+            f"top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %   NLL {summary['nll']:.4f} nats   "
+            f"ECE {summary['ece']:.2f} %   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
+        )
+
     def write_export(self, final: dict[str, float]) -> None:
         """Writes the network to keep, and the Mixer where there is one."""
         export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final["top1"])
@@ -264,15 +279,19 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the reported classifier by name, and top-1 of the others."""
-        if self.world_size > 1:  # each process has BatchNorm statistics of its own; the first one's are saved
-            for buffer in self.method.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        self.share_buffers()
         with evaluating(self.method), self.accelerator.autocast():
             metrics = classification_metrics(
                 self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device
             )
         first, *others = metrics
         return {**metrics[first], **{f"top1_{name}": metrics[name]["top1"] for name in others}}
+
+    def share_buffers(self) -> None:
+        """Each process has BatchNorm statistics of its own; the first one's are evaluated and saved."""
+        if self.world_size > 1:
+            for buffer in self.method.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -470,18 +489,21 @@ def build_batches(
             f"batch_size {recipe.batch_size} must be divisible by {parts} ({world_size} processes x accumulate "
             f"{recipe.accumulate})"
         )
-    augment = build_augment(recipe, data)
-    common: dict[str, Any] = {
+    common = {**common_options(recipe, device, rank, world_size), "augment": build_augment(recipe, data)}
+    train = TrainBatches(data, batch_size=recipe.batch_size // parts, seed=recipe.seed, **common)
+    return train, EvalBatches(data, batch_size=max(recipe.batch_size // parts, 100), **common)
+
+
+def common_options(recipe: Recipe, device: torch.device, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+    """What training and held-out batches have in common."""
+    return {
         "size": recipe.size,
-        "augment": augment,
         "rank": rank,
         "world_size": world_size,
         "workers": 0 if recipe.device_data else recipe.workers,
         "device": device,
         "on_device": recipe.device_data,
     }
-    train = TrainBatches(data, batch_size=recipe.batch_size // parts, seed=recipe.seed, **common)
-    return train, EvalBatches(data, batch_size=max(recipe.batch_size // parts, 100), **common)
 
 
 def channels_last(batch: tuple[Any, ...]) -> tuple[Any, ...]:

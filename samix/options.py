@@ -1,0 +1,237 @@
+"""The command line of a run: every field of its recipe, and every option of what the recipe names.
+
+What a recipe names (a mixup, a method) decides which options there are, and the recipe decides their defaults; so both
+are looked for first, and then the whole command line is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from samix.recipes import Recipe, from_dict, read_recipe_file
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that a recipe names in a field, with options in the field ``NAME_options``: a mixup, a method.
+
+    Args:
+        help: of ``--NAME``.
+        defaults: (name, preset or None) -> all its options, plain values; raises ValueError for unknown ones.
+        owner: name -> the class whose fields the options are.
+    """
+
+    help: str
+    defaults: Callable[[str, str | None], dict[str, Any]]
+    owner: Callable[[str], type[Any]]
+
+    def chosen(self, name: str, given: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+        """All options of ``name``, with those given over the defaults.
+
+        Raises:
+            ValueError: unknown name, preset or option.
+        """
+        defaults = self.defaults(name, preset)
+        unknown = sorted(set(given) - set(defaults))
+        if unknown:
+            raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+        return {**defaults, **given}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that runs a recipe.
+
+    Args:
+        prog: as it is typed.
+        description: for its help.
+        recipes: the named recipes: (name, what the parts are called) -> recipe; the first name is the default.
+        kind: type of the recipes.
+        parts: what a recipe names, by field.
+        fallback: what the parts are called where nothing says it.
+    """
+
+    prog: str
+    description: str
+    recipes: Mapping[str, Callable[[Mapping[str, str]], Recipe]]
+    kind: type[Recipe]
+    parts: Mapping[str, Part]
+    fallback: Mapping[str, str]
+
+    def named(self, name: str, called: Mapping[str, str]) -> Recipe:
+        """The recipe of that name.
+
+        Raises:
+            ValueError: unknown name; the message lists the known ones.
+        """
+        if name not in self.recipes:
+            raise ValueError(f"unknown recipe {name!r}; choose one of {', '.join(self.recipes)}")
+        return self.recipes[name](called)
+
+
+def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
+    """The recipe and the run options of a command line.
+
+    Precedence, weakest first: the named recipe, the file of ``--config``, the command line.
+
+    Raises:
+        ValueError: unknown names or fields.
+    """
+    import tyro
+
+    from samix.engine import RunOptions
+
+    values = read_config(peek(arguments, "--config"), command.kind)
+    called = {part: peek(arguments, f"--{part}", values.get(part, command.fallback[part])) for part in command.parts}
+    for part, name in called.items():
+        if values.get(part, name) != name:
+            values.pop(f"{part}_options", None)  # the file's options are those of its own mixup
+    recipe_name = peek(arguments, "--recipe", values.get("name", next(iter(command.recipes))))
+    recipe = from_dict({**values, "name": recipe_name, **called}, command.named(recipe_name, called))
+    fields = recipe_fields(recipe, command)
+    names, groups = [], []
+    for part, name in called.items():
+        kind = command.parts[part]
+        given = dict(getattr(recipe, f"{part}_options"))
+        preset = peek(arguments, f"--{part}.preset", given.get("preset"))
+        group = options_type(f"{part}-options", kind.owner(name), kind.chosen(name, given, preset))
+        names.append(described(part, kind.help, name))
+        groups.append(
+            (f"{part}_options", Annotated[group, tyro.conf.arg(name=part)], dataclasses.field(default=group()))
+        )
+    whole = dataclasses.make_dataclass(
+        "Run",
+        [
+            described("recipe", f"named recipe: {', '.join(command.recipes)}", recipe.name),
+            described("config", "file of recipe fields, .json or .yaml", ""),
+            *names,
+            *fields,
+            *groups,
+            ("run_options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions())),
+        ],
+    )
+    chosen: Any = tyro.cli(whole, args=arguments, prog=command.prog, description=command.description)
+    own = {name: getattr(chosen, name) for name, *_ in fields}
+    for part, name in called.items():
+        options = dataclasses.asdict(getattr(chosen, f"{part}_options"))
+        base = command.parts[part].defaults(name, options.get("preset"))
+        own[part] = name
+        own[f"{part}_options"] = {k: v for k, v in options.items() if k == "preset" or base[k] != v}
+    return dataclasses.replace(recipe, **own), chosen.run_options
+
+
+def described(name: str, text: str, default: str) -> tuple[str, Any, Any]:
+    """A text field of the command line with its help."""
+    import tyro
+
+    return name, Annotated[str, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+
+
+def read_config(path: str | None, kind: type[Recipe]) -> dict[str, Any]:
+    """The fields in the file of ``--config``, each of its field's type; none without a file.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not readable, or a value of another type.
+    """
+    from yaml import YAMLError
+
+    if path is None:
+        return {}
+    try:
+        values = read_recipe_file(Path(path))
+    except (json.JSONDecodeError, YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    hints = get_type_hints(kind)
+    return {str(k): typed(str(k), hints[k], v) if k in hints else v for k, v in values.items()}
+
+
+def typed(name: str, hint: Any, value: Any) -> Any:
+    """A value of a file as its field's type; whole numbers will do for floats, and YAML reads 1e-3 as text.
+
+    Raises:
+        ValueError: another type, or none of the values allowed.
+    """
+    choices = get_args(hint)
+    if get_origin(hint) is Literal and value in choices:
+        return value
+    kinds = [kind for kind in choices or (hint,) if isinstance(kind, type)]
+    if value is None and type(None) in kinds:
+        return None
+    if get_origin(hint) is Mapping and isinstance(value, Mapping):
+        return dict(value)
+    if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)
+    elif type(value) in kinds:
+        return value
+    wanted = ", ".join(map(repr, choices)) if get_origin(hint) is Literal else str(getattr(hint, "__name__", hint))
+    raise ValueError(f"{name} must be {wanted}, got {value!r} in the file of --config")
+
+
+def peek(arguments: Sequence[str], flag: str, default: Any = None) -> Any:
+    """The value of a flag that must be known before the rest can be read: the last one given, or the default."""
+    found = default
+    for number, argument in enumerate(arguments):
+        if argument == flag and number + 1 < len(arguments):
+            found = arguments[number + 1]
+        elif argument.startswith(flag + "="):
+            found = argument.partition("=")[2]
+    return found
+
+
+def options_type(title: str, owner: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
+    """A dataclass of the options of ``owner`` with these defaults, for the command line."""
+    import tyro
+
+    hints, help_of = get_type_hints(owner), docstring_arguments(owner)
+    fields = [
+        (k, Annotated[hints[k], tyro.conf.arg(help=help_of.get(k, ""))], dataclasses.field(default=v))
+        for k, v in defaults.items()
+    ]
+    return dataclasses.make_dataclass(title, fields, frozen=True)
+
+
+def recipe_fields(recipe: Recipe, command: Command) -> list[Any]:
+    """Every plain field of a recipe, with its help from the docstring and this recipe's value as default."""
+    import tyro
+
+    hints, help_of = get_type_hints(type(recipe)), docstring_arguments(type(recipe))
+    skip = {"name", *command.parts, *(f"{part}_options" for part in command.parts)}
+    return [
+        (
+            f.name,
+            Annotated[hints[f.name], tyro.conf.arg(help=help_of.get(f.name, ""))],
+            dataclasses.field(default=getattr(recipe, f.name)),
+        )
+        for f in dataclasses.fields(recipe)
+        if f.name not in skip
+    ]
+
+
+def docstring_arguments(owner: type[Any]) -> dict[str, str]:
+    """The Args sections of a class and of those it inherits from, by name."""
+    found: dict[str, str] = {}
+    for kind in reversed(owner.__mro__):
+        found.update(arguments_of(kind))
+    return found
+
+
+def arguments_of(owner: Any) -> dict[str, str]:
+    """The Args section of a docstring, by name."""
+    lines = (owner.__doc__ or "").partition("Args:")[2].splitlines()
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        text = line.strip()
+        if line.startswith("        ") and not line.startswith("         ") and ": " in text:
+            name, _, found_text = text.partition(": ")
+            found[name] = found_text
+        elif text and name:
+            found[name] += " " + text
+    return found

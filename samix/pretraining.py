@@ -1,0 +1,404 @@
+"""Learning without labels, end to end: what a recipe names, its recipes, and its run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from samix.build import MIXER, build_augment, build_mixup, check_preset, mixup_class
+from samix.checkpoint import export_network
+from samix.data import EvalBatches, TrainBatches
+from samix.data.views import ViewAugment, ViewKind
+from samix.engine import Run, common_options
+from samix.methods.barlow import BARLOW_PRESETS, BarlowTwins
+from samix.methods.base import Method
+from samix.methods.byol import BYOL, BYOL_PRESETS
+from samix.methods.moco import MOCO_PRESETS, MoCo
+from samix.methods.samix_i import SAMIX_I_PRESETS
+from samix.methods.simclr import SIMCLR_PRESETS, SimCLR
+from samix.methods.simsiam import SIMSIAM_PRESETS, SimSiam
+from samix.mixups import MIXUPS
+from samix.networks.create import create_network
+from samix.networks.encoder import Encoder
+from samix.networks.queue import check_queue
+from samix.options import Command, Part
+from samix.recipes import SLIM, Recipe
+
+METHODS: dict[str, Any] = {
+    "moco": MoCo,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "barlow": BarlowTwins,
+}
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "moco": MOCO_PRESETS,
+    "simclr": SIMCLR_PRESETS,
+    "byol": BYOL_PRESETS,
+    "simsiam": SIMSIAM_PRESETS,
+    "barlow": BARLOW_PRESETS,
+}
+LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS}
+MIXUP_NAMES = (*MIXUPS, *LEARNED)
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(Recipe):
+    """One run of learning without labels: a recipe, whose ``augment`` is that of the evaluation, and further fields.
+
+    Args:
+        method: ``moco``, ``simclr``, ``byol``, ``simsiam``, ``barlow``, ...
+        method_options: its options, where they differ from its preset.
+        mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``mixer:PATH`` uses a trained one.
+        views: kind of the views, see ``samix.data.views.ViewAugment``.
+        min_scale: least share of the area that a view's crop takes; None is the kind's.
+        strength: factor of the colour jitter.
+        small_crops: number of further small views, for ``swav`` views.
+        knn: neighbours of the kNN monitor, 0 for none; clipped to the number of training images.
+        knn_temperature: of its weights.
+    """
+
+    method: str = "moco"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    views: ViewKind = "moco-v2"
+    min_scale: float | None = None
+    strength: float = 1.0
+    small_crops: int | None = None
+    knn: int = 200
+    knn_temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.knn < 0 or not self.knn_temperature > 0:
+            raise ValueError(
+                f"knn must be at least 0 and its temperature positive, got {self.knn} and {self.knn_temperature}"
+            )
+        self.view_augment()
+
+    def view_augment(self) -> ViewAugment:
+        """How the views are made."""
+        return ViewAugment(self.views, self.min_scale, self.strength, self.small_crops)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names into objects.
+
+
+def method_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+    """The options of a method as plain values, at its first preset or at the one named.
+
+    Raises:
+        ValueError: unknown name or preset; the message lists the known ones.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    return dataclasses.asdict(check_preset(name, PRESETS[name], preset))
+
+
+def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+    """The options of a mixup without labels as plain values.
+
+    Raises:
+        ValueError: unknown name or preset; the message lists the known ones.
+    """
+    if name in LEARNED:
+        return dataclasses.asdict(check_preset(name, LEARNED[name], preset))
+    if name not in MIXUPS and not name.startswith(MIXER):
+        raise ValueError(f"unknown mixup {name!r} without labels; choose one of {', '.join(MIXUP_NAMES)}, {MIXER}PATH")
+    if preset is not None:
+        raise ValueError(f"{name} has no presets; {', '.join(LEARNED)} has: {', '.join(SAMIX_I_PRESETS)}")
+    return mixup_class(name)().options()
+
+
+def _first(presets: Mapping[str, Any]) -> type[Any]:
+    return type(next(iter(presets.values())))
+
+
+METHOD_PART = Part(
+    help=f"one of {', '.join(METHODS)}; its options are --method.NAME",
+    defaults=method_defaults,
+    owner=lambda name: _first(PRESETS[name]),
+)
+MIXUP_PART = Part(
+    help=f"one of {', '.join(MIXUP_NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME",
+    defaults=view_mixup_defaults,
+    owner=lambda name: _first(LEARNED[name]) if name in LEARNED else mixup_class(name),
+)
+
+
+def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[Any, Any] | None = None) -> Method:
+    """The method of a recipe, with a new network.
+
+    Args:
+        recipe: the run.
+        images: number of training images.
+        normalization: mean and std by channel, for mixups that look at pixels.
+
+    Raises:
+        ValueError: whatever is wrong with the recipe's network, method, mixup or options.
+    """
+    method = METHOD_PART.chosen(recipe.method, recipe.method_options, recipe.method_options.get("preset"))
+    mixing = MIXUP_PART.chosen(recipe.mixup, recipe.mixup_options, recipe.mixup_options.get("preset"))
+    network = create_network(
+        recipe.model, 0, recipe.model_kwargs, size=recipe.size, stem=recipe.stem, pretrained=recipe.pretrained
+    )
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    options = _first(PRESETS[recipe.method])(**method)
+    if isinstance(options, type(MOCO_PRESETS["v2"])):
+        check_queue(options.queue, images)
+    given: dict[str, Any] = {}
+    if recipe.mixup in LEARNED:
+        if recipe.method != "moco":
+            raise ValueError(f"{recipe.mixup} without labels is trained beside moco, not {recipe.method}")
+        chosen = _first(LEARNED[recipe.mixup])(**mixing)
+        dim = Encoder(network, _no_projector, recipe.feature).dim
+        given = {"mixup": chosen.build_mixer(dim), "mixing": chosen, "feature": recipe.feature}
+    elif recipe.mixup != "vanilla":
+        mixup = build_mixup(recipe.mixup, mixing)
+        if normalization is not None:
+            mixup.set_normalization(*normalization)
+        given = {"mixup": mixup}
+    built: Method = METHODS[recipe.method](network, options, **given)
+    return built
+
+
+def _no_projector(width: int) -> nn.Module:
+    return nn.Identity()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run.
+
+
+class PretrainRun(Run):
+    """A run without labels: two views for a batch, a kNN monitor for an evaluation."""
+
+    score: ClassVar[str] = "knn"
+    headline: ClassVar[tuple[str, ...]] = ("knn", "loss")
+    recipe: PretrainRecipe
+
+    def check_data(self) -> None:
+        """Any images will do, if there are at least two."""
+        if len(self.data.train) < 2:
+            raise ValueError(f"{self.data.name} has one image only; learning without labels compares images")
+
+    def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
+        """Two views of training images, and held-out images."""
+        recipe, common = self.recipe, common_options(self.recipe, self.device, self.rank, self.world_size)
+        parts = self.world_size * recipe.accumulate
+        if recipe.batch_size % parts:
+            raise ValueError(f"batch_size {recipe.batch_size} must be divisible by {parts}, processes x accumulate")
+        train = TrainBatches(
+            self.data,
+            batch_size=recipe.batch_size // parts,
+            seed=recipe.seed,
+            views=recipe.view_augment(),
+            **common,
+        )
+        augment = build_augment(recipe, self.data)
+        return train, EvalBatches(self.data, batch_size=200, augment=augment, **common)
+
+    def make_method(self) -> Method:
+        """The method, with a new network."""
+        return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std))
+
+    def evaluate(self) -> dict[str, float]:
+        """Top-1 of the nearest neighbours among the training images, by the features; nothing without labels."""
+        if not self.recipe.knn or self.data.num_classes < 2:
+            return {}
+        from samix.networks.modes import evaluating
+        from samix.probing.knn import knn_monitor
+
+        self.share_buffers()
+        common = common_options(self.recipe, self.device)
+        bank = EvalBatches(
+            self.data, split="train", batch_size=200, augment=build_augment(self.recipe, self.data), **common
+        )
+        held_out = EvalBatches(self.data, batch_size=200, augment=build_augment(self.recipe, self.data), **common)
+        method: Any = self.method
+        with evaluating(self.method), self.accelerator.autocast():
+            return knn_monitor(
+                method.features,
+                bank.batches(),
+                held_out.batches(),
+                self.data.num_classes,
+                k=self.recipe.knn,
+                temperature=self.recipe.knn_temperature,
+            )
+
+    def describe(self) -> str:
+        """What this run is, for the terminal."""
+        recipe = self.recipe
+        mixed = "" if recipe.mixup == "vanilla" else f" + {recipe.mixup}"
+        return (
+            f"{recipe.method}{mixed} on {recipe.data}, without labels: {recipe.model} at {recipe.size} px, "
+            f"{recipe.epochs} epochs of {self.steps_per_epoch} steps, on {self.device} -> {self.folder}"
+        )
+
+    def conclude(self, summary: dict[str, Any]) -> str:
+        """What came of it."""
+        knn = f"kNN {summary['knn']:.2f} %   " if "knn" in summary else ""
+        return (
+            f"{knn}loss {summary['loss']:.4f} nats   {summary['seconds']:.0f} s, "
+            f"{summary['images_per_second']:.0f} images/s"
+        )
+
+    def write_export(self, final: dict[str, float]) -> None:
+        """Writes the backbone, and the Mixer where one was trained."""
+        export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final.get("knn"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The named recipes. Published settings: MoCo's CIFAR demo, MoCo v2 (arXiv:2003.04297), MoCo v3 (arXiv:2104.02057), and
+# what SAMix (arXiv:2111.15454) says of STL-10, Tiny-ImageNet and ImageNet.
+
+Called = Mapping[str, str]  # what method and mixup are called
+
+
+def digits_moco(called: Called) -> PretrainRecipe:
+    """The scanned digits of scikit-learn without their labels, a slim network: a minute or two on two cores."""
+    return PretrainRecipe(
+        name="digits-moco",
+        data="digits",
+        size=16,
+        augment="digits",
+        model_args=SLIM,
+        stem="small",
+        feature=2,
+        method=called["method"],
+        mixup=called["mixup"],
+        method_options=moco_only(called, preset="cifar", queue=640, dim=64),
+        mixup_options=slim_mixer(called),
+        views="cifar",
+        min_scale=0.5,
+        epochs=20,
+        batch_size=64,
+        lr=0.06,
+        mixer_lr=0.1,
+        weight_decay=5e-4,
+        channels_last=True,
+        device_data=True,
+        workers=0,
+        knn=20,
+    )
+
+
+def moco_only(called: Called, **options: Any) -> dict[str, Any]:
+    """Options that only MoCo has."""
+    return options if called["method"] == "moco" else {}
+
+
+def slim_mixer(called: Called) -> dict[str, Any]:
+    """A Mixer's options where a run has some hundred steps: the mask loss is stronger, as in the labelled recipes."""
+    return {"mask_weight": 1.0, "mask_schedule": "constant"} if called["mixup"] in LEARNED else {}
+
+
+def cifar_slim_moco(called: Called) -> PretrainRecipe:
+    """CIFAR-10 images at 32 pixels, a slim ResNet, MoCo's CIFAR settings: minutes on a CPU. No published number."""
+    return dataclasses.replace(
+        cifar10_moco(called),
+        name="cifar-slim-moco",
+        limit=5000,
+        model_args=SLIM,
+        stem="half",
+        feature=2,
+        method_options=moco_only(called, preset="cifar", queue=2048, dim=64, projector="mlp"),
+        mixup_options=slim_mixer(called),
+        epochs=20,
+        batch_size=128,
+        mixer_lr=0.1,
+        channels_last=True,
+        eval_every=5,
+    )
+
+
+def cifar10_moco(called: Called) -> PretrainRecipe:
+    """CIFAR-10, ResNet-18 with a 3x3 stem, MoCo's CIFAR demo: batch 512, SGD 0.06, 200 epochs, queue 4096, t 0.1.
+
+    About 82 % kNN is recollected for 200 epochs, 89.11 is published for 1000.
+    """
+    return PretrainRecipe(
+        name="cifar10-moco",
+        data="cifar10",
+        size=32,
+        augment="none",
+        stem="small",
+        method=called["method"],
+        mixup=called["mixup"],
+        method_options=moco_only(called, preset="cifar"),
+        views="cifar",
+        epochs=200,
+        batch_size=512,
+        lr=0.06,
+        mixer_lr=0.02 if called["mixup"] in LEARNED else None,
+        weight_decay=5e-4,
+        device_data=True,
+        workers=0,
+        eval_every=5,
+    )
+
+
+def _moco96(called: Called, name: str, data: str, epochs: int) -> PretrainRecipe:
+    return PretrainRecipe(
+        name=name,
+        data=data,
+        size=96,
+        augment="none",
+        method=called["method"],
+        mixup=called["mixup"],
+        method_options=moco_only(called, queue=16384),
+        views="moco-v2",
+        epochs=epochs,
+        batch_size=256,
+        lr=0.03,
+        mixer_lr=0.01 if called["mixup"] in LEARNED else None,
+        workers=8,
+        eval_every=10,
+    )
+
+
+def stl10_moco(called: Called) -> PretrainRecipe:
+    """STL-10's unlabelled images at 96 pixels, ResNet-18, MoCo v2, queue 16384, 400 epochs (the authors' SAMix run)."""
+    return _moco96(called, "stl10-moco", "stl10-unlabeled", 400)
+
+
+def tiny_moco(called: Called) -> PretrainRecipe:
+    """Tiny-ImageNet at 96 pixels as in SAMix's tables, ResNet-18, MoCo v2, queue 16384; the epochs are ours."""
+    return _moco96(called, "tiny-moco", "tiny-imagenet:data/tiny-imagenet-200", 400)
+
+
+def in1k_moco(called: Called) -> PretrainRecipe:
+    """ImageNet-1k, ResNet-50, MoCo v2, batch 256, SGD 0.03, 200 epochs, queue 65536: published linear top-1 67.5."""
+    return dataclasses.replace(
+        _moco96(called, "in1k-moco", "imagenet:data/imagenet", 200),
+        size=224,
+        augment="resized-crop",
+        model="resnet50",
+        method_options=moco_only(called),
+    )
+
+
+PRETRAIN_RECIPES: dict[str, Callable[[Called], PretrainRecipe]] = {
+    "digits-moco": digits_moco,
+    "cifar-slim-moco": cifar_slim_moco,
+    "cifar10-moco": cifar10_moco,
+    "stl10-moco": stl10_moco,
+    "tiny-moco": tiny_moco,
+    "in1k-moco": in1k_moco,
+}
+
+PRETRAIN_COMMAND = Command(
+    prog="samix pretrain",
+    description="Learns features without labels, with any mixup. The recipe gives the values that are not given here. "
+    "Without an option: MoCo with SAMix-I on scanned digits.",
+    recipes=PRETRAIN_RECIPES,
+    kind=PretrainRecipe,
+    parts={"method": METHOD_PART, "mixup": MIXUP_PART},
+    fallback={"method": "moco", "mixup": "samix"},
+)
