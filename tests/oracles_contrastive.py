@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def dot(a: Tensor, b: Tensor) -> float:
-    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
 def info_nce(query: Tensor, key: Tensor, negatives: Tensor, t: float) -> list[float]:
@@ -75,7 +75,7 @@ def nt_xent(z1: Tensor, z2: Tensor, t: float) -> list[float]:
 
 
 def squared_distance(a: Tensor, b: Tensor) -> float:
-    return sum((float(x) - float(y)) ** 2 for x, y in zip(a, b, strict=True))
+    return sum((x - y) ** 2 for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
 def mixed_regression(prediction: Tensor, targets: Tensor, weights: Tensor) -> list[float]:

@@ -19,7 +19,9 @@ from samix.contrastive import mixed_info_nce, normalized
 from samix.mixing import Augmentation
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.learned import LearnedMixer
+from samix.mixups.recursive import RecursiveMix
 from samix.networks.encoder import Encoder
+from samix.relabel import Relabelling
 
 if TYPE_CHECKING:
     from samix.methods.moco import MoCo
@@ -182,9 +184,13 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
     own = copy.copy(mixup)
     own.generator = generator
     own.pairing = "cycle"
-    for option in ("clean_weight", "cell_weight"):
-        if getattr(own, option, 0.0):
-            raise ValueError(f"{option} of {type(mixup).__name__} weighs a loss of class labels; set it to 0")
+    if isinstance(own, RecursiveMix | Relabelling):
+        instead = (
+            "it mixes in the batch before, whose keys are gone"
+            if isinstance(own, RecursiveMix)
+            else ("it corrects class labels by what a classifier says; use the mixup that it wraps")
+        )
+        raise ValueError(f"{type(mixup).__name__} is for labelled images: {instead}")
     if getattr(own, "needs_classes", False) and not classes:
         raise ValueError(
             f"{type(mixup).__name__} asks whether two images are of one class; without labels give it clusters: "
@@ -195,6 +201,9 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
             f"{type(mixup).__name__} looks at a network trained with labels, which is not there; choose one guided by "
             "pixels, or a frozen Mixer"
         )
+    for option in ("clean_weight", "cell_weight"):
+        if getattr(own, option, 0.0):
+            raise ValueError(f"{option} of {type(mixup).__name__} weighs a loss of class labels; set it to 0")
     if isinstance(own, RandomChoice):
         own.choices = tuple(for_views(choice, generator, classes=classes) for choice in own.choices)
     return own

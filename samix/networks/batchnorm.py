@@ -45,9 +45,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
                 f"split BatchNorm needs a batch divisible by its {self.groups} groups, got {batch}; change batch_size"
             )
         groups, rows = self.groups, batch // self.groups
-        tracked = self.track_running_stats and self.running_mean is not None
-        mean = torch.zeros(groups * channels, device=input.device) if tracked else None
-        var = torch.zeros(groups * channels, device=input.device) if tracked else None
+        kept = self.running_mean if self.track_running_stats else None
+        mean, var = (None if kept is None else kept.new_zeros(groups * channels) for _ in range(2))
         weight = None if self.weight is None else self.weight.repeat(groups)
         bias = None if self.bias is None else self.bias.repeat(groups)
         # the groups side by side, as channels: row r of group g stands in row r
