@@ -452,7 +452,7 @@ def _kmeans_sklearn(rows: Any, clusters: int, seed: int, iterations: int) -> tup
 
 def _kmeans_faiss(rows: Any, clusters: int, seed: int) -> tuple[Any, Any]:
     faiss: Any = importlib.import_module("faiss")
-    found = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=seed, nredo=1, verbose=False)
+    found = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=seed, nredo=3, verbose=False)
     found.train(rows)
     _, labels = found.index.search(rows, 1)
     return labels[:, 0], found.centroids

@@ -143,7 +143,7 @@ class ClusterMixing(LearnedMixing):
         generation = self.generation_loss(method, mixed_embedding, sources, draw, negatives, None)
         mask_loss, report = self.mask_loss(mask, draw)
         head = self.head_loss(embedding, mixed_embedding, sources, draw)
-        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, self.progress)
+        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress)
         loss = method.options.mixed_weight * mixed + generation + weight * mask_loss + head
         return loss, {"mixed": mixed, "generation": generation, "mask": mask_loss, "clusters": head, **report}
 
@@ -164,7 +164,7 @@ class ClusterMixing(LearnedMixing):
             local = cluster_bce(logits, sources.label, sources.label[draw.index], draw.lam)
         else:
             local = self.local_loss(method, normalized(embedding), sources, draw)
-        local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, self.progress)
+        local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, method.progress)
         return local_weight * local + self.options.global_weight * self.cluster_loss(logits, sources.label, draw)
 
     def head_loss(self, embedding: Tensor, mixed_embedding: Tensor, sources: Sources, draw: Draw) -> Tensor:

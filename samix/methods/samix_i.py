@@ -160,7 +160,6 @@ class LearnedMixing(Mixing):
             )
         self.mixer = mixer.to(next(encoder.parameters()).device)
         self.generator = generator
-        self.progress = 0.0
 
     # The step ---------------------------------------------------------------------------------------------------------
 
@@ -178,7 +177,7 @@ class LearnedMixing(Mixing):
         sources = self.sources(method, view_q, view_k, key)
         mixed = self.encoder_loss(method, sources, negatives)
         generation, mask, report = self.mixer_losses(method, sources, negatives, ids)
-        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, self.progress)
+        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress)
         loss = method.options.mixed_weight * mixed + generation + weight * mask
         return loss, {"mixed": mixed, "generation": generation, "mask": mask, **report}
 
@@ -239,7 +238,7 @@ class LearnedMixing(Mixing):
         """``local_weight * l_+ + global_weight * l_-`` on the momentum embedding (B, D) of the mix."""
         z = normalized(embedding)
         local = self.local_loss(method, z, sources, draw)
-        local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, self.progress)
+        local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, method.progress)
         total = local_weight * local
         if self.options.global_weight:
             total = total + self.options.global_weight * self.global_loss(method, z, sources, draw, negatives)
@@ -301,8 +300,7 @@ class LearnedMixing(Mixing):
         return torch.where(off.view(-1, 1, 1, 1), adjust_mask(mask, lam), mask)
 
     def after_step(self, progress: float) -> None:
-        """Keeps the schedules' clock and the Mixer's parameters in range."""
-        self.progress = progress
+        """Keeps the Mixer's parameters in range."""
         self.mixer.after_step()
 
     def preview(
