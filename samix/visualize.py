@@ -30,6 +30,7 @@ def mix_grid(
     to_pixels: Callable[[Tensor], Tensor],
     title: str = "",
     guides: tuple[Tensor, Tensor] | None = None,
+    dpi: int = 110,
 ) -> None:
     """Paints pairs by lam: for each pair a row of mixed images and, under it, the masks (white keeps the own pixel).
 
@@ -45,6 +46,7 @@ def mix_grid(
         to_pixels: (N, C, H, W) network input -> [0, 1].
         title: above the picture.
         guides: (N, h, w) maps that guided the mix, of images and of partners, at least 0; painted under them.
+        dpi: pixels per inch; an image is somewhat larger than an inch.
     """
     batches = [mix(lam) for lam in lams]
     columns = [
@@ -55,7 +57,7 @@ def mix_grid(
     flat = guides is None and all(b is None or b.mask is None or _is_constant(b.mask) for b in batches)
     lines = 1 if flat else 2  # of axes for each pair
     scale = 1.15
-    fig = figure(scale * len(columns), (1.0 if flat else 2.12) * scale * len(images) + 0.6)
+    fig = figure(scale * len(columns), (1.0 if flat else 2.12) * scale * len(images) + 0.7)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     axes = fig.subplots(lines * len(images), len(columns), squeeze=False)
     for ax in axes.flat:
@@ -71,9 +73,17 @@ def mix_grid(
     heads = ["partner", *[f"λ = {lam:g}" for lam in lams], "own"]
     for col, head in enumerate(heads):
         axes[0, col].set_title(head, fontsize=9)
-    known = "mixed images" if flat else "mixed images and masks; above a mask its mean"
-    fig.suptitle(title or known, fontsize=9)
-    fig.savefig(path, dpi=110, format="png")
+    fig.suptitle("\n".join([title] * bool(title) + ([] if flat else [_legend(axes)])), fontsize=8)
+    fig.savefig(path, dpi=dpi, format="png")
+
+
+def _legend(axes: Any) -> str:
+    """What the masks and the numbers above them say."""
+    known = "white keeps the own pixel; above a mask its mean"
+    titles = [ax.get_title() for ax in axes.flat]
+    if any("+" in title for title in titles):
+        return f"{known}, and the shares of own and partner in the label"
+    return f"{known}, and the own share in the label" if any("label" in title for title in titles) else known
 
 
 def _is_constant(mask: Tensor) -> bool:
@@ -119,6 +129,7 @@ def source_grid(
     batches: Sequence[MixedBatch],
     to_pixels: Callable[[Tensor], Tensor],
     title: str = "",
+    dpi: int = 110,
 ) -> None:
     """Paints batches that are mixed of more than two images: the images, numbered, and under them each batch.
 
@@ -130,9 +141,10 @@ def source_grid(
         batches: mixed from these images.
         to_pixels: (B, C, H, W) network input -> [0, 1].
         title: above the picture.
+        dpi: pixels per inch; an image is somewhat larger than an inch.
     """
     scale = 1.15
-    fig = figure(scale * len(images), 1.14 * scale * (1 + len(batches)) + 0.3)
+    fig = figure(scale * len(images), 1.2 * scale * (1 + len(batches)) + 0.3)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     axes = fig.subplots(1 + len(batches), len(images), squeeze=False)
     heads = [[f"image {number}" for number in range(1, len(images) + 1)]]
@@ -142,14 +154,15 @@ def source_grid(
             _frame(ax)
             draw(ax, one)
             ax.set_title(name, fontsize=6, pad=2)
-    fig.suptitle(title, fontsize=9)
-    fig.savefig(path, dpi=110, format="png")
+    fig.suptitle("\n".join([title, "below: mixed batches, above each image the shares of its sources"]), fontsize=8)
+    fig.savefig(path, dpi=dpi, format="png")
 
 
 def _sources(batch: MixedBatch, row: int) -> str:
-    """``number: share`` of each source with a share in a label, the largest first."""
+    """``number: share`` of each source with a share in a label, the largest first, two to a line."""
     pairs = sorted(zip(batch.weights[row].tolist(), batch.index[row].tolist(), strict=True), reverse=True)
-    return "  ".join(f"{index + 1}: {weight:.2f}".replace("0.", ".") for weight, index in pairs if weight > 0.005)
+    told = [f"{index + 1}: {weight:.2f}" for weight, index in pairs if weight > 0.005]
+    return "\n".join("   ".join(told[at : at + 2]) for at in range(0, len(told), 2))
 
 
 def _frame(ax: Any) -> None:
