@@ -458,12 +458,15 @@ class Detection(Options):
     Args:
         iterations: updates; 0 takes the protocol's 24,000 or 180,000. Steps of the learning rate move in proportion.
         lr: learning rate; 0 takes 0.02 per 16 images.
-        test_side: short side of test images in pixels; 0 takes 800. Training sizes and anchors keep their ratio to it.
+        test_side: short side of test images in pixels; 0 takes 800. Training sizes and anchors keep their ratio to
+            it.
+        precise: batches over which BatchNorm's statistics are measured before testing; 0 keeps the moving ones.
     """
 
     iterations: int = 0
     lr: float = 0.0
     test_side: int = 0
+    precise: int = 200
 
     def run(self) -> tuple[Numbers, str]:
         """``ap``, ``ap50``, ``ap75`` in percent, and those of masks for COCO."""
@@ -478,7 +481,7 @@ class Detection(Options):
             protocol = protocol.resized(self.test_side)
         batch_size = self.batch_size or protocol.batch_size
         lr = self.lr or protocol.lr * batch_size / protocol.batch_size
-        protocol = dataclasses.replace(protocol, batch_size=batch_size, lr=lr)
+        protocol = dataclasses.replace(protocol, batch_size=batch_size, lr=lr, precise=self.precise)
         source = self.load()
         model = train_detector(
             source.backbone, boxes, protocol, seed=self.seed, device=self.place, workers=self.workers

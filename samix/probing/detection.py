@@ -340,7 +340,7 @@ def train_detector(
             losses = model(images, targets)
             loss = sum(losses.values(), torch.zeros((), device=place))
             if not loss.isfinite():
-                found = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+                found = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
                 raise RuntimeError(f"detection: the loss of iteration {iteration} is not finite ({found}); lower lr")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
