@@ -29,6 +29,7 @@ OPTIONS = {  # where the defaults draw the number of blocks, or look at a networ
     "puzzlemix": {"blocks": 8, "saliency": "spectral"},
     "comixup": {"saliency": "spectral"},
 }
+WITHOUT = ("vanilla", "rsb")  # nothing to see, and what deit shows
 LARGEST = 200_000  # bytes
 
 
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "methods", help="where pictures go")
     given = parser.parse_args()
     photos = [given.folder / f"{name}.jpg" for pair in PAIRS for name in pair]
-    for name in given.names or MIXUPS:
+    for name in given.names or [name for name in MIXUPS if name not in WITHOUT]:
         if name != LEARNED:
             paint(name, photos, given.out / f"{page_of(name)}.png")
     if given.mixer is not None and (not given.names or LEARNED in given.names):

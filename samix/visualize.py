@@ -82,8 +82,8 @@ def _legend(axes: Any) -> str:
     known = "white keeps the own pixel; above a mask its mean"
     titles = [ax.get_title() for ax in axes.flat]
     if any("+" in title for title in titles):
-        return f"{known}, and the shares of own and partner in the label"
-    return f"{known}, and the own share in the label" if any("label" in title for title in titles) else known
+        return f"{known} | the shares of own + partner in the label"
+    return f"{known} | the own share in the label" if any("|" in title for title in titles) else known
 
 
 def _is_constant(mask: Tensor) -> bool:
@@ -117,9 +117,9 @@ def _shares(mean: float, weights: list[float], lam: float) -> str:
     """A mask's mean, and the label's shares where they are not told by it or by lam."""
     own, other = weights[:2]
     if abs(own + other - 1.0) > 0.005:
-        return f"{mean:.2f}, label {own:.2f}+{other:.2f}"
+        return f"{mean:.2f} | {own:.2f} + {other:.2f}"
     if min(abs(own - mean), abs(own - lam)) > 0.005:
-        return f"{mean:.2f}, label {own:.2f}"
+        return f"{mean:.2f} | {own:.2f}"
     return f"{mean:.2f}"
 
 

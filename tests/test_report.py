@@ -10,10 +10,23 @@ import torch
 from PIL import Image
 from runs import fit, rows, small_recipe
 
-from samix.batch import Mixed, pair_batch
+from samix.batch import Mixed, MixedBatch, pair_batch
+from samix.build import build_mixup
 from samix.engine import Run
-from samix.report import evaluate_path, held_out, load_export, load_method, preview_of, show_mixup
-from samix.visualize import mask_statistics, mix_grid, plot_curves
+from samix.mixups import MIXUPS
+from samix.report import (
+    evaluate_path,
+    guide_of,
+    held_out,
+    load_export,
+    load_method,
+    mixup_at,
+    pairs_of,
+    preview_of,
+    show_mixup,
+    title_of,
+)
+from samix.visualize import figure, mask_statistics, mix_grid, plot_curves, source_grid
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +171,6 @@ def test_loading_gives_the_trained_weights(runs):
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["mixup", "cutmix", "resizemix", "fmix", "gridmix", "smoothmix", "vanilla", "manifoldmix"]
-)
-def test_every_hand_made_mixup_is_painted(name, photos, tmp_path):
-    told = show(name, photos[:2], tmp_path / "out.png", size=16)
-    assert told.startswith(f"{tmp_path / 'out.png'}: spread within a mask ")
-    grid = picture(tmp_path / "out.png")
-    assert grid.std() > 5
-
-
 def test_a_checkpoint_is_painted_on_its_data_and_on_files_of_any_shape(runs, photos, tmp_path):
     for files, size in (([], 0), (photos, 0), (photos[:3], 24)):
         told = show(runs["samix"] / "best.pt", files, tmp_path / "out.png", size=size)
@@ -281,6 +284,122 @@ def test_a_grid_shows_the_images_it_was_given(tmp_path):
     middle = grid.shape[1] // 2
     assert red[:, middle + 5 :].sum() > 2 * red[:, : middle - 5].sum() > 0  # own on the right
     assert blue[:, : middle - 5].sum() > 2 * blue[:, middle + 5 :].sum() > 0
+
+
+def shown_texts(monkeypatch, paint):
+    """The texts of the figure that is painted."""
+    made = []
+    monkeypatch.setattr("samix.visualize.figure", lambda *size: made.append(figure(*size)) or made[-1])
+    paint()
+    axes = [ax.get_title() for ax in made[0].axes if ax.get_title()]
+    return made[0].get_suptitle(), axes, made[0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "above", "legend"),
+    [
+        ((0.5, 0.5), "0.50", "white keeps the own pixel; above a mask its mean"),
+        ((0.3, 0.7), "0.50", "white keeps the own pixel; above a mask its mean"),  # lam, which stands over the column
+        ((0.8, 0.2), "0.50 | 0.80", "above a mask its mean | the own share in the label"),
+        ((0.4, 0.2), "0.50 | 0.40 + 0.20", "above a mask its mean | the shares of own + partner in the label"),
+    ],
+)
+def test_a_label_is_told_where_neither_mask_nor_lam_tells_it(weights, above, legend, tmp_path, monkeypatch):
+    mask = torch.zeros(2, 1, 6, 6)
+    mask[..., :3] = 1
+    pixels, labels = torch.rand(2, 3, 6, 6), torch.zeros(2, 2).long()
+    batch = MixedBatch(pixels, labels, torch.tensor([weights, weights]), labels, mask)
+    title, texts, _ = shown_texts(
+        monkeypatch,
+        lambda: mix_grid(tmp_path / "a.png", pixels, pixels, lambda lam: batch, (0.3,), lambda x: x, "name"),
+    )
+    assert texts == ["partner", "λ = 0.3", "own", above, above]
+    assert title.startswith("name\n")
+    assert title.endswith(legend)
+
+
+def test_constant_masks_are_left_out_and_maps_are_painted(tmp_path, monkeypatch):
+    pixels = torch.rand(2, 3, 6, 6)
+
+    def mix(lam):
+        return MIXUPS["mixup"]()(pixels, torch.arange(2), lam=lam, index=torch.tensor([1, 0]))
+
+    title, texts, fig = shown_texts(
+        monkeypatch, lambda: mix_grid(tmp_path / "a.png", pixels, pixels, mix, (0.3, 0.6), lambda x: x, "name")
+    )
+    assert (title, texts, len(fig.axes)) == ("name", ["partner", "λ = 0.3", "λ = 0.6", "own"], 8)
+    maps = torch.zeros(2, 3, 3), torch.rand(2, 3, 3)
+    _, texts, fig = shown_texts(
+        monkeypatch,
+        lambda: mix_grid(tmp_path / "b.png", pixels, pixels, mix, (0.3,), lambda x: x, "name", guides=maps),
+    )
+    below = fig.axes[3:6]
+    assert [ax.get_title() for ax in below] == ["map", "0.30", "map"]
+    seen = [np.asarray(ax.images[0].get_array()) for ax in (below[0], below[2])]
+    np.testing.assert_allclose(seen[0], maps[1][0] / maps[1][0].max(), rtol=1e-5)  # the partner's, on the left
+    assert seen[1].max() == 0  # an empty map divides nothing by nothing
+
+
+def test_batches_of_many_sources_tell_where_they_are_from(tmp_path, monkeypatch):
+    pixels, labels = torch.rand(3, 3, 6, 6), torch.zeros(3, 3).long()
+    weights = torch.tensor([[0.0, 1.0, 0.0], [0.25, 0.25, 0.5], [0.6, 0.0, 0.4]])
+    index = torch.tensor([[0, 2, 1], [1, 0, 2], [2, 0, 1]])
+    batch = MixedBatch(pixels, labels, weights, index)
+    _, texts, fig = shown_texts(
+        monkeypatch, lambda: source_grid(tmp_path / "a.png", pixels, [batch, batch], lambda x: x, "name")
+    )
+    assert texts == ["image 1", "image 2", "image 3"] + 2 * [
+        "3: 1.00",
+        "3: 0.50   2: 0.25\n1: 0.25",
+        "3: 0.60   2: 0.40",
+    ]
+    assert len(fig.axes) == 9
+
+
+def test_an_even_number_of_files_makes_pairs_and_an_odd_one_a_ring():
+    assert [part.tolist() for part in pairs_of(2)] == [[0], [1, 0]]
+    assert [part.tolist() for part in pairs_of(3)] == [[0, 1, 2], [1, 2, 0]]
+    assert [part.tolist() for part in pairs_of(4)] == [[0, 2], [1, 0, 3, 2]]
+    assert [part.tolist() for part in pairs_of(7)] == [[0, 1, 2, 3], [1, 2, 3, 4, 5, 6, 0]]
+    assert [part.tolist() for part in pairs_of(10)] == [[0, 2, 4, 6], [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]]
+
+
+def test_titles_say_what_a_picture_by_name_shows():
+    titles = {name: title_of(name, kind()) for name, kind in MIXUPS.items()}
+    assert all(title.startswith(name) for name, title in titles.items())
+    assert titles["cutmix"] == "cutmix"
+    assert titles["saliencymix"] == "saliencymix: by spectral residuals"
+    assert titles["puzzlemix"] == "puzzlemix: by spectral residuals in place of the network's maps"
+    assert titles["deit"].endswith("mixed by mixup or cutmix")
+    assert titles["mixpro"].endswith("images as maskmix mixes them; the label's shares need the network")
+    assert titles["alignmix"].endswith("mixed at the input, where it is mixup")
+    fine = build_mixup("saliencymix", {"saliency": "fine"})
+    assert title_of("saliencymix", fine) == "saliencymix: by fine-grained saliency"
+
+
+@pytest.mark.parametrize("name", list(MIXUPS))
+def test_every_mixup_is_painted_by_name(name, photos, tmp_path):
+    files = photos[: 4 if name == "comixup" else 2]
+    told = show(name, files, tmp_path / "out.png", size=32, lams=(0.4,))
+    assert told.startswith(f"{tmp_path / 'out.png'}: spread within a mask ")
+    assert picture(tmp_path / "out.png").std() > 5
+
+
+def test_a_choice_between_mixups_shows_all_of_them():
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    index = torch.tensor([1, 0, 3, 2])
+    mix = mixup_at(MIXUPS["deit"](), images, labels, index, 0, None)
+    soft = [bool(((b := mix(lam)).mask > 0).logical_and(b.mask < 1).any()) for lam in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert set(soft) == {True, False}
+    assert torch.equal(mix(0.5).images, mix(0.5).images)
+
+
+def test_maps_are_the_mixup_s_own_where_it_needs_no_network():
+    images, labels = torch.rand(2, 3, 16, 16), torch.arange(2)
+    assert guide_of(MIXUPS["cutmix"](), images, labels) is None
+    own = MIXUPS["guidedmixup"]()
+    assert torch.equal(guide_of(own, images, labels), own.look(images, labels, None))
+    assert guide_of(MIXUPS["snapmix"](), images, labels).shape == (2, 16, 16)
 
 
 def test_curves_of_one_epoch_and_of_rows_with_gaps(tmp_path):
