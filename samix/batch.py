@@ -89,7 +89,7 @@ class MixedBatch:
 
     def pin_memory(self) -> MixedBatch:
         """This batch in pinned memory, from where it moves to a GPU without waiting; a DataLoader calls this."""
-        return self._each(lambda part: part.pin_memory())
+        return self._each(lambda part: (part.contiguous() if 0 in part.stride() else part).pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> MixedBatch:
         """This batch with each of its tensors changed."""

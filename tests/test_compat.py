@@ -227,9 +227,20 @@ def test_a_batch_moves_with_all_its_parts():
     assert torch.equal(same.loss(torch.ones(8, K)), batch.loss(torch.ones(8, K)))
 
 
+def test_a_mask_that_is_a_view_of_lam_is_written_out_before_it_is_pinned(monkeypatch):
+    def pin(part):
+        assert 0 not in part.stride()  # memory cannot be pinned where one number stands for many
+        return part.clone()
+
+    batch = samix.MixUp()(*data())
+    assert 0 in batch.mask.stride()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    assert torch.equal(batch.pin_memory().mask, batch.mask)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_batch_is_pinned_and_moved_to_the_gpu():
-    batch = next(iter(loader(MixCollate(samix.CutMix()), 1, pin_memory=True)))
+    batch = next(iter(loader(MixCollate(samix.MixUp()), 1, pin_memory=True)))
     assert batch.images.is_pinned()
     assert batch.mask.is_pinned()
     assert batch.to("cuda", non_blocking=True).images.is_cuda
