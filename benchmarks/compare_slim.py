@@ -59,8 +59,8 @@ def mask_sweep(checkpoint: Path) -> dict[str, float]:
     from samix.visualize import mask_statistics
 
     method, recipe, _ = load_method(checkpoint)
-    images, labels, index, _, _ = held_out(recipe, 0, "data")
-    mix = preview_of(method, recipe.mixup, images, labels, index, 0)
+    images, labels, index, mean, std = held_out(recipe, 0, "data")
+    mix = preview_of(method, recipe.mixup, images, labels, index, 0, (mean, std))
     batches = [mix(lam / 20) for lam in range(1, 20)]
     told = mask_statistics([batch for batch in batches if batch is not None])
     return {"mask_std": told["std"], "mask_correlation": told["correlation"]}
