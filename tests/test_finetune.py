@@ -159,11 +159,21 @@ def test_it_learns_digits_from_a_few_and_repeats_itself():
     assert set(found) == {"top1", "top5", "nll", "ece"}
 
 
-def test_lars_takes_both_groups():
-    optimizer = build_finetune_optimizer(WithHead(Narrow(), 16, 10), FINETUNE_PROTOCOLS["simclr-1"])
-    assert type(optimizer).__name__ == "Lars"
-    assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]
-    assert all(group["always_adapt"] for group in optimizer.param_groups)
+def test_lars_adapts_the_kernels_of_the_backbone_only():
+    network = randomised(WithHead(Narrow(), 16, 10))
+    protocol = replace(FINETUNE_PROTOCOLS["simclr-1"], head_lr=0.01)
+    optimizer = build_finetune_optimizer(network, protocol)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, value in network.named_parameters():
+        trust = 1.0
+        if name.startswith("backbone") and value.ndim > 1:
+            trust = 0.001 * before[name].norm() / value.grad.norm()
+        rate = 0.005 if name.startswith("backbone") else 0.01
+        assert torch.allclose(value, before[name] - rate * trust * value.grad, atol=1e-6), name
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(before)
 
 
 def test_what_is_refused():

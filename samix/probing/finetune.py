@@ -128,8 +128,8 @@ class FinetuneProtocol:
         schedule: ``steps`` or ``cosine``; both change the rates once per epoch.
         steps: epochs at which the rates are multiplied by ``gamma``.
         gamma: see ``steps``.
-        weight_decay: on every parameter.
-        optimizer: ``sgd``, or ``lars`` (timm's, which adapts where nothing is decayed, too).
+        weight_decay: on every parameter; with LARS only on those that it adapts.
+        optimizer: ``sgd``, or ``lars`` (timm's, see :func:`build_finetune_optimizer`).
         scaling: ``sqrt`` multiplies both rates by the root of the batch size.
         momentum: of either optimiser.
     """
@@ -220,17 +220,26 @@ class WithHead(nn.Module):
 
 
 def build_finetune_optimizer(network: WithHead, protocol: FinetuneProtocol) -> torch.optim.Optimizer:
-    """Two groups: the backbone's parameters that ask for a gradient, and the head's."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in network.backbone.parameters() if p.requires_grad], "lr": protocol.backbone_lr},
-        {"params": list(network.head.parameters()), "lr": protocol.head_lr},
-    ]
+    """The backbone's parameters that ask for a gradient, and the head's; each group keeps its learning rate as ``base``.
+
+    LARS adapts the kernels and matrices of the backbone; norms, biases and the head have the plain rate, as in SimCLR's
+    code. timm's default would adapt nothing here, as nothing is decayed.
+    """
+    backbone = [p for p in network.backbone.parameters() if p.requires_grad]
+    head = {"params": list(network.head.parameters()), "lr": protocol.head_lr, "base": protocol.head_lr}
+    base: dict[str, Any] = {"lr": protocol.backbone_lr, "base": protocol.backbone_lr}
     momentum, decay = protocol.momentum, protocol.weight_decay
     if protocol.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum, weight_decay=decay)
+        return torch.optim.SGD([{**base, "params": backbone}, head], momentum=momentum, weight_decay=decay)
     from timm.optim import Lars
 
-    lars: torch.optim.Optimizer = Lars(groups, momentum=momentum, weight_decay=decay, always_adapt=True)
+    matrices, vectors = [p for p in backbone if p.ndim > 1], [p for p in backbone if p.ndim <= 1]
+    groups = [{**base, "params": matrices, "always_adapt": True}, {**base, "params": vectors, "weight_decay": 0.0}]
+    lars: torch.optim.Optimizer = Lars(
+        [group for group in [*groups, {**head, "weight_decay": 0.0}] if group["params"]],
+        momentum=momentum,
+        weight_decay=decay,
+    )
     return lars
 
 
@@ -266,8 +275,8 @@ def fine_tune(
         optimizer = build_finetune_optimizer(network, protocol)
         for epoch in range(protocol.epochs):
             factor = protocol.factor(epoch, batches.batch_size)
-            for group, lr in zip(optimizer.param_groups, (protocol.backbone_lr, protocol.head_lr), strict=True):
-                group["lr"] = lr * factor
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
             network.train()
             total = torch.zeros((), device=images.device)
             for batch, labels in batches.epoch(epoch):
