@@ -220,7 +220,7 @@ class WithHead(nn.Module):
 
 
 def build_finetune_optimizer(network: WithHead, protocol: FinetuneProtocol) -> torch.optim.Optimizer:
-    """The backbone's parameters that ask for a gradient, and the head's; each group keeps its learning rate as ``base``.
+    """The backbone's parameters that ask for a gradient, and the head's; a group keeps its learning rate as ``base``.
 
     LARS adapts the kernels and matrices of the backbone; norms, biases and the head have the plain rate, as in SimCLR's
     code. timm's default would adapt nothing here, as nothing is decayed.
