@@ -200,8 +200,22 @@ def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
     return kind(**dataclasses.asdict(chosen))
 
 
+EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder
+samix evaluate KIND SOURCE ...       a representation: {kinds}
+
+SOURCE is a checkpoint, an export's folder, timm:NAME or timm:NAME:pretrained; `samix evaluate KIND --help` has more.
+"""
+
+
 def evaluate(arguments: list[str]) -> int:
     """``samix evaluate``."""
+    from samix.probing.command import KINDS
+
+    if arguments and arguments[0] in KINDS:
+        print(parse(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
+        return 0
+    if not arguments or {"-h", "--help"} & set(arguments[:1]):
+        print(EVALUATE.format(kinds=" | ".join(KINDS)))
     asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
     from samix.report import evaluate_path
 

@@ -119,8 +119,7 @@ class Run:
 
     def check_data(self) -> None:
         """Raises ValueError unless there is something to learn from these data."""
-        if self.data.num_classes == 0:
-            raise ValueError(f"{self.data.name} has no labels; train on it without them: samix pretrain --data ...")
+        self.data.require_labels()
         if self.data.num_classes < 2:
             raise ValueError(
                 f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"

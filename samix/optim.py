@@ -21,6 +21,8 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
     for group in groups:
         is_mixer = group["name"] in ("mixer", "clusters")
         group["lr_start"], group["lr_end"] = (mixer_lr, mixer_end) if is_mixer else (recipe.lr, recipe.lr_end)
+        if group["name"] == "predictor":  # SimSiam's keeps its learning rate
+            group["lr_end"] = recipe.lr
         group["momentum"] = recipe.mixer_momentum if is_mixer and recipe.mixer_momentum is not None else recipe.momentum
     return groups if recipe.decay_norms else [part for group in groups for part in split_decay(group)]
 

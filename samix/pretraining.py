@@ -12,6 +12,7 @@ from torch import nn
 
 from samix.build import MIXER, build_augment, build_mixup, check_preset, mixup_class
 from samix.checkpoint import export_network
+from samix.clustering import ClusterOptions
 from samix.data import EvalBatches, TrainBatches
 from samix.data.views import ViewAugment, ViewKind
 from samix.engine import Run, common_options
@@ -19,9 +20,12 @@ from samix.methods.barlow import BARLOW_PRESETS, BarlowTwins
 from samix.methods.base import Method
 from samix.methods.byol import BYOL, BYOL_PRESETS
 from samix.methods.moco import MOCO_PRESETS, MoCo
+from samix.methods.moco_v3 import MOCO_V3_PRESETS, MoCoV3
+from samix.methods.samix_c import SAMIX_C_PRESETS
 from samix.methods.samix_i import SAMIX_I_PRESETS
 from samix.methods.simclr import SIMCLR_PRESETS, SimCLR
 from samix.methods.simsiam import SIMSIAM_PRESETS, SimSiam
+from samix.methods.swav import SWAV_PRESETS, SwAV
 from samix.mixups import MIXUPS
 from samix.networks.create import create_network
 from samix.networks.encoder import Encoder
@@ -34,6 +38,8 @@ METHODS: dict[str, Any] = {
     "simclr": SimCLR,
     "byol": BYOL,
     "simsiam": SimSiam,
+    "mocov3": MoCoV3,
+    "swav": SwAV,
     "barlow": BarlowTwins,
 }
 PRESETS: dict[str, Mapping[str, Any]] = {
@@ -41,9 +47,11 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "simclr": SIMCLR_PRESETS,
     "byol": BYOL_PRESETS,
     "simsiam": SIMSIAM_PRESETS,
+    "mocov3": MOCO_V3_PRESETS,
+    "swav": SWAV_PRESETS,
     "barlow": BARLOW_PRESETS,
 }
-LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS}
+LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS, "samix-c": SAMIX_C_PRESETS}
 MIXUP_NAMES = (*MIXUPS, *LEARNED)
 
 
@@ -52,9 +60,10 @@ class PretrainRecipe(Recipe):
     """One run of learning without labels: a recipe, whose ``augment`` is that of the evaluation, and further fields.
 
     Args:
-        method: ``moco``, ``simclr``, ``byol``, ``simsiam``, ``barlow``, ...
+        method: ``moco``, ``mocov3``, ``simclr``, ``byol``, ``simsiam``, ``swav``, ``barlow``.
         method_options: its options, where they differ from its preset.
-        mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``mixer:PATH`` uses a trained one.
+        mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``samix-c`` by clusters;
+            ``mixer:PATH`` uses a trained one.
         views: kind of the views, see ``samix.data.views.ViewAugment``.
         min_scale: least share of the area that a view's crop takes; None is the kind's.
         strength: factor of the colour jitter.
@@ -159,6 +168,8 @@ def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[
         chosen = _first(LEARNED[recipe.mixup])(**mixing)
         dim = Encoder(network, _no_projector, recipe.feature).dim
         given = {"mixup": chosen.build_mixer(dim), "mixing": chosen, "feature": recipe.feature}
+        if isinstance(chosen, ClusterOptions):
+            given["images"] = images
     elif recipe.mixup != "vanilla":
         mixup = build_mixup(recipe.mixup, mixing)
         if normalization is not None:
@@ -210,24 +221,24 @@ class PretrainRun(Run):
 
     def evaluate(self) -> dict[str, float]:
         """Top-1 of the nearest neighbours among the training images, by the features; nothing without labels."""
-        if not self.recipe.knn or self.data.num_classes < 2:
+        data = self.data.with_labels() if self.recipe.knn else None
+        if data is None or data.num_classes < 2:
             return {}
         from samix.networks.modes import evaluating
         from samix.probing.knn import knn_monitor
 
         self.share_buffers()
         common = common_options(self.recipe, self.device)
-        bank = EvalBatches(
-            self.data, split="train", batch_size=200, augment=build_augment(self.recipe, self.data), **common
-        )
-        held_out = EvalBatches(self.data, batch_size=200, augment=build_augment(self.recipe, self.data), **common)
+        augment = build_augment(self.recipe, data)
+        bank = EvalBatches(data, split="train", batch_size=200, augment=augment, **common)
+        held_out = EvalBatches(data, batch_size=200, augment=augment, **common)
         method: Any = self.method
         with evaluating(self.method), self.accelerator.autocast():
             return knn_monitor(
                 method.features,
                 bank.batches(),
                 held_out.batches(),
-                self.data.num_classes,
+                data.num_classes,
                 k=self.recipe.knn,
                 temperature=self.recipe.knn_temperature,
             )
