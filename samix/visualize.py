@@ -226,11 +226,11 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     epochs = [row["epoch"] for row in rows]
     known = dict.fromkeys(key for row in rows for key in row)  # not every epoch is evaluated
     panels: list[tuple[str, list[str]]] = [
-        ("training loss, nats", [k for k in ("clean", "mixed", "generation") if k in known]),
-        ("held-out top-1, %", [k for k in known if k == "top1" or k.startswith("top1_")]),
+        ("training loss, nats", [k for k in ("clean", "nce", "mixed", "generation") if k in known]),
+        ("held-out top-1, %", [k for k in known if k in ("top1", "knn") or k.startswith("top1_")]),
         ("masks", [k for k in ("mask_std", "mask_error") if k in known]),
     ]
-    panels = [(title, keys) for title, keys in panels if keys]
+    panels = [(title, keys) for title, keys in panels if keys] or [("training loss", ["loss"])]
     fig = figure(4.6 * len(panels), 3.4)
     axes: Any = fig.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, keys) in zip(axes, panels, strict=True):
@@ -247,6 +247,8 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 LABELS = {
     "clean": "clean images",
     "mixed": "mixed images",
+    "nce": "clean views",
+    "knn": "nearest neighbours",
     "generation": "Mixer",
     "top1": "reported network",
     "top1_momentum_mixed": "averaged, mixed head",
