@@ -42,7 +42,7 @@ def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
     state = load_checkpoint(path)
     recipe = checkpoint_recipe(state)
     data = state["data"]
-    plain = dataclasses.replace(recipe, pretrained=False)
+    plain = without_paths(recipe)
     normalization = (data["mean"], data["std"])
     if isinstance(plain, PretrainRecipe):
         method = build_pretraining(plain, int(data["images"]), normalization)
@@ -50,6 +50,18 @@ def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
         method = build_method(plain, len(data["classes"]), normalization)
     load_into(method, state["method"], path)
     return method.eval(), recipe, data
+
+
+def without_paths(recipe: Recipe) -> Recipe:
+    """The recipe without what was only needed to start its run, and may be gone: weights to begin with, a Mixer."""
+    options = {k: v for k, v in recipe.mixup_options.items() if k != "init"}
+    plain = dataclasses.replace(recipe, pretrained=False, mixup_options=options)
+    if recipe.mixup.startswith(MIXER):
+        try:
+            build_mixup(recipe.mixup)
+        except (FileNotFoundError, ValueError):
+            return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
+    return plain
 
 
 def load_export(folder: Path) -> tuple[nn.Module, Recipe, dict[str, Any]]:

@@ -293,6 +293,18 @@ def test_a_mixer_of_a_network_that_timm_does_not_know_is_refused():
         mixer_network(method, small_recipe(), MEAN, STD, {})
 
 
+def test_a_learned_mixup_starts_from_a_trained_mixer(folder):
+    recipe = small_recipe(mixup_options={"init": str(folder)})
+    method = build_method(recipe, 7)
+    trained_state = MixerNetwork.read(folder).mixer.state_dict()
+    assert all(torch.equal(v, trained_state[k]) for k, v in method.mixer.state_dict().items())
+    assert all(p.requires_grad for p in method.mixer.parameters())
+    with pytest.raises(ValueError, match="holds a SAMixer for maps of 16 channels, this run has a SAMixer for 32"):
+        build_method(small_recipe(mixup_options={"init": str(folder)}, feature=3), 7)
+    with pytest.raises(ValueError, match="AutoMixer"):
+        build_method(small_recipe("automix", mixup_options={"init": str(folder)}), 7)
+
+
 # Files from strangers ---
 
 

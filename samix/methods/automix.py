@@ -87,6 +87,7 @@ class LearnedOptions(StepOptions):
         mask_variance: weight, inside the mask loss, of the mask's variance, which is maximised.
         mask_over_batch: mean and variance over the whole batch [released code] instead of per sample [papers].
         eta: None trains the Mixer by mixed cross-entropy [released code]; a number by local + eta * global [SAMix].
+        init: a Mixer to start from, see :meth:`samix.Mixer.from_pretrained`; empty starts from new weights.
     """
 
     adjust_prob: float = 0.0
@@ -96,6 +97,7 @@ class LearnedOptions(StepOptions):
     mask_variance: float = 0.0
     mask_over_batch: bool = True
     eta: float | None = None
+    init: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,6 +173,8 @@ class AutoMix(Method):
         self.online = TwoHeads(as_backbone(model, num_classes, feature, classifier))
         self.momentum = momentum_copy(self.online)
         self.mixer = self.build_mixer(feature_dim(self.online.backbone))
+        if getattr(self.options, "init", ""):
+            start_from(self.mixer, self.options.init)
         self.mixer.to(next(model.parameters()).device)
         self.generator = new_generator() if generator is None else generator
         self.train()
@@ -354,6 +358,31 @@ class AutoMix(Method):
         """The momentum copy with the clean head, as a plain network of the class that was given, in eval mode."""
         model: nn.Module = copy.deepcopy(self.momentum.backbone.model)
         return model.eval().requires_grad_(True)
+
+
+def start_from(mixer: LearnedMixer, source: str) -> None:
+    """Gives a new Mixer the weights of a trained one.
+
+    Args:
+        mixer: the new one, of the same kind and options.
+        source: a Mixer's folder, file or hub id, or ``default``.
+
+    Raises:
+        FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
+    """
+    from samix.mixups.frozen import DEFAULT
+    from samix.networks.mixer_network import MixerNetwork
+
+    trained = MixerNetwork.read(DEFAULT if source == "default" else source).mixer
+    own, given = mixer.state_dict(), trained.state_dict()
+    if type(trained) is not type(mixer) or {k: v.shape for k, v in own.items()} != {
+        k: v.shape for k, v in given.items()
+    }:
+        raise ValueError(
+            f"{source} holds a {type(trained).__name__} for maps of {trained.dim} channels, this run has a "
+            f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
+        )
+    mixer.load_state_dict(given)
 
 
 def mask_schedule(schedule: MaskSchedule, progress: float) -> float:
