@@ -5,6 +5,9 @@ quartiles of the ratio to the plain step of the same round are printed and writt
 
     python benchmarks/step_cost.py --model resnet18 --size 32 --stem small --batch 100 --dtype float32
 
+A frozen Mixer (SAMix^P, mixed loss only) is written ``frozen:ENCODER``, or ``frozen:ENCODER@SIDE`` to encode at that
+side in pixels; its weights are new, which costs the same.
+
 Bfloat16 on a virtual CPU that advertises AMX without having it ends in an illegal instruction; then set
 ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16.
 """
@@ -12,6 +15,7 @@ ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -20,12 +24,15 @@ from pathlib import Path
 
 import torch
 
-from samix.build import build_method
+from samix.build import build_method, build_network
 from samix.checkpoint import versions
 from samix.engine import device_name
 from samix.methods.base import Method
+from samix.methods.supervised import Supervised
+from samix.mixups.frozen import Mixer
 from samix.optim import build_optimizer
 from samix.recipes import Recipe
+from samix.sharing import mixer_network
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -41,7 +48,15 @@ def make_step(mixup: str, arguments: argparse.Namespace, device: torch.device) -
         channels_last=arguments.channels_last,
     )
     torch.manual_seed(0)
-    method = build_method(recipe, arguments.classes).to(device).train()
+    if mixup.startswith("frozen:"):
+        plain = dataclasses.replace(recipe, mixup="vanilla")
+        network: torch.nn.Module = build_network(plain, arguments.classes)
+        if arguments.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        method: Method = Supervised(network, frozen_mixer(mixup, recipe), num_classes=arguments.classes)
+        method = method.to(device).train()
+    else:
+        method = build_method(recipe, arguments.classes).to(device).train()
     optimizer = build_optimizer(method, recipe)
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     if arguments.channels_last:
@@ -58,6 +73,16 @@ def make_step(mixup: str, arguments: argparse.Namespace, device: torch.device) -
         method.after_step(0.5)
 
     return method, step
+
+
+def frozen_mixer(name: str, recipe: Recipe) -> Mixer:
+    """A frozen Mixer with new weights: SAMix's, on the encoder of ``frozen:ENCODER@SIDE``."""
+    encoder, _, side = name.removeprefix("frozen:").partition("@")
+    method = build_method(dataclasses.replace(recipe, mixup="samix", model=encoder), 10)
+    network = mixer_network(method, dataclasses.replace(recipe, model=encoder), (0.5,) * 3, (0.2,) * 3, {})
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return Mixer(network=network, encode_size=int(side or 0))
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
@@ -111,7 +136,7 @@ def main() -> None:
 
     results = {}
     print(f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, {arguments.dtype}, {device_name(device)}")
-    print(f"{'mixup':12}{'seconds':>10}{'ratio':>8}{'quartiles':>16}{'MiB':>8}")
+    print(f"{'mixup':20}{'seconds':>10}{'ratio':>8}{'quartiles':>16}{'MiB':>8}")
     for name, values in seconds.items():
         ratios = [v / base for v, base in zip(values, seconds["vanilla"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -121,7 +146,7 @@ def main() -> None:
             "quartiles": [low, high],
             "mebibytes": memory[name],
         }
-        print(f"{name:12}{results[name]['seconds']:10.4f}{middle:8.3f}{low:8.3f}-{high:.3f}{memory[name]:8.0f}")
+        print(f"{name:20}{results[name]['seconds']:10.4f}{middle:8.3f}{low:8.3f}-{high:.3f}{memory[name]:8.0f}")
     if arguments.out is not None:
         record = {
             "arguments": {k: str(v) for k, v in vars(arguments).items()},
