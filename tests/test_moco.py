@@ -13,7 +13,7 @@ from tiny_networks import tiny_cnn, tiny_vit
 from torch import nn
 from view_networks import Colours, batch_of, grads, named_views, sources_of, trunk
 
-from samix.contrastive import normalized
+from samix.contrastive import info_nce, normalized
 from samix.methods import view_mixing
 from samix.methods.moco import MOCO_PRESETS, MoCo, MoCoOptions
 from samix.mixups import MIXUPS
@@ -616,3 +616,28 @@ def test_hidden_mixups_act_inside_the_query_encoder_only():
     method.online.model.body.register_forward_hook(lambda *_: seen.append("online"))
     method(batch_of())
     assert sorted(seen) == ["online", "online", "slow"]
+
+
+def test_a_queue_that_begins_empty_grows_to_its_length_and_survives_a_state_dict():
+    queue = Queue(6, 3, random_start=False)
+    assert queue.snapshot().shape == (0, 3)
+    rows = F.normalize(torch.randn(8, 3), dim=1)
+    for step, filled in ((0, 2), (1, 4), (2, 6), (3, 6)):
+        queue.enqueue(rows[2 * step : 2 * step + 2])
+        assert len(queue.snapshot()) == filled
+    torch.testing.assert_close(queue.snapshot(), torch.cat([rows[6:8], rows[2:6]]))
+    half = Queue(6, 3, random_start=False)
+    half.enqueue(rows[:4][:2])
+    again = Queue(6, 3, random_start=False)
+    again.load_state_dict(half.state_dict())
+    assert torch.equal(again.snapshot(), rows[:2])
+    again.enqueue(rows[2:4])
+    assert torch.equal(again.snapshot(), rows[:4])
+
+
+def test_without_negatives_the_loss_is_zero_and_its_gradient_finite():
+    query = F.normalize(torch.randn(3, 4), dim=1).requires_grad_()
+    loss = info_nce(query, query.detach(), torch.empty(0, 4), 0.1)
+    assert torch.equal(loss, torch.zeros(3))
+    loss.sum().backward()
+    assert query.grad.abs().sum() == 0

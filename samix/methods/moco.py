@@ -38,6 +38,8 @@ class MoCoOptions:
         projector: ``mlp`` (v2) or ``linear`` (v1).
         dim: D of the embedding.
         queue: K, number of keys; a multiple of the batch, below the number of images.
+        random_start: fill the queue with random vectors first [released code]; off, it begins empty and grows, which
+            keeps a short run from collapsing.
         temperature: of the softmax.
         momentum: coefficient of the momentum encoder, in [0, 1].
         momentum_end: at the end, by a cosine; None keeps it constant.
@@ -56,6 +58,7 @@ class MoCoOptions:
     projector: Literal["mlp", "linear"] = "mlp"
     dim: int = 128
     queue: int = 65536
+    random_start: bool = True
     temperature: float = 0.2
     momentum: float = 0.999
     momentum_end: float | None = None
@@ -128,7 +131,7 @@ class MoCo(ViewMethod):
         device = next(model.parameters()).device
         if images is not None:
             check_queue(chosen.queue, images)
-        self.queue = Queue(chosen.queue, chosen.dim).to(device)
+        self.queue = Queue(chosen.queue, chosen.dim, random_start=chosen.random_start).to(device)
         self.generator = given_generator(generator)
         self.mixing = make_mixing(mixup, self.online, mixing, self.generator, images, chosen.dim)
         self.train()

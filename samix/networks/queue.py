@@ -10,27 +10,40 @@ from samix import distributed
 
 
 class Queue(nn.Module):
-    """The last ``length`` keys, unit vectors, float32; starts with random ones. Part of the state dict.
+    """The last ``length`` keys, unit vectors, float32. Part of the state dict.
 
     Args:
         length: K, a multiple of the batch over all processes, below the number of training images.
         dim: D.
+        random_start: begin with K random vectors, as the released code does. From an untrained network all keys look
+            alike and unlike those, so the first steps drive them further together; in a short run they may stay there.
+            False begins with none, and the queue grows.
     """
 
     keys: Tensor
     pointer: Tensor
+    filled: Tensor
 
-    def __init__(self, length: int, dim: int) -> None:
+    def __init__(self, length: int, dim: int, *, random_start: bool = True) -> None:
         super().__init__()
         if length < 1 or dim < 1:
             raise ValueError(f"a queue needs a length and a width of at least 1, got {length} and {dim}")
         self.register_buffer("keys", F.normalize(torch.randn(length, dim), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self._at: int | None = None  # the pointer on the host, so that no step waits for it
+        self.register_buffer("filled", torch.tensor(length if random_start else 0))
+        self._at: int | None = None  # pointer and filling on the host, so that no step waits for them
+        self._filled = 0
 
     def snapshot(self) -> Tensor:
-        """(K, D): the keys of earlier steps, safe from what is put in later."""
-        return self.keys.clone()
+        """(K, D), or fewer rows while it grows: the keys of earlier steps, safe from what is put in later."""
+        self._read()
+        return self.keys[: self._filled].clone()
+
+    def _read(self) -> int:
+        """The pointer; both numbers are read from the buffers once after they were loaded."""
+        if self._at is None:
+            self._at, self._filled = int(self.pointer), int(self.filled)
+        return self._at
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
@@ -51,11 +64,11 @@ class Queue(nn.Module):
                 f"the queue's length {length} must be a multiple of the batch over all processes, {len(keys)}; "
                 "change one of them, and drop the last short batch of an epoch"
             )
-        if self._at is None:
-            self._at = int(self.pointer)
-        self.keys[self._at : self._at + len(keys)] = keys
-        self._at = (self._at + len(keys)) % length
+        at = self._read()
+        self.keys[at : at + len(keys)] = keys
+        self._at, self._filled = (at + len(keys)) % length, min(max(self._filled, at + len(keys)), length)
         self.pointer.fill_(self._at)
+        self.filled.fill_(self._filled)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         """Reads the pointer anew at the next step."""
