@@ -30,7 +30,9 @@ def similarities(x: Tensor, y: Tensor) -> Tensor:
         return exact(x) @ exact(y).T
 
 
-def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    query: Tensor, key: Tensor, negatives: Tensor, temperature: float, own_negatives: Tensor | None = None
+) -> Tensor:
     """InfoNCE against a queue: cross-entropy of the positive among positive and negatives.
 
     MoCo (He et al. 2020, arXiv:1911.05722), Eq. (1), as ``softplus(logsumexp(q N / t) - q k / t)``, which is the same.
@@ -40,12 +42,18 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
         key: (B, D) the positive of each query.
         negatives: (K, D); K may be 0, and the loss then is 0.
         temperature: > 0.
+        own_negatives: (B, S, D) further negatives of each query alone (MoCHi, arXiv:2010.01028), or None.
 
     Returns:
         (B,) in nats, at least 0.
     """
     positive = (exact(query) * exact(key)).sum(1) / temperature
-    return _softplus(_rest(query, negatives, temperature) - positive)
+    rest = _rest(query, negatives, temperature)
+    if own_negatives is not None:
+        with torch.autocast(query.device.type, enabled=False):
+            own = torch.einsum("bd,bsd->bs", exact(query), exact(own_negatives)) / temperature
+        rest = torch.logaddexp(rest, torch.logsumexp(own, dim=1))
+    return _softplus(rest - positive)
 
 
 def mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -119,6 +127,26 @@ def in_batch_info_nce(
     if weights is None:
         return -log_p.gather(1, targets.view(-1, 1)).squeeze(1)
     return -_weighted(weights, log_p.gather(1, targets))
+
+
+def mixture_info_nce(query: Tensor, keys: Tensor, targets: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """``-log sum_s weights_s p_s``, p the softmax over the keys of a batch: any of the targets will do.
+
+    SDMP (Ren et al. 2022, arXiv:2206.07692). Convex in the weights, not affine: at most :func:`in_batch_info_nce` with
+    the same weights, and equal to it where one of them is 1.
+
+    Args:
+        query: (B, D).
+        keys: (N, D) keys of the batch, of all processes.
+        targets: (B, k) int64 rows of the positives.
+        weights: (B, k), rows sum to 1.
+        temperature: > 0.
+
+    Returns:
+        (B,) in nats.
+    """
+    log_p = F.log_softmax(similarities(query, keys) / temperature, dim=1).gather(1, targets)
+    return -torch.logsumexp(log_p + weights.to(log_p.dtype).log(), dim=1)
 
 
 def local_bce(z: Tensor, key: Tensor, partner_key: Tensor, lam: Tensor, temperature: float) -> Tensor:

@@ -54,7 +54,8 @@ class Command:
         recipes: the named recipes: (name, what the parts are called) -> recipe; the first name is the default.
         kind: type of the recipes.
         parts: what a recipe names, by field.
-        fallback: what the parts are called where nothing says it.
+        fallback: what the parts are called where nothing says it; a function is given what the parts before it are
+            called.
     """
 
     prog: str
@@ -62,7 +63,17 @@ class Command:
     recipes: Mapping[str, Callable[[Mapping[str, str]], Recipe]]
     kind: type[Recipe]
     parts: Mapping[str, Part]
-    fallback: Mapping[str, str]
+    fallback: Mapping[str, str | Callable[[Mapping[str, str]], str]]
+
+    def called(self, arguments: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
+        """What the parts are called: by the command line, else by the file's values, else by the fallback."""
+        called: dict[str, str] = {}
+        for part in self.parts:
+            found, fallback = peek(arguments, f"--{part}", values.get(part)), self.fallback[part]
+            if found is None:
+                found = fallback if isinstance(fallback, str) else fallback(called)
+            called[part] = found
+        return called
 
     def named(self, name: str, called: Mapping[str, str]) -> Recipe:
         """The recipe of that name.
@@ -88,7 +99,7 @@ def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
     from samix.engine import RunOptions
 
     values = read_config(peek(arguments, "--config"), command.kind)
-    called = {part: peek(arguments, f"--{part}", values.get(part, command.fallback[part])) for part in command.parts}
+    called = command.called(arguments, values)
     for part, name in called.items():
         if values.get(part, name) != name:
             values.pop(f"{part}_options", None)  # the file's options are those of its own mixup

@@ -19,7 +19,8 @@ from samix.engine import Run, common_options
 from samix.methods.barlow import BARLOW_PRESETS, BarlowTwins
 from samix.methods.base import Method
 from samix.methods.byol import BYOL, BYOL_PRESETS
-from samix.methods.moco import MOCO_PRESETS, MoCo
+from samix.methods.contrastive_mix import MIX_METHODS, MIX_PRESETS
+from samix.methods.moco import MOCO_PRESETS, MoCo, MoCoOptions
 from samix.methods.moco_v3 import MOCO_V3_PRESETS, MoCoV3
 from samix.methods.samix_c import SAMIX_C_PRESETS
 from samix.methods.samix_i import SAMIX_I_PRESETS
@@ -41,6 +42,7 @@ METHODS: dict[str, Any] = {
     "mocov3": MoCoV3,
     "swav": SwAV,
     "barlow": BarlowTwins,
+    **MIX_METHODS,
 }
 PRESETS: dict[str, Mapping[str, Any]] = {
     "moco": MOCO_PRESETS,
@@ -50,6 +52,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "mocov3": MOCO_V3_PRESETS,
     "swav": SWAV_PRESETS,
     "barlow": BARLOW_PRESETS,
+    **MIX_PRESETS,
 }
 LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS, "samix-c": SAMIX_C_PRESETS}
 MIXUP_NAMES = (*MIXUPS, *LEARNED)
@@ -60,7 +63,8 @@ class PretrainRecipe(Recipe):
     """One run of learning without labels: a recipe, whose ``augment`` is that of the evaluation, and further fields.
 
     Args:
-        method: ``moco``, ``mocov3``, ``simclr``, ``byol``, ``simsiam``, ``swav``, ``barlow``.
+        method: ``moco``, ``mocov3``, ``simclr``, ``byol``, ``simsiam``, ``swav``, ``barlow``; and those that say
+            themselves how they mix: ``imix``, ``unmix``, ``mixco``, ``bsim``, ``dacl``, ``sdmp``, and ``mochi``.
         method_options: its options, where they differ from its preset.
         mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``samix-c`` by clusters;
             ``mixer:PATH`` uses a trained one.
@@ -159,7 +163,7 @@ def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     options = _first(PRESETS[recipe.method])(**method)
-    if isinstance(options, type(MOCO_PRESETS["v2"])):
+    if isinstance(options, MoCoOptions):
         check_queue(options.queue, images)
     given: dict[str, Any] = {}
     if recipe.mixup in LEARNED:
@@ -284,7 +288,7 @@ def digits_moco(called: Called) -> PretrainRecipe:
         feature=2,
         method=called["method"],
         mixup=called["mixup"],
-        method_options=moco_only(called, preset="cifar", queue=640, dim=64),
+        method_options=queue_only(called, preset="cifar", queue=640, dim=64),
         mixup_options=slim_mixer(called),
         views="cifar",
         min_scale=0.5,
@@ -300,9 +304,10 @@ def digits_moco(called: Called) -> PretrainRecipe:
     )
 
 
-def moco_only(called: Called, **options: Any) -> dict[str, Any]:
-    """Options that only MoCo has."""
-    return options if called["method"] == "moco" else {}
+def queue_only(called: Called, **options: Any) -> dict[str, Any]:
+    """Options that only MoCo and the methods derived from it have."""
+    presets = PRESETS.get(called["method"])  # an unknown name is refused later, with words
+    return options if presets is not None and issubclass(_first(presets), MoCoOptions) else {}
 
 
 def slim_mixer(called: Called) -> dict[str, Any]:
@@ -319,7 +324,7 @@ def cifar_slim_moco(called: Called) -> PretrainRecipe:
         model_args=SLIM,
         stem="half",
         feature=2,
-        method_options=moco_only(called, preset="cifar", queue=2048, dim=64, projector="mlp"),
+        method_options=queue_only(called, preset="cifar", queue=2048, dim=64, projector="mlp"),
         mixup_options=slim_mixer(called),
         epochs=20,
         batch_size=128,
@@ -342,7 +347,7 @@ def cifar10_moco(called: Called) -> PretrainRecipe:
         stem="small",
         method=called["method"],
         mixup=called["mixup"],
-        method_options=moco_only(called, preset="cifar"),
+        method_options=queue_only(called, preset="cifar"),
         views="cifar",
         epochs=200,
         batch_size=512,
@@ -363,7 +368,7 @@ def _moco96(called: Called, name: str, data: str, epochs: int) -> PretrainRecipe
         augment="none",
         method=called["method"],
         mixup=called["mixup"],
-        method_options=moco_only(called, queue=16384),
+        method_options=queue_only(called, queue=16384),
         views="moco-v2",
         epochs=epochs,
         batch_size=256,
@@ -391,7 +396,7 @@ def in1k_moco(called: Called) -> PretrainRecipe:
         size=224,
         augment="resized-crop",
         model="resnet50",
-        method_options=moco_only(called),
+        method_options=queue_only(called),
     )
 
 
@@ -411,5 +416,5 @@ PRETRAIN_COMMAND = Command(
     recipes=PRETRAIN_RECIPES,
     kind=PretrainRecipe,
     parts={"method": METHOD_PART, "mixup": MIXUP_PART},
-    fallback={"method": "moco", "mixup": "samix"},
+    fallback={"method": "moco", "mixup": lambda called: "samix" if called["method"] == "moco" else "vanilla"},
 )
