@@ -530,6 +530,17 @@ def test_clean_keys_of_the_other_view_are_enqueued_once_after_the_loss(kind, sym
     assert torch.equal(method.queue.keys, kept)
 
 
+@pytest.mark.parametrize("kind", QUEUED)
+def test_a_queue_that_begins_empty_will_do(kind):
+    method = make(kind, random_start=False, queue=16, hardest=12) if kind is MoCHi else make(kind, random_start=False)
+    for _ in range(3):
+        loss, _ = method(batch_of())
+        loss.backward()
+        assert torch.isfinite(loss)
+    assert all(torch.isfinite(grad).all() for grad in grads(method.online).values())
+    assert grads(method.online)
+
+
 @pytest.mark.parametrize("kind", [IMix, UnMix, MixCo, BSIM])
 def test_the_symmetric_step_is_the_mean_of_both_directions(kind):
     method, (view_q, view_k) = make(kind, symmetric=True), batch_of()

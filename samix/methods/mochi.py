@@ -103,17 +103,18 @@ class MoCHi(MoCo):
     def synthetic(self, query: Tensor, negatives: Tensor) -> Tensor | None:
         """Draws, and mixes negatives of each query (B, s + s', D), without a graph; None where there are none."""
         o = self.options
-        if o.pairs + o.with_query == 0 or self.progress < o.start:
+        hardest = min(o.hardest, len(negatives))  # fewer only while a queue that began empty grows
+        if hardest == 0 or o.pairs + o.with_query == 0 or self.progress < o.start:
             return None
         size, g = len(query), self.generator
         draws = (
-            torch.randint(o.hardest, (size, o.pairs, 2), generator=g),
+            torch.randint(hardest, (size, o.pairs, 2), generator=g),
             torch.rand(size, o.pairs, generator=g),
-            torch.randint(o.hardest, (size, o.with_query), generator=g),
+            torch.randint(hardest, (size, o.with_query), generator=g),
             0.5 * torch.rand(size, o.with_query, generator=g),
         )
         pairs, shares, single, query_shares = (to_device(draw, query.device) for draw in draws)
-        return mixed_negatives(query, negatives, o.hardest, pairs, shares, single, query_shares)
+        return mixed_negatives(query, negatives, hardest, pairs, shares, single, query_shares)
 
 
 @torch.no_grad()
