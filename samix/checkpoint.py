@@ -1,14 +1,19 @@
-"""Checkpoints that are whole or absent, and networks exported for timm."""
+"""Checkpoints that are whole or absent, checked when they are read; and networks exported for timm."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import platform
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +23,46 @@ from samix.recipes import Recipe
 
 FORMAT = 1
 PARTS = {"recipe", "method", "optimizer", "step", "best", "rows", "sums", "seconds", "data"}  # of every checkpoint
+LAST = "last.pt"  # the newest checkpoint of a run; the ones before are last-1.pt, last-2.pt, ...
+
+# A checkpoint is a zip archive, which ends with a record whose last field is the length of a comment, and the comment.
+ZIP_END, ZIP_END_BYTES = b"PK\x05\x06", 22
+HASH_BYTES, HASH_TAG = 32, b"samix blake2b "
+SEAL_BYTES = len(HASH_TAG) + 2 * HASH_BYTES
+BLOCK = 1 << 20
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class DamagedCheckpoint(ValueError):
+    """A file that is no whole checkpoint: cut, or with other bytes than were written."""
+
+
+class CannotWrite(RuntimeError):
+    """The disk is full, or the folder may not be written to."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses becomes one line that says what to do.
+
+    Raises:
+        CannotWrite: no space left, a read-only or forbidden folder, or another error of the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            advice = "free some space"
+        elif error.errno in CLOSED:
+            advice = "make the folder writable"
+        else:
+            advice = "look after the disk"
+        raise CannotWrite(
+            f"cannot write {path}: {error.strerror or error}; {advice}. What was there before is as it was: a run is "
+            "continued with --resume"
+        ) from error
 
 
 def write_whole(path: Path, write: Any) -> None:
@@ -26,18 +71,40 @@ def write_whole(path: Path, write: Any) -> None:
     Args:
         path: final place; its folder exists.
         write: function of one path.
+
+    Raises:
+        CannotWrite: the disk refuses; the old file stays, and no part of the new one.
     """
+    with writing(path):
+        temporary = make_temporary(path, write)
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+def make_temporary(path: Path, write: Any) -> Path:
+    """A file beside ``path``, written by ``write(temporary)`` and safe on the disk; where that fails, none."""
     temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+    except Exception:
+        try:
+            temporary.unlink(missing_ok=True)  # its space may be what is lacking
+        except OSError:
+            pass  # the error before says what is wrong
+        raise
+    return temporary
+
+
+def sync_folder(folder: Path) -> None:
+    """The folder's names are on the disk after this."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def _umask() -> int:
@@ -52,9 +119,125 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint, whole or not at all."""
-    write_whole(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+def save_checkpoint(path: Path, state: dict[str, Any], keep: int = 1) -> None:
+    """Writes a checkpoint, whole or not at all, with a hash of its bytes at its end.
+
+    Args:
+        path: final place.
+        state: what to keep.
+        keep: number of files; with 3, the file that was at ``path`` becomes ``NAME-1.pt``, and that one ``NAME-2.pt``.
+            At every moment there is a file at ``path``.
+
+    Raises:
+        CannotWrite: the disk refuses; the files that were there stay.
+    """
+    with writing(path):
+        temporary = make_temporary(path, lambda place: write_sealed(place, {"format": FORMAT, **state}))
+        push_back(path, keep)
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+def kept_files(path: Path, keep: int = 100) -> list[Path]:
+    """``last.pt``, ``last-1.pt``, ...: the newest first, whether they are there or not."""
+    return [path, *(path.with_name(f"{path.stem}-{age}{path.suffix}") for age in range(1, keep))]
+
+
+def push_back(path: Path, keep: int) -> None:
+    """Each kept file takes the name of the one before it; the oldest goes. The newest keeps its name, too."""
+    files = kept_files(path, keep)
+    for older, newer in reversed(list(zip(files[1:], files, strict=False))):
+        if not newer.is_file():
+            continue
+        if newer != path:
+            newer.replace(older)
+            continue
+        link = path.with_name(f".{path.name}.link")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without links: for a moment there is no file of the newest name
+            path.replace(older)
+        else:
+            link.replace(older)
+
+
+class WatchedFile:
+    """A file to write to that remembers what the disk refused: torch hides that behind an error of its own.
+
+    Args:
+        file: to write to.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Passes it on."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Passes it on."""
+        self.file.flush()
+
+
+def write_sealed(path: Path, state: dict[str, Any]) -> None:
+    """A file of torch with a seal: a comment at its end with the hash of all that stands before the comment.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with path.open("wb") as file:
+        watched = WatchedFile(file)
+        try:
+            torch.save(state, watched)  # type: ignore[arg-type]  # it needs no more than write and flush
+        except RuntimeError:
+            if watched.error is None:
+                raise
+            raise watched.error from None
+    with path.open("rb+") as file:
+        file.seek(-ZIP_END_BYTES, os.SEEK_END)
+        end = file.read()
+        assert end.startswith(ZIP_END)
+        assert end.endswith(b"\0\0"), "an archive with a comment"
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", SEAL_BYTES))
+        length = file.tell()
+        file.write(HASH_TAG + hash_of(file, length))
+
+
+def hash_of(file: BinaryIO, length: int) -> bytes:
+    """BLAKE2b of the first ``length`` bytes, in hexadecimal; the file is left at their end."""
+    file.seek(0)
+    found = hashlib.blake2b(digest_size=HASH_BYTES)
+    while length > 0:
+        block = file.read(min(BLOCK, length))
+        if not block:
+            break
+        found.update(block)
+        length -= len(block)
+    return found.hexdigest().encode()
+
+
+def check_seal(path: Path) -> None:
+    """Compares a checkpoint's bytes with the hash at its end. Files of earlier versions have none and pass.
+
+    Raises:
+        DamagedCheckpoint: other bytes than were written.
+    """
+    length = path.stat().st_size - SEAL_BYTES
+    if length < ZIP_END_BYTES:
+        return
+    with path.open("rb") as file:
+        file.seek(length)
+        seal = file.read()
+        if seal.startswith(HASH_TAG) and seal[len(HASH_TAG) :] != hash_of(file, length):
+            raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written (hash)")
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -62,22 +245,63 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a samix checkpoint, damaged, or of a newer format.
+        DamagedCheckpoint: damaged, or no file of torch at all.
+        ValueError: not a samix checkpoint, or of a newer format.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; a run writes last.pt and best.pt into its folder")
+    check_seal(path)
     try:
         with warnings.catch_warnings():  # of a foreign pickle's protocol: the error below says enough
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # the reader of pickles stumbles over a foreign file in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is damaged or no checkpoint of samix: {reason}") from None
+        raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: {reason}") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int) or not PARTS <= set(state):
         raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
     if state["format"] > FORMAT:
         raise ValueError(f"{path} has format {state['format']}, this samix reads up to {FORMAT}; update samix")
     return state
+
+
+class Found(NamedTuple):
+    """The newest whole checkpoint of a run: what it holds, where, and which newer files are damaged."""
+
+    state: dict[str, Any]
+    path: Path
+    damaged: list[Path]
+    news: list[str]  # a line for each file that was passed over
+
+
+def load_last(folder: Path) -> Found:
+    """Reads the newest whole checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedCheckpoint: all are damaged; of the newest.
+        ValueError: the newest whole one is of something else.
+    """
+    damaged: dict[Path, DamagedCheckpoint] = {}
+    news: list[str] = []
+    for path in kept_files(folder / LAST):
+        if path.is_file():
+            try:
+                return Found(load_checkpoint(path), path, list(damaged), news)
+            except DamagedCheckpoint as error:
+                damaged[path] = error
+                news.append(str(error))
+        elif path.name == LAST:
+            news.append(f"{path} is missing")
+    if damaged:
+        raise next(iter(damaged.values()))
+    raise FileNotFoundError(f"no checkpoint at {folder / LAST}; a run writes last.pt and best.pt into its folder")
+
+
+def set_aside(damaged: list[Path]) -> None:
+    """Renames damaged checkpoints, so that they push no whole one out."""
+    for path in damaged:
+        path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

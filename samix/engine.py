@@ -1,7 +1,9 @@
 """One loop for every method: train, evaluate, write, resume.
 
 Everything random is a function of (seed, rank, step), so a run continued from a checkpoint is the run that was never
-interrupted. The engine knows methods only by :class:`samix.methods.base.Method`.
+interrupted. By the same means a step with numbers that are not finite is left out: the run goes back to a copy of its
+state and takes the steps since then again, without that one. The engine knows methods only by
+:class:`samix.methods.base.Method`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import math
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,21 +26,30 @@ from torch import Tensor
 
 from samix.build import build_augment, build_method
 from samix.checkpoint import (
+    LAST,
+    checkpoint_recipe,
     export_network,
-    load_checkpoint,
+    kept_files,
     load_into,
+    load_last,
     save_checkpoint,
+    set_aside,
     versions,
     write_text,
+    write_whole,
+    writing,
 )
 from samix.data import EvalBatches, ImageData, TrainBatches, denormalize, load_data
 from samix.data.order import stream_seed
+from samix.data.stand_ins import OnBadImage, check_on_bad_image, name_of, report
 from samix.evaluate import classification_metrics
+from samix.finite import GRADIENT, BadStep, Watch, copied, gradient_size
 from samix.methods.base import Method
 from samix.networks.modes import evaluating
 from samix.optim import build_optimizer, set_learning_rates
 from samix.recipes import Recipe
 from samix.sharing import has_mixer, write_mixer
+from samix.terminal import SteadyStream, tell
 
 CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device
 PICTURES = 12  # of mixed.png during a run
@@ -53,8 +65,25 @@ class Interrupted(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a look at the device found.
+
+    Args:
+        loss: summed over this epoch, mean of all processes.
+        stop: whether any process was asked to stop.
+        save: whether it is time for a checkpoint.
+        bad: the first step with numbers that are not finite.
+    """
+
+    loss: float
+    stop: bool
+    save: bool
+    bad: BadStep | None
+
+
+@dataclass(frozen=True)
 class RunOptions:
-    """Where and how a recipe is run; nothing here changes its result.
+    """Where and how a recipe is run; nothing here changes the result of a run on which all goes well.
 
     Args:
         out: folder of all runs.
@@ -65,6 +94,16 @@ class RunOptions:
         download: fetch those that are missing.
         tensorboard: also write TensorBoard logs.
         quiet: no progress bar.
+        keep: number of last checkpoints to keep: ``last.pt``, ``last-1.pt``, ...
+        save_every: steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
+        save_minutes: minutes between checkpoints inside an epoch; 0 for none.
+        max_skips: number of steps with a loss or gradient that is not finite which may be left out, each as if it had
+            never been; 0 stops at the first. A copy of the run's state is then kept on the device.
+        on_bad_image: what to do about an image that cannot be read: ``stop``, or ``skip``: another one stands in, and
+            it is counted and named at the end of each epoch.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     out: str = "runs"
@@ -75,6 +114,20 @@ class RunOptions:
     download: bool = False
     tensorboard: bool = False
     quiet: bool = False
+    keep: int = 2
+    save_every: int = 0
+    save_minutes: float = 0.0
+    max_skips: int = 0
+    on_bad_image: OnBadImage = "stop"
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+        for name in ("save_every", "save_minutes", "max_skips"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_on_bad_image(self.on_bad_image)
 
 
 class Run:
@@ -96,7 +149,7 @@ class Run:
         )
         self.device = self.accelerator.device
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self.folder = Path(options.out) / (options.run or f"{recipe.name}-{short_name(recipe.mixup)}-s{recipe.seed}")
+        self.folder = Path(options.out) / (options.run or self.default_name())
         self.data = load_data(
             recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
         )
@@ -113,7 +166,10 @@ class Run:
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
         self.sums: dict[str, Tensor] = {}  # of this epoch's losses, on the device
-        self.stopping = False
+        self.skips: list[int] = []  # numbers of the steps that are left out, from 1
+        self.watch, self.before = Watch(), dict[str, Any]()  # the state to go back to, where steps may be skipped
+        self.stopping, self.saved = False, time.monotonic()
+        self.bad_held_out: set[int] = set()  # images that were reported
 
     # What is trained on what ------------------------------------------------------------------------------------------
 
@@ -125,9 +181,13 @@ class Run:
                 f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"
             )
 
+    def default_name(self) -> str:
+        """The run's folder where no name is given."""
+        return f"{self.recipe.name}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
+
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
         """Training and held-out batches of this rank."""
-        return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size)
+        return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size, self.options.on_bad_image)
 
     def make_method(self) -> Method:
         """The method, with a new network."""
@@ -163,8 +223,11 @@ class Run:
         """Trains to the end and returns the summary that is also written.
 
         Raises:
-            NonFiniteLoss: a loss is NaN or infinite; the last checkpoint stays.
-            Interrupted: SIGTERM or Ctrl-C, after the state was saved.
+            NonFiniteLoss: a loss or gradient is NaN or infinite, more often than may be skipped; the last checkpoint
+                stays, and the batch is saved.
+            Interrupted: SIGTERM, SIGHUP or Ctrl-C, after the state was saved.
+            CannotWrite: the disk is full or read-only; the last checkpoint stays.
+            UnreadableImage: an image is damaged, and is not to be skipped.
             ValueError: the folder holds another run.
         """
         self.start()
@@ -180,62 +243,155 @@ class Run:
         started, images_seen, stop = time.perf_counter(), 0, False
         if first == 0:
             self.method.start_epoch()
-        batches = self.train_batches.epoch(epoch, first * self.recipe.accumulate)
-        for number in range(first, self.steps_per_epoch):
-            set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
-            for part in range(self.recipe.accumulate):
-                batch = next(batches)
-                if self.recipe.channels_last:
-                    batch = channels_last(batch)
-                seed_draws(self.method, self.recipe.seed, self.rank, self.step * self.recipe.accumulate + part)
-                images_seen += len(batch[0]) * self.world_size
-                self.train_step(batch)
-            self.step += 1
-            self.method.after_step(self.step / total)
+        self.keep_state()
+        batches, number = self.batches_from(epoch, first), first
+        while number < self.steps_per_epoch:
+            images_seen += self.one_step(batches, total)
             bar.update(1)
-            last = number == self.steps_per_epoch - 1
-            # One process stops at once; several must stop at the same step, so they agree at a look.
-            if self.step % CHECK_EVERY == 0 or last or (self.stopping and self.world_size == 1):
-                loss, stop = self.look()
-                rate = images_seen / (time.perf_counter() - started)
-                bar.set_postfix(
-                    {"loss": f"{loss / (number + 1):.3f}", self.score: self.last_score(), "img_s": f"{rate:.0f}"}
-                )
-                if stop and not last:
-                    self.save_and_stop(time.perf_counter() - started)
+            number += 1
+            last = number == self.steps_per_epoch
+            if not (last or self.look_due()):
+                continue
+            look = self.look()
+            if look.bad:
+                self.skip(look.bad, epoch)
+                bar.update(self.step - bar.n)
+                number = self.step % self.steps_per_epoch
+                batches = self.batches_from(epoch, number)
+                continue
+            stop, seconds = look.stop, time.perf_counter() - started
+            bar.set_postfix(
+                {
+                    "loss": f"{look.loss / number:.3f}",
+                    self.score: self.last_score(),
+                    "img_s": f"{images_seen / seconds:.0f}",
+                }
+            )
+            if (stop or look.save) and not last:
+                self.save_inside_epoch(seconds)
+                if stop:
+                    raise self.interrupted()
+            if not last:
+                self.keep_state()
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.end_epoch(epoch + 1, images_seen / seconds)
         if stop and self.step < total:
             raise self.interrupted()
 
+    def batches_from(self, epoch: int, number: int) -> Iterator[Any]:
+        """The batches of an epoch, from a step on."""
+        return self.train_batches.epoch(epoch, number * self.recipe.accumulate)
+
+    def one_step(self, batches: Iterator[Any], total: int) -> int:
+        """One step of the optimiser, or none where it is to be left out; returns the number of images seen."""
+        set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
+        images_seen = 0
+        for part in range(self.recipe.accumulate):
+            batch = next(batches)
+            images_seen += len(batch[0]) * self.world_size
+            if self.step + 1 in self.skips:
+                continue
+            if self.recipe.channels_last:
+                batch = channels_last(batch)
+            seed_draws(self.method, self.recipe.seed, self.rank, self.step * self.recipe.accumulate + part)
+            self.train_step(batch)
+        self.step += 1
+        if self.step not in self.skips:
+            self.method.after_step(self.step / total)
+        return images_seen
+
     def train_step(self, batch: tuple[Any, ...]) -> None:
         """Forward, backward, and (when enough is accumulated) the optimiser step."""
         with self.accelerator.accumulate(self.prepared):
             loss, parts = self.prepared(batch)
             self.accelerator.backward(loss)
+            values = {"loss": loss.detach(), **parts}
+            self.watch.note(self.step + 1, {**values, **self.gradient()})
             if self.recipe.clip and self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip)
             self.prepared_optimizer.step()
             self.prepared_optimizer.zero_grad()
-        for name, value in {"loss": loss.detach(), **parts}.items():
+        for name, value in values.items():
             value = value.float() / self.recipe.accumulate
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def look(self) -> tuple[float, bool]:
-        """The loss summed over this epoch, as the mean of all processes, and whether any was asked to stop.
+    def gradient(self) -> dict[str, Tensor]:
+        """The largest value of the whole step's gradient, by name; none before it is whole.
+
+        In fp16 the loss is scaled so that gradients overflow now and then; the scaler then leaves the step out and
+        scales less. That is no fault, unless the loss is scaled down already.
+        """
+        if not self.accelerator.sync_gradients:
+            return {}
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() >= 1.0:
+            return {}
+        return {GRADIENT: gradient_size(self.method, self.device)}
+
+    def look_due(self) -> bool:
+        """Whether to look at the device after this step. One process stops at once; several must agree, at a look."""
+        if self.options.save_every and self.step % self.options.save_every == 0:
+            return True
+        return self.step % CHECK_EVERY == 0 or (self.stopping and self.world_size == 1)
+
+    def look(self) -> Look:
+        """The state of the run, the same on every process."""
+        every, minutes = self.options.save_every, self.options.save_minutes
+        late = minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
+        due = (every > 0 and self.step % every == 0) or (late and self.accelerator.is_main_process)
+        asked = [torch.tensor(float(asked), device=self.device) for asked in (due, self.stopping)]
+        values = torch.stack([*self.sums.values(), *asked]) if self.sums else torch.stack(asked)
+        found: list[float] = self.accelerator.reduce(
+            torch.cat([values, *self.watch.tensors()]), reduction="mean"
+        ).tolist()
+        sums = dict(zip(self.sums, found, strict=False))
+        save, stop = (value > 0 for value in found[len(sums) : len(sums) + 2])
+        bad = self.watch.first(found[len(sums) + 2 :])
+        self.watch.clear()
+        return Look(sums.get("loss", 0.0), stop, save, bad)
+
+    def keep_state(self) -> None:
+        """Keeps a copy of all that steps change, to go back to; where steps may be skipped."""
+        if self.options.max_skips:
+            self.before = copied(self.progress())
+
+    def skip(self, bad: BadStep, epoch: int) -> None:
+        """Saves a bad step's batch, and goes back to before it; the step will be left out.
 
         Raises:
-            NonFiniteLoss: names every part that is not finite, on every process at the same step.
+            NonFiniteLoss: no more steps may be skipped.
         """
-        stopping = torch.tensor(float(self.stopping), device=self.device)
-        found = self.accelerator.reduce(torch.stack([*self.sums.values(), stopping]), reduction="mean").tolist()
-        stop = found.pop() > 0
-        values: dict[str, float] = dict(zip(self.sums, found, strict=True))
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise self.not_finite(f"the loss is not finite at step {self.step} (parts: {', '.join(bad)})")
-        return values["loss"], stop
+        saved = self.save_bad_batch(bad, epoch)
+        allowed = self.options.max_skips
+        if len(self.skips) >= allowed:
+            after = f" after {len(self.skips)} skipped steps (--max-skips {allowed})" if allowed else ""
+            raise self.not_finite(f"{bad}{after}; {saved}")
+        skips = [*self.skips, bad.step]
+        self.restore(copied(self.before))
+        self.skips = self.before["skips"] = skips
+        if self.accelerator.is_main_process:
+            tell(f"samix: {bad}; the step is left out ({len(skips)} of at most {allowed}); {saved}")
+
+    def save_bad_batch(self, bad: BadStep, epoch: int) -> str:
+        """Writes a step's batches of this process for inspection, and says where: plain tensors, numbers and names."""
+        number, parts = (bad.step - 1) % self.steps_per_epoch, self.recipe.accumulate
+        batches = self.batches_from(epoch, number)
+        rows = torch.stack([self.train_batches.rows(epoch, number * parts + part) for part in range(parts)])
+        content = {
+            "step": bad.step,
+            "epoch": epoch + 1,
+            "parts": list(bad.parts),
+            "batches": [plain_tensors(next(batches)) for _ in range(parts)],
+            "rows": rows,
+            "names": [name_of(self.data.train, row) for row in rows.flatten().tolist()],
+        }
+        name = "bad-batch.pt" if self.world_size == 1 else f"bad-batch-{self.rank}.pt"
+        try:
+            write_whole(self.folder / name, lambda path: torch.save(content, path))
+        except RuntimeError as error:  # the disk, or torch about it
+            return f"its batch could not be saved ({error})"
+        return f"its batch is in {self.folder / name}"
 
     def check_weights(self) -> None:
         """Looks at every weight before it is saved: the last step of an epoch may have spoilt them unseen.
@@ -251,20 +407,27 @@ class Run:
 
     def not_finite(self, what: str) -> NonFiniteLoss:
         """The error, with what to do about it."""
-        last = self.folder / "last.pt"
+        last = self.folder / LAST
         kept = f"The last checkpoint is kept: {last}" if last.is_file() else "No checkpoint had been written"
         return NonFiniteLoss(
-            f"{what}; lower lr or mixer_lr, clip the gradient (--clip 5), or look for NaN pixels in the data. {kept}"
+            f"{what}; lower lr or mixer_lr, clip the gradient (--clip 5), look for NaN pixels in the data, or let such "
+            f"steps be skipped (--max-skips 10). {kept}"
         )
 
     def end_epoch(self, epoch: int, rate: float) -> None:
         """Evaluates, logs, draws and saves."""
-        means = torch.stack(list(self.sums.values())) / self.steps_per_epoch
+        skipped = sum(step > self.step - self.steps_per_epoch for step in self.skips)
+        if not self.sums:
+            raise self.not_finite(f"every step of epoch {epoch} was skipped")
+        means = torch.stack(list(self.sums.values())) / (self.steps_per_epoch - skipped)
         names, means = list(self.sums), self.accelerator.reduce(means, reduction="mean").tolist()
         self.sums = {}
         self.check_weights()
         row: dict[str, float] = {"epoch": epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]}
         row.update(zip(names, means, strict=True))
+        row["skipped"] = skipped
+        if self.options.on_bad_image == "skip":
+            row["bad_images"] = self.report_bad_images(epoch)
         row["images_per_second"] = rate
         last = epoch == self.recipe.epochs
         if last or epoch % self.recipe.eval_every == 0:
@@ -283,6 +446,7 @@ class Run:
             metrics = classification_metrics(
                 self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device
             )
+        self.report_left_out(self.val_batches.bad)
         first, *others = metrics
         return {**metrics[first], **{f"top1_{name}": metrics[name]["top1"] for name in others}}
 
@@ -296,50 +460,65 @@ class Run:
 
     def start(self) -> None:
         """Makes the folder, or continues the run that is in it."""
-        last = self.folder / "last.pt"
-        if last.is_file() and not self.options.resume:
+        there = any(path.is_file() for path in kept_files(self.folder / LAST))
+        if there and not self.options.resume:
             raise ValueError(
                 f"{self.folder} already holds a run; continue it with --resume, or choose another name with --run NAME"
             )
         self.accelerator.wait_for_everyone()
-        if last.is_file():
-            self.load(last)
+        if there:
+            self.load()
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "recipe.json", json.dumps(self.recipe.to_dict(), indent=1))
             write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
-    def load(self, path: Path) -> None:
-        """Continues from a checkpoint.
+    def load(self) -> None:
+        """Continues from the newest whole checkpoint, and says so where a newer one is damaged.
 
         Raises:
+            DamagedCheckpoint: none is whole.
             ValueError: it is of another recipe; names the fields that differ.
         """
-        state = load_checkpoint(path, "cpu")
-        old, new = state["recipe"], json.loads(json.dumps(self.recipe.to_dict()))
+        state, path, damaged, news = load_last(self.folder)
+        # Fields that are newer than the checkpoint were then what their defaults are.
+        old, new = (json.loads(json.dumps(r.to_dict())) for r in (checkpoint_recipe(state), self.recipe))
         differing = [f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
         if differing:
             raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
         data = describe_data(self.data)
-        changed = [f"{k} was {v!r}, is {data[k]!r}" for k, v in state["data"].items() if data[k] != v]
+        changed = [f"{k} was {v!r}, is {data.get(k)!r}" for k, v in state["data"].items() if data.get(k) != v]
         if changed:
             raise ValueError(
                 f"{path} was trained on other data ({'; '.join(changed)}); restore it, or start another run"
             )
         load_into(self.method, state["method"], path)
-        if self.accelerator.is_main_process:  # the others' batches are not in the checkpoint: they start without
+        if not self.accelerator.is_main_process:
+            state["extra"] = None  # the others' batches are not in the checkpoint: they start without
+        self.restore(state)
+        self.accelerator.wait_for_everyone()  # all have read
+        if self.accelerator.is_main_process:
+            set_aside(damaged)
+            for line in news:
+                tell(f"samix: {line}; continuing from {path}, at step {self.step}")
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`progress` gave."""
+        self.method.load_state_dict(state["method"])
+        if state.get("extra", {}) is not None:
             self.method.load_extra_state({k: v.to(self.device) for k, v in state.get("extra", {}).items()})
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.rows, self.seconds = state["step"], state["best"], state["rows"], state["seconds"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.skips, self.train_batches.bad = list(state.get("skips", [])), set(state.get("bad_images", []))
         self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
 
-    def state(self) -> dict[str, Any]:
-        """All that a run needs to continue."""
+    def progress(self) -> dict[str, Any]:
+        """All that steps change."""
         state = {
-            "recipe": json.loads(json.dumps(self.recipe.to_dict())),
             "method": self.method.state_dict(),
             "extra": self.method.extra_state(),
             "optimizer": self.optimizer.state_dict(),
@@ -348,25 +527,41 @@ class Run:
             "rows": self.rows,
             "sums": self.sums,
             "seconds": self.seconds,
-            "data": describe_data(self.data),
-            "versions": versions(),
+            "skips": self.skips,
+            "bad_images": sorted(self.train_batches.bad),
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         return state
+
+    def state(self) -> dict[str, Any]:
+        """All that a run needs to continue."""
+        return {
+            **self.progress(),
+            "recipe": json.loads(json.dumps(self.recipe.to_dict())),
+            "data": describe_data(self.data),
+            "versions": versions(),
+        }
+
+    def save_last(self) -> None:
+        """Writes ``last.pt``; on the first process only."""
+        save_checkpoint(self.folder / LAST, self.state(), self.options.keep)
+        self.saved = time.monotonic()
 
     def write_row(self, row: dict[str, float], last: bool) -> None:
         """Log line, pictures and checkpoints of an epoch."""
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.rows))
         every = max(self.recipe.epochs // PICTURES, 1)
         if last or int(row["epoch"]) % every == 0:
-            self.draw()
+            with writing(self.folder / "curves.png"):
+                self.draw()
         if self.options.tensorboard:
-            self.write_tensorboard(row)
+            with writing(self.folder / "tensorboard"):
+                self.write_tensorboard(row)
         if row.get(self.score, -1.0) > self.best:
             self.best = row[self.score]
             save_checkpoint(self.folder / "best.pt", self.state())
-        save_checkpoint(self.folder / "last.pt", self.state())
+        self.save_last()
 
     def write_tensorboard(self, row: dict[str, float]) -> None:
         """Adds a row to the TensorBoard log in the run's folder."""
@@ -436,18 +631,24 @@ class Run:
 
         quiet = self.options.quiet or not self.accelerator.is_main_process
         return tqdm(
-            total=total, initial=self.step, desc=self.recipe.mixup, unit="step", disable=quiet, dynamic_ncols=True
+            total=total,
+            initial=self.step,
+            desc=self.recipe.mixup,
+            unit="step",
+            disable=quiet,
+            dynamic_ncols=True,
+            file=SteadyStream(sys.stderr),
         )
 
     @contextmanager
     def stop_on_signal(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the run after the step in progress, with its state saved."""
+        """SIGTERM, a closed terminal and Ctrl-C end the run after the step in progress, with its state saved."""
 
         def stop(_number: int, _frame: Any) -> None:
             self.stopping = True
 
         try:
-            before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+            before = {number: signal.signal(number, stop) for number in stop_signals()}
         except ValueError:  # not the main thread: signals are not ours to take
             yield
             return
@@ -457,25 +658,55 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def save_and_stop(self, seconds: float) -> None:
-        """Saves in the middle of an epoch and leaves."""
+    def save_inside_epoch(self, seconds: float) -> None:
+        """Saves in the middle of an epoch, which has taken so long until now."""
+        sums, bad, before = self.sums, self.train_batches.bad, self.seconds
+        self.sums = {name: self.accelerator.reduce(value, reduction="mean") for name, value in sums.items()}
+        self.train_batches.bad = self.of_all(bad)
         self.seconds += seconds
-        self.sums = {name: self.accelerator.reduce(value, reduction="mean") for name, value in self.sums.items()}
         self.check_weights()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.folder / "last.pt", self.state())
+            self.save_last()
         self.accelerator.wait_for_everyone()
-        raise self.interrupted()
+        self.sums, self.train_batches.bad, self.seconds = sums, bad, before
+
+    def of_all(self, rows: set[int]) -> set[int]:
+        """The rows of all processes."""
+        if self.world_size == 1:
+            return set(rows)
+        from accelerate.utils import gather_object
+
+        return set(gather_object(sorted(rows)))
+
+    def report_bad_images(self, epoch: int) -> int:
+        """Counts the epoch's images that could not be read, and names them on the terminal and in a file."""
+        bad, self.train_batches.bad = sorted(self.of_all(self.train_batches.bad)), set()
+        if bad and self.accelerator.is_main_process:
+            line = report(self.data.train, bad, f"training images could not be read in epoch {epoch}; others stood in")
+            tell(f"samix: {line}")
+            names = "".join(f"{name_of(self.data.train, row)}\n" for row in bad)
+            write_text(self.folder / "bad-images.txt", names)
+        return len(bad)
+
+    def report_left_out(self, rows: set[int]) -> None:
+        """Names the held-out images that could not be read, once."""
+        bad = self.of_all(rows)
+        if bad - self.bad_held_out and self.accelerator.is_main_process:
+            tell("samix: " + report(self.data.val, sorted(bad), "held-out images could not be read and are left out"))
+        self.bad_held_out |= bad
 
     def interrupted(self) -> Interrupted:
         """The news that the run stopped, and how to go on."""
-        return Interrupted(
-            f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / 'last.pt'})"
-        )
+        return Interrupted(f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / LAST})")
 
 
 def build_batches(
-    recipe: Recipe, data: ImageData, device: torch.device, rank: int = 0, world_size: int = 1
+    recipe: Recipe,
+    data: ImageData,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    on_bad_image: OnBadImage = "stop",
 ) -> tuple[TrainBatches, EvalBatches]:
     """The training and held-out batches of a recipe, for one rank.
 
@@ -488,12 +719,19 @@ def build_batches(
             f"batch_size {recipe.batch_size} must be divisible by {parts} ({world_size} processes x accumulate "
             f"{recipe.accumulate})"
         )
-    common = {**common_options(recipe, device, rank, world_size), "augment": build_augment(recipe, data)}
+    common = common_options(recipe, device, rank, world_size, on_bad_image)
+    common["augment"] = build_augment(recipe, data)
     train = TrainBatches(data, batch_size=recipe.batch_size // parts, seed=recipe.seed, **common)
     return train, EvalBatches(data, batch_size=max(recipe.batch_size // parts, 100), **common)
 
 
-def common_options(recipe: Recipe, device: torch.device, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+def common_options(
+    recipe: Recipe,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    on_bad_image: OnBadImage = "stop",
+) -> dict[str, Any]:
     """What training and held-out batches have in common."""
     return {
         "size": recipe.size,
@@ -502,7 +740,22 @@ def common_options(recipe: Recipe, device: torch.device, rank: int = 0, world_si
         "workers": 0 if recipe.device_data else recipe.workers,
         "device": device,
         "on_device": recipe.device_data,
+        "on_bad_image": on_bad_image,
     }
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a run to stop; of a terminal that closes only where it was not started with nohup."""
+    hang_up = getattr(signal, "SIGHUP", None)
+    asked = [signal.SIGTERM, signal.SIGINT]
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+        asked.append(hang_up)
+    return asked
+
+
+def plain_tensors(batch: Any) -> Any:
+    """A batch on the host, tuples as lists."""
+    return batch.cpu() if isinstance(batch, Tensor) else [plain_tensors(part) for part in batch]
 
 
 def channels_last(batch: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from samix.data.images import ImageSet
+from samix.data.images import UNREADABLE, ImageSet
 from samix.data.names import ImageData
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, epoch_order, rank_rows, stream_seed
+from samix.data.stand_ins import OnBadImage, check_on_bad_image, read_image, stand_ins
 from samix.data.transforms import Augment, Fit, Transform, normalize, test_transform, train_transform
 from samix.data.views import ViewAugment, ViewImages, view_transforms
 
@@ -42,6 +43,8 @@ class TrainBatches:
         workers: worker processes; not used on_device.
         device: where the batches are wanted.
         on_device: keep the split on the device and augment there.
+        on_bad_image: what to do about an image that cannot be read: ``stop`` with its name, or ``skip`` it: another
+            one stands in, by `samix.data.stand_ins`, and its row is put into `bad`.
 
     Raises:
         ValueError: a batch larger than the data, numbers out of range, an augmentation that on_device lacks, neither
@@ -62,8 +65,10 @@ class TrainBatches:
         workers: int = 0,
         device: torch.device | str = "cpu",
         on_device: bool = False,
+        on_bad_image: OnBadImage = "stop",
     ) -> None:
         _check(batch_size, size, rank, world_size, workers)
+        check_on_bad_image(on_bad_image)
         if batch_size * world_size > len(data.train):
             raise ValueError(
                 f"a batch of {batch_size} on {world_size} rank(s) is larger than the {len(data.train)} training "
@@ -73,21 +78,24 @@ class TrainBatches:
         self.augment, self.views = augment, views
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         self._sampler = EpochSampler(len(data.train), batch_size, seed, rank, world_size)
+        self.bad: set[int] = set()  # rows of the images that could not be read; the caller may empty it
         self._loader: DataLoader[Any] | None = None
+        skip = on_bad_image == "skip"
         images: Dataset[Any]
         if views is not None:
             fit = Fit(*2 * (view_stored_size(size, data.native_size),))
-            images = ViewImages(data.train, view_transforms(views, size), seed)
+            images = ViewImages(data.train, view_transforms(views, size), seed, skip)
         elif augment is not None:
             data.require_labels()
             if on_device:
                 check_on_device(augment)
             fit = Fit(*2 * (stored_size(augment, size, data.native_size),), augment.interpolation)
-            images = TrainImages(data.train, train_transform(augment, size, data.mean, data.std), seed)
+            images = TrainImages(data.train, train_transform(augment, size, data.mean, data.std), seed, skip)
         else:
             raise ValueError("training batches need augment, or views for training without labels; got neither")
         if on_device:
-            self._images = decode_all(data.train, fit, self.device)
+            self._unreadable: set[int] = set()
+            self._images = decode_all(data.train, fit, self.device, self._unreadable if skip else None)
             self._labels = data.train.labels.to(self.device)
         else:
             self._loader = _loader(images, self._sampler, workers, self.device)
@@ -117,14 +125,29 @@ class TrainBatches:
             return self._epoch_on_device(epoch, start_step)
         self._sampler.epoch, self._sampler.start_step = epoch, start_step
         # Now, not when the first batch is asked for: the sampler may have been set to another epoch by then.
-        batches = iter(self._loader)
+        batches = self._noting(plain_errors(iter(self._loader)))
         if self.views is None:
             return _move(batches, self.data, self.device)
         return _move_views(batches, self.data, self.device)
 
+    def rows(self, epoch: int, step: int) -> Tensor:
+        """Rows of the train split that a step sees on this rank, (batch_size,) int64, before any other stands in."""
+        order = epoch_order(len(self.data.train), self.seed, epoch)
+        return rank_rows(order, step, self.batch_size, self.rank, self.world_size)
+
+    def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Notes the rows of images that could not be read, where batches name them."""
+        for first, second, *bad in batches:
+            for rows in bad:
+                self.bad.update(row for row in rows.tolist() if row >= 0)
+            yield first, second
+
     def _epoch_on_device(self, epoch: int, start_step: int) -> Iterator[Any]:
-        order = epoch_order(len(self.data.train), self.seed, epoch).to(self.device)
+        order = epoch_order(len(self.data.train), self.seed, epoch)
+        order = stand_ins(order, self._unreadable, self.seed, epoch).to(self.device)
         for step in range(start_step, len(self)):
+            if self._unreadable:
+                self.bad.update(self._unreadable & set(self.rows(epoch, step).tolist()))
             rows = rank_rows(order, step, self.batch_size, self.rank, self.world_size)
             images = self._images[rows]
             if self.views is not None:
@@ -161,6 +184,8 @@ class EvalBatches:
         workers: worker processes; not used on_device.
         device: where the batches are wanted.
         on_device: decode this rank's images once and keep them on the device as uint8.
+        on_bad_image: what to do about an image that cannot be read: ``stop`` with its name, or ``skip``: it is left
+            out, and its row is put into `bad`.
 
     Raises:
         ValueError: unknown split, or numbers out of range.
@@ -179,8 +204,10 @@ class EvalBatches:
         workers: int = 0,
         device: torch.device | str = "cpu",
         on_device: bool = False,
+        on_bad_image: OnBadImage = "stop",
     ) -> None:
         _check(batch_size, size, rank, world_size, workers)
+        check_on_bad_image(on_bad_image)
         if split not in ("train", "val"):
             raise ValueError(f"split must be 'train' or 'val', got {split!r}")
         images = data.train if split == "train" else data.val
@@ -188,13 +215,19 @@ class EvalBatches:
         first, end = (len(images) * r // world_size for r in (rank, rank + 1))
         self.rows = range(first, end)
         self._steps = [range(s, min(s + batch_size, end)) for s in range(first, end, batch_size)]
+        self.bad: set[int] = set()  # rows of the images that could not be read
         self._loader: DataLoader[Any] | None = None
         fit = test_transform(augment, size)
+        skip = on_bad_image == "skip"
         if on_device:
             mine = images if world_size == 1 else images.subset(torch.arange(first, end))
-            self._images, self._labels = decode_all(mine, fit, self.device), mine.labels.to(self.device)
+            found: set[int] | None = set() if skip else None
+            self._images, self._labels = decode_all(mine, fit, self.device, found), mine.labels.to(self.device)
+            self.bad = {first + row for row in found or ()}
+            self._chunks = [self._chunk(step) for step in self._steps]
         else:
-            self._loader = _loader(EvalImages(images, fit), [list(step) for step in self._steps], workers, self.device)
+            chosen = [list(step) for step in self._steps]
+            self._loader = _loader(EvalImages(images, fit, skip), chosen, workers, self.device, join_readable)
 
     def __len__(self) -> int:
         """Steps on this rank."""
@@ -207,51 +240,101 @@ class EvalBatches:
             Iterator of images (<= batch_size, 3, size, size), float32 and normalised, and labels, int64, on the device.
         """
         if self._loader is not None:
-            return _move(iter(self._loader), self.data, self.device)
-        chunks = (slice(step.start - self.rows.start, step.stop - self.rows.start) for step in self._steps)
+            return _move(self._noting(plain_errors(iter(self._loader))), self.data, self.device)
+        chunks = (chunk for chunk in self._chunks if not isinstance(chunk, Tensor) or len(chunk) > 0)
         return ((normalize(self._images[c], self.data.mean, self.data.std), self._labels[c]) for c in chunks)
 
+    def _chunk(self, step: range) -> slice | Tensor:
+        """Where a step's images lie among those of this rank: a slice, or the readable rows of it."""
+        first = self.rows.start
+        if self.bad.isdisjoint(step):
+            return slice(step.start - first, step.stop - first)
+        return torch.tensor([row - first for row in step if row not in self.bad], device=self.device)
 
-class TrainImages(Dataset[tuple[Tensor, int]]):
+    def _noting(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        """Notes the rows of images that could not be read; a batch of such ones alone is left out."""
+        for batch, bad in batches:
+            self.bad.update(bad)
+            if batch is not None:
+                yield batch
+
+
+class TrainImages(Dataset[tuple[Any, ...]]):
     """(epoch, index) to an augmented image and its label; each pair seeds its own draws.
 
     Args:
         images: the train split.
         transform: to a uint8 tensor (3, size, size).
         seed: of the run.
+        skip: another image stands in for one that cannot be read, and a third value is the index of the one that
+            cannot, or -1.
     """
 
-    def __init__(self, images: ImageSet, transform: Transform, seed: int) -> None:
-        self.images, self.transform, self.seed = images, transform, seed
+    def __init__(self, images: ImageSet, transform: Transform, seed: int, skip: bool = False) -> None:
+        self.images, self.transform, self.seed, self.skip = images, transform, seed, skip
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = key
-        image = self.images.image(index)
+        image, used = read_image(self.images, self.seed, epoch, index, self.skip)
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would reset the generators of the GPUs as well.
             torch.default_generator.manual_seed(stream_seed("image", self.seed, epoch, index))
-            return self.transform(image), int(self.images.labels[index])
+            varied = self.transform(image)
+        label = int(self.images.labels[used])
+        return (varied, label, index if used != index else -1) if self.skip else (varied, label)
 
 
-class EvalImages(Dataset[tuple[Tensor, int]]):
+class EvalImages(Dataset[Any]):
     """Index to an image and its label.
 
     Args:
         images: a split.
         transform: to a uint8 tensor (3, size, size).
+        skip: in the place of an image that cannot be read, its index.
     """
 
-    def __init__(self, images: ImageSet, transform: Transform) -> None:
-        self.images, self.transform = images, transform
+    def __init__(self, images: ImageSet, transform: Transform, skip: bool = False) -> None:
+        self.images, self.transform, self.skip = images, transform, skip
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images.image(index)), int(self.images.labels[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | int:
+        try:
+            image = self.images.image(index)
+        except UNREADABLE:
+            if self.skip:
+                return index
+            raise
+        return self.transform(image), int(self.images.labels[index])
 
 
-def _loader(images: Dataset[Any], batch_sampler: Any, workers: int, device: torch.device) -> DataLoader[Any]:
+def join_readable(samples: list[Any]) -> tuple[Any, list[int]]:
+    """Images that could be read as a batch, or None without any; and the indices of the others."""
+    good = [sample for sample in samples if not isinstance(sample, int)]
+    return default_collate(good) if good else None, [sample for sample in samples if isinstance(sample, int)]
+
+
+def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Passes batches on, and an error of a worker process as it was raised there, without that process's traceback."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ValueError, OSError) as error:
+            lines = str(error).strip().splitlines()
+            if len(lines) > 1 and lines[0].startswith("Caught "):
+                kind = type(error)
+                raise kind(lines[-1].partition(": ")[2]) from error
+            raise
+        yield batch
+
+
+def _loader(
+    images: Dataset[Any], batch_sampler: Any, workers: int, device: torch.device, collate: Any = None
+) -> DataLoader[Any]:
     return DataLoader(
         images,
         batch_sampler=batch_sampler,
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

@@ -20,6 +20,13 @@ F: Any = functional  # torchvision re-exports its functions in a way that strict
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 
 
+class UnreadableImage(ValueError):
+    """A file that is no image, is damaged, or is too large."""
+
+
+UNREADABLE = (UnreadableImage, FileNotFoundError)  # what `ImageSet.image` raises of an image that is not to be had
+
+
 class ImageSet(Protocol):
     """N images; `image(i)` is an RGB PIL image or a uint8 tensor (3, H, W)."""
 
@@ -125,7 +132,7 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded, or has more pixels than PIL's `Image.MAX_IMAGE_PIXELS`.
+        UnreadableImage: the file cannot be decoded, or has more pixels than PIL's `Image.MAX_IMAGE_PIXELS`.
     """
     try:
         with Image.open(path) as image:
@@ -136,12 +143,15 @@ def open_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} is missing; restore it or read the data set's folder again") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(
+        raise UnreadableImage(
             f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression bombs; "
             "shrink it, or remove it if you do not know it"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's decoders raise on a broken file
-        raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders stumble over broken files in many ways, struct.error among them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"image {path} cannot be read ({reason}); replace or remove it") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

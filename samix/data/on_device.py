@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samix.data.images import ArrayImages, ImageSet
+from samix.data.images import UNREADABLE, ArrayImages, ImageSet
 from samix.data.transforms import CROP_KINDS, RESIZED_KINDS, Augment, Fit, crop_padding
 
 TRIES = 10  # boxes that a random resized crop tries before it takes the whole image, as torchvision
@@ -30,13 +30,14 @@ def stored_size(augment: Augment, size: int, native_size: int | None) -> int:
     return max(augment.short_side(size), size)
 
 
-def decode_all(images: ImageSet, fit: Fit, device: torch.device) -> Tensor:
+def decode_all(images: ImageSet, fit: Fit, device: torch.device, bad: set[int] | None = None) -> Tensor:
     """Every image of a set, decoded by threads.
 
     Args:
         images: N images.
         fit: to squares of one size.
         device: where the result is kept.
+        bad: rows that cannot be read are put into this set and left black; None raises the first one's error.
 
     Returns:
         (N, 3, fit.size, fit.size) uint8; memory is not copied if it has that form already.
@@ -53,11 +54,16 @@ def decode_all(images: ImageSet, fit: Fit, device: torch.device) -> Tensor:
             )
     if isinstance(images, ArrayImages) and images.images.shape[-2:] == (fit.size, fit.size) and fit.short == fit.size:
         return images.images.to(device)
-    result = torch.empty(len(images), 3, fit.size, fit.size, dtype=torch.uint8)
+    result = torch.zeros(len(images), 3, fit.size, fit.size, dtype=torch.uint8)
 
     def decode(rows: range) -> None:
         for row in rows:
-            result[row] = fit(images.image(row))
+            try:
+                result[row] = fit(images.image(row))
+            except UNREADABLE:
+                if bad is None:
+                    raise
+                bad.add(row)
 
     chunks = [range(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:

@@ -26,6 +26,11 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+def stand_in(count: int, seed: int, epoch: int, index: int, attempt: int) -> int:
+    """The image in 0..count - 1 that takes the place of one that cannot be read, a function of all of these."""
+    return stream_seed("stand-in", seed, epoch, index, attempt) % count
+
+
 def rank_rows(order: Tensor, step: int, batch_size: int, rank: int, world_size: int) -> Tensor:
     """Rows of one step on one rank, (batch_size,).
 

@@ -19,6 +19,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from samix.data.images import ImageSet, to_uint8
 from samix.data.order import stream_seed
+from samix.data.stand_ins import read_image
 from samix.data.transforms import Chain, Transform
 
 v2: Any = transforms_v2  # torchvision re-exports its classes in a way that strict mypy does not follow
@@ -210,24 +211,29 @@ class PilBlur:
         return image.filter(ImageFilter.GaussianBlur(low + (high - low) * float(torch.rand(()))))
 
 
-class ViewImages(Dataset[tuple[tuple[Tensor, ...], int]]):
+class ViewImages(Dataset[tuple[Any, ...]]):
     """(epoch, index) to the views of an image and its index; each triple of epoch, index and view seeds its own draws.
 
     Args:
         images: the train split; labels are not looked at.
         transforms: of each view, to a uint8 tensor.
         seed: of the run.
+        skip: another image stands in for one that cannot be read; the index is then that of the other image, and a
+            third value is the index of the one that cannot be read, or -1.
     """
 
-    def __init__(self, images: ImageSet, transforms: tuple[Transform, ...], seed: int) -> None:
-        self.images, self.transforms, self.seed = images, transforms, seed
+    def __init__(self, images: ImageSet, transforms: tuple[Transform, ...], seed: int, skip: bool = False) -> None:
+        self.images, self.transforms, self.seed, self.skip = images, transforms, seed, skip
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[tuple[Tensor, ...], int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = key
-        image, views = self.images.image(index), []
+        image, used = read_image(self.images, self.seed, epoch, index, self.skip)
+        views = []
         with torch.random.fork_rng(devices=[]):
             for view, transform in enumerate(self.transforms):
                 # Not torch.manual_seed: that would reset the generators of the GPUs as well.
                 torch.default_generator.manual_seed(stream_seed("view", self.seed, epoch, index, view))
                 views.append(transform(image))
-        return tuple(views), index
+        if self.skip:
+            return tuple(views), used, index if used != index else -1
+        return tuple(views), used

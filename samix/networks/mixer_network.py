@@ -35,6 +35,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
 # What a stranger's config may not hand to timm: places to read from.
 FORBIDDEN = ("pretrained", "checkpoint", "file", "url", "path", "cache", "hub", "cfg", "features_only", "out_indices")
+HARMLESS = ("drop_path_rate",)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class MixerConfig:
         _require(all(map(_is_plain, self.mixer.values())), "mixer", "plain values", self.mixer)
         _require(isinstance(self.model_args, Mapping) and len(self.model_args) <= 32, "model_args", "a few", "more")
         for key, value in self.model_args.items():
-            _require(not any(word in str(key) for word in FORBIDDEN), "model_args", "no places to read from", key)
+            reads = key not in HARMLESS and any(word in str(key) for word in FORBIDDEN)
+            _require(not reads, "model_args", "no places to read from", key)
             values = value if isinstance(value, list | tuple) else [value]
             _require(
                 len(values) <= 16 and all(map(_is_plain, values)), f"model_args.{key}", "small plain values", value

@@ -1,0 +1,79 @@
+"""Images that cannot be read: another one stands in for each, and they are counted and named."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from samix.data.images import UNREADABLE, FileImages, ImageSet, UnreadableImage
+from samix.data.order import stand_in
+
+OnBadImage = Literal["stop", "skip"]
+TRIES = 20  # images that cannot be read, one after the other, before it is the disk that is missing
+NAMED = 10  # of a report's names
+
+
+def check_on_bad_image(value: str) -> None:
+    """Raises ValueError unless it is known."""
+    if value not in ("stop", "skip"):
+        raise ValueError(f"on_bad_image must be stop or skip, got {value!r}")
+
+
+def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) -> tuple[Any, int]:
+    """An image, or with ``skip`` the first readable one of those that may stand in for it, and its index.
+
+    Which ones those are is a function of (seed, epoch, index), so a resumed run, another number of workers and another
+    number of ranks see the same.
+
+    Raises:
+        UnreadableImage: without ``skip`` that of the image; with it, of 20 images in a row.
+        FileNotFoundError: without ``skip``, there is no such file.
+    """
+    if not skip:
+        return images.image(index), index
+    chosen = index
+    for attempt in range(TRIES):
+        try:
+            return images.image(chosen), chosen
+        except UNREADABLE as error:
+            last = error
+        chosen = stand_in(len(images), seed, epoch, index, attempt)
+    raise UnreadableImage(f"{TRIES} images in a row cannot be read; is the disk of the data there? The last: {last}")
+
+
+def stand_ins(order: Tensor, bad: set[int], seed: int, epoch: int) -> Tensor:
+    """An epoch's order with another row in the place of each bad one: the same as ``read_image`` chooses.
+
+    Args:
+        order: (N,) int64.
+        bad: rows that cannot be read.
+        seed: of the run.
+        epoch: number of the epoch.
+
+    Raises:
+        UnreadableImage: 20 bad rows in a row.
+    """
+    if not bad:
+        return order
+    table = torch.arange(len(order))
+    for row in bad:
+        tries = (stand_in(len(order), seed, epoch, row, attempt) for attempt in range(TRIES - 1))
+        found = next((other for other in tries if other not in bad), None)
+        if found is None:
+            raise UnreadableImage(f"{TRIES} images in a row cannot be read; {len(bad)} of {len(order)} in all")
+        table[row] = found
+    return table[order]
+
+
+def name_of(images: ImageSet, index: int) -> str:
+    """The file of an image, or its number."""
+    return str(images.path(index)) if isinstance(images, FileImages) else f"number {index}"
+
+
+def report(images: ImageSet, bad: list[int], what: str) -> str:
+    """A line on images that cannot be read: how many, what became of them, and the first names."""
+    names = ", ".join(name_of(images, index) for index in bad[:NAMED])
+    more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f"{len(bad)} of {len(images)} {what}: {names}{more}"

@@ -1,0 +1,88 @@
+"""Numbers that blow up: which step it was, found without waiting for the device at each, and copies to go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GRADIENT = "gradient"
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """A step with a number that is not finite.
+
+    Args:
+        step: its number, from 1.
+        parts: of the loss, by name, and ``gradient``.
+    """
+
+    step: int
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """What is not finite, where."""
+        if self.parts == (GRADIENT,):
+            return f"the gradient is not finite at step {self.step}"
+        return f"the loss is not finite at step {self.step} (parts: {', '.join(self.parts)})"
+
+
+class Watch:
+    """Notes for every step since the last look which of its numbers are not finite; on the device until then."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[int, tuple[str, ...]]] = []
+        self.flags: list[Tensor] = []
+
+    def note(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Notes scalars of a step, by name."""
+        self.notes.append((step, tuple(values)))
+        self.flags.append(~torch.stack([value.detach().float() for value in values.values()]).isfinite())
+
+    def tensors(self) -> list[Tensor]:
+        """All notes as vectors of 0 and 1, on the device; to be read, by one copy, and given to :meth:`first`."""
+        return [flags.float() for flags in self.flags]
+
+    def first(self, values: list[float]) -> BadStep | None:
+        """The first step with something that is not finite.
+
+        Args:
+            values: all of :meth:`tensors` joined, or their mean over the processes.
+        """
+        bad: dict[int, list[str]] = {}
+        left = iter(values)
+        for step, names in self.notes:
+            for name in names:
+                if next(left) > 0:
+                    bad.setdefault(step, []).append(name)
+        if not bad:
+            return None
+        step = min(bad)
+        return BadStep(step, tuple(dict.fromkeys(bad[step])))
+
+    def clear(self) -> None:
+        """Forgets all, after a look."""
+        self.notes, self.flags = [], []
+
+
+def gradient_size(module: nn.Module, device: torch.device) -> Tensor:
+    """The largest absolute value of all gradients, a scalar on the device; infinite or NaN where one is."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=device)
+    return torch.nn.utils.get_total_norm(gradients, float("inf"))
+
+
+def copied(state: Any) -> Any:
+    """Nested dictionaries and lists with a copy of every tensor, where it lies."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [copied(value) for value in state] if isinstance(state, list) else tuple(map(copied, state))
+    return state
