@@ -11,7 +11,7 @@ from tiny_networks import PlainNet, randomised
 import samix
 from samix.build import build_method, build_mixup
 from samix.methods.supervised import Supervised
-from samix.mixups.frozen import Mixer
+from samix.mixups.frozen import DEFAULT, Mixer
 from samix.mixups.learned import adjust_mask
 from samix.networks.mixer_network import MixerConfig, MixerNetwork, read_config
 from samix.recipes import Recipe
@@ -303,6 +303,19 @@ def test_a_learned_mixup_starts_from_a_trained_mixer(folder):
         build_method(small_recipe(mixup_options={"init": str(folder)}, feature=3), 7)
     with pytest.raises(ValueError, match="AutoMixer"):
         build_method(small_recipe("automix", mixup_options={"init": str(folder)}), 7)
+
+
+def test_the_default_mixer_comes_along_and_its_masks_follow_lambda():
+    mix = samix.Mixer.from_pretrained("default")
+    assert sum(path.stat().st_size for path in DEFAULT.iterdir()) < 3_000_000
+    columns = torch.linspace(0, 6.3, 48)
+    waves = torch.stack([torch.sin(columns * k)[:, None] * torch.cos(columns * (k + 1))[None] for k in range(1, 7)])
+    images = torch.stack([waves, waves.transpose(1, 2), -waves], dim=1)  # (6, 3, 48, 48)
+    index = torch.arange(6).roll(2)
+    mix.adjust = False
+    found = [mix(images, torch.arange(6), lam=lam, index=index).mask.mean((1, 2, 3)) for lam in (0.2, 0.5, 0.8)]
+    assert (found[0] < found[1]).all()
+    assert (found[1] < found[2]).all()
 
 
 # Files from strangers ---
