@@ -22,7 +22,7 @@ from samix.mixing import Augmentation, to_device
 from samix.mixups.learned import LearnedMixer, check_choice
 from samix.networks.batchnorm import split_batchnorm
 from samix.networks.encoder import Encoder
-from samix.networks.heads import linear_projector, mlp_projector
+from samix.networks.heads import linear_projector, mlp_projector, normed_mlp
 from samix.networks.momentum import momentum_at, momentum_copy, train_norms, update_momentum
 from samix.networks.queue import Queue, check_queue
 
@@ -35,7 +35,8 @@ class MoCoOptions:
 
     Args:
         preset: name of the preset these values come from.
-        projector: ``mlp`` (v2) or ``linear`` (v1).
+        projector: ``mlp`` (v2), ``linear`` (v1), or ``mlp-bn``, with BatchNorm after both layers as SimCLR has it: keys
+            then differ from the first step on, which short runs need.
         dim: D of the embedding.
         queue: K, number of keys; a multiple of the batch, below the number of images.
         random_start: fill the queue with random vectors first [released code]; off, it begins empty and grows, which
@@ -55,7 +56,7 @@ class MoCoOptions:
     name: ClassVar[str] = "moco"
 
     preset: str = "v2"
-    projector: Literal["mlp", "linear"] = "mlp"
+    projector: Literal["mlp", "linear", "mlp-bn"] = "mlp"
     dim: int = 128
     queue: int = 65536
     random_start: bool = True
@@ -68,7 +69,7 @@ class MoCoOptions:
     mixed_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_choice("projector", self.projector, ("mlp", "linear"))
+        check_choice("projector", self.projector, ("mlp", "linear", "mlp-bn"))
         check_choice("key_bn", self.key_bn, ("split", "shuffle", "eman", "none"))
         check_numbers(
             self,
@@ -82,6 +83,13 @@ MOCO_PRESETS: dict[str, MoCoOptions] = {
     "v2": MoCoOptions(),
     "v1": MoCoOptions(preset="v1", projector="linear", temperature=0.07),
     "cifar": MoCoOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99),
+}
+
+
+PROJECTORS = {
+    "mlp": mlp_projector,
+    "linear": linear_projector,
+    "mlp-bn": lambda width, dim: normed_mlp((width, width, dim), last_affine=False),
 }
 
 
@@ -125,7 +133,7 @@ class MoCo(ViewMethod):
         self.options = chosen
         if chosen.key_bn == "split":
             split_batchnorm(model, chosen.groups)
-        make = mlp_projector if chosen.projector == "mlp" else linear_projector
+        make = PROJECTORS[chosen.projector]
         self.online = Encoder(model, lambda width: make(width, chosen.dim), feature)
         self.momentum = momentum_copy(self.online)
         device = next(model.parameters()).device
