@@ -1,4 +1,4 @@
-"""The command: ``samix train | evaluate | show | recipes``.
+"""The command: ``samix train | compare | evaluate | show | recipes``.
 
 ``samix train --recipe cifar100-r18 --mixup samix --mixup.alpha 1``: the recipe and the mixup are read first, since
 they decide which options there are and their defaults; then every field of the recipe and of the mixup is an option.
@@ -15,13 +15,17 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from samix.options import Command, Part, docstring_arguments, parse_run
 from samix.recipes import RECIPES, Recipe, named_recipe
+from samix.terminal import SteadyStream, say, tell
 
 USAGE = """samix: learned mixup for image networks
 
   samix train      train a network with any mixup       samix train --recipe digits-quick --mixup samix
   samix pretrain   learn features without labels        samix pretrain --method moco --mixup samix
   samix evaluate   accuracy and calibration             samix evaluate runs/NAME/best.pt
+  samix compare    mixups under one recipe, with report samix compare vanilla mixup cutmix samix --seeds 3
   samix show       paint what a mixup does              samix show runs/NAME/best.pt a.jpg b.jpg
+                   or all of them, as a page            samix show --html page.html a.jpg b.jpg
+  samix analyse    the papers' analyses of a network    samix analyse lambda runs/NAME
   samix mixer      share and check trained Mixers       samix mixer check runs/NAME/mixer
   samix recipes    the named recipes
 
@@ -51,20 +55,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"samix: unknown command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return COMMANDS[arguments[0]](arguments[1:])
+        status = COMMANDS[arguments[0]](arguments[1:])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output has seen enough
+        SteadyStream(sys.stdout).give_up()
+        return 1
     except KeyboardInterrupt:
-        print("samix: stopped", file=sys.stderr)
+        tell("samix: stopped")
         return 130
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if debug:
             raise
-        print(f"samix: {str(error) or type(error).__name__}", file=sys.stderr)
+        tell(f"samix: {one_line(error) or type(error).__name__}")
         return 1
     except Exception as error:  # a slip of ours or of a library: still no traceback unasked
         if debug:
             raise
-        print(f"samix: unexpected {type(error).__name__}: {error}; {DEBUG} shows where", file=sys.stderr)
+        tell(f"samix: unexpected {type(error).__name__}: {one_line(error)}; {DEBUG} shows where")
         return 1
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -84,15 +98,15 @@ def execute(run: Any, quiet: bool) -> int:
 
     chief = run.accelerator.is_main_process
     if chief and not quiet:
-        print(run.describe())
+        say(run.describe())
     try:
         summary = run.fit()
     except Interrupted as stop:
-        print(f"samix: {stop}", file=sys.stderr)
+        tell(f"samix: {stop}")
         return 130
     if chief:
-        print(run.conclude(summary))
-        print(f"pictures, checkpoints, export and summary: {run.folder}")
+        say(run.conclude(summary))
+        say(f"pictures, checkpoints, export and summary: {run.folder}")
     return 0
 
 
@@ -157,6 +171,9 @@ class Evaluate:
 @dataclasses.dataclass(frozen=True)
 class Show:
     """Paints pairs of images by lambda: the mixed image and, below it, the mask.
+
+    ``samix show --html page.html a.jpg b.jpg`` writes a page instead: every mixup side by side, with a slider for
+    lambda; ``samix show --html page.html --help`` lists its options.
 
     Args:
         source: a checkpoint of a learned mixup (``runs/NAME/best.pt``), or the name of a mixup.
@@ -227,12 +244,46 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def compare(arguments: list[str]) -> int:
+    """``samix compare``."""
+    from samix.comparing.command import compare
+
+    return compare(arguments)
+
+
 def show(arguments: list[str]) -> int:
-    """``samix show``."""
+    """``samix show``, and with --html a page of all mixups."""
+    if any(argument.partition("=")[0] == "--html" for argument in arguments):
+        from samix.playground import Playground
+
+        print(parse(Playground, arguments, "samix show").write())
+        return 0
     asked: Show = parse(Show, arguments, "samix show")
     from samix.report import show_mixup
 
     print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))
+    return 0
+
+
+ANALYSE = """samix analyse NAME SOURCE   one line of numbers, a picture, and the numbers as JSON beside it
+
+{kinds}
+
+SOURCE is a run's folder, a checkpoint or an export's folder; `samix analyse NAME --help` lists the options.
+"""
+
+
+def analyse(arguments: list[str]) -> int:
+    """``samix analyse``."""
+    from samix.analysis.command import KINDS
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        kinds = (f"  {name:13} {(kind.__doc__ or '').partition(chr(10))[0]}" for name, kind in KINDS.items())
+        print(ANALYSE.format(kinds="\n".join(kinds)))
+        return 0
+    if arguments[0] not in KINDS:
+        raise ValueError(f"unknown analysis {arguments[0]!r}; choose one of {', '.join(KINDS)}")
+    print(parse(KINDS[arguments[0]], arguments[1:], f"samix analyse {arguments[0]}").run())
     return 0
 
 
@@ -349,7 +400,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
     "evaluate": evaluate,
+    "compare": compare,
     "show": show,
+    "analyse": analyse,
     "mixer": mixer,
     "recipes": recipes,
 }

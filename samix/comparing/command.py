@@ -1,0 +1,81 @@
+"""The comparison from its plan to its report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import IO
+
+from samix.checkpoint import write_text
+from samix.comparing.looks import MASKS, STRIPS, look_again
+from samix.comparing.page import report_page
+from samix.comparing.plan import Job, Plan, find_finished, read_plan
+from samix.comparing.results import Found, collect
+from samix.comparing.running import Child, Start, is_finished, only_here, run_jobs
+from samix.comparing.tables import comma_separated, failures, markdown, plain
+from samix.webpage import write_page
+
+
+def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = None) -> int:
+    """``samix compare``: runs what is not finished, writes the report, prints the table.
+
+    Args:
+        arguments: of the command line.
+        start: how a run is started.
+        out: where to print; None is standard output.
+
+    Returns:
+        0, or 1 where a run failed.
+
+    Raises:
+        ValueError: something is wrong with the command as a whole.
+        KeyboardInterrupt: stopped; the same command continues.
+    """
+    out = out or sys.stdout
+    plan = read_plan(arguments)
+    command = shlex.join(["samix", "compare", *arguments])
+    with only_here(plan.out):
+        plan = find_finished(plan)
+        results = run_and_write(plan, command, start, out)
+    print(plain(results), file=out)
+    print(f"\nreport.html, table.md, table.csv, results.json: {plan.out}", file=out)
+    return 1 if failures(results) else 0
+
+
+def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Found:
+    """Runs all jobs; the report is written anew whenever one ends, and at the end."""
+    errors: dict[tuple[str, int], str] = {}
+
+    def ended(job: Job, error: str) -> None:
+        if error:
+            errors[job.label, job.seed] = error
+        write_report(plan, collect(plan, errors), command)
+
+    try:
+        run_jobs(plan, ended, start, out)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command continues. What is finished: {plan.out / 'report.html'}", file=sys.stderr)
+        raise
+    look_at_others(plan)
+    results = collect(plan, errors)
+    write_report(plan, results, command)
+    return results
+
+
+def look_at_others(plan: Plan) -> None:
+    """Pictures and mask statistics of runs that were trained elsewhere, where they are missing."""
+    for job in plan.jobs:
+        if is_finished(job.folder) and not all((job.folder / name).is_file() for name in (MASKS, *STRIPS)):
+            look_again(job.folder, plan.options.data_root)
+
+
+def write_report(plan: Plan, results: Found, command: str) -> Path:
+    """Writes the four files, and returns the page's path."""
+    folder = plan.out
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "results.json", json.dumps({"command": command, **results}, indent=1))
+    write_text(folder / "table.md", markdown(results, command))
+    write_text(folder / "table.csv", comma_separated(results))
+    return write_page(folder / "report.html", report_page(results, command))
