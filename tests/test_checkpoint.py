@@ -1,15 +1,36 @@
 """Files are whole or absent; an export says how to load it, and those very lines load it where samix cannot be."""
 
 import dataclasses
+import errno
+import io
 import json
+import os
+import random
 import re
+import resource
 import shutil
+import zipfile
 
 import pytest
 import torch
 from runs import SLIM, fit, new_run, python, small_recipe, vit_recipe
 
-from samix.checkpoint import load_checkpoint, load_into, save_checkpoint, versions, write_text, write_whole
+import samix.checkpoint
+from samix.checkpoint import (
+    PARTS,
+    SEAL_BYTES,
+    CannotWrite,
+    DamagedCheckpoint,
+    kept_files,
+    load_checkpoint,
+    load_into,
+    load_last,
+    save_checkpoint,
+    set_aside,
+    versions,
+    write_text,
+    write_whole,
+)
 from samix.engine import Run
 
 
@@ -41,7 +62,7 @@ def test_an_interrupted_first_write_leaves_no_file(tmp_path):
     def fail(temporary):
         raise OSError("No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CannotWrite, match="No space"):
         write_whole(tmp_path / "a.txt", fail)
     assert not (tmp_path / "a.txt").exists()
 
@@ -56,6 +77,159 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     monkeypatch.setattr(module.Path, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
     save_checkpoint(tmp_path / "a.pt", {"x": torch.zeros(2)})
     assert order == ["fsync", "replace", "fsync"]
+
+
+# The seal, the last ones, the disk ------------------------------------------------------------------------------------
+
+
+def state(step=0, size=300):
+    """As little as a checkpoint may hold."""
+    return {**dict.fromkeys(PARTS), "step": step, "method": {"w": torch.randn(size)}}
+
+
+def test_a_sealed_checkpoint_is_a_plain_file_of_torch_and_a_plain_archive(tmp_path):
+    path = tmp_path / "a.pt"
+    saved = state(3)
+    save_checkpoint(path, saved)
+    for mmap in (False, True):
+        found = torch.load(path, weights_only=True, mmap=mmap)
+        assert found["step"] == 3
+        assert torch.equal(found["method"]["w"], saved["method"]["w"])
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"samix blake2b ")
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_found(tmp_path):
+    """Also those of weights, which torch's format does not check; in the seal's own text nothing is lost."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state())
+    good, draw = path.read_bytes(), random.Random(0)
+    for place in [0, len(good) - SEAL_BYTES - 1, len(good) - 1, *(draw.randrange(len(good)) for _ in range(60))]:
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << draw.randrange(8)]) + good[place + 1 :])
+        if len(good) - SEAL_BYTES <= place < len(good) - 64:
+            assert load_checkpoint(path)["step"] == 0
+            continue
+        with pytest.raises(DamagedCheckpoint, match=r"a.pt is damaged"):
+            load_checkpoint(path)
+
+
+def test_every_cut_of_a_checkpoint_is_found(tmp_path):
+    """Or has taken no more than a part of the seal."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state())
+    good, draw = path.read_bytes(), random.Random(0)
+    for length in [0, 1, 22, len(good) - SEAL_BYTES - 1, *(draw.randrange(len(good)) for _ in range(30))]:
+        path.write_bytes(good[:length])
+        if length < len(good) - SEAL_BYTES:
+            with pytest.raises(DamagedCheckpoint):
+                load_checkpoint(path)
+        else:
+            load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_seal_and_is_read(tmp_path):
+    torch.save({"format": 1, **state(7)}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt")["step"] == 7
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_last_checkpoints_are_kept(tmp_path, monkeypatch, links):
+    if not links:  # as on some network drives
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "last.pt"
+    for step in range(5):
+        save_checkpoint(path, state(step), keep=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.pt", "last-2.pt", "last.pt"]
+    assert [load_checkpoint(p)["step"] for p in kept_files(path, 3)] == [4, 3, 2]
+    save_checkpoint(path, state(5), keep=1)
+    assert load_checkpoint(path)["step"] == 5
+    assert load_checkpoint(kept_files(path, 2)[1])["step"] == 3
+
+
+def test_there_is_a_whole_newest_checkpoint_after_every_single_rename(tmp_path, monkeypatch):
+    path, seen = tmp_path / "last.pt", []
+    for step in range(4):
+        save_checkpoint(path, state(step), keep=4)
+    replace = samix.checkpoint.Path.replace
+
+    def spy(a, b):
+        replace(a, b)
+        seen.append(load_last(tmp_path).state["step"])
+
+    monkeypatch.setattr(samix.checkpoint.Path, "replace", spy)
+    save_checkpoint(path, state(4), keep=4)
+    assert seen == [3, 3, 3, 4]
+    assert [load_checkpoint(p)["step"] for p in kept_files(path, 4)] == [4, 3, 2, 1]
+
+
+def test_damaged_ones_are_passed_over_and_set_aside(tmp_path):
+    path = tmp_path / "last.pt"
+    for step in range(3):
+        save_checkpoint(path, state(step), keep=3)
+    path.write_bytes(path.read_bytes()[:500])
+    (tmp_path / "last-1.pt").write_bytes(b"")
+    found = load_last(tmp_path)
+    assert (found.state["step"], found.path.name) == (0, "last-2.pt")
+    assert len(found.news) == 2
+    assert all("damaged" in line for line in found.news)
+    set_aside(found.damaged)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.pt.damaged", "last-2.pt", "last.pt.damaged"]
+    assert load_last(tmp_path).news == [f"{path} is missing"]
+    (tmp_path / "last-2.pt").write_bytes(b"x")
+    with pytest.raises(DamagedCheckpoint, match=r"last-2.pt is damaged"):
+        load_last(tmp_path)
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may be longer than 20 KB: writing more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_files_before_and_no_others(tmp_path, small_files):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state(1), keep=2)
+    for keep in (1, 2):
+        with pytest.raises(CannotWrite, match=r"cannot write .*last.pt: File too large; free some space. .*--resume"):
+            save_checkpoint(path, state(2, size=100_000), keep=keep)
+    with pytest.raises(CannotWrite, match=r"cannot write .*a.txt: File too large"):
+        write_text(tmp_path / "a.txt", "x" * 30_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert load_checkpoint(path)["step"] == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_to_says_so(tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    save_checkpoint(tmp_path / "last.pt", state(1))
+    monkeypatch.setattr(samix.checkpoint.Path, "open", refuse)
+    with pytest.raises(CannotWrite, match=r"cannot write .*last.pt: .*; make the folder writable"):
+        save_checkpoint(tmp_path / "last.pt", state(2))
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    file = io.BytesIO()
+    torch.save({"format": 1, **state(), "extra": Evil()}, file)
+    (tmp_path / "a.pt").write_bytes(file.getvalue())
+    with pytest.raises(DamagedCheckpoint):
+        load_checkpoint(tmp_path / "a.pt")
+    assert "executed" not in capsys.readouterr().out
 
 
 def test_load_checkpoint_names_a_missing_file(tmp_path):
