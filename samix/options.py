@@ -111,7 +111,8 @@ def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
         kind = command.parts[part]
         given = dict(getattr(recipe, f"{part}_options"))
         preset = peek(arguments, f"--{part}.preset", given.get("preset"))
-        group = options_type(f"{part}-options", kind.owner(name), kind.chosen(name, given, preset))
+        options = kind.chosen(name, given, preset)  # refuses unknown names
+        group = options_type(f"{part}-options", kind.owner(name), options)
         names.append(described(part, kind.help, name))
         groups.append(
             (f"{part}_options", Annotated[group, tyro.conf.arg(name=part)], dataclasses.field(default=group()))

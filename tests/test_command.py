@@ -89,7 +89,9 @@ def test_the_version(capsys):
 
 
 def test_unknown_names_list_the_known(capsys):
-    assert "unknown command 'trian'; choose one of train, pretrain, evaluate, show, mixer, recipes" in fails(capsys, "trian")
+    assert "unknown command 'trian'; choose one of train, pretrain, evaluate, show, mixer, recipes" in fails(
+        capsys, "trian"
+    )
     assert "unknown mixup 'cutmx'; choose one of vanilla, mixup, cutmix" in fails(capsys, "train", "--mixup", "cutmx")
     assert "unknown recipe 'cifar'; choose one of digits-quick" in fails(capsys, "train", "--recipe=cifar")
     assert "unknown preset 'papr' of samix; choose one of reference, paper" in fails(
@@ -503,3 +505,54 @@ def test_arguments_are_those_of_the_process_by_default(monkeypatch, capsys):
     assert main() == 0
     assert capsys.readouterr().out.startswith("samix ")
     assert torch.is_grad_enabled()
+
+
+def test_mixer_export_check_and_card(tmp_path, capsys):
+    arguments = ["--epochs", "1", "--limit", "100", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
+    assert run(capsys, "train", "--mixup", "samix", "--run", "a", *arguments)[0] == 0
+    left = {p.name for p in (tmp_path / "a" / "mixer").iterdir()}
+    assert left == {"config.json", "model.safetensors", "README.md", "masks.png"}
+    code, out, _ = run(
+        capsys, "mixer", "export", str(tmp_path / "a" / "last.pt"), str(tmp_path / "m"), "--licence", "mit"
+    )
+    assert code == 0
+    assert "samix, resnet18 stage 2" in out
+    code, out, _ = run(capsys, "mixer", "check", str(tmp_path / "m"), "--size", "16")
+    assert code == 0
+    assert "correlation of its mean with lambda" in out
+    code, out, _ = run(capsys, "mixer", "card", str(tmp_path / "m"), "--licence", "apache-2.0")
+    assert code == 0
+    assert "license: apache-2.0" in out
+    assert "apache-2.0" in (tmp_path / "m" / "config.json").read_text(encoding="utf-8")
+    code, _, _ = run(capsys, "train", "--mixup", f"mixer:{tmp_path / 'm'}", "--mixup.clean-weight", "1", *arguments)
+    assert code == 0
+    assert (tmp_path / "digits-quick-mixer-m-s0" / "summary.json").is_file()
+    assert "give a folder" in fails(capsys, "train", "--mixup", "mixer:nowhere", *arguments)
+    assert "has export, check and card" in fails(capsys, "mixer", "burn")
+    assert "trained with cutmix, which trains no Mixer" in fails(
+        capsys, "mixer", "export", str(trained(tmp_path, capsys, arguments)), str(tmp_path / "x")
+    )
+
+
+def trained(tmp_path, capsys, arguments):
+    """A checkpoint of a mixup without a Mixer."""
+    run(capsys, "train", "--mixup", "cutmix", "--run", "c", *arguments)
+    return tmp_path / "c" / "last.pt"
+
+
+def test_pretraining_and_judging_what_came_of_it(tmp_path, capsys):
+    arguments = ["--epochs", "1", "--limit", "150", "--batch-size", "16", "--quiet", "--device", "cpu"]
+    arguments += ["--method.queue", "64", "--out", str(tmp_path)]
+    code, out, _ = run(capsys, "pretrain", "--mixup", "cutmix", "--run", "a", *arguments)
+    assert code == 0
+    assert "kNN" in out
+    assert {"last.pt", "export", "curves.png", "summary.json"} <= {p.name for p in (tmp_path / "a").iterdir()}
+    for source in ("last.pt", "export"):
+        code, out, _ = run(capsys, "evaluate", "knn", str(tmp_path / "a" / source), "--device", "cpu")
+        assert code == 0
+        assert "kNN top-1" in out
+    assert "unknown method" in fails(capsys, "pretrain", "--method", "mocoo")
+    assert "trained beside moco" in fails(capsys, "pretrain", "--method", "byol", "--mixup", "samix", "--device", "cpu")
+    assert "a queue of 640 keys over 150 training images" in fails(
+        capsys, "pretrain", "--mixup", "cutmix", "--limit", "150", "--device", "cpu", "--out", str(tmp_path)
+    )
