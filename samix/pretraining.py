@@ -15,7 +15,7 @@ from samix.checkpoint import export_network
 from samix.clustering import ClusterOptions
 from samix.data import EvalBatches, TrainBatches
 from samix.data.views import ViewAugment, ViewKind
-from samix.engine import Run, common_options
+from samix.engine import Run, common_options, short_name
 from samix.methods.barlow import BARLOW_PRESETS, BarlowTwins
 from samix.methods.base import Method
 from samix.methods.byol import BYOL, BYOL_PRESETS
@@ -203,9 +203,15 @@ class PretrainRun(Run):
         if len(self.data.train) < 2:
             raise ValueError(f"{self.data.name} has one image only; learning without labels compares images")
 
+    def default_name(self) -> str:
+        """The run's folder where no name is given; MoCo is the method of the recipes' names."""
+        method = "" if self.recipe.method == "moco" else f"-{self.recipe.method}"
+        return f"{self.recipe.name}{method}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
+
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
         """Two views of training images, and held-out images."""
-        recipe, common = self.recipe, common_options(self.recipe, self.device, self.rank, self.world_size)
+        recipe, on_bad = self.recipe, self.options.on_bad_image
+        common = common_options(recipe, self.device, self.rank, self.world_size, on_bad)
         parts = self.world_size * recipe.accumulate
         if recipe.batch_size % parts:
             raise ValueError(f"batch_size {recipe.batch_size} must be divisible by {parts}, processes x accumulate")
@@ -232,7 +238,7 @@ class PretrainRun(Run):
         from samix.probing.knn import knn_monitor
 
         self.share_buffers()
-        common = common_options(self.recipe, self.device)
+        common = common_options(self.recipe, self.device, on_bad_image=self.options.on_bad_image)
         augment = build_augment(self.recipe, data)
         bank = EvalBatches(data, split="train", batch_size=200, augment=augment, **common)
         held_out = EvalBatches(data, batch_size=200, augment=augment, **common)
@@ -288,13 +294,13 @@ def digits_moco(called: Called) -> PretrainRecipe:
         feature=2,
         method=called["method"],
         mixup=called["mixup"],
-        method_options=queue_only(called, preset="cifar", queue=640, dim=64),
+        method_options=queue_only(called, **SHORT_QUEUE, queue=640, groups=2),
         mixup_options=slim_mixer(called),
         views="cifar",
         min_scale=0.5,
         epochs=20,
         batch_size=64,
-        lr=0.06,
+        lr=0.2,
         mixer_lr=0.1,
         weight_decay=5e-4,
         channels_last=True,
@@ -315,6 +321,18 @@ def slim_mixer(called: Called) -> dict[str, Any]:
     return {"mask_weight": 1.0, "mask_schedule": "constant"} if called["mixup"] in LEARNED else {}
 
 
+# What a run of some hundred steps needs to learn anything (LOG.md): keys that differ from the first step on, by norms
+# in the projector and a queue without random vectors, and a momentum encoder that keeps up.
+SHORT_QUEUE: dict[str, Any] = {
+    "preset": "cifar",
+    "dim": 64,
+    "projector": "mlp-bn",
+    "random_start": False,
+    "temperature": 0.2,
+    "momentum": 0.95,
+}
+
+
 def cifar_slim_moco(called: Called) -> PretrainRecipe:
     """CIFAR-10 images at 32 pixels, a slim ResNet, MoCo's CIFAR settings: minutes on a CPU. No published number."""
     return dataclasses.replace(
@@ -324,10 +342,12 @@ def cifar_slim_moco(called: Called) -> PretrainRecipe:
         model_args=SLIM,
         stem="half",
         feature=2,
-        method_options=queue_only(called, preset="cifar", queue=2048, dim=64, projector="mlp"),
+        method_options=queue_only(called, **SHORT_QUEUE, queue=1024, groups=4),
         mixup_options=slim_mixer(called),
+        min_scale=0.2,
         epochs=20,
         batch_size=128,
+        lr=0.2,
         mixer_lr=0.1,
         channels_last=True,
         eval_every=5,
