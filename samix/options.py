@@ -67,13 +67,17 @@ class Command:
 
     def called(self, arguments: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
         """What the parts are called: by the command line, else by the file's values, else by the fallback."""
-        called: dict[str, str] = {}
+        called = {"recipe": self.recipe_name(arguments, values)}
         for part in self.parts:
             found, fallback = peek(arguments, f"--{part}", values.get(part)), self.fallback[part]
             if found is None:
                 found = fallback if isinstance(fallback, str) else fallback(called)
             called[part] = found
-        return called
+        return {part: called[part] for part in self.parts}
+
+    def recipe_name(self, arguments: Sequence[str], values: Mapping[str, Any]) -> str:
+        """The recipe: that of the command line, else of the file, else the first one."""
+        return str(peek(arguments, "--recipe", values.get("name", next(iter(self.recipes)))))
 
     def named(self, name: str, called: Mapping[str, str]) -> Recipe:
         """The recipe of that name.
@@ -103,7 +107,7 @@ def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
     for part, name in called.items():
         if values.get(part, name) != name:
             values.pop(f"{part}_options", None)  # the file's options are those of its own mixup
-    recipe_name = peek(arguments, "--recipe", values.get("name", next(iter(command.recipes))))
+    recipe_name = command.recipe_name(arguments, values)
     recipe = from_dict({**values, "name": recipe_name, **called}, command.named(recipe_name, called))
     fields = recipe_fields(recipe, command)
     names, groups = [], []
