@@ -1,0 +1,93 @@
+"""Do probabilities mean what they say? Calibration error, reliability diagram, overconfidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samix.evaluate import BINS
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a classifier's confidence compares with its accuracy.
+
+    Args:
+        ece: expected calibration error in percent, ``sum_m n_m / N |accuracy_m - confidence_m|``.
+        mce: the largest |accuracy_m - confidence_m| of a bin, in percent.
+        overconfidence: mean confidence minus accuracy, in percent; below 0 the classifier is too modest.
+        overconfidence_error: ``sum_m n_m / N confidence_m max(confidence_m - accuracy_m, 0)``, in percent.
+        accuracy: top-1 in percent.
+        confidence: mean of the largest probability, in percent.
+        edges: of the bins, one more than there are bins.
+        bin_accuracy: by bin, in [0, 1]; 0 where it is empty.
+        bin_confidence: by bin, in [0, 1]; 0 where it is empty.
+        bin_count: by bin.
+    """
+
+    ece: float
+    mce: float
+    overconfidence: float
+    overconfidence_error: float
+    accuracy: float
+    confidence: float
+    edges: tuple[float, ...]
+    bin_accuracy: tuple[float, ...]
+    bin_confidence: tuple[float, ...]
+    bin_count: tuple[int, ...]
+
+
+def calibration(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Calibration:
+    """Calibration of a classifier.
+
+    ECE and MCE are torchmetrics' (Guo et al. 2017, arXiv:1706.04599): bins of equal width, closed below and open above.
+    The overconfidence error is that of Thulasidasan et al. 2019 (arXiv:1905.11001).
+
+    Args:
+        probabilities: (N, K), rows sum to 1.
+        labels: (N,) class ids.
+        bins: of equal width over [0, 1].
+
+    Returns:
+        Calibration.
+
+    Raises:
+        ValueError: other shapes, no images, rows that do not sum to 1, or fewer than one bin.
+    """
+    if probabilities.dim() != 2 or len(probabilities) == 0 or labels.shape != probabilities.shape[:1] or bins < 1:
+        raise ValueError(
+            f"need probabilities (N, K), labels (N,) and bins >= 1, got {tuple(probabilities.shape)}, "
+            f"{tuple(labels.shape)} and {bins}"
+        )
+    p = probabilities.detach().float().cpu()
+    labels = labels.cpu()
+    if bool((p.sum(1) - 1.0).abs().max() > 1e-3) or bool((p < 0).any()):
+        raise ValueError("probabilities must be at least 0 and sum to 1 in each row; take logits.softmax(1)")
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    confidence, best = p.max(1)
+    confidence = confidence.clamp(max=1.0)
+    right = (best == labels).float()
+    edges = torch.linspace(0, 1, bins + 1)
+    at = (torch.bucketize(confidence, edges, right=True) - 1).clamp(max=bins - 1)  # certain ones into the last bin
+    count = at.bincount(minlength=bins)
+    mean = count.clamp(min=1).float()
+    accuracies, confidences = (at.bincount(value, minlength=bins).float() / mean for value in (right, confidence))
+    over = (count / len(p) * confidences * (confidences - accuracies).clamp(min=0.0)).sum()
+    ece, mce = (
+        float(multiclass_calibration_error(p, labels, p.shape[1], n_bins=bins, norm=norm)) for norm in ("l1", "max")
+    )
+    return Calibration(
+        ece=100.0 * ece,
+        mce=100.0 * mce,
+        overconfidence=100.0 * float(confidence.mean() - right.mean()),
+        overconfidence_error=100.0 * float(over),
+        accuracy=100.0 * float(right.mean()),
+        confidence=100.0 * float(confidence.mean()),
+        edges=tuple(edges.tolist()),
+        bin_accuracy=tuple(accuracies.tolist()),
+        bin_confidence=tuple(confidences.tolist()),
+        bin_count=tuple(count.tolist()),
+    )

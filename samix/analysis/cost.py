@@ -1,0 +1,126 @@
+"""What a network and a training step cost: parameters, operations, time, memory."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from samix.networks.modes import evaluating, looking
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Args:
+        parameters: all of them.
+        flops: floating point operations for one image; a multiplication and an addition are two. Papers often count
+            them as one: halve it then. Only matrix products, convolutions and attention are counted.
+        images_per_second: of the forward pass, without reading images.
+        batch_size: it was measured at.
+    """
+
+    parameters: int
+    flops: int
+    images_per_second: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step costs.
+
+    Args:
+        trained: parameters with a gradient, with Mixers and further heads.
+        flops: floating point operations of forward and backward pass, for one image.
+        images_per_second: of forward and backward pass.
+        peak_bytes: largest memory held on a GPU; 0 on a CPU.
+        batch_size: it was measured at.
+    """
+
+    trained: int
+    flops: int
+    images_per_second: float
+    peak_bytes: int
+    batch_size: int
+
+
+def network_cost(network: nn.Module, images: Tensor, repeats: int = 10) -> Cost:
+    """Parameters, operations and throughput of a forward pass, in eval mode and without a gradient.
+
+    Args:
+        network: left as it was.
+        images: (B, C, H, W).
+        repeats: passes of which the median time counts, after one that does not.
+
+    Raises:
+        ValueError: repeats below 1.
+    """
+    with looking(network) as net, evaluating(network):
+        with FlopCounterMode(display=False) as counter:
+            net(images[:1])
+        seconds = median_seconds(lambda: net(images), images.device, repeats)
+    return Cost(
+        sum(p.numel() for p in network.parameters()), counter.get_total_flops(), len(images) / seconds, len(images)
+    )
+
+
+def step_cost(method: nn.Module, images: Tensor, labels: Tensor, repeats: int = 5) -> StepCost:
+    """Operations, throughput and memory of one training step: forward and backward pass, without the optimiser.
+
+    Args:
+        method: maps (images, labels) to (loss, parts); a copy is trained, and random states stay as they were.
+        images: (B, C, H, W).
+        labels: (B,).
+        repeats: steps of which the median time counts, after one that does not.
+
+    Raises:
+        ValueError: repeats below 1.
+    """
+    trained = copy.deepcopy(method).train()
+
+    def step() -> None:
+        trained.zero_grad(set_to_none=True)
+        trained((images, labels))[0].backward()
+
+    device = images.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds = median_seconds(step, device, repeats)
+    return StepCost(
+        sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        counter.get_total_flops() // len(images),
+        len(images) / seconds,
+        torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+        len(images),
+    )
+
+
+def median_seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median time of a call, after one that warms up; waits for a GPU.
+
+    Raises:
+        ValueError: repeats below 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+
+    def once() -> float:
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    once()
+    times = sorted(once() for _ in range(repeats))
+    return times[len(times) // 2]

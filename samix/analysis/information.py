@@ -1,0 +1,211 @@
+"""How much a mixed image tells of its sources: mutual information by MINE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # draws a joint batch: x (B, P), y (B, Q)
+
+
+@dataclass(frozen=True)
+class Information:
+    """A lower bound of the mutual information.
+
+    Args:
+        nats: the bound on pairs that were not trained on.
+        trained: the bound over training, averaged over tenths of it, on the training batches.
+    """
+
+    nats: float
+    trained: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class InformationCurve:
+    """Information at each lambda, in nats.
+
+    Args:
+        lams: share of the own image.
+        own: between mixed and own image.
+        partner: between mixed image and partner.
+    """
+
+    lams: tuple[float, ...]
+    own: tuple[float, ...]
+    partner: tuple[float, ...]
+
+
+def mutual_information(
+    train: Pairs, test: Pairs, *, steps: int = 400, width: int = 128, lr: float = 1e-3, seed: int = 0
+) -> Information:
+    """MINE (Belghazi et al. 2018, arXiv:1801.04062): trains a critic T of pairs, and gives the bound it reaches.
+
+    ``I(x; y) >= E_joint[T] - log E_marginal[exp T]`` (Donsker and Varadhan), pairs that were torn apart as marginals.
+    The gradient of the second term is divided by a moving average, their correction of its bias. The critic is a
+    product ``f(x) g(y)`` of two networks (Poole et al. 2019, arXiv:1905.06922), so that all B (B - 1) pairs of a batch
+    that do not belong together serve as marginals. The bound is taken on other pairs than those trained on: a critic
+    that learns pairs by heart does not raise it.
+
+    Args:
+        train: draws a batch of pairs x (B, P), y (B, Q), B at least 2, from the generator it is given.
+        test: the same, of other pairs; 20 batches are drawn.
+        steps: of Adam.
+        width: of the critic's two hidden layers.
+        lr: rate of Adam.
+        seed: of weights and batches.
+
+    Returns:
+        Information; at least 0, as the bound 0 is always known.
+
+    Raises:
+        ValueError: steps or width below 1, or batches that are no pairs.
+    """
+    if steps < 1 or width < 1:
+        raise ValueError(f"steps and width must be at least 1, got {steps} and {width}")
+    generator = torch.Generator().manual_seed(seed)
+    x, y = train(generator)
+    if x.dim() != 2 or y.dim() != 2 or len(x) != len(y) or len(x) < 2:
+        raise ValueError(f"need pairs (B, P) and (B, Q), B >= 2, got {tuple(x.shape)} and {tuple(y.shape)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        critic = Critic(x.shape[1], y.shape[1], width).to(x.device)
+    with torch.enable_grad():
+        bounds = _train(critic, train, generator, steps, lr)
+    with torch.no_grad():
+        other = torch.Generator().manual_seed(seed + 1)
+        scores = [_scores(critic(*test(other))) for _ in range(20)]
+    joint, marginal = (torch.cat(part) for part in zip(*scores, strict=True))
+    cut = [round(len(bounds) * n / 10) for n in range(11)]
+    means = [sum(bounds[a:b]) / (b - a) for a, b in pairwise(cut) if b > a]
+    return Information(max(float(_bound(joint, marginal)), 0.0), tuple(means))
+
+
+def _train(critic: nn.Module, train: Pairs, generator: torch.Generator, steps: int, lr: float) -> list[float]:
+    """Trains the critic; the bound at each step."""
+    optimizer = torch.optim.Adam(critic.parameters(), lr=lr)
+    average, bounds = torch.zeros(()), []
+    for step in range(steps):
+        joint, marginal = _scores(critic(*train(generator)))
+        now = marginal.detach().exp().mean()
+        average = now if step == 0 else 0.99 * average + 0.01 * now
+        loss = -(joint.mean() - marginal.exp().mean() / average.clamp(min=1e-12))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        bounds.append(float(_bound(joint.detach(), marginal.detach())))
+    return bounds
+
+
+class Critic(nn.Module):
+    """T of all pairs of a batch: ``f(x) g(y)``.
+
+    Args:
+        x_dim: P.
+        y_dim: Q.
+        width: of the hidden layers, and of what is multiplied.
+    """
+
+    def __init__(self, x_dim: int, y_dim: int, width: int) -> None:
+        super().__init__()
+        self.f, self.g = (
+            nn.Sequential(
+                *(nn.Linear(dim, width), nn.ReLU()), *(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            )
+            for dim in (x_dim, y_dim)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, P) and (B, Q) to (B, B); the pairs stand on the diagonal."""
+        f, g = self.f(x), self.g(y)
+        return f @ g.t() / math.sqrt(f.shape[1])  # type: ignore[no-any-return]
+
+
+def _scores(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """T of the pairs (B,), and of what does not belong together (B (B - 1),)."""
+    apart = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return scores.diagonal(), scores[apart].clamp(max=30.0)
+
+
+def _bound(joint: Tensor, marginal: Tensor) -> Tensor:
+    """Donsker and Varadhan's bound."""
+    return joint.mean() - (torch.logsumexp(marginal, 0) - math.log(len(marginal)))
+
+
+def image_pairs(first: Tensor, second: Tensor, side: int = 8, batch_size: int = 128) -> tuple[Pairs, Pairs]:
+    """Two sets of images that belong together as pairs for :func:`mutual_information`: four fifths train, a fifth test.
+
+    Images are averaged to ``side`` x ``side`` cells, of all channels unless these are equal, and each is scaled by the
+    spread of its set.
+
+    Args:
+        first: (N, C, H, W), N at least 10.
+        second: (N, C, H, W).
+        side: of the smaller images.
+        batch_size: of a draw; at most as many as there are.
+
+    Raises:
+        ValueError: fewer than ten images, or sets of other lengths.
+    """
+    if len(first) != len(second) or len(first) < 10:
+        raise ValueError(f"need two sets of as many images, at least 10, got {len(first)} and {len(second)}")
+    x, y = (_cells(images, side) for images in (first, second))
+    border = 4 * len(x) // 5
+
+    def among(low: int, high: int) -> Pairs:
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            rows = low + torch.randperm(high - low, generator=generator)[:batch_size]
+            return x[rows.to(x.device)], y[rows.to(y.device)]
+
+        return draw
+
+    return among(0, border), among(border, len(x))
+
+
+def _cells(images: Tensor, side: int) -> Tensor:
+    """(N, C, H, W) to (N, P) of zero mean and unit spread over the set."""
+    small = images if min(images.shape[2:]) <= side else F.adaptive_avg_pool2d(images, side)
+    if bool((small == small[:, :1]).all()):
+        small = small[:, :1]
+    flat = small.flatten(1).float()
+    return (flat - flat.mean(0)) / flat.std().clamp(min=1e-6)
+
+
+def information_curve(
+    mixed: Callable[[float], tuple[Tensor, Tensor, Tensor]],
+    lams: Sequence[float],
+    *,
+    side: int = 8,
+    steps: int = 400,
+    seed: int = 0,
+) -> InformationCurve:
+    """Information between mixed images and each source, as in Fig. 7 (d) of SAMix (arXiv:2111.15454).
+
+    Args:
+        mixed: lam to mixed images, own images and partners, each (N, C, H, W).
+        lams: in [0, 1].
+        side: images are averaged to side x side cells; the critic's length of training and size are not published.
+        steps: of each critic.
+        seed: of the critics.
+
+    Raises:
+        ValueError: no lambda, or too few images.
+    """
+    if not lams:
+        raise ValueError("lams must be one or more numbers in [0, 1], got none")
+    rows = []
+    for lam in lams:
+        images, own, partner = mixed(float(lam))
+        rows.append(
+            [
+                mutual_information(*image_pairs(images, source, side), steps=steps, seed=seed).nats
+                for source in (own, partner)
+            ]
+        )
+    return InformationCurve(tuple(map(float, lams)), tuple(row[0] for row in rows), tuple(row[1] for row in rows))

@@ -1,0 +1,182 @@
+"""The loss along lines: between two images, between two checkpoints, and away from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from samix.analysis.passes import Predict, accuracy, check_classified
+from samix.networks.modes import evaluating
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MixingLine:
+    """Loss of images on the line between two, in nats; means over pairs.
+
+    Args:
+        lams: share of the own image.
+        mixed: cross-entropy against the mixed label.
+        excess: what of it is not the mixed label's own entropy: the divergence of prediction from label, at least 0.
+        own: cross-entropy against the own label.
+        partner: against the partner's.
+        roughness: mean over the line's inner points of |second difference of ``excess``|.
+    """
+
+    lams: tuple[float, ...]
+    mixed: tuple[float, ...]
+    excess: tuple[float, ...]
+    own: tuple[float, ...]
+    partner: tuple[float, ...]
+    roughness: float
+
+
+@dataclass(frozen=True)
+class WeightLine:
+    """Loss and accuracy of networks on a line.
+
+    Args:
+        places: along the line.
+        loss: cross-entropy in nats.
+        accuracy: top-1 in percent.
+        barrier: largest loss above the straight line between the losses at both ends, at least 0.
+        rise: mean loss on the line minus the lowest: 0 on flat ground.
+    """
+
+    places: tuple[float, ...]
+    loss: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    barrier: float
+    rise: float
+
+
+def mixing_line(
+    predict: Predict, images: Tensor, partners: Tensor, labels: Tensor, partner_labels: Tensor, lams: Sequence[float]
+) -> MixingLine:
+    """Loss along the mixing line ``lam x + (1 - lam) partner`` in pixels.
+
+    The line of mixup (Zhang et al. 2018, arXiv:1710.09412), along which it asks for ``lam : 1 - lam``.
+
+    Args:
+        predict: images to logits (N, K).
+        images: (N, C, H, W). Not modified.
+        partners: (N, C, H, W).
+        labels: (N,) class ids.
+        partner_labels: (N,) class ids.
+        lams: in [0, 1], evenly spaced.
+
+    Returns:
+        MixingLine.
+
+    Raises:
+        ValueError: fewer than three lambdas, or wrong shapes.
+    """
+    check_classified(images, labels)
+    if len(lams) < 3 or images.shape != partners.shape or labels.shape != partner_labels.shape:
+        raise ValueError(
+            f"need three or more lams and partners like the images, got {len(lams)} and {tuple(partners.shape)} "
+            f"for {tuple(images.shape)}"
+        )
+    rows = []
+    for lam in lams:
+        log_p = F.log_softmax(predict(torch.lerp(partners, images, float(lam))).float(), dim=1)
+        own, partner = (-log_p.gather(1, y[:, None]).squeeze(1) for y in (labels, partner_labels))
+        same = labels == partner_labels
+        share = torch.tensor([float(lam), 1.0 - float(lam)]).clamp(min=1e-12)
+        entropy = torch.where(same, 0.0, float(-(share * share.log()).sum()))
+        mixed = float(lam) * own + (1.0 - float(lam)) * partner
+        rows.append([float(value.mean()) for value in (mixed, mixed - entropy, own, partner)])
+    mixed_, excess, own_, partner_ = (tuple(column) for column in zip(*rows, strict=True))
+    bends = [abs(a - 2.0 * b + c) for a, b, c in zip(excess, excess[1:], excess[2:], strict=False)]
+    return MixingLine(tuple(map(float, lams)), mixed_, excess, own_, partner_, sum(bends) / len(bends))
+
+
+def weight_line(
+    network: nn.Module,
+    start: Weights,
+    step: Weights,
+    places: Sequence[float],
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 100,
+) -> WeightLine:
+    """Loss of the networks ``start + place step``, in eval mode; the network itself is not written to.
+
+    Linear interpolation as of Goodfellow et al. 2015 (arXiv:1412.6544); the barrier is that of Frankle et al. 2020
+    (arXiv:1912.05671). Statistics of BatchNorm are on the line too, as they come; none are measured anew.
+
+    Args:
+        network: gives the structure.
+        start: its state.
+        step: of the same names; see :func:`between` and :func:`filter_direction`.
+        places: along the line, two or more, in rising order.
+        images: (N, C, H, W), normalised.
+        labels: (N,) class ids.
+        batch_size: images in a pass.
+
+    Returns:
+        WeightLine.
+
+    Raises:
+        ValueError: fewer than two places, or weights of another network.
+    """
+    check_classified(images, labels)
+    if len(places) < 2:
+        raise ValueError(f"places must be two or more numbers, got {tuple(places)}")
+    losses, tops = [], []
+    with evaluating(network):
+        for place in places:
+            state = {name: value + place * step[name] if name in step else value for name, value in start.items()}
+            logits = torch.cat(
+                [functional_call(network, state, (part,)).float() for part in torch.split(images, batch_size)]
+            )
+            losses.append(float(F.cross_entropy(logits, labels)))
+            tops.append(accuracy(logits, labels))
+    width = places[-1] - places[0]
+    straight = [losses[0] + (losses[-1] - losses[0]) * (place - places[0]) / width for place in places]
+    barrier = max(loss - line for loss, line in zip(losses, straight, strict=True))
+    return WeightLine(
+        tuple(map(float, places)),
+        tuple(losses),
+        tuple(tops),
+        max(barrier, 0.0),
+        sum(losses) / len(losses) - min(losses),
+    )
+
+
+def between(start: Weights, end: Weights) -> dict[str, Tensor]:
+    """The step from one state to another, of all floating point entries.
+
+    Raises:
+        ValueError: states of two networks.
+    """
+    if {k: v.shape for k, v in start.items()} != {k: v.shape for k, v in end.items()}:
+        raise ValueError("the two checkpoints hold weights of different networks; give two of one architecture")
+    return {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
+
+
+def filter_direction(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """A random direction in which each filter is as long as the network's own.
+
+    Li et al. 2018 (arXiv:1712.09913), Sec. 4: ``d <- d / |d| |w|`` for each filter, which is a row of the weight;
+    biases and norms stay where they are.
+
+    Args:
+        network: not written to.
+        seed: of the direction.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction = {}
+    for name, weight in network.named_parameters():
+        draw = torch.randn(weight.shape, generator=generator).to(weight.device)
+        if weight.dim() < 2:
+            continue
+        lengths = [value.detach().flatten(1).norm(dim=1).clamp(min=1e-12) for value in (weight, draw)]
+        direction[name] = draw * (lengths[0] / lengths[1]).view(-1, *[1] * (weight.dim() - 1))
+    return direction

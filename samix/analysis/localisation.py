@@ -1,0 +1,209 @@
+"""Weakly supervised localisation: does a classifier's activation map find the object? MaxBoxAcc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from samix.analysis.cam import enlarge
+from samix.probing.boxes import needed
+
+OVERLAPS = (0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How often the box around a map's largest region meets the object's.
+
+    Args:
+        thresholds: of the maps scaled to [0, 1].
+        overlaps: smallest IoU that counts as found.
+        accuracy: for each overlap, percent of images found at each threshold.
+        max_box_acc: for each overlap, the largest of them.
+        whole: for each overlap, percent that a box around the whole image gets: the floor.
+        best: threshold with the most images found at the overlap nearest to 0.5.
+    """
+
+    thresholds: tuple[float, ...]
+    overlaps: tuple[float, ...]
+    accuracy: tuple[tuple[float, ...], ...]
+    max_box_acc: tuple[float, ...]
+    whole: tuple[float, ...]
+    best: float
+
+
+def max_box_acc(
+    maps: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    *,
+    steps: int = 100,
+    overlaps: Sequence[float] = OVERLAPS,
+) -> Localisation:
+    """MaxBoxAcc (Choe et al. 2020, arXiv:2001.07437).
+
+    Each map is scaled to [0, 1] by its own range and enlarged bilinearly; at each threshold t a box is drawn around the
+    largest connected region (of 8 neighbours) that is above t. Theirs takes 1001 thresholds, and for MaxBoxAccV2, the
+    mean over IoU 0.3, 0.5 and 0.7, the boxes of all regions; here it is the largest region for each.
+
+    Args:
+        maps: (N, h, w), larger where the class is seen.
+        boxes: (N, 4) or (N, m, 4) boxes (x0, y0, x1, y1) in pixels of ``size``, x1 and y1 just outside; of several, the
+            best met one counts. A box without area is no box.
+        size: (H, W) of the images.
+        steps: thresholds are 0, 1 / steps, ..., below 1.
+        overlaps: smallest IoU that counts.
+
+    Returns:
+        Localisation.
+
+    Raises:
+        ValueError: other shapes, an image without a box, or steps or overlaps out of range.
+    """
+    boxes = boxes.float().cpu()
+    boxes = boxes[:, None] if boxes.dim() == 2 else boxes
+    if maps.dim() != 3 or boxes.dim() != 3 or boxes.shape[2] != 4 or len(maps) != len(boxes) or len(maps) == 0:
+        raise ValueError(f"need maps (N, h, w) and boxes (N, m, 4), got {tuple(maps.shape)} and {tuple(boxes.shape)}")
+    if steps < 2 or not overlaps or not all(0.0 < overlap <= 1.0 for overlap in overlaps):
+        raise ValueError(f"need steps >= 2 and overlaps in (0, 1], got {steps} and {tuple(overlaps)}")
+    if not bool((boxes[..., 2:] > boxes[..., :2]).all(-1).any(-1).all()):
+        raise ValueError("each image needs a box of some area; leave out the images without one")
+    large = scaled(enlarge(maps.cpu(), size)).numpy()
+    thresholds = [step / steps for step in range(steps)]
+    found = np.stack([[region_box(one, t) for t in thresholds] for one in large])  # (N, steps, 4)
+    met = overlap_of(torch.from_numpy(found), boxes)  # (N, steps)
+    whole = overlap_of(torch.tensor([0, 0, size[1], size[0]]).float().expand(len(boxes), 1, 4), boxes)
+    table = [100.0 * (met >= overlap).float().mean(0) for overlap in overlaps]
+    middle = min(range(len(overlaps)), key=lambda n: abs(overlaps[n] - 0.5))
+    return Localisation(
+        tuple(thresholds),
+        tuple(map(float, overlaps)),
+        tuple(tuple(row.tolist()) for row in table),
+        tuple(float(row.max()) for row in table),
+        tuple(100.0 * float((whole >= overlap).float().mean()) for overlap in overlaps),
+        thresholds[int(table[middle].argmax())],
+    )
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Each of (N, h, w) to [0, 1] by its own range; a flat map becomes 1, so that its box is the whole image."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low).clamp(min=1e-30), 1.0)
+
+
+def region_box(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], threshold: float) -> tuple[float, ...]:
+    """(x0, y0, x1, y1) around the largest region of (h, w) above a threshold; all 0 where nothing is."""
+    from scipy.ndimage import find_objects, label  # type: ignore[import-untyped, unused-ignore]
+
+    regions, count = label(values > threshold, structure=np.ones((3, 3)))
+    if count == 0:
+        return (0.0, 0.0, 0.0, 0.0)
+    largest = 0 if count == 1 else int(np.bincount(regions.ravel())[1:].argmax())
+    rows, columns = find_objects(regions)[largest]
+    return (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
+
+
+def overlap_of(found: Tensor, boxes: Tensor) -> Tensor:
+    """IoU of (N, t, 4) with the best met of (N, m, 4): (N, t)."""
+    found, boxes = found.float()[:, :, None], boxes[:, None]
+    low, high = torch.maximum(found[..., :2], boxes[..., :2]), torch.minimum(found[..., 2:], boxes[..., 2:])
+    common = (high - low).clamp(min=0.0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0.0).prod(-1) for box in (found, boxes)]
+    return (common / (areas[0] + areas[1] - common).clamp(min=1e-12)).amax(-1)
+
+
+# Boxes ----------------------------------------------------------------------------------------------------------------
+
+
+def read_tiny_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
+    """The boxes of Tiny-ImageNet's held-out images, by file name, from val/val_annotations.txt.
+
+    The file gives the first and the last pixel of a box in a 64 x 64 image, so the box ends one pixel later.
+
+    Args:
+        folder: of the data set, that holds wnids.txt; or the one above it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line of another form.
+    """
+    inner = folder if (folder / "val").is_dir() else folder / "tiny-imagenet-200"
+    path = needed(inner / "val" / "val_annotations.txt")
+    boxes: dict[str, tuple[float, ...]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        cells = line.split("\t")
+        if len(cells) != 6 or not all(cell.isdigit() for cell in cells[2:]):
+            raise ValueError(f"{path}: expected file, class, x0, y0, x1, y1 with tabs between, got {line!r}")
+        x0, y0, x1, y1 = map(float, cells[2:])
+        boxes[cells[0]] = (x0, y0, x1 + 1.0, y1 + 1.0)
+    return boxes
+
+
+def read_cub_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
+    """The boxes of CUB-200-2011's images, by file below images/, from images.txt and bounding_boxes.txt.
+
+    Args:
+        folder: of the data set, that holds images.txt; or the one above it.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a line of another form.
+    """
+    inner = folder if (folder / "images.txt").is_file() else folder / "CUB_200_2011"
+    names = dict(line.split() for line in needed(inner / "images.txt").read_text(encoding="utf-8").splitlines())
+    boxes: dict[str, tuple[float, ...]] = {}
+    path = needed(inner / "bounding_boxes.txt")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        number, *sides = line.split()
+        if len(sides) != 4 or number not in names:
+            raise ValueError(f"{path}: expected image id, x, y, width, height of an image, got {line!r}")
+        x, y, width, height = map(float, sides)
+        boxes[names[number]] = (x, y, x + width, y + height)
+    return boxes
+
+
+def fitted_box(box: Sequence[float], image: Path, size: int, short: int) -> tuple[float, ...]:
+    """A box of an image file where the test transform puts it: short side to ``short``, then the ``size`` centre."""
+    with Image.open(image) as opened:
+        width, height = opened.size
+    scale = short / min(width, height)
+    left, top = (round((int(side * scale) - size) / 2.0) for side in (width, height))
+    moved = [box[0] * scale - left, box[1] * scale - top, box[2] * scale - left, box[3] * scale - top]
+    return tuple(min(max(value, 0.0), float(size)) for value in moved)
+
+
+def plant(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Puts each image at a random place of a canvas twice as wide and high, so that its box is known.
+
+    The canvas has the mean colour of the image's border.
+
+    Args:
+        images: (N, C, H, W). Not modified.
+        generator: of the places.
+
+    Returns:
+        (N, C, 2 H, 2 W), and boxes (N, 4).
+    """
+    count, _, height, width = images.shape
+    rim = torch.ones(height, width, dtype=torch.bool, device=images.device)
+    rim[1:-1, 1:-1] = False
+    canvas = images[:, :, rim].mean(2)[:, :, None, None].expand(-1, -1, 2 * height, 2 * width).clone()
+    tops = torch.randint(height + 1, (count,), generator=generator).tolist()
+    lefts = torch.randint(width + 1, (count,), generator=generator).tolist()
+    for row, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        canvas[row, :, top : top + height, left : left + width] = images[row]
+    boxes = [[left, top, left + width, top + height] for top, left in zip(tops, lefts, strict=True)]
+    return canvas, torch.tensor(boxes, dtype=torch.float32)
+
+
+def shrink(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) and boxes (N, 4) at half the size, for networks that take one size only."""
+    half = (images.shape[2] // 2, images.shape[3] // 2)
+    return F.interpolate(images, half, mode="bilinear", antialias=True), boxes / 2.0

@@ -1,0 +1,136 @@
+"""How much of an image a classifier needs: accuracy against the share of patches dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.analysis.passes import Predict, accuracy, check_classified
+from samix.networks.attention import attention_layers, class_attention
+from samix.networks.modes import evaluating
+from samix.saliency import gradient_saliency
+
+
+@dataclass(frozen=True)
+class OcclusionCurve:
+    """Accuracy in percent, by share of the patches dropped.
+
+    Args:
+        shares: of the patches that are dropped, in [0, 1].
+        random: top-1 where patches are drawn.
+        salient: where the most salient go first.
+        non_salient: where the least salient go first.
+        area: mean of ``random`` over the shares.
+    """
+
+    shares: tuple[float, ...]
+    random: tuple[float, ...]
+    salient: tuple[float, ...]
+    non_salient: tuple[float, ...]
+    area: float
+
+
+def drop_patches(images: Tensor, score: Tensor, share: float) -> Tensor:
+    """Sets the cells with the highest scores to 0, the mean colour of normalised images.
+
+    Args:
+        images: (N, C, H, W), normalised. Not modified.
+        score: (N, h, w) of each cell of a grid; ties go by place.
+        share: of the h w cells to drop; ``round(share h w)`` cells of each image are.
+
+    Returns:
+        (N, C, H, W). A pixel belongs to the cell ``floor(y h / H), floor(x w / W)``.
+
+    Raises:
+        ValueError: share outside [0, 1], or scores of other images.
+    """
+    if not 0.0 <= share <= 1.0 or score.dim() != 3 or len(score) != len(images):
+        raise ValueError(
+            f"need score ({len(images)}, h, w) and a share in [0, 1], got {tuple(score.shape)} and {share}"
+        )
+    flat = score.flatten(1)
+    count = int(share * flat.shape[1] + 0.5)
+    dropped = torch.zeros_like(flat, dtype=torch.bool)
+    dropped.scatter_(1, flat.argsort(dim=1, descending=True, stable=True)[:, :count], True)
+    cells = dropped.view_as(score)
+    row, column = (
+        torch.arange(size, device=images.device) * n // size
+        for size, n in zip(images.shape[2:], score.shape[1:], strict=True)
+    )
+    return images.masked_fill(cells[:, row][:, :, column][:, None], 0.0)
+
+
+def occlusion_curve(
+    predict: Predict, images: Tensor, labels: Tensor, guide: Tensor, shares: Sequence[float], *, seed: int = 0
+) -> OcclusionCurve:
+    """Drops patches by chance, and by saliency in both orders.
+
+    Naseer et al. 2021 (arXiv:2105.10497), their random, salient and non-salient PatchDrop. Each image has a random
+    order of its own, and a larger share drops the same patches and more.
+
+    Args:
+        predict: images to logits (N, K).
+        images: (N, C, H, W), normalised.
+        labels: (N,) class ids.
+        guide: (N, h, w) saliency of each cell, see :func:`cell_saliency`.
+        shares: of the cells dropped, in [0, 1].
+        seed: of the random order.
+
+    Returns:
+        OcclusionCurve.
+
+    Raises:
+        ValueError: no shares, or wrong shapes.
+    """
+    check_classified(images, labels)
+    if not shares:
+        raise ValueError("shares must be one or more numbers in [0, 1], got none")
+    order = torch.rand(guide.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    guide = guide.to(images.device)
+
+    def curve(score: Tensor) -> tuple[float, ...]:
+        return tuple(accuracy(predict(drop_patches(images, score, share)), labels) for share in shares)
+
+    random = curve(order)
+    return OcclusionCurve(tuple(map(float, shares)), random, curve(guide), curve(-guide), sum(random) / len(random))
+
+
+def cell_saliency(
+    model: nn.Module, images: Tensor, labels: Tensor, grid: int = 8, batch_size: int = 100
+) -> tuple[Tensor, str]:
+    """What the network looks at, by cell: a plain ViT's attention to its patches, else the gradient by grid cells.
+
+    Args:
+        model: classifier; left as it was.
+        images: (N, C, H, W), normalised.
+        labels: (N,) class ids, for the gradient.
+        grid: cells per side of networks without patches, at most the images' shorter side.
+        batch_size: images in a pass.
+
+    Returns:
+        (N, h, w) float32, and the name of what it is.
+
+    Raises:
+        ValueError: grid out of range.
+    """
+    parts = torch.split(images, batch_size)
+    if reads_attention(model):
+        with evaluating(model):
+            return torch.cat([class_attention(model, part)[1] for part in parts]), "attention"
+    if not 1 <= grid <= min(images.shape[2:]):
+        raise ValueError(f"grid must be 1 to {min(images.shape[2:])} cells for these images, got {grid}")
+    maps = [gradient_saliency(model, x, y) for x, y in zip(parts, torch.split(labels, batch_size), strict=True)]
+    return F.adaptive_avg_pool2d(torch.cat(maps), grid), "gradient"
+
+
+def reads_attention(model: nn.Module) -> bool:
+    """Whether this is a plain ViT, whose attention can be read."""
+    try:
+        attention_layers(model)
+    except ValueError:
+        return False
+    return True
