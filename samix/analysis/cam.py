@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images, check_labels
-from samix.networks.backbone import hooked
+from samix.networks.backbone import find_layer, hooked
 from samix.networks.last_map import LastMap, catch_last_map
 from samix.networks.modes import looking
 
@@ -57,22 +57,29 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
     with looking(model, grad=True) as net:
         x = images.detach().clone().requires_grad_()
         blocks: Any = getattr(net, "blocks", None)
-        if not layer and blocks is not None and hasattr(blocks[-1], "norm1"):
-            caught = LastMap()
-
-            def keep(_layer: nn.Module, _args: Any, output: Any) -> None:
-                caught.found = output
-
-            with hooked(blocks[-1].norm1.register_forward_hook(keep)):
+        named = find_layer(net, layer, "feature") if layer else getattr(blocks[-1], "norm1", None) if blocks else None
+        if named is None:
+            with catch_last_map(net) as caught:
                 logits = net(x)
         else:
-            with catch_last_map(net, layer) as caught:
+            caught = LastMap()
+            with hooked(named.register_forward_hook(keeper(caught))):
                 logits = net(x)
         chosen = logits.float().gather(1, classes.long().clone()[:, None]).sum()
         slope = LastMap()
         (slope.found,) = torch.autograd.grad(chosen, caught.found)
         features, gradient = caught.read(net).detach().float(), slope.read(net).float()
     return (gradient.mean((2, 3), keepdim=True) * features).sum(1).clamp(min=0.0)
+
+
+def keeper(caught: LastMap) -> Any:
+    """A hook that keeps a layer's output and hands on a copy, as the layers behind may work in place."""
+
+    def keep(_layer: nn.Module, _args: Any, output: Any) -> Any:
+        caught.found = output
+        return output.clone() if isinstance(output, Tensor) else None
+
+    return keep
 
 
 def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:

@@ -1,0 +1,399 @@
+"""Predictions against lambda, calibration, attacks, corruptions and occlusion: each on a case with a known answer."""
+
+import colorsys
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from analysis_cases import untouched
+from PIL import Image
+from tiny_networks import PlainNet, tiny_cnn, tiny_vit
+from torch import nn
+
+from samix.analysis.calibration import calibration
+from samix.analysis.corruptions import CORRUPTIONS, corrupt, plasma
+from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curve
+from samix.analysis.passes import predictor
+from samix.analysis.prediction import chance, lambda_curve, mixed_in_parts, partners_within
+from samix.analysis.robustness import attack_curve, corruption_table, fgsm, gradient_sign
+from samix.batch import MixedBatch
+from samix.data import denormalize, normalize
+from samix.mixups.boxes import CutMix
+from samix.mixups.handmade import MixUp
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
+
+
+# Prediction against lambda --------------------------------------------------------------------------------------------
+
+
+def coded(labels, classes=6):
+    """Images whose pixels are the logarithm of nothing: pixel k of channel 0 is 1 for class k."""
+    return torch.eye(classes)[labels][:, None, None].repeat(1, 3, 1, 1)
+
+
+def proportional(images):
+    """A classifier whose probabilities are the pixels: exact on mixed images."""
+    return (images[:, 0, 0] + 1e-9).log()
+
+
+def mixing(labels, index):
+    images = coded(labels)
+    return lambda lam: MixUp()(images, labels, lam=lam, index=index)
+
+
+def test_a_proportional_classifier_follows_lambda_exactly():
+    labels, index = torch.tensor([0, 1, 2, 3, 4, 4]), torch.tensor([1, 2, 3, 4, 5, 0])
+    found = lambda_curve(proportional, mixing(labels, index), (0.2, 0.5, 0.7))
+    assert found.pairs == 5  # 4 with 4 says nothing
+    assert found.either == found.both == (100.0, 100.0, 100.0)
+    assert found.share == pytest.approx((0.2, 0.5, 0.7), abs=1e-5)
+    assert found.own == pytest.approx((0.2, 0.5, 0.7), abs=1e-5)
+    assert found.partner == pytest.approx((0.8, 0.5, 0.3), abs=1e-5)
+    assert found.error == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_classifier_that_sees_the_larger_share_only():
+    labels, index = torch.arange(6), torch.arange(6).roll(1)
+    found = lambda_curve(lambda x: proportional(x) * 1000, mixing(labels, index), (0.3, 0.8))
+    assert found.either == (100.0, 100.0)
+    assert found.share == pytest.approx((0.0, 1.0), abs=1e-4)
+    assert found.error == pytest.approx((0.3 + 0.2) / 2, abs=1e-4)
+
+
+def test_guessing_gets_what_chance_says():
+    classes, count = 6, 30_000
+    labels = torch.randint(classes, (count,))
+    index = torch.arange(count).roll(1)
+    found = lambda_curve(lambda x: torch.randn(len(x), classes), mixing(labels, index), (0.5,))
+    assert (found.either[0], found.both[0]) == pytest.approx(chance(classes), abs=1.0)
+
+
+def test_the_share_in_the_label_counts_not_the_one_asked_for():
+    labels, index = torch.arange(4), torch.arange(4).roll(1)
+    images = torch.rand(4, 3, 9, 9)
+
+    def mix(lam):
+        return CutMix(generator=torch.Generator().manual_seed(3))(images, labels, lam=lam, index=index)
+
+    found = lambda_curve(lambda x: torch.zeros(len(x), 4), mix, (0.5,))
+    given = mix(0.5).weights[:, 0]
+    assert found.given[0] == pytest.approx(float(given.mean()))
+    assert found.error == pytest.approx(float((given - 0.5).abs().mean()), abs=1e-6)
+
+
+def test_of_three_sources_the_second_largest_is_b():
+    batch = MixedBatch(
+        coded(torch.tensor([0])), torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 0.1, 0.4]]), torch.tensor([[0, 1, 2]])
+    )
+    logits = torch.tensor([[0.5, 0.01, 0.4, 0.03, 0.03, 0.03]]).log()
+    found = lambda_curve(lambda x: logits, lambda lam: batch, (0.5,))
+    assert (found.both[0], found.partner[0]) == pytest.approx((100.0, 0.4))
+    assert found.share[0] == pytest.approx(5 / 9)
+
+
+def test_lambda_curve_refuses_what_it_cannot_measure():
+    labels, index = torch.zeros(4, dtype=torch.long), torch.arange(4).roll(1)
+    with pytest.raises(ValueError, match="no pair has two classes"):
+        lambda_curve(proportional, mixing(labels, index), (0.5,))
+    with pytest.raises(ValueError, match=r"lams must be one or more numbers in \[0, 1\]"):
+        lambda_curve(proportional, mixing(labels, index), (1.5,))
+
+
+def test_mixing_in_parts_is_mixing_at_once():
+    images, labels = torch.rand(7, 3, 8, 8), torch.arange(7)
+    index = partners_within(7, 3, torch.Generator().manual_seed(0))
+    assert all(int(i) // 3 == n // 3 for n, i in enumerate(index))
+    assert (index != torch.arange(7))[:6].all()  # the last part holds one image
+
+    def mix(x, y, lam, partner):
+        return MixUp()(x, y, lam=lam, index=partner)
+
+    parts, whole = mixed_in_parts(mix, images, labels, index, 3)(0.3), mix(images, labels, 0.3, index)
+    for name in ("images", "labels", "weights", "index", "mask"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+
+
+# Calibration ----------------------------------------------------------------------------------------------------------
+
+
+def planted(confidence, hits, count=200, classes=4):
+    """Probabilities with this confidence in class 1, right in ``hits`` of ``count``."""
+    p = torch.full((count, classes), (1 - confidence) / (classes - 1))
+    p[:, 1] = confidence
+    return p, torch.where(torch.arange(count) < hits, 1, 2)
+
+
+@pytest.mark.parametrize(("confidence", "hits"), [(0.9, 120), (0.55, 180), (0.7, 140)])
+def test_a_planted_calibration_error_is_found(confidence, hits):
+    found = calibration(*planted(confidence, hits))
+    gap = 100 * (confidence - hits / 200)
+    assert found.ece == pytest.approx(abs(gap), abs=1e-3)
+    assert found.mce == pytest.approx(abs(gap), abs=1e-3)
+    assert found.overconfidence == pytest.approx(gap, abs=1e-3)
+    assert found.overconfidence_error == pytest.approx(confidence * max(gap, 0.0), abs=1e-3)
+
+
+def test_errors_of_both_signs_add_up_in_ece_and_cancel_in_overconfidence():
+    (p, y), (q, z) = planted(0.9, 140), planted(0.5, 140)  # 20 too sure, 20 too modest
+    found = calibration(torch.cat([p, q]), torch.cat([y, z]))
+    assert found.ece == pytest.approx(20.0, abs=1e-3)
+    assert found.overconfidence == pytest.approx(0.0, abs=1e-3)
+    assert found.overconfidence_error == pytest.approx(0.5 * 0.9 * 20.0, abs=1e-3)
+
+
+def test_the_diagram_sums_to_the_error():
+    p, y = (3 * torch.randn(500, 5)).softmax(1), torch.randint(5, (500,))
+    found = calibration(p, y, bins=10)
+    assert sum(found.bin_count) == 500
+    terms = zip(found.bin_count, found.bin_accuracy, found.bin_confidence, strict=True)
+    assert found.ece == pytest.approx(100 * sum(n / 500 * abs(a - c) for n, a, c in terms), abs=1e-3)
+    for n, low, high in zip(found.bin_count, found.edges, found.edges[1:], strict=False):
+        inside = (p.amax(1) >= low) & (p.amax(1) < high)
+        assert n == int(inside.sum())
+
+
+def test_a_certain_and_right_classifier_is_calibrated():
+    y = torch.arange(12) % 3
+    found = calibration(torch.eye(3)[y], y)
+    assert (found.ece, found.overconfidence, found.bin_count[-1]) == (0.0, 0.0, 12)
+
+
+def test_logits_are_refused_as_probabilities():
+    with pytest.raises(ValueError, match=r"take logits.softmax\(1\)"):
+        calibration(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
+
+
+# FGSM -----------------------------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+    """Two classes, logits (0, w . x + b) of normalised images."""
+
+    def __init__(self, weight, bias=0.0):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x):
+        score = (x * self.weight).sum((1, 2, 3)) + self.bias
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def test_fgsm_flips_a_linear_classifier_just_where_the_margin_ends():
+    """In pixels the slope of channel c is w / std_c, so the step that reaches the margin m is m / sum |w / std|."""
+    weight = torch.randn(3, 4, 4)
+    per_pixel = weight / torch.tensor(STD)[:, None, None]
+    pixels = torch.full((1, 3, 4, 4), 0.5)
+    margin = 0.05 * float(per_pixel.abs().sum())  # eps = 0.05 of a pixel
+    model = Linear(weight)
+    with torch.no_grad():
+        model.bias += margin - (normalize(pixels, MEAN, STD) * weight).sum()
+    given = (model, normalize(pixels, MEAN, STD), torch.tensor([1]), (0.0, 0.0499, 0.0501, 0.2), MEAN, STD)
+    assert attack_curve(*given).accuracy == (100.0, 100.0, 0.0, 0.0)
+
+
+def test_fgsm_moves_each_pixel_by_epsilon_and_stays_in_range():
+    x = normalize(torch.rand(5, 3, 6, 6), MEAN, STD)
+    sign = torch.randn(5, 3, 6, 6).sign()
+    before, after = (denormalize(v, MEAN, STD) for v in (x, fgsm(x, sign, 8 / 255, MEAN, STD)))
+    assert torch.allclose(after, (before + 8 / 255 * sign).clamp(0, 1), atol=1e-6)
+    assert torch.equal(fgsm(x, sign, 0.0, MEAN, STD), x)
+
+
+def test_the_sign_is_that_of_the_true_labels_loss():
+    model, x = PlainNet(norm=False), torch.randn(4, 3, 8, 8)
+    labels = torch.tensor([0, 1, 2, 3])
+    x64, net = x.double(), model.double()
+    sign = gradient_sign(net, x64, labels, batch_size=3)
+
+    def loss(v):
+        return nn.functional.cross_entropy(net(v), labels, reduction="none").detach()
+
+    for at in [(0, 1, 2), (2, 7, 5)]:
+        step = torch.zeros_like(x64)
+        step[(slice(None), *at)] = 1e-6
+        slope = loss(x64 + step) - loss(x64 - step)
+        assert torch.equal(slope.sign().float(), sign[(slice(None), *at)])
+
+
+def test_attacks_leave_the_network_as_it_was():
+    x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
+    network = tiny_cnn()
+    untouched(network, lambda: attack_curve(network, x, y, (0.0, 0.1), MEAN, STD, batch_size=3))
+
+
+# Corruptions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_corruptions_are_whole_levels_seeded_and_change_something(name):
+    x = torch.rand(2, 3, 16, 12) if name != "elastic" else torch.rand(2, 3, 16, 16)
+    kept = x.clone()
+    found = [corrupt(x, name, severity, seed=1) for severity in (1, 3, 5)]
+    assert torch.equal(x, kept)
+    assert torch.equal(found[0], corrupt(x, name, 1, seed=1))
+    for one in found:
+        assert one.shape == x.shape
+        assert one.min() >= 0
+        assert one.max() <= 1
+        assert torch.allclose(one * 255, (one * 255).round(), atol=1e-3)
+        assert not torch.equal(one, (x * 255).round() / 255)
+
+
+def test_noise_has_the_published_spread():
+    x = torch.full((2, 3, 64, 64), 0.5)
+    for severity, c in enumerate((0.04, 0.06, 0.08, 0.09, 0.10), start=1):
+        assert float(corrupt(x, "gaussian_noise", severity).std()) == pytest.approx(c, rel=0.05)
+    for severity, c in enumerate((500, 250, 100, 75, 50), start=1):
+        level = float((x[0, 0, 0, 0] * 255).round() / 255)
+        assert float(corrupt(x, "shot_noise", severity).std()) == pytest.approx(math.sqrt(level / c), rel=0.05)
+    hit = corrupt(x, "impulse_noise", 5)
+    assert float(((hit == 0) | (hit == 1)).float().mean()) == pytest.approx(0.07, abs=0.01)
+    assert float(corrupt(x, "speckle_noise", 5).std()) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["brightness", "saturate"])
+def test_colours_change_as_in_hsv(name):
+    levels = torch.randint(0, 256, (1, 3, 6, 6)).float() / 255
+    levels[0, :, 0, 0] = 0.0  # black, grey and white are special
+    levels[0, :, 0, 1] = 120 / 255
+    levels[0, :, 0, 2] = 1.0
+    for severity, c in enumerate(CORRUPTIONS[name][1], start=1):
+        found = corrupt(levels, name, severity)[0]
+        for y in range(6):
+            for x in range(6):
+                h, s, v = colorsys.rgb_to_hsv(*levels[0, :, y, x].tolist())
+                if name == "brightness":
+                    wanted = colorsys.hsv_to_rgb(h, s, min(v + c, 1.0))
+                else:
+                    wanted = colorsys.hsv_to_rgb(h, min(s * c[0] + c[1], 1.0), v)
+                assert found[:, y, x].tolist() == pytest.approx(wanted, abs=1.01 / 255)
+
+
+def test_contrast_keeps_the_mean_and_shrinks_the_spread():
+    x = 0.3 + 0.4 * torch.rand(2, 3, 32, 32)
+    found = corrupt(x, "contrast", 5)
+    assert torch.allclose(found.mean((2, 3)), x.mean((2, 3)), atol=1 / 255)
+    assert torch.allclose(found.std((2, 3)), 0.15 * x.std((2, 3)), atol=1 / 255)
+
+
+def test_blurs_keep_flat_images_and_light():
+    flat, point = torch.full((1, 3, 15, 15), 100 / 255), torch.zeros(1, 3, 33, 33)
+    point[..., 16, 16] = 1.0
+    for name in ("gaussian_blur", "defocus_blur", "motion_blur", "zoom_blur"):
+        assert (corrupt(flat, name, 5) - flat).abs().max() <= 1 / 255 + 1e-6
+    for name in ("gaussian_blur", "defocus_blur", "motion_blur"):
+        light = float(corrupt(point, name, 5)[0, 0].sum())
+        assert light == pytest.approx(1.0, abs=0.1)  # rounded down at each pixel
+
+
+def test_defocus_is_a_disk_of_nine_pixels_at_severity_five():
+    point = torch.zeros(1, 3, 9, 9)
+    point[..., 4, 4] = 1.0
+    found = corrupt(point, "defocus_blur", 5)[0, 0]
+    assert torch.equal(
+        found > 0.05,
+        torch.zeros(9, 9).index_put((torch.arange(3, 6)[:, None], torch.arange(3, 6)), torch.ones(3, 3)) > 0,
+    )
+
+
+def test_pixelate_and_jpeg_are_pils():
+    x = torch.randint(0, 256, (1, 3, 32, 32)).float() / 255
+    image = Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    small = image.resize((20, 20), Image.Resampling.BOX).resize((32, 32), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=40)
+    for name, wanted in (("pixelate", small), ("jpeg", Image.open(stream))):
+        found = (corrupt(x, name, 5)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(found, np.asarray(wanted))
+
+
+def test_fog_is_scaled_to_the_brightest_pixel():
+    x = torch.full((3, 3, 32, 32), 0.8)
+    found = corrupt(x, "fog", 3)
+    top = float((x[0, 0, 0, 0] * 255).round() / 255)
+    low = top * top / (top + 0.75)
+    assert float(found.min()) == pytest.approx(low, abs=1.01 / 255)
+    assert float(found.max()) == pytest.approx(top, abs=1.01 / 255)
+    haze = plasma(16, 3.0, torch.Generator().manual_seed(0))
+    assert (float(haze.min()), float(haze.max())) == (0.0, 1.0)
+
+
+def test_a_corruption_table_of_a_network_that_sees_the_mean_only():
+    """Class by brightness: contrast keeps means, so nothing is lost; brightness moves all over the border."""
+
+    class ByMean(nn.Module):
+        def forward(self, x):
+            mean = denormalize(x, MEAN, STD).mean((1, 2, 3))
+            return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+    x = torch.full((8, 3, 16, 16), 0.42)
+    x[4:] = 0.6
+    y = torch.arange(8) // 4
+    found = corruption_table(ByMean(), normalize(x, MEAN, STD), y, MEAN, STD, ("contrast", "brightness"))
+    assert found.clean == 100.0
+    assert found.accuracy == ((100.0,) * 5, (100.0, 50.0, 50.0, 50.0, 50.0))
+    assert found.mean == pytest.approx(80.0)
+
+
+def test_unknown_corruptions_are_refused():
+    with pytest.raises(ValueError, match="unknown corruption 'frost'; choose one of gaussian_noise"):
+        corrupt(torch.rand(1, 3, 8, 8), "frost", 1)
+    with pytest.raises(ValueError, match="severity must be 1 to 5, got 6"):
+        corrupt(torch.rand(1, 3, 8, 8), "fog", 6)
+
+
+# Occlusion ------------------------------------------------------------------------------------------------------------
+
+
+class OneCell(nn.Module):
+    """Class 1 if the cell at row 1, column 2 of a 4 x 4 grid is bright; dropped cells are 0, which is class 0."""
+
+    def forward(self, x):
+        height, width = x.shape[2] // 4, x.shape[3] // 4
+        light = x[:, :, height : 2 * height, 2 * width : 3 * width].mean((1, 2, 3))
+        return torch.stack([torch.full_like(light, 0.5), light], 1)
+
+
+def test_an_occluded_planted_object_is_lost_just_then():
+    x, y = torch.ones(400, 3, 8, 8), torch.ones(400, dtype=torch.long)
+    guide = torch.zeros(400, 4, 4)
+    guide[:, 1, 2] = 1.0
+    shares = (0.0, 1 / 16, 0.5, 15 / 16, 1.0)
+    found = occlusion_curve(predictor(OneCell()), x, y, guide, shares)
+    assert found.salient == (100.0, 0.0, 0.0, 0.0, 0.0)
+    assert found.non_salient == (100.0, 100.0, 100.0, 100.0, 0.0)
+    assert found.random == pytest.approx(tuple(100 * (1 - share) for share in shares), abs=6)
+    assert found.area == pytest.approx(sum(found.random) / 5)
+
+
+def test_dropped_cells_are_zero_and_the_others_as_they_were():
+    x, score = 1 + torch.rand(2, 3, 7, 10), torch.rand(2, 2, 3)
+    found = drop_patches(x, score, 0.5)
+    for row in range(2):
+        order = score[row].flatten().argsort(descending=True)[:3].tolist()
+        for y in range(7):
+            for column in range(10):
+                gone = (y * 2 // 7) * 3 + column * 3 // 10 in order
+                wanted = torch.zeros(3) if gone else x[row, :, y, column]
+                assert torch.equal(found[row, :, y, column], wanted)
+    assert torch.equal(drop_patches(x, score, 0.0), x)
+
+
+def test_salience_is_a_vits_attention_or_the_gradient():
+    x, y = torch.randn(3, 3, 32, 32), torch.arange(3)
+    maps, kind = cell_saliency(tiny_vit(), x, y, batch_size=2)
+    assert (maps.shape, kind) == ((3, 4, 4), "attention")
+    maps, kind = cell_saliency(tiny_cnn(), x, y, grid=8, batch_size=2)
+    assert (maps.shape, kind) == ((3, 8, 8), "gradient")
+    assert maps.min() >= 0
+    for network in (tiny_vit(), tiny_cnn()):
+        untouched(network, lambda network=network: cell_saliency(network, x, y))
+
+
+def test_the_gradient_finds_the_cell_that_matters():
+    x = torch.rand(4, 3, 16, 16)
+    maps, _ = cell_saliency(OneCell(), x, torch.ones(4, dtype=torch.long), grid=4)
+    assert maps.flatten(1).argmax(1).tolist() == [6] * 4
