@@ -18,6 +18,7 @@ from torch import Tensor
 from samix.batch import MixedBatch
 from samix.build import METHODS, MIXER, NAMES
 from samix.data import denormalize, load_images, normalize
+from samix.engine import short_name
 from samix.mixups import GUIDED, HANDMADE, HIDDEN, LABEL_SIDE, MIXUPS, OF_TOKENS
 from samix.mixups.frozen import DEFAULT
 from samix.report import (
@@ -130,7 +131,10 @@ class Playground:
             mixup = named_mixup(source, scale)
             family = next((name for name, kinds in FAMILIES if type(mixup) in kinds), "Learned")
             mix = mixup_at(mixup, images, labels, PAIR, self.seed, guide_of(mixup, images, labels))
-            return title_of(source, mixup).replace("each column", "each λ"), family, mix, scale
+            title = title_of(source, mixup).replace("each column", "each λ")
+            if source.startswith(MIXER):
+                title = f"{short_name(source)}: {title}"
+            return title, family, mix, scale
         method, recipe, described = load_method(Path(source))
         scale = (tuple(described["mean"]), tuple(described["std"]))
         images, labels = self.pair(recipe.size, scale)

@@ -27,7 +27,7 @@ samix compare vanilla samix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer
 Every option below but the first ones is a field of the recipe, and holds for all mixups."""
 FIXED = ("mixup", "mixup_options", "seed")  # recipe fields that a comparison decides itself
 IMAGENET = ("imagenet", "inat", "places")
-SPEC = re.compile(r"(.+?)(?::([A-Za-z_]\w*=.*))?")  # NAME or NAME:option=value,...
+SPEC = re.compile(r"(.+?)(?::([A-Za-z_][\w-]*=.*))?")  # NAME or NAME:option=value,...
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def about(results: Found) -> list[str]:
         f"Accuracy of a run: median of the held-out top-1 over its last {last} evaluations, of the reported classifier "
         "(for methods with an averaged copy, that copy with its clean head); NLL and ECE (15 bins) likewise.",
         f"± after a mean is the standard deviation over {seeds}; the gain's is its standard error.",
-        "Weights, data order and augmentation of a seed are the same for all mixups.",
+        "The order of the images and their augmentation are the same for all mixups with the same seed.",
     ]
     if last >= epochs:
         told.append(f"These runs have {epochs} epochs only, so the median is over all of them.")
