@@ -1,4 +1,4 @@
-"""Every mixup by its name: built from a recipe, trained for a step, painted; on a CNN, or on a ViT where it needs one."""
+"""Every mixup by its name: built from a recipe, trained for a step, painted; on a CNN, or on a ViT where it needs."""
 
 import json
 
