@@ -34,7 +34,7 @@ def test_unknown_recipes_list_the_known():
         named_recipe("cifar")
 
 
-# those to which a recipe gives options of their own, and one to which none does
+# those to which recipes give options of their own
 PUBLISHED = (
     "vanilla",
     "mixup",
