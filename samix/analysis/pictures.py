@@ -121,7 +121,7 @@ def draw_robustness(path: Path, attack: AttackCurve, table: CorruptionTable, num
     left.set_ylim(-3, 103)
     label(left, "FGSM (dotted: chance)", "largest change of a pixel, in 1/255", "top-1, %")
     grid = torch.tensor(table.accuracy)
-    right.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    right.imshow(grid.numpy(), cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for row, values in enumerate(table.accuracy):
         for column, value in enumerate(values):
             colour = "black" if value > 60 else "white"
@@ -180,7 +180,7 @@ def draw_localisation(path: Path, found: Localisation, pixels: Tensor, maps: Ten
         place = fig.add_subplot(grid[number // columns, 1 + number % columns])
         place.set(xticks=[], yticks=[])
         draw(place, image)
-        place.imshow(one, cmap="magma", alpha=0.35, vmin=0, vmax=1)
+        place.imshow(one.numpy(), cmap="magma", alpha=0.35, vmin=0, vmax=1)
         outline(place, boxes[number].tolist(), "#7CFC00")
         outline(place, region_box(one.numpy(), found.best), "white", "--")
     fig.suptitle(f"{title}\ngreen: the object's box, white: found at threshold {found.best:g}", fontsize=9)
@@ -220,7 +220,8 @@ def draw_cam(
         for ax, cams in zip(line[4:], maps, strict=True):
             draw(ax, mixed[row].cpu())
             top = float(cams[row].max())
-            ax.imshow(cams[row] / max(top, 1e-12), cmap="inferno", alpha=0.55, vmin=0, vmax=1, interpolation="bilinear")
+            shown = (cams[row] / max(top, 1e-12)).numpy()
+            ax.imshow(shown, cmap="inferno", alpha=0.55, vmin=0, vmax=1, interpolation="bilinear")
             if top <= 0:
                 ax.set_xlabel("nowhere", fontsize=6)
         for ax, name in zip(line[:2], names[row], strict=True):

@@ -103,7 +103,7 @@ class Subject:
         if not mixup and name in PLAIN:
             name, own = "mixup", False
         if own:
-            return self._joined(self._preview, index), name
+            return self._joined(self._previewing(seed), index), name
         if name in METHODS or not (name in NAMES or name.startswith(MIXER)):
             known = ", ".join(n for n in NAMES if n not in METHODS)
             raise ValueError(
@@ -119,12 +119,19 @@ class Subject:
 
         return self._joined(mix, index), name
 
-    def _preview(self, images: Tensor, labels: Tensor, lam: float, index: Tensor) -> MixedBatch:
-        assert self.method is not None
-        batch = self.method.preview(images, labels, lam, index)
-        if batch is None:
-            raise ValueError(f"{self.recipe.mixup} mixes no images; name another with --mixup")
-        return batch
+    def _previewing(self, seed: int) -> Callable[[Tensor, Tensor, float, Tensor], MixedBatch]:
+        """The run's own mix, whose further draws are the same each time."""
+
+        def preview(images: Tensor, labels: Tensor, lam: float, index: Tensor) -> MixedBatch:
+            assert self.method is not None
+            for generator in self.method.generators():
+                generator.manual_seed(seed)
+            batch = self.method.preview(images, labels, lam, index)
+            if batch is None:
+                raise ValueError(f"{self.recipe.mixup} mixes no images; name another with --mixup")
+            return batch
+
+        return preview
 
     def _joined(
         self, mix: Callable[[Tensor, Tensor, float, Tensor], MixedBatch], index: Tensor
@@ -149,14 +156,15 @@ class Subject:
 
 
 def find_weights(source: Path) -> Path:
-    """A checkpoint or an export: of a run's folder its ``last.pt``.
+    """A checkpoint or an export: of a run's folder its ``last.pt``, or else its ``best.pt``.
 
     Raises:
         FileNotFoundError: nothing there.
     """
     if source.is_dir() and not (source / "config.json").is_file():
-        if (source / "last.pt").is_file():
-            return source / "last.pt"
+        for name in ("last.pt", "best.pt"):
+            if (source / name).is_file():
+                return source / name
         raise FileNotFoundError(f"{source} is neither a run's folder (last.pt) nor an export (config.json)")
     if not source.exists():
         raise FileNotFoundError(f"nothing at {source}; give a run's folder, a checkpoint (.pt) or an export's folder")
