@@ -303,7 +303,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_killed_comparison_goes_on_inside_its_runs(tmp_path):
     """kill -9 of the command: its child saves its state. Then a call continues, to the very result of unbroken runs."""
     out = tmp_path / "all"
-    flags = ["--model-args", SLIM, "--limit", "200", "--epochs", "12", "--batch-size", "10", "--size", "8"]
+    flags = ["--model-args", SLIM, "--limit", "200", "--epochs", "6", "--batch-size", "10", "--size", "8"]
     flags += ["--device", "cpu", "--jobs", "1", "--seeds", "1", "--out", str(out)]
     command = [sys.executable, "-c", STOPPED, "compare", "cutmix", "vanilla", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -312,10 +312,10 @@ def test_a_killed_comparison_goes_on_inside_its_runs(tmp_path):
     process.communicate()
     wait_for(lambda: "stopped at step" in (out / "cutmix-s0" / "log.txt").read_text(encoding="utf-8"))
     done = len(rows_of(out / "cutmix-s0"))
-    assert 1 <= done < 12
+    assert 1 <= done < 6
     assert not (out / "cutmix-s0" / "summary.json").exists()
     assert compare(["cutmix", "vanilla", *flags], Here, io.StringIO()) == 0
-    changes = {"limit": 200, "epochs": 12, "batch_size": 10}
+    changes = {"limit": 200, "epochs": 6, "batch_size": 10}
     assert run_differences(out / "cutmix-s0", fit(small_recipe("cutmix", **changes), tmp_path, "unbroken")) == []
 
 

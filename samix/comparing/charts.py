@@ -151,7 +151,7 @@ def gain_chart(gains: Sequence[Gain]) -> str:
     low, high = low - room, high + room
     x, height = Axis(low, high, left, width - 12), top + row * len(gains) + 8
     parts = []
-    for value in nice_ticks(low, high, 4):
+    for value in nice_ticks(low, high, 6):
         parts.append(f'<path class="grid" d="M{x(value):.1f} {top - 4}V{height}"/>')
         parts.append(f'<text x="{x(value):.1f}" y="{top - 9}" text-anchor="middle">{signed(value)}</text>')
     parts.append(f'<path class="zero" d="M{x(0):.1f} {top - 4}V{height}"/>')

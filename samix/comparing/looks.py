@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from samix.batch import MixedBatch
@@ -98,6 +98,7 @@ def strip(columns: Sequence[Tensor], masks: Sequence[Tensor]) -> Image.Image:
         whole.paste(tile, (number * (width + GAP), 0))
     for number, mask in enumerate(masks):
         shown = to_picture(mask).resize((width, height), Image.Resampling.BOX)
+        ImageDraw.Draw(shown).rectangle((0, 0, width - 1, height - 1), outline=(150, 150, 150))  # white on a white page
         whole.paste(shown, ((number + 1) * (width + GAP), height + GAP))
     return whole
 

@@ -32,7 +32,7 @@ thead th{font-weight:600;font-size:.82rem;color:var(--soft)}
 tbody th,thead th:first-child{text-align:left;position:sticky;left:0;background:var(--card)}
 tbody th{font-weight:600;max-width:11rem;overflow:hidden;text-overflow:ellipsis}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;background:var(--c);margin-right:.5em}
-.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:1rem}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:1rem}
 figure{margin:0;padding:.8rem;border:1px solid var(--line);border-radius:8px;background:var(--card)}
 figcaption{font-weight:600;font-size:.9rem;margin-bottom:.3rem}
 svg{display:block;width:100%;height:auto;font:11px system-ui,sans-serif}

@@ -25,7 +25,6 @@ def cells_of(results: Found) -> list[Column]:
         ("ECE %", [spread(f["ece"], 2) for f in found]),
         ("s per run", [seconds(f["seconds"]) for f in found]),
         ("time ×", [times(f["relative_seconds"]) for f in found]),
-        ("memory, MiB", [mean(f["memory"], 0) for f in found]),
         ("memory ×", [times(f["relative_memory"]) for f in found]),
         ("mask spread", [mean(f["mask_std"], 2) for f in found]),
         ("mask corr.", [mean(f["mask_correlation"], 3) for f in found]),
@@ -92,12 +91,13 @@ def about(results: Found) -> list[str]:
         f"± after a mean is the standard deviation over {seeds}; the gain's is its standard error.",
         "The order of the images and their augmentation are the same for all mixups with the same seed.",
     ]
+    told.append("Seconds are of training without evaluation; runs that go side by side slow each other.")
     if last >= epochs:
         told.append(f"These runs have {epochs} epochs only, so the median is over all of them.")
     if results["overrides"] and any(f["published"] is not None for f in results["mixups"].values()):
         told.append("Published values are of the whole recipe, not of the changed one that was run here.")
     if results["memory_of"] == "process":
-        told.append("Memory is that of the whole process, Python and libraries included.")
+        told.append("Memory is the most that the whole process had, Python and libraries included.")
     return told
 
 
