@@ -23,7 +23,7 @@ from samix.batch import Mixed
 from samix.comparing.charts import Curve, Gain, curve_chart, gain_chart, limits, nice_ticks
 from samix.comparing.child import ComparedRun, train
 from samix.comparing.command import compare
-from samix.comparing.looks import STRIPS, sweep
+from samix.comparing.looks import STRIPS, look_again, sweep
 from samix.comparing.plan import CompareOptions, label_of, median_epochs, read_plan, split_spec
 from samix.comparing.results import compare_with, mean_and_std
 from samix.comparing.running import only_here
@@ -422,6 +422,15 @@ def test_masks_that_do_not_vary_have_no_statistics_and_planted_ones_the_right_on
     assert found["error"] == pytest.approx(0.0)
     spreads = [torch.tensor([1.0] * n + [0.0] * (16 - n)).std() for n in (4, 8, 12)]
     assert found["std"] == pytest.approx(float(sum(spreads) / 3))
+
+
+def test_looking_again_shows_the_same(compared):
+    folder = compared[0] / "cutmix-s0"
+    names = ("masks.json", *STRIPS)
+    before = [(folder / name).read_bytes() for name in names]
+    assert json.loads(before[0])["std"] > 0.1
+    look_again(folder, "data")
+    assert [(folder / name).read_bytes() for name in names] == before
 
 
 def test_pictures_become_text_of_their_pixels():

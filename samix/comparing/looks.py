@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,7 +39,8 @@ def look_at(method: Method, recipe: Recipe, data: ImageData, folder: Path) -> No
     """
     device = next(method.parameters()).device
     images, labels, index = preview_pairs(data, recipe, device)
-    found = {lam: method.preview(images, labels, lam, index) for lam in SWEEP}
+    with same_draws(method):
+        found = {lam: method.preview(images, labels, lam, index) for lam in SWEEP}
     mixed = {lam: batch for lam, batch in found.items() if batch is not None}
     told = sweep(mixed)
     write_text(folder / MASKS, json.dumps(told))
@@ -48,6 +50,19 @@ def look_at(method: Method, recipe: Recipe, data: ImageData, folder: Path) -> No
         columns = [pixels[index][number], *between, pixels[number]]
         masks = [mask[number] for lam in SHOWN if lam in mixed and (mask := mixed[lam].mask) is not None]
         strip(columns, masks if told else []).save(folder / name)
+
+
+@contextmanager
+def same_draws(method: Method) -> Iterator[None]:
+    """Further draws, such as the place of a box, are the same in every run; the method's own go on as before."""
+    before = [generator.get_state() for generator in method.generators()]
+    for generator in method.generators():
+        generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        for generator, state in zip(method.generators(), before, strict=True):
+            generator.set_state(state)
 
 
 def look_again(folder: Path, data_root: str) -> None:

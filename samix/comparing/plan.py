@@ -22,9 +22,11 @@ ABOUT = """Trains mixups under one recipe with the same seeds, and writes report
 results.json. Finished runs are read, interrupted ones continued, so the same command may be given again.
 
 samix compare vanilla mixup cutmix samix --seeds 3 --recipe digits-quick --epochs 20
+
 samix compare vanilla samix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer
 
-Every option below but the first ones is a field of the recipe, and holds for all mixups."""
+Beside --seeds, --out, --jobs, --last, --reuse and where to run, all options are fields of the recipe and hold for all
+mixups."""
 FIXED = ("mixup", "mixup_options", "seed")  # recipe fields that a comparison decides itself
 IMAGENET = ("imagenet", "inat", "places")
 SPEC = re.compile(r"(.+?)(?::([A-Za-z_][\w-]*=.*))?")  # NAME or NAME:option=value,...
