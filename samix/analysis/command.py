@@ -382,7 +382,7 @@ class InformationAnalysis(Analysis):
 
     name: ClassVar[str] = "information"
 
-    images: int = 0
+    images: int = 1000
     mixup: str = ""
     lams: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     rounds: int = 4
