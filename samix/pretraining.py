@@ -125,7 +125,7 @@ def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
         raise ValueError(f"unknown mixup {name!r} without labels; choose one of {', '.join(MIXUP_NAMES)}, {MIXER}PATH")
     if preset is not None:
         raise ValueError(f"{name} has no presets; {', '.join(LEARNED)} has: {', '.join(SAMIX_I_PRESETS)}")
-    return mixup_class(name)().options()
+    return mixup_class(name)(generator=torch.Generator()).options()  # no draw of the global generator
 
 
 def _first(presets: Mapping[str, Any]) -> type[Any]:

@@ -117,3 +117,11 @@ def test_show_paints_each_by_name_without_a_network(name, tmp_path):
     told = show_mixup(name, [], tmp_path / "a.png", 32, (0.3, 0.7), 0, "data")
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert "a.png" in told
+
+
+def test_all_begin_with_the_same_network():
+    first = method_of("vanilla").model.state_dict()
+    for name in ("mixup", "cutmix", "puzzlemix", "samix", "adautomix"):
+        method = method_of(name)
+        other = method.online.backbone.model if name in METHODS else method.model
+        assert all(torch.equal(v, other.state_dict()[k]) for k, v in first.items()), name

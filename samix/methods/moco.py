@@ -7,7 +7,7 @@ both sources, and that loss is added to the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -86,7 +86,7 @@ MOCO_PRESETS: dict[str, MoCoOptions] = {
 }
 
 
-PROJECTORS = {
+PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
     "mlp": mlp_projector,
     "linear": linear_projector,
     "mlp-bn": lambda width, dim: normed_mlp((width, width, dim), last_affine=False),
