@@ -226,7 +226,7 @@ def gaussians(rho, dim, batch=256):
 def test_information_of_correlated_gaussians_is_the_closed_form(rho, dim, tolerance):
     """I = -dim / 2 log(1 - rho^2)."""
     pairs = gaussians(rho, dim)
-    found = mutual_information(pairs, pairs, steps=150, width=48)
+    found = mutual_information(pairs, pairs, steps=250, width=48)
     assert found.nats == pytest.approx(-dim / 2 * math.log(1 - rho**2), abs=tolerance)
     assert len(found.trained) == 10
 
