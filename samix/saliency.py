@@ -221,8 +221,7 @@ def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor) -> Tenso
         (B, H, W) float32, at least 0.
 
     Raises:
-        ValueError: wrong images, or labels that are values.
-        IndexError, RuntimeError: torch's own error for labels out of range.
+        ValueError: wrong images, labels that are values, out of range, or of another shape than the logits'.
     """
     check_images(images)
     if labels.is_floating_point() and labels.dim() != 2:
@@ -235,7 +234,11 @@ def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor) -> Tenso
         targets = labels.detach().clone().float() if labels.is_floating_point() else labels.long().clone()
         logits = net(x)
         scale = _FP16_SCALE if logits.dtype == torch.float16 or images.dtype == torch.float16 else 1.0
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum") * scale
+        try:
+            loss = F.cross_entropy(logits.float(), targets, reduction="sum") * scale
+        except (IndexError, RuntimeError) as error:
+            what = f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}"
+            raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
         (gradient,) = torch.autograd.grad(loss, x)
     gradient = gradient.float() / scale
     gradient = torch.where(gradient.isfinite(), gradient, 0.0)

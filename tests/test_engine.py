@@ -11,10 +11,12 @@ from PIL import Image
 from runs import differences, fit, new_run, rows, small_recipe, vit_recipe
 from torch.nn.utils import clip_grad_norm_
 
+import samix.data.stand_ins
 import samix.engine
 from samix.checkpoint import load_checkpoint
 from samix.data import TrainBatches
 from samix.engine import Interrupted, NonFiniteLoss, Run, RunOptions
+from samix.finite import Watch
 from samix.methods.base import Method
 
 
@@ -277,13 +279,13 @@ def interrupted_after(step):
 # What stops a run -----------------------------------------------------------------------------------------------------
 
 
-def poison(monkeypatch, epoch):
-    """NaN pixels in one image of one batch of that epoch."""
-    clean = TrainBatches.epoch
+def poison(monkeypatch, epoch, step=2):
+    """NaN pixels in one image of one batch of that epoch, or of several."""
+    clean, steps = TrainBatches.epoch, [step] if isinstance(step, int) else list(step)
 
     def spoilt(batches, number, start_step=0):
-        for step, (images, labels) in enumerate(clean(batches, number, start_step)):
-            if number == epoch and step == 2:
+        for step, (images, labels) in enumerate(clean(batches, number, start_step), start_step):
+            if number == epoch and step in steps:
                 images[3, 1, 2, 2] = float("nan")
             yield images, labels
 
@@ -341,6 +343,170 @@ def test_without_a_checkpoint_none_is_promised(tmp_path, no_pictures, monkeypatc
     poison(monkeypatch, epoch=0)
     with pytest.raises(NonFiniteLoss, match="No checkpoint had been written"):
         fit(small_recipe(), tmp_path)
+
+
+# What is left out when asked ------------------------------------------------------------------------------------------
+
+
+def without(monkeypatch, steps):
+    """The same run on which those steps, from 1, never take place: what skipping must equal."""
+    plain, after = Run.train_step, Method.after_step
+    running = []
+
+    def train_step(run, batch):
+        running[:] = [run]
+        if run.step + 1 not in steps:
+            plain(run, batch)
+
+    def after_step(method, progress):
+        if running[0].step not in steps:
+            after(method, progress)
+
+    monkeypatch.setattr(Run, "train_step", train_step)
+    monkeypatch.setattr(Method, "after_step", after_step)
+
+
+@pytest.mark.parametrize(("mixup", "accumulate"), [("recursivemix", 1), ("vanilla", 2)])
+def test_a_skipped_step_is_as_if_it_had_never_been(tmp_path, no_pictures, monkeypatch, capsys, mixup, accumulate):
+    """Weights, momentum, BatchNorm and what the mixup remembers; NaN pixels in one image of the eighth step."""
+    recipe = small_recipe(mixup, accumulate=accumulate, device_data=False, workers=0)
+    with monkeypatch.context() as patch:
+        poison(patch, epoch=1, step=2 * accumulate)
+        skipping = fit(recipe, tmp_path, "skipping", max_skips=1)
+    assert "the loss is not finite at step 8 (parts: loss, mixed" in (error := capsys.readouterr().err)
+    assert "the step is left out (1 of at most 1); its batch is in" in error
+    with monkeypatch.context() as patch:
+        without(patch, {8})
+        expected = fit(recipe, tmp_path, "expected")
+    states = [load_checkpoint(folder / "last.pt") for folder in (skipping, expected)]
+    assert differences(states[0]["method"], states[1]["method"]) == []
+    assert differences(states[0]["optimizer"], states[1]["optimizer"]) == []
+    assert differences(states[0]["extra"], states[1]["extra"]) == []
+    assert states[0]["skips"] == [8]
+    assert [row["skipped"] for row in rows(skipping)] == [0, 1]
+    assert rows(skipping)[1]["loss"] == pytest.approx(rows(expected)[1]["loss"] * 5 / 4, rel=1e-6)
+    batch = torch.load(skipping / "bad-batch.pt", weights_only=True)
+    assert (batch["step"], batch["epoch"], batch["parts"][0]) == (8, 2, "loss")
+    assert len(batch["batches"]) == accumulate
+    images, labels = batch["batches"][0]
+    assert images[3, 1, 2, 2].isnan()
+    assert batch["rows"].shape == (accumulate, 20 // accumulate)
+    data = new_run(recipe, tmp_path, "unused").data
+    assert torch.equal(data.train.labels[batch["rows"][0]], labels)
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path, no_pictures, monkeypatch):
+    backward = Run.gradient
+
+    def spoilt(run):
+        if run.step == 6 and not run.skips:
+            next(p for p in run.method.parameters() if p.grad is not None).grad[0] = float("inf")
+        return backward(run)
+
+    monkeypatch.setattr(Run, "gradient", spoilt)
+    with pytest.raises(NonFiniteLoss, match="the gradient is not finite at step 7; its batch"):
+        fit(small_recipe(), tmp_path, "stops")
+    folder = fit(small_recipe(), tmp_path, "skips", max_skips=3)
+    assert load_checkpoint(folder / "last.pt")["skips"] == [7]
+
+
+def test_more_bad_steps_than_may_be_skipped_stop_the_run(tmp_path, no_pictures, monkeypatch):
+    poison(monkeypatch, epoch=1, step=(1, 2, 4))
+    with pytest.raises(NonFiniteLoss, match=r"at step 10 .* after 2 skipped steps \(--max-skips 2\); its batch is in"):
+        fit(small_recipe(), tmp_path, max_skips=2)
+    assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 5
+
+
+def test_an_epoch_of_nothing_but_bad_steps_stops_the_run(tmp_path, no_pictures, monkeypatch):
+    poison(monkeypatch, epoch=1, step=range(5))
+    with pytest.raises(NonFiniteLoss, match="every step of epoch 2 was skipped"):
+        fit(small_recipe(), tmp_path, max_skips=20)
+
+
+def test_skipping_costs_a_good_run_nothing_of_its_result(tmp_path, no_pictures):
+    a, b = fit(small_recipe("samix"), tmp_path, "a"), fit(small_recipe("samix"), tmp_path, "b", max_skips=9)
+    assert differences(*(load_checkpoint(folder / "last.pt") for folder in (a, b))) == []
+
+
+def test_watching_a_step_asks_the_device_for_no_number(tmp_path, no_pictures, monkeypatch):
+    """Only a look does, every 20 steps: a GPU is not waited for."""
+    asked = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        plain = getattr(torch.Tensor, name)
+
+        def spy(tensor, plain=plain, name=name):
+            asked.append(name)
+            return plain(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    for owner, name in ((Run, "gradient"), (Watch, "note"), (Run, "keep_state")):
+        method = getattr(owner, name)
+
+        def quiet(self, *arguments, method=method):
+            before = len(asked)
+            result = method(self, *arguments)
+            assert asked[before:] == []
+            return result
+
+        monkeypatch.setattr(owner, name, quiet)
+    fit(small_recipe("samix", epochs=1), tmp_path, max_skips=2)
+
+
+# Images that cannot be read -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """Sixty images of two classes, of which three are damaged; and five held-out ones of each, one of them damaged."""
+    root = tmp_path_factory.mktemp("damaged")
+    for split, count in (("train", 30), ("val", 5)):
+        for label, name in enumerate(("a", "b")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                noise = np.random.default_rng(number + 100 * label).integers(0, 256, (10, 12, 3), np.uint8)
+                Image.fromarray(noise).save(root / split / name / f"{number}.png")
+    for name in ("train/a/3.png", "train/b/7.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:200])
+    (root / "train/b/8.png").write_bytes(b"no image")
+    (root / "val/b/2.png").write_bytes(b"")
+    return root
+
+
+def damaged_recipe(damaged, **changes):
+    return small_recipe("cutmix", data=f"folder:{damaged}", limit=0, augment="crop-flip", **changes)
+
+
+@pytest.mark.parametrize(("device_data", "workers"), [(True, 0), (False, 0), (False, 2)])
+def test_a_damaged_image_stops_a_run_in_one_line_with_its_name(damaged, tmp_path, no_pictures, device_data, workers):
+    recipe = damaged_recipe(damaged, device_data=device_data, workers=workers)
+    with pytest.raises(ValueError, match=r"^image .*/(3|7|8|2)\.png cannot be read \(.*\); replace or remove it$"):
+        fit(recipe, tmp_path)
+
+
+@pytest.mark.parametrize(("device_data", "workers"), [(True, 0), (False, 0), (False, 2)])
+def test_damaged_images_are_skipped_counted_and_named(
+    damaged, tmp_path, no_pictures, monkeypatch, capsys, device_data, workers
+):
+    recipe = damaged_recipe(damaged, device_data=device_data, workers=workers)
+    whole = fit(recipe, tmp_path, "whole", on_bad_image="skip")
+    assert [row["bad_images"] for row in rows(whole)] == [3, 3]
+    error = capsys.readouterr().err
+    assert "3 of 60 training images could not be read in epoch 1; others stood in: " in error
+    assert error.count("1 of 10 held-out images could not be read and are left out: ") == 1
+    names = (whole / "bad-images.txt").read_text(encoding="utf-8").splitlines()
+    assert names == [str(damaged / name) for name in ("train/a/3.png", "train/b/7.png", "train/b/8.png")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", interrupted_after(5))  # in the middle of an epoch
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path, "cut", on_bad_image="skip")
+    cut = fit(recipe, tmp_path, "cut", resume=True, on_bad_image="skip")
+    assert differences(*(load_checkpoint(folder / "last.pt") for folder in (whole, cut))) == []
+
+
+def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr(samix.data.stand_ins, "TRIES", 1)
+    with pytest.raises(ValueError, match="1 images in a row cannot be read; is the disk of the data there"):
+        fit(damaged_recipe(damaged, device_data=False, workers=0), tmp_path, on_bad_image="skip")
 
 
 @pytest.mark.parametrize(
@@ -402,6 +568,15 @@ def test_unknown_or_missing_devices_are_refused(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r'device="cuda", but torch finds no GPU; use --device cpu'):
             Run(small_recipe(), RunOptions(out=str(tmp_path), device="cuda"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"keep": 0}, {"save_every": -1}, {"save_minutes": float("nan")}, {"max_skips": -2}, {"on_bad_image": "no"}],
+)
+def test_wrong_run_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be "):
+        RunOptions(**wrong)
 
 
 def test_one_class_is_refused_before_it_is_trained(tmp_path):

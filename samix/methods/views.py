@@ -157,7 +157,7 @@ def check_numbers(
 ) -> None:
     """Raises ValueError unless these options are at least 1, above 0, or in [0, 1]; None is let through."""
     rules: tuple[tuple[Sequence[str], str, Callable[[float], bool]], ...] = (
-        (counts, "at least 1", lambda value: value >= 1),
+        (counts, "at least 1 and below 2^31", lambda value: 1 <= value < 2**31),
         (positive, "positive", lambda value: value > 0),
         (shares, "in [0, 1]", lambda value: 0.0 <= value <= 1.0),
     )

@@ -108,7 +108,10 @@ class AttentiveMix(GuidedAugmentation):
         if self._fetched is None:
             import timm
 
-            self._fetched = timm.create_model(self.network, pretrained=True).requires_grad_(False)
+            try:
+                self._fetched = timm.create_model(self.network, pretrained=True).requires_grad_(False)
+            except RuntimeError as error:  # timm's, of a name that it does not know
+                raise ValueError(f"network must be one of timm's with weights, got {self.network!r}: {error}") from None
         net: Any = self._fetched.to(images.device)
         trained = net.pretrained_cfg
         pixels = as_pixels(images, self.mean, self.std)
