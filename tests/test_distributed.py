@@ -151,7 +151,9 @@ def test_a_short_run_on_two_processes_leaves_whole_files(mixup, out):
     assert summary["processes"] == 2
     assert len(rows(folder)) == 2
     names = {"recipe.json", "metrics.jsonl", "last.pt", "best.pt", "summary.json", "export"}
-    assert {path.name for path in folder.iterdir()} == names  # no temporary is left either
+    optional = {"mixer", "last-1.pt"} if mixup == "samix" else {"last-1.pt"}
+    left = {path.name for path in folder.iterdir()}
+    assert names <= left <= names | optional  # no temporary is left either
 
 
 @pytest.mark.parametrize("name", ["short-vanilla", "short-samix", "stopped", "unbroken"])
