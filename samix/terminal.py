@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-PIECE = 512  # bytes that a pipe takes whole once it is ready to be written to (POSIX)
+PIECE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes whole once it is ready to be written to
 PATIENCE = 2.0  # seconds that a line waits for a reader; a progress bar does not wait
 
 
