@@ -225,18 +225,20 @@ def hash_of(file: BinaryIO, length: int) -> bytes:
 
 
 def check_seal(path: Path) -> None:
-    """Compares a checkpoint's bytes with the hash at its end. Files of earlier versions have none and pass.
+    """Compares a checkpoint's bytes with the hash at its end. Files of earlier versions have no comment and pass.
 
     Raises:
         DamagedCheckpoint: other bytes than were written.
     """
-    length = path.stat().st_size - SEAL_BYTES
-    if length < ZIP_END_BYTES:
-        return
     with path.open("rb") as file:
-        file.seek(length)
-        seal = file.read()
-        if seal.startswith(HASH_TAG) and seal[len(HASH_TAG) :] != hash_of(file, length):
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - ZIP_END_BYTES - 0xFFFF))
+        tail = file.read()
+        at = tail.rfind(ZIP_END)
+        said, seal = tail[at + ZIP_END_BYTES - 2 : at + ZIP_END_BYTES], tail[at + ZIP_END_BYTES :]
+        if at < 0 or (said == b"\0\0" and not seal):
+            return  # no archive, as torch will say; or one without a seal
+        if seal != HASH_TAG + hash_of(file, length - len(seal)):
             raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written (hash)")
 
 

@@ -160,7 +160,8 @@ def from_dict(values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
     known = [f.name for f in dataclasses.fields(base)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(known)}")
+        names = ", ".join(name if str(name).isprintable() else repr(name) for name in unknown)
+        raise ValueError(f"a recipe has no {names}; its fields are {', '.join(known)}")
     return dataclasses.replace(base, **values)
 
 

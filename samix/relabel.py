@@ -479,7 +479,8 @@ def sumix_distance(clean: Tensor, mixed: Tensor, own: Tensor, other: Tensor) -> 
         (B, K) float32, rows of length 1, without a graph.
     """
     p, q = clean.detach().float().softmax(dim=1), mixed.detach().float().softmax(dim=1)
-    taken = F.one_hot(other, p.shape[1]).bool() & (own != other).unsqueeze(1)
+    classes = torch.arange(p.shape[1], device=p.device)
+    taken = (other.unsqueeze(1) == classes) & (own != other).unsqueeze(1)
     return F.normalize((q - torch.where(taken, 0.0, p)).softmax(dim=1), dim=1)
 
 

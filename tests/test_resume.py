@@ -1,5 +1,7 @@
 """A run that was stopped, killed or cut while saving ends as one that never was: compared bit for bit on the CPU."""
 
+import dataclasses
+import errno
 import os
 import random
 import signal
@@ -23,9 +25,12 @@ from runs import (
 )
 
 import samix.checkpoint
+import samix.engine
 from samix.__main__ import main, parse_train
-from samix.engine import Interrupted, Run
+from samix.checkpoint import CannotWrite, DamagedCheckpoint
+from samix.engine import Interrupted, Run, RunOptions
 from samix.methods.base import Method
+from samix.pretraining import PRETRAIN_RECIPES, PretrainRun
 
 KINDS = [
     ("samix", True, 0),
@@ -134,7 +139,7 @@ def test_killed_in_the_middle_of_an_epoch(mixup, device_data, workers, unbroken,
 @pytest.mark.parametrize("write", range(1, 9))
 def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
     """In the middle of each of the first eight files a run writes: config, logs, best, last, ..."""
-    whole, count = samix.checkpoint.write_whole, 0
+    whole, count = samix.checkpoint.make_temporary, 0
 
     def cut(path, writer):
         nonlocal count
@@ -142,14 +147,140 @@ def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
         if count == write:
             path.with_name(f".{path.name}.tmp").write_bytes(b"PK\x03\x04 half a file")
             raise Killed
-        whole(path, writer)
+        return whole(path, writer)
 
     recipe = small_recipe("cutmix", device_data=True, workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(samix.checkpoint, "write_whole", cut)
+        patch.setattr(samix.checkpoint, "make_temporary", cut)
         with pytest.raises(Killed):
             fit(recipe, tmp_path)
     assert run_differences(unbroken("cutmix", True, 0), fit(recipe, tmp_path, resume=True)) == []
+
+
+@pytest.mark.parametrize("write", range(1, 9))
+def test_a_disk_that_is_full_at_any_write_ends_the_run_in_one_line(write, unbroken, tmp_path, monkeypatch):
+    whole, count = samix.checkpoint.make_temporary, 0
+
+    def full(path, writer):
+        nonlocal count
+        count += 1
+        if count == write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(path, writer)
+
+    recipe = small_recipe("cutmix", device_data=True, workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(samix.checkpoint, "make_temporary", full)
+        with pytest.raises(CannotWrite, match=r"^cannot write .*: No space left .*; free some space\. .*--resume$"):
+            fit(recipe, tmp_path)
+    assert run_differences(unbroken("cutmix", True, 0), fit(recipe, tmp_path, resume=True)) == []
+
+
+# Runs with a memory, and checkpoints inside an epoch ------------------------------------------------------------------
+
+
+def new_stateful(name, out, run, **options):
+    """Three epochs of what remembers earlier batches."""
+    if name == "recursivemix":
+        return new_run(small_recipe(name, epochs=3), out, run, **options)
+    small = {f.name: getattr(small_recipe(), f.name) for f in dataclasses.fields(small_recipe())}
+    names = ("model_args", "limit", "batch_size", "size")
+    clusters = {"clusters": 5, "warmup_epochs": 1, "centroid_every": 2, "repair_every": 3} if name == "samix-c" else {}
+    recipe = dataclasses.replace(
+        PRETRAIN_RECIPES["digits-moco"]({"method": "moco", "mixup": name}),
+        **{key: small[key] for key in names},
+        epochs=3,
+        method_options={"preset": "cifar", "queue": 40, "dim": 8, "groups": 2},
+        mixup_options={"mask_weight": 1.0, "mask_schedule": "constant", **clusters},
+    )
+    return PretrainRun(recipe, RunOptions(out=str(out), run=run, device="cpu", quiet=True, **options))
+
+
+STATEFUL = ("recursivemix", "samix", "samix-c")
+
+
+@pytest.fixture(scope="module")
+def unbroken_stateful(tmp_path_factory):
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Run, "draw", lambda run: None)
+                run = new_stateful(name, tmp_path_factory.mktemp("stateful"), "whole")
+                run.fit()
+                folders[name] = run.folder
+        return folders[name]
+
+    return folder
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize(("action", "step", "left"), [(sigterm, 8, 8), (kill, 9, 8), (kill, 3, 2)])
+def test_what_remembers_earlier_batches_goes_on_inside_an_epoch(
+    name, action, step, left, unbroken_stateful, tmp_path, monkeypatch
+):
+    """Momentum copy, queue, bank, clusters, the batch before: all come back."""
+    with monkeypatch.context() as patch:
+        act_after(patch, step, action)
+        with pytest.raises(Interrupted if action is sigterm else Killed):
+            new_stateful(name, tmp_path, "run", save_every=2).fit()
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == left
+    run = new_stateful(name, tmp_path, "run", resume=True)
+    run.fit()
+    assert run_differences(unbroken_stateful(name), run.folder) == []
+    assert "samix-c" != name or bool((run.method.mixing.clusters.state_dict()["labels"] >= 0).any())
+
+
+def test_checkpoints_inside_an_epoch_can_be_asked_for_by_time(unbroken, tmp_path, monkeypatch):
+    monkeypatch.setattr(samix.engine, "CHECK_EVERY", 2)
+    steps, save = [], Run.save_last
+    monkeypatch.setattr(Run, "save_last", lambda run: (steps.append(run.step), save(run)))
+    folder = fit(small_recipe("samix", device_data=True, workers=0), tmp_path, save_minutes=1e-9)
+    assert steps == [2, 4, 5, 6, 8, 10]
+    assert run_differences(unbroken("samix", True, 0), folder) == []
+
+
+def test_a_closed_terminal_is_as_sigterm_but_not_under_nohup(tmp_path, monkeypatch):
+    act_after(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    with pytest.raises(Interrupted, match="stopped at step 3"):
+        fit(small_recipe("cutmix"), tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        fit(small_recipe("cutmix"), tmp_path, "nohup")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("damage", ["cut", "one byte", "gone"])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(damage, unbroken, tmp_path, monkeypatch, capsys):
+    recipe = small_recipe("samix", device_data=True, workers=0)
+    with monkeypatch.context() as patch:
+        act_after(patch, 8, sigterm)
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path)
+    last = tmp_path / "run/last.pt"
+    if damage == "gone":
+        last.unlink()
+    else:
+        last.write_bytes(SPOILT[damage](last.read_bytes()))
+    folder = fit(recipe, tmp_path, resume=True)
+    error = capsys.readouterr().err
+    assert f"samix: {last} is {'missing' if damage == 'gone' else 'damaged'}" in error
+    assert f"continuing from {last.with_name('last-1.pt')}, at step 5" in error
+    assert error.count("\n") == 1
+    assert (folder / "last.pt.damaged").is_file() == (damage != "gone")
+    assert run_differences(unbroken("samix", True, 0), folder) == []
+
+
+def test_nothing_but_damaged_checkpoints_is_refused(tmp_path, monkeypatch):
+    fit(small_recipe("cutmix"), tmp_path)
+    for name in ("last.pt", "last-1.pt"):
+        (tmp_path / "run" / name).write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint, match=r"last\.pt is damaged"):
+        fit(small_recipe("cutmix"), tmp_path, resume=True)
+    with pytest.raises(ValueError, match="already holds a run"):
+        fit(small_recipe("cutmix"), tmp_path)
 
 
 def test_stopped_again_and_again(unbroken, tmp_path, monkeypatch):
@@ -226,6 +357,25 @@ def test_another_recipe_is_refused_by_its_fields(finished):
         resume(finished, mixup_options={"alpha": 0.5})
 
 
+def test_a_checkpoint_of_an_earlier_version_has_fewer_fields_and_goes_on(finished, unbroken):
+    """They were then what their defaults are now."""
+    state = torch.load(finished / "last.pt", weights_only=True)
+    for name in ("loss", "bce_threshold", "decoupled_eta", "stem"):
+        del state["recipe"][name]
+    for name in ("skips", "bad_images", "extra"):
+        del state[name]
+    torch.save(state, finished / "last.pt")
+    with pytest.raises(ValueError, match=r"of another recipe \(stem was 'default', is 'small'\)"):
+        resume(finished)
+    state["recipe"]["stem"] = "small"
+    torch.save(state, finished / "last.pt")
+    resume(finished)
+    state["recipe"]["wings"] = 2
+    torch.save(state, finished / "last.pt")
+    with pytest.raises(ValueError, match="a recipe has no wings"):
+        resume(finished)
+
+
 def test_other_data_is_refused(finished):
     state = torch.load(finished / "last.pt", weights_only=True)
     state["data"]["images"] = 99
@@ -250,12 +400,10 @@ def test_a_spoilt_checkpoint_gives_one_line(kind, finished, capsys):
     path = finished / "last.pt"
     path.write_bytes(SPOILT[kind](path.read_bytes()))
     for command in (["evaluate", str(path)], ["show", str(path)]):
-        if main(command) == 0:
-            assert kind == "one byte"  # a weight's own bytes carry no check in torch's format on every version
-            continue
+        assert main(command) == 1
         error = capsys.readouterr().err
         assert str(path) in error
-        assert "damaged or no checkpoint of samix" in error
+        assert "is damaged" in error
         assert error.count("\n") == 1, error
 
 

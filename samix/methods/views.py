@@ -159,6 +159,7 @@ def check_numbers(
     rules: tuple[tuple[Sequence[str], str, Callable[[float], bool]], ...] = (
         (counts, "at least 1 and below 2^31", lambda value: 1 <= value < 2**31),
         (positive, "positive", lambda value: value > 0),
+        (positive, "below 1e18", lambda value: value < 1e18),
         (shares, "in [0, 1]", lambda value: 0.0 <= value <= 1.0),
     )
     for names, what, holds in rules:
