@@ -150,7 +150,7 @@ def test_a_short_run_on_two_processes_leaves_whole_files(mixup, out):
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["processes"] == 2
     assert len(rows(folder)) == 2
-    names = {"recipe.json", "metrics.jsonl", "last.pt", "best.pt", "summary.json", "export"}
+    names = {"recipe.json", "metrics.jsonl", "last.pt", "last-1.pt", "best.pt", "summary.json", "export"}
     optional = {"mixer", "last-1.pt"} if mixup == "samix" else {"last-1.pt"}
     left = {path.name for path in folder.iterdir()}
     assert names <= left <= names | optional  # no temporary is left either
