@@ -310,10 +310,19 @@ def look_at(saliency: Saliency, images: Tensor, labels: Tensor, model: nn.Module
 
 
 def with_clean_loss(batch: MixedBatch, model: nn.Module, images: Tensor, labels: Tensor, weight: float) -> MixedBatch:
-    """The batch, and in its ``extra`` the cross-entropy of the clean images times weight; nothing for weight 0."""
+    """The batch, and in its ``extra`` the cross-entropy of the clean images times weight; nothing for weight 0.
+
+    Raises:
+        ValueError: labels that do not fit the logits.
+    """
     if weight == 0.0:
         return batch
-    clean = F.cross_entropy(model(images).float(), labels if labels.is_floating_point() else labels.long())
+    logits = model(images).float()
+    try:
+        clean = F.cross_entropy(logits, labels if labels.is_floating_point() else labels.long())
+    except (IndexError, RuntimeError) as error:  # torch's, of labels that are values, out of range, or of another shape
+        what = f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}"
+        raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
     return replace(batch, extra={**batch.extra, "clean": weight * clean})
 
 
