@@ -340,6 +340,11 @@ def try_method(method: str, kinds: list[str], place: Place, draw: random.Random)
     return kills, found
 
 
+def too_late(kill: Kill) -> bool:
+    """Whether the process had finished before it was hit."""
+    return kill.ended == "status 0" and (kill.kind in SIGNALS or kill.kind in DISK)
+
+
 def survived(kill: Kill, found: list[str]) -> bool:
     """Whether a kill did no harm."""
     name = f"cut-{slug(kill.method)}-{kill.run}:"
@@ -347,7 +352,8 @@ def survived(kill: Kill, found: list[str]) -> bool:
 
 
 def table(kills: list[Kill], found: list[str]) -> str:
-    """Kills survived of kills tried, by method and kind."""
+    """Kills survived of kills tried, by method and kind; those that came too late are left out."""
+    kills = [kill for kill in kills if not too_late(kill)]
     kinds = [kind for kind in KINDS if any(kill.kind == kind for kill in kills)]
     lines = ["| | " + " | ".join(kinds) + " | all | differences |", "|---|" + "---|" * (len(kinds) + 2)]
     for method in [*dict.fromkeys(kill.method for kill in kills), "all"]:
@@ -364,7 +370,7 @@ def table(kills: list[Kill], found: list[str]) -> str:
 def main() -> None:
     """Tries all, prints the table, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="over all methods")
+    parser.add_argument("--kills", type=int, default=50, help="over all methods, those too late to count included")
     parser.add_argument("--seed", type=int, default=0, help="of the kinds and moments")
     parser.add_argument("--methods", default=",".join(METHODS), help="some of them, parted by commas")
     parser.add_argument("--kinds", default=",".join(KINDS), help="some of them, parted by commas")
@@ -399,12 +405,15 @@ def main() -> None:
         finally:
             place.close()
     print(table(kills, found))
-    counts = collections.Counter(survived(kill, found) for kill in kills)
-    print(f"kills tried {len(kills)}, survived {counts[True]}, differences {len(found)}")
+    hits = [kill for kill in kills if not too_late(kill)]
+    counts = collections.Counter(survived(kill, found) for kill in hits)
+    late = len(kills) - len(hits)
+    print(f"kills tried {len(hits)}, survived {counts[True]}, differences {len(found)}; {late} came too late to count")
     print("\n".join(found[:20]))
     if arguments.out is not None:
         content = {
-            "kills": len(kills),
+            "kills": len(hits),
+            "too_late": late,
             "survived": counts[True],
             "differences": found,
             "not_tried": refused,
