@@ -125,11 +125,10 @@ class Place:
     def spoil(self, kind: str, number: int) -> None:
         """Fills the disk, or makes it read-only, for the process of that number."""
         if kind == "disk full" and self.mounted:
-            with (self.folder / "filler").open("wb") as file:
+            with (self.folder / "filler").open("wb", buffering=0) as file:
                 try:
                     while True:
-                        file.write(bytes(1 << 16))
-                        file.flush()
+                        file.write(bytes(1 << 12))
                 except OSError:
                     return
         if kind == "disk full":
