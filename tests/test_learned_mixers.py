@@ -1,6 +1,7 @@
 """AutoMix's Mix Block and SAMix's Mixer against their equations in loops, then the properties that follow from them."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import oracles_learned as oracles
@@ -230,11 +231,12 @@ def test_nearest_upsampling_commutes_with_the_sigmoid():
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("mixer", [AutoMixer(256), AutoMixer(256, lam_channel=False), SAMixer(256)])
-def test_a_fresh_mixer_paints_one_half_everywhere(mixer, lam):
+@pytest.mark.parametrize("make", [AutoMixer, partial(AutoMixer, lam_channel=False), SAMixer])
+def test_a_fresh_mixer_paints_one_half_everywhere(make, lam):
+    mixer = make(256)
     mask = masks_of(mixer, features(4, 256, 4, 4), torch.tensor([1, 2, 3, 0]), torch.full((4,), lam), (16, 16))
-    assert (mask.mean() - 0.5).abs() < 0.02
-    assert mask.std() < 0.02
+    assert (mask.mean() - 0.5).abs() < 0.05  # the spread of random weights: 0.01 of each logit's 16 contents
+    assert mask.std() < 0.05
 
 
 @pytest.mark.parametrize("mixer", both_mixers(), ids=["auto", "auto-no-lam", "sa", "sa-paper"])
