@@ -140,6 +140,10 @@ def build_method(
     if recipe.mixup in METHODS:
         if recipe.loss != "ce":
             raise ValueError(f"{recipe.mixup} trains on its own losses, so loss must be ce, got {recipe.loss}")
+        if recipe.clean_weight:
+            raise ValueError(
+                f"{recipe.mixup} has a clean loss of its own, so clean_weight must be 0, got {recipe.clean_weight}"
+            )
         if "smoothing" not in recipe.mixup_options:
             options["smoothing"] = recipe.smoothing
         kind = type(PRESETS[recipe.mixup]["reference"])
@@ -148,7 +152,14 @@ def build_method(
     if normalization is not None:
         mixup.set_normalization(*normalization)
     loss = build_loss(recipe)
-    return Supervised(network, mixup, num_classes=num_classes, smoothing=recipe.smoothing, loss=loss)
+    return Supervised(
+        network,
+        mixup,
+        num_classes=num_classes,
+        smoothing=recipe.smoothing,
+        loss=loss,
+        clean_weight=recipe.clean_weight,
+    )
 
 
 def build_loss(recipe: Recipe) -> Loss | None:

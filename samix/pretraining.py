@@ -91,6 +91,11 @@ class PretrainRecipe(Recipe):
             raise ValueError(
                 f"knn must be at least 0 and its temperature positive, got {self.knn} and {self.knn_temperature}"
             )
+        if self.clean_weight:
+            raise ValueError(
+                f"clean_weight is for learning with labels, got {self.clean_weight}; without them the method's clean "
+                "loss is always there, and --method.mixed-weight weighs the mixed one"
+            )
         self.view_augment()
 
     def view_augment(self) -> ViewAugment:

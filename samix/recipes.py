@@ -59,6 +59,8 @@ class Recipe:
             ``samix.losses``.
         bce_threshold: of ``bce``, targets above it become 1 and all others 0; None keeps them soft.
         decoupled_eta: of ``decoupled``, weight of its further term.
+        clean_weight: weight of the loss of the images as they are, beside the mixed one, for mixups without losses of
+            their own; above 0 it costs a further pass.
         accumulate: backward passes per optimiser step.
         precision: ``no`` is float32; ``bf16``, ``fp16``.
         channels_last: memory layout of images and kernels.
@@ -98,6 +100,7 @@ class Recipe:
     loss: LossName = "ce"
     bce_threshold: float | None = None
     decoupled_eta: float = 0.1
+    clean_weight: float = 0.0
     accumulate: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = False
@@ -127,6 +130,8 @@ class Recipe:
             raise ValueError(f"bce_threshold is for loss bce, and in [0, 1); got {self.bce_threshold} for {self.loss}")
         if not 0.0 <= self.decoupled_eta < float("inf"):
             raise ValueError(f"decoupled_eta must be a number of at least 0, got {self.decoupled_eta}")
+        if not 0.0 <= self.clean_weight < float("inf"):
+            raise ValueError(f"clean_weight must be a number of at least 0, got {self.clean_weight}")
 
     @property
     def model_kwargs(self) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from samix.batch import MixedBatch, check_images, check_labels, check_smoothing
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_smoothing, pair_batch
 from samix.methods.base import Batch, Method
-from samix.mixing import Augmentation
+from samix.mixing import Augmentation, as_map
+from samix.mixups.handmade import RandomChoice
 from samix.networks.modes import evaluating
 
 Loss = Callable[[Tensor, MixedBatch], Tensor]  # (logits (B, K), batch) -> scalar
@@ -25,6 +27,11 @@ class Supervised(Method):
         num_classes: K, to check labels and for mixups that train a head of their own; None checks shapes only.
         smoothing: label smoothing in [0, 1), of the default loss.
         loss: (logits, batch) -> scalar, see :mod:`samix.losses`; None is the mixed cross-entropy.
+        clean_weight: weight of the same loss on the images as they are, beside the mixed one; above 0 it costs a
+            further pass.
+
+    Raises:
+        ValueError: smoothing or clean_weight out of range, or a mixup that adds a clean loss of its own too.
     """
 
     def __init__(
@@ -35,15 +42,20 @@ class Supervised(Method):
         num_classes: int | None = None,
         smoothing: float = 0.0,
         loss: Loss | None = None,
+        clean_weight: float = 0.0,
     ) -> None:
         super().__init__()
         check_smoothing(smoothing)
+        check_clean_weight(clean_weight, mixup)
         self.model, self.mixup, self.num_classes, self.smoothing = model, mixup, num_classes, smoothing
-        self.loss = loss
+        self.loss, self.clean_weight = loss, clean_weight
         self.heads = None if num_classes is None else mixup.attach(model, num_classes)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``loss(model(mix(images)), mixed labels)``, and the further terms that a mixup asks for.
+
+        With ``clean_weight``, ``+ clean_weight * loss(model(images), labels)``: control experiments of methods that
+        have such a term, as AutoMix.
 
         Raises:
             ValueError: images or labels of the wrong type, shape or range.
@@ -52,9 +64,16 @@ class Supervised(Method):
         check_images(images)
         check_labels(labels, len(images), self.num_classes, size=tuple(images.shape[2:]))
         logits, mixed = self.mixup.forward_through(self.model, images, labels)
-        main = mixed.cross_entropy(logits, self.smoothing) if self.loss is None else self.loss(logits, mixed)
-        parts = {"mixed": main, **mixed.extra}
-        return main + mixed.extra_loss, {name: part.detach() for name, part in parts.items()}
+        main = self.loss_of(logits, mixed)
+        total, parts = main + mixed.extra_loss, {"mixed": main, **mixed.extra}
+        if self.clean_weight:
+            clean = self.loss_of(self.model(images), unmixed(images, labels))
+            total, parts = total + self.clean_weight * clean, {**parts, "clean": clean}
+        return total, {name: part.detach() for name, part in parts.items()}
+
+    def loss_of(self, logits: Tensor, batch: MixedBatch) -> Tensor:
+        """The loss of a batch, mixed or not, without further terms."""
+        return batch.cross_entropy(logits, self.smoothing) if self.loss is None else self.loss(logits, batch)
 
     def start_epoch(self) -> None:
         """Mixups that remember batches forget them."""
@@ -88,3 +107,22 @@ class Supervised(Method):
     def export(self) -> nn.Module:
         """A copy of the network, in eval mode."""
         return copy.deepcopy(self.model).eval()
+
+
+def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
+    """The batch (B, C, H, W) of a mixup that leaves all images as they are."""
+    rows, ones = torch.arange(len(images), device=images.device), torch.ones(len(images), device=images.device)
+    return pair_batch(Mixed(images, ones, as_map(ones, images)), labels, rows)
+
+
+def check_clean_weight(weight: float, mixup: Augmentation) -> None:
+    """Raises ValueError unless this is a weight of the clean loss, and the only one."""
+    if not 0.0 <= weight < math.inf:
+        raise ValueError(f"clean_weight must be a number of at least 0, got {weight}")
+    for each in mixup.choices if isinstance(mixup, RandomChoice) else (mixup,):
+        own = getattr(each, "clean_weight", 0.0)
+        if weight and own:
+            raise ValueError(
+                f"the clean loss would count twice: clean_weight is {weight}, and that of {each.name} itself {own}; "
+                "set one of them to 0"
+            )
