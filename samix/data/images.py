@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -134,24 +134,29 @@ def open_image(path: Path) -> Image.Image:
         FileNotFoundError: there is no such file.
         UnreadableImage: the file cannot be decoded, or has more pixels than PIL's `Image.MAX_IMAGE_PIXELS`.
     """
+    return decode_image(path, str(path))
+
+
+def decode_image(source: Path | BinaryIO, name: str) -> Image.Image:
+    """Reads a file, or bytes that were read, as `open_image` does; `name` is for the errors, which are the same."""
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             return _to_rgb(image)
     except FileNotFoundError:
-        raise FileNotFoundError(f"image {path} is missing; restore it or read the data set's folder again") from None
+        raise FileNotFoundError(f"image {name} is missing; restore it or read the data set's folder again") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(
-            f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression bombs; "
+            f"image {name} has more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression bombs; "
             "shrink it, or remove it if you do not know it"
         ) from None
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders stumble over broken files in many ways, struct.error among them
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"image {path} cannot be read ({reason}); replace or remove it") from error
+        raise UnreadableImage(f"image {name} cannot be read ({reason}); replace or remove it") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from samix.data import layouts
 from samix.data.builtin import TORCHVISION_FOLDERS, read_digits, read_torchvision
-from samix.data.images import ArrayImages, FileImages, ImageSet
+from samix.data.images import ArrayImages, FileImages, ImageSet, UnreadableImage
 from samix.data.order import stream_seed
+from samix.data.shards import ShardImages, read_shards
 from samix.data.unlabelled import read_any_folder, read_images
 
 Channels = tuple[float, float, float]
@@ -146,6 +147,7 @@ def load_data(
     | `folder:DIR` | train/CLASS/ and val/CLASS/ or test/CLASS/ |
     | `list:TRAIN.txt,VAL.txt[,DIR[,VALDIR]]` | lines of name and label, parted by space, comma or semicolon |
     | `images:DIR` | images at any depth, without labels |
+    | `wds:TRAIN.tar[,VAL.tar]`, `wds:DIR` | tar shards of webdataset's form, see `samix.data.shards.read_shards` |
 
     `folder` with images directly in train/ (val is then optional, with classes or without) and `list` with lines of
     names alone have no labels either. Data without labels serve for `samix pretrain`, see `ImageData.require_labels`.
@@ -177,7 +179,7 @@ def load_data(
 
 
 def _read(name: str, place: str, root: Path, download: bool) -> layouts.Splits:
-    known = ["digits", *TORCHVISION_FOLDERS, *OFFICIAL, "list"]
+    known = ["digits", *TORCHVISION_FOLDERS, *OFFICIAL, "list", "wds"]
     if name not in known:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
     if name == "digits":
@@ -188,8 +190,8 @@ def _read(name: str, place: str, root: Path, download: bool) -> layouts.Splits:
         return read_torchvision(name, Path(place).expanduser() if place else root, download)
     if download:
         raise ValueError(f"{name} cannot be downloaded by samix; fetch it yourself, then give {name}:DIR")
-    if name == "list":
-        return layouts.read_lists(place)
+    if name in ("list", "wds"):
+        return layouts.read_lists(place) if name == "list" else read_shards(place)
     if not place:
         raise ValueError(f"{name} needs the folder of its files: {name}:DIR")
     folder = Path(place).expanduser()
@@ -236,14 +238,15 @@ def _statistics(images: ImageSet) -> tuple[Channels, Channels]:
 
 def _common_size(images: ImageSet) -> int | None:
     """Side in pixels if 16 images spread over the set are squares of one size; only headers are read."""
-    if not isinstance(images, FileImages) or len(images) == 0:
+    if not isinstance(images, FileImages | ShardImages) or len(images) == 0:
         return None
     sizes = set()
     for index in torch.linspace(0, len(images) - 1, min(16, len(images))).long().tolist():
         try:
-            with Image.open(images.path(index)) as image:
+            source = images.path(index) if isinstance(images, FileImages) else images.source(index)
+            with Image.open(source) as image:
                 sizes.add(image.size)
-        except (OSError, Image.DecompressionBombError):
+        except (OSError, UnreadableImage, Image.DecompressionBombError):
             return None  # reading that image will say what is wrong with it
     width, height = next(iter(sizes))
     return int(width) if len(sizes) == 1 and width == height else None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from samix.data.images import UNREADABLE, FileImages, ImageSet, UnreadableImage
 from samix.data.order import stand_in
+from samix.data.shards import ShardImages
 
 OnBadImage = Literal["stop", "skip"]
 TRIES = 20  # images that cannot be read, one after the other, before it is the disk that is missing
@@ -68,7 +69,9 @@ def stand_ins(order: Tensor, bad: set[int], seed: int, epoch: int) -> Tensor:
 
 
 def name_of(images: ImageSet, index: int) -> str:
-    """The file of an image, or its number."""
+    """The file of an image, its shard and member, or its number."""
+    if isinstance(images, ShardImages):
+        return images.name(index)
     return str(images.path(index)) if isinstance(images, FileImages) else f"number {index}"
 
 
