@@ -18,6 +18,7 @@ import torch
 
 from samix.checkpoint import write_text
 from samix.comparing.looks import look_at
+from samix.comparing.origin import commit, machine
 from samix.engine import Interrupted, Run, RunOptions
 from samix.recipes import Recipe, from_dict
 
@@ -45,12 +46,13 @@ def train(recipe: Recipe, options: RunOptions) -> None:
 
 
 def write_cost(folder: Path, device: torch.device) -> None:
-    """Writes ``cost.json``: the largest memory so far, over all parts of an interrupted run, in MiB."""
+    """Writes ``cost.json``: the most memory so far, over all parts of an interrupted run, in MiB; machine, commit."""
     path, memory = folder / "cost.json", peak_memory(device)
     if path.is_file():
         memory = max(memory, float(json.loads(path.read_text(encoding="utf-8"))["memory"]))
-    told = {"memory": round(memory, 1), "of": "GPU" if device.type == "cuda" else "process"}
-    write_text(path, json.dumps({**told, "threads": torch.get_num_threads()}))
+    told: dict[str, Any] = {"memory": round(memory, 1), "of": "GPU" if device.type == "cuda" else "process"}
+    told |= {"threads": torch.get_num_threads(), "machine": machine(), "commit": commit()}
+    write_text(path, json.dumps(told))
 
 
 def peak_memory(device: torch.device) -> float:

@@ -12,6 +12,7 @@ from samix.checkpoint import write_text
 from samix.comparing.looks import MASKS, STRIPS, look_again
 from samix.comparing.page import report_page
 from samix.comparing.plan import Job, Plan, find_finished, read_plan
+from samix.comparing.publish import publish
 from samix.comparing.results import Found, collect
 from samix.comparing.running import Child, Start, is_finished, only_here, run_jobs
 from samix.comparing.tables import comma_separated, failures, markdown, plain
@@ -36,11 +37,16 @@ def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = No
     out = out or sys.stdout
     plan = read_plan(arguments)
     command = shlex.join(["samix", "compare", *arguments])
-    with only_here(plan.out):
-        plan = find_finished(plan)
-        results = run_and_write(plan, command, start, out)
+    if plan.options.read:
+        results = read_and_write(find_finished(plan), command)
+    else:
+        with only_here(plan.out):
+            results = run_and_write(find_finished(plan), command, start, out)
     print(plain(results), file=out)
     print(f"\nreport.html, table.md, table.csv, results.json: {plan.out}", file=out)
+    if plan.options.publish:
+        paths = publish(Path(plan.options.publish), results, ["samix", "compare", *arguments])
+        print(f"published: {', '.join(map(str, paths))}", file=out)
     return 1 if failures(results) else 0
 
 
@@ -64,9 +70,30 @@ def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Found
     return results
 
 
-def look_at_others(plan: Plan) -> None:
-    """Pictures and mask statistics of runs that were trained elsewhere, where they are missing."""
+def read_and_write(plan: Plan, command: str) -> Found:
+    """Reads what is finished and writes the report; trains nothing, so a comparison at work there is left in peace.
+
+    Raises:
+        ValueError: nothing is finished.
+    """
+    if not any(is_finished(job.folder) for job in plan.jobs):
+        raise ValueError(f"--read trains nothing, and {plan.out} holds no finished run of this comparison")
+    look_at_others(plan, elsewhere=True)
+    results = collect(plan, {})
+    write_report(plan, results, command)
+    return results
+
+
+def look_at_others(plan: Plan, elsewhere: bool = False) -> None:
+    """Pictures and mask statistics of runs that were trained by other means, where they are missing.
+
+    Args:
+        plan: the comparison.
+        elsewhere: leaves alone those in the comparison's own folder, which may be at it themselves.
+    """
     for job in plan.jobs:
+        if elsewhere and job.folder.parent == plan.out:
+            continue
         if is_finished(job.folder) and not all((job.folder / name).is_file() for name in (MASKS, *STRIPS)):
             look_again(job.folder, plan.options.data_root)
 

@@ -25,8 +25,8 @@ samix compare vanilla mixup cutmix samix --seeds 3 --recipe digits-quick --epoch
 
 samix compare vanilla samix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer
 
-Beside --seeds, --out, --jobs, --last, --reuse and where to run, all options are fields of the recipe and hold for all
-mixups."""
+Beside --seeds, --out, --jobs, --last, --reuse, --read, --publish and where to run, all options are fields of the recipe
+and hold for all mixups."""
 FIXED = ("mixup", "mixup_options", "seed")  # recipe fields that a comparison decides itself
 IMAGENET = ("imagenet", "inat", "places")
 SPEC = re.compile(r"(.+?)(?::([A-Za-z_][\w-]*=.*))?")  # NAME or NAME:option=value,...
@@ -43,6 +43,8 @@ class CompareOptions:
         last: epochs at the end over whose evaluations the median is taken; 0 takes 5 for ImageNet, iNaturalist and
             Places in up to 100 epochs, else 10.
         reuse: folder of runs, as ``samix train --out`` leaves them; those of exactly the same recipe are read.
+        read: trains nothing: what is finished in ``out`` is read, also while another comparison works there.
+        publish: path without ending, also to write the results to: PATH.md, PATH.json and PATH.png.
         device: ``auto``, ``cpu`` or ``cuda``.
         data_root: where torchvision's data sets lie.
         download: fetch those that are missing.
@@ -54,6 +56,8 @@ class CompareOptions:
     jobs: int = 0
     last: int = 0
     reuse: str = ""
+    read: bool = False
+    publish: str = ""
     device: str = "auto"
     data_root: str = "data"
     download: bool = False
@@ -293,8 +297,16 @@ def finished_runs(folder: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.glob("*/summary.json")):
         recipe = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-        found[as_text(recipe)] = path.parent
+        found[as_text(completed(recipe))] = path.parent
     return found
+
+
+def completed(values: Any) -> Any:
+    """A run's recipe; fields that are newer than the run were then what their defaults are."""
+    try:
+        return from_dict(values).to_dict()
+    except (TypeError, ValueError):  # of another kind, or of a later version
+        return values
 
 
 def as_text(recipe: Any) -> str:
@@ -307,7 +319,7 @@ def check_folder(job: Job) -> None:
     path = job.folder / "recipe.json"
     if not path.is_file():
         return
-    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(as_text(job.recipe.to_dict()))
+    old, new = (json.loads(as_text(v)) for v in (completed(json.loads(path.read_text("utf-8"))), job.recipe.to_dict()))
     differing = [f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
     if differing:
         raise ValueError(

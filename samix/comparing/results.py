@@ -92,6 +92,8 @@ def read_run(job: Job, last: int) -> Found:
         "threads": cost.get("threads"),
         **{f"mask_{name}": masks.get(name) for name in ("std", "correlation", "error")},
         "device": summary.get("device", ""),
+        "machine": cost.get("machine", ""),
+        "commit": cost.get("commit", ""),
         "versions": summary.get("versions", {}),
         "curves": {
             "epoch": [row["epoch"] for row in rows],

@@ -12,13 +12,18 @@ NONE = "–"
 Column = tuple[str, list[str]]
 
 
+def score_name(results: Found) -> str:
+    """What the score of a run is called."""
+    return f"{results.get('score', 'top-1')} %"
+
+
 def cells_of(results: Found) -> list[Column]:
     """The columns of the table; those that nothing is known of are left out. The first is the mixup."""
     mixups: dict[str, Found] = results["mixups"]
     found = list(mixups.values())
     columns = [
         ("mixup", list(mixups)),
-        ("top-1 %", [spread(f["top1"], 2) for f in found]),
+        (score_name(results), [spread(f["top1"], 2) for f in found]),
         ("gain over vanilla", [gain(f["gain"]) for f in found]),
         ("published", [NONE if f["published"] is None else f"{f['published']:.2f}" for f in found]),
         ("NLL, nats", [spread(f["nll"], 3) for f in found]),

@@ -1,0 +1,58 @@
+"""Where a figure comes from: the commit of this code, and the hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent
+PATH = re.compile(r"(?<![\w./~+-])/(?:[^\s/:,'\"]+/)*([^\s/:,'\"]+)")  # an absolute one, with its last part
+
+
+def commit(folder: Path = PACKAGE) -> str:
+    """The commit that is checked out, with ``+ changes`` where files of the folder differ from it; empty without one.
+
+    Args:
+        folder: tracked by git, or not, as where a package is installed into an ignored environment.
+    """
+    tracked = asked("ls-files", "--error-unmatch", "__init__.py", folder=folder)
+    found = asked("rev-parse", "--short=12", "HEAD", folder=folder) if tracked else ""
+    if not found:
+        return ""
+    return found + (" + changes" if asked("status", "--porcelain", "--", ".", folder=folder) else "")
+
+
+def asked(*words: str, folder: Path) -> str:
+    """What git answers; empty where there is no git, or it does not know."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def machine() -> str:
+    """Processor, cores and memory of this machine."""
+    cores = os.cpu_count() or 1
+    told = [processor(), f"{cores} core{'s' if cores > 1 else ''}"]
+    with_memory = hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
+    if with_memory:
+        told.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
+    return ", ".join(told)
+
+
+def processor(told: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name."""
+    text = told.read_text(encoding="utf-8", errors="replace") if told.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
+
+
+def without_places(text: str) -> str:
+    """The text with absolute paths cut to their last part: they say nothing on another machine."""
+    return PATH.sub(r"\1", text)
