@@ -313,7 +313,8 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         ValueError: weights of another network; names what differs.
     """
     own = module.state_dict()
-    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    known_later = {"steps"}  # a count that checkpoints of earlier versions lack; it then goes on from the module's own
+    missing, extra = sorted(set(own) - set(state) - known_later), sorted(set(state) - set(own))
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
     if missing or extra or shapes:
         found = [

@@ -42,6 +42,7 @@ from samix.checkpoint import (
 from samix.data import EvalBatches, ImageData, TrainBatches, denormalize, load_data
 from samix.data.order import stream_seed
 from samix.data.stand_ins import OnBadImage, check_on_bad_image, name_of, report
+from samix.distributed import Agreement, check_not_sharded, lost_process
 from samix.evaluate import classification_metrics
 from samix.finite import GRADIENT, BadStep, Watch, copied, gradient_size
 from samix.methods.base import Method
@@ -62,6 +63,10 @@ class NonFiniteLoss(RuntimeError):
 
 class Interrupted(RuntimeError):
     """The run was asked to stop, and has saved its state."""
+
+
+class LostProcess(RuntimeError):
+    """Another process of the run has ended."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,10 @@ class Run:
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "nll", "ece")  # of the summary
 
     def __init__(self, recipe: Recipe, options: RunOptions) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
 
         check_device(options.device)
+        check_not_sharded()
         self.recipe, self.options = recipe, options
         self.accelerator = Accelerator(
             cpu=options.device == "cpu",
@@ -163,12 +169,16 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.method = self.make_method().to(self.device)
         self.optimizer = build_optimizer(self.method, recipe)
+        if self.method.may_leave_out:
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
         self.sums: dict[str, Tensor] = {}  # of this epoch's losses, on the device
+        self.counts: dict[str, int] = {}  # of the batches in each sum: not every step has every loss
         self.skips: list[int] = []  # numbers of the steps that are left out, from 1
         self.watch, self.before = Watch(), dict[str, Any]()  # the state to go back to, where steps may be skipped
         self.stopping, self.saved = False, time.monotonic()
+        self.agreement = Agreement()  # on stopping
         self.bad_held_out: set[int] = set()  # images that were reported
 
     # What is trained on what ------------------------------------------------------------------------------------------
@@ -228,14 +238,21 @@ class Run:
             Interrupted: SIGTERM, SIGHUP or Ctrl-C, after the state was saved.
             CannotWrite: the disk is full or read-only; the last checkpoint stays.
             UnreadableImage: an image is damaged, and is not to be skipped.
+            LostProcess: another process has ended.
             ValueError: the folder holds another run.
         """
-        self.start()
-        total = self.recipe.epochs * self.steps_per_epoch
-        with self.progress_bar(total) as bar, self.stop_on_signal():
-            while self.step < total:
-                self.train_epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar)
-        return self.finish()
+        try:
+            self.start()
+            total = self.recipe.epochs * self.steps_per_epoch
+            with self.progress_bar(total) as bar, self.stop_on_signal():
+                while self.step < total:
+                    self.train_epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar)
+            return self.finish()
+        except RuntimeError as error:
+            lost = lost_process(error)
+            if lost is None:
+                raise
+            raise LostProcess(lost) from error
 
     def train_epoch(self, epoch: int, first: int, total: int, bar: Any) -> None:
         """The steps of one epoch from ``first`` on, then evaluation, pictures and checkpoint."""
@@ -315,6 +332,7 @@ class Run:
         for name, value in values.items():
             value = value.float() / self.recipe.accumulate
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def gradient(self) -> dict[str, Tensor]:
         """The largest value of the whole step's gradient, by name; none before it is whole.
@@ -330,10 +348,11 @@ class Run:
         return {GRADIENT: gradient_size(self.method, self.device)}
 
     def look_due(self) -> bool:
-        """Whether to look at the device after this step. One process stops at once; several must agree, at a look."""
+        """Whether to look at the device after this step, the same on every process: also where one is to stop."""
+        stopping = self.agreement.any(self.stopping)
         if self.options.save_every and self.step % self.options.save_every == 0:
             return True
-        return self.step % CHECK_EVERY == 0 or (self.stopping and self.world_size == 1)
+        return self.step % CHECK_EVERY == 0 or stopping
 
     def look(self) -> Look:
         """The state of the run, the same on every process."""
@@ -419,9 +438,10 @@ class Run:
         skipped = sum(step > self.step - self.steps_per_epoch for step in self.skips)
         if not self.sums:
             raise self.not_finite(f"every step of epoch {epoch} was skipped")
-        means = torch.stack(list(self.sums.values())) / (self.steps_per_epoch - skipped)
+        accumulate = self.recipe.accumulate
+        means = torch.stack([value / (self.counts[name] / accumulate) for name, value in self.sums.items()])
         names, means = list(self.sums), self.accelerator.reduce(means, reduction="mean").tolist()
-        self.sums = {}
+        self.sums, self.counts = {}, {}
         self.check_weights()
         row: dict[str, float] = {"epoch": epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]}
         row.update(zip(names, means, strict=True))
@@ -513,6 +533,8 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.rows, self.seconds = state["step"], state["best"], state["rows"], state["seconds"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        done = (self.step % self.steps_per_epoch) * self.recipe.accumulate  # what checkpoints before the counts had
+        self.counts = dict(state.get("counts", dict.fromkeys(self.sums, done)))
         self.skips, self.train_batches.bad = list(state.get("skips", [])), set(state.get("bad_images", []))
         self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
 
@@ -526,6 +548,7 @@ class Run:
             "best": self.best,
             "rows": self.rows,
             "sums": self.sums,
+            "counts": dict(self.counts),
             "seconds": self.seconds,
             "skips": self.skips,
             "bad_images": sorted(self.train_batches.bad),

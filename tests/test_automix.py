@@ -18,7 +18,8 @@ from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 from torch import nn
 
 import samix
-from samix.methods.automix import AutoMix, AutoMixOptions, Draw, mask_schedule
+from samix.methods.automix import AutoMix, AutoMixOptions, Draw
+from samix.methods.learned_options import mask_schedule
 from samix.methods.samix import SAMix, SAMixOptions
 
 NETWORKS = {
@@ -342,7 +343,7 @@ def test_optimizer_steps_leave_the_momentum_copy_and_after_step_moves_nothing_el
     before = state(method)
     method.after_step(0.2)
     names = {name for name, _ in method.momentum.named_parameters(prefix="momentum")}
-    assert changed(method, before) == names
+    assert changed(method, before) == names | {"steps"}
     for name, slow in method.momentum.named_parameters():
         expected = 0.9 * before[f"momentum.{name}"] + 0.1 * before[f"online.{name}"]
         assert torch.allclose(slow, expected, atol=1e-7), name
@@ -353,7 +354,7 @@ def test_momentum_follows_its_schedule():
     method, _ = build(momentum=0.5, momentum_end=1.0, momentum_hold=0.1)
     before = state(method)
     method.after_step(1.0)
-    assert not changed(method, before)
+    assert changed(method, before) == {"steps"}
     method.after_step(0.0)
     name, slow = next(iter(method.momentum.named_parameters()))
     assert torch.allclose(slow, (before[f"momentum.{name}"] + before[f"online.{name}"]) / 2, atol=1e-7)
@@ -470,8 +471,8 @@ def test_clean_statistics_are_of_clean_images_at_every_depth():
         with torch.no_grad():
             reference.feature_map(images, whole=late[-1] == 1)
         assert not changed(method.momentum, reference.state_dict())
-    assert set(late) == {0, 1}
-    assert 2 <= sum(late) <= 16
+        method.step += 1
+    assert late == [1, 0, 0, 0] * 8
     assert tracked(method, "layer1.0.bn2") == 32
 
 
@@ -721,48 +722,48 @@ def golden_run(cls) -> list[float]:
 
 GOLDEN = {
     "AutoMix": [
-        4.302152,
-        4.285028,
-        4.121134,
-        4.257664,
-        4.19605,
-        4.162994,
-        4.194281,
-        4.172043,
-        4.065482,
-        4.21199,
-        4.159405,
-        4.155392,
-        4.087289,
-        4.159592,
-        4.030606,
-        4.140757,
-        4.160599,
-        4.051464,
-        4.189702,
-        4.11967,
+        4.32945,
+        4.271575,
+        4.135719,
+        4.26229,
+        4.187386,
+        4.172798,
+        4.200743,
+        4.171548,
+        4.093287,
+        4.215895,
+        4.167988,
+        4.165642,
+        4.108284,
+        4.170324,
+        4.048152,
+        4.187255,
+        4.134428,
+        4.0314,
+        4.158684,
+        4.143335,
     ],
     "SAMix": [
-        4.304008,
-        4.284625,
-        4.119558,
-        4.254309,
-        4.197122,
-        4.163095,
-        4.190837,
-        4.17129,
-        4.065255,
-        4.213763,
-        4.162452,
-        4.151275,
-        4.090591,
-        4.159632,
-        4.032672,
-        4.146246,
-        4.156969,
-        4.052749,
-        4.188587,
-        4.114874,
+        4.327111,
+        4.272215,
+        4.135891,
+        4.262362,
+        4.187432,
+        4.171503,
+        4.200184,
+        4.171627,
+        4.093235,
+        4.216844,
+        4.17026,
+        4.162357,
+        4.10808,
+        4.158414,
+        4.048173,
+        4.195854,
+        4.134943,
+        4.025051,
+        4.157505,
+        4.133724,
     ],
 }
 

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.methods.automix import AutoMix, Draw, StepOptions
+from samix.methods.automix import AutoMix, Draw
 from samix.methods.base import Batch
+from samix.methods.learned_options import StepOptions
 from samix.mixing import sample_lam, sample_partners, to_device
 from samix.mixups.adversarial import AdversarialMixer
 from samix.mixups.learned import LearnedMixer, Upsample
@@ -84,13 +85,6 @@ class AdAutoMix(AutoMix):
     """
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
-    steps: Tensor  # optimiser steps done, int64, part of the state
-
-    def __init__(self, model: nn.Module, num_classes: int, options: Any = "reference", **names: Any) -> None:
-        super().__init__(model, num_classes, options, **names)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.step = 0  # the same on the host, so that no step waits for the device
-        self.register_load_state_dict_post_hook(read_steps)  # type: ignore[no-untyped-call]
 
     def build_mixer(self, dim: int) -> LearnedMixer:
         """The generator for feature maps of ``dim`` channels."""
@@ -196,18 +190,6 @@ class AdAutoMix(AutoMix):
         assert isinstance(mixer, AdversarialMixer)
         sources = [projected[rows] for rows in draw.index.unbind(1)]
         return mixer.paint_all(sources, draw.lam, (images.shape[-2], images.shape[-1]))
-
-    @torch.no_grad()
-    def after_step(self, progress: float) -> None:
-        """As AutoMix, and counts the step."""
-        super().after_step(progress)
-        self.step += 1
-        self.steps += 1
-
-
-def read_steps(method: AdAutoMix, _keys: Any) -> None:
-    """After a checkpoint was loaded: the host's count follows the state's."""
-    method.step = int(method.steps)
 
 
 def normalised(lam: Tensor) -> Tensor:

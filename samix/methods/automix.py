@@ -2,17 +2,16 @@
 
 A step has two branches with a draw of lam and pairs each. In the *classification* branch the Mixer's masks, cut from
 the graph, mix images that train the network. In the *generation* branch the masks keep their graph, and the mixed
-images
-are judged by the network's momentum copy, which is frozen: its gradient reaches the Mixer through the pixels alone.
-One ``backward`` serves both.
+images are judged by the network's momentum copy, which is frozen: its gradient reaches the Mixer through the pixels
+alone. One ``backward`` serves both.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,89 +20,22 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.losses import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
 from samix.methods.base import Batch, Method
-from samix.mixing import Pairing, as_lam, blend, new_generator, sample_lam, sample_partners, to_device
-from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, check_choice, margin_mask
+from samix.methods.learned_options import LearnedOptions, mask_schedule
+from samix.mixing import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
+from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
 from samix.networks.backbone import TwoHeads, as_backbone, feature_dim
 from samix.networks.modes import evaluating
-from samix.networks.momentum import momentum_at, momentum_copy, untracked_batchnorm, update_momentum
+from samix.networks.momentum import (
+    average_buffers,
+    momentum_at,
+    momentum_copy,
+    train_norms,
+    untracked_batchnorm,
+    update_momentum,
+)
+from samix.networks.sequential import gradients_now
 
-MaskSchedule = Literal["constant", "linear", "cosine", "warmup"]
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """Options of every step with a learned mixup.
-
-    Args:
-        preset: name of the preset these values come from.
-        alpha: lam ~ Beta(alpha, alpha).
-        per_sample: one lam per sample instead of one per batch and branch.
-        pairing: ``randperm`` [released code], or ``cycle`` for small batches: no image is paired with itself.
-        momentum: coefficient of the momentum copy at the start, in [0, 1].
-        momentum_end: at the end; cosine between them.
-        momentum_hold: share of the run in which ``momentum`` is held.
-        lam_margin: plain MixUp where min(lam, 1 - lam) is at most this [released code]; negative switches it off.
-        statistics: ``clean`` keeps the momentum copy's BatchNorm statistics of clean images only, and lets most clean
-            passes stop at the feature map; ``both`` averages clean and mixed images [released code].
-        smoothing: label smoothing of the classification losses, in [0, 1).
-    """
-
-    preset: str = "reference"
-    alpha: float = 2.0
-    per_sample: bool = False
-    pairing: Pairing = "randperm"
-    momentum: float = 0.999
-    momentum_end: float = 0.999999
-    momentum_hold: float = 0.1
-    lam_margin: float = 0.08
-    statistics: Literal["clean", "both"] = "clean"
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(
-                f"alpha must be a positive number, got {self.alpha}; learned mixup needs lam inside (0, 1)"
-            )
-        check_choice("statistics", self.statistics, ("clean", "both"))
-        check_choice("pairing", self.pairing, ("randperm", "cycle", "flip", "roll"))
-        for name in ("momentum", "momentum_end", "momentum_hold"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
-
-
-@dataclass(frozen=True)
-class LearnedOptions(StepOptions):
-    """Options of a step whose Mixer has a mask loss; the defaults are those common to all presets.
-
-    Args:
-        adjust_prob: probability, per step, that the classification masks are rescaled to mean lam (SAMix).
-        mask_weight: weight of the mask loss.
-        mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends
-        within 2 % of the run: what the released large-scale runs did in effect.
-        mask_margin: deviation of the mask's mean from lam that costs nothing.
-        mask_variance: weight, inside the mask loss, of the mask's variance, which is maximised.
-        mask_over_batch: mean and variance over the whole batch [released code] instead of per sample [papers].
-        eta: None trains the Mixer by mixed cross-entropy [released code]; a number by local + eta * global [SAMix].
-        init: a Mixer to start from, see :meth:`samix.Mixer.from_pretrained`; empty starts from new weights.
-    """
-
-    adjust_prob: float = 0.0
-    mask_weight: float = 0.1
-    mask_schedule: MaskSchedule = "constant"
-    mask_margin: float = 0.1
-    mask_variance: float = 0.0
-    mask_over_batch: bool = True
-    eta: float | None = None
-    init: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("mask_schedule", self.mask_schedule, ("constant", "linear", "cosine", "warmup"))
-        if not 0.0 <= self.adjust_prob <= 1.0:
-            raise ValueError(f"adjust_prob must be in [0, 1], got {self.adjust_prob}")
+WHOLE_EVERY = 4  # of the clean passes that keep statistics, one in so many runs the whole network
 
 
 @dataclass(frozen=True)
@@ -129,10 +61,15 @@ AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
 
 @dataclass(frozen=True)
 class Draw:
-    """Draws of one branch: lam (B,) float32 and partner index (B,) int64."""
+    """Draws of one branch: lam (n,) float32, partner index (n,) int64 into the batch, and the rows they are for."""
 
     lam: Tensor
     index: Tensor
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def part(self, rows: slice) -> Draw:
+        """The draws of these rows."""
+        return Draw(self.lam[rows], self.index[rows], rows)
 
 
 class AutoMix(Method):
@@ -152,6 +89,7 @@ class AutoMix(Method):
     """
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS
+    steps: Tensor  # optimiser steps done, int64, part of the state
 
     def __init__(
         self,
@@ -177,6 +115,10 @@ class AutoMix(Method):
             start_from(self.mixer, self.options.init)
         self.mixer.to(next(model.parameters()).device)
         self.generator = new_generator() if generator is None else generator
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.step = 0  # the same on the host, so that no step waits for the device
+        self.register_load_state_dict_pre_hook(add_steps)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(read_steps)  # type: ignore[no-untyped-call]
         self.train()
 
     def build_mixer(self, dim: int) -> LearnedMixer:
@@ -193,18 +135,21 @@ class AutoMix(Method):
 
         Returns:
             Loss, and its parts ``clean``, ``mixed``, ``generation``, ``mask``, with the masks' ``mask_std`` and
-            ``mask_error`` (mean distance of a mask's mean from lam).
+            ``mask_error`` (mean distance of a mask's mean from lam); the last four only in steps that train the Mixer.
 
         Raises:
             ValueError: images or labels of the wrong type, shape or range.
         """
         images, labels = self.checked(batch)
-        projected = self.mixer.project(self.guide(images))  # (B, P, h, w), shared by both branches
-        clean = self.clean_loss(images, labels)
-        mixed = self.classification_loss(images, labels, projected.detach())
-        generation, mask, report = self.generation_losses(images, labels, projected)
-        loss = clean + mixed + generation + self.mask_weight() * mask
-        parts = {"clean": clean, "mixed": mixed, "generation": generation, "mask": mask, **report}
+        clean, z = self.clean_loss_and_guide(images, labels)
+        with torch.set_grad_enabled(self.trains_mixer and torch.is_grad_enabled()):
+            projected = self.mixer.project(z)  # (B, P, h, w), shared by both branches
+        mixed = self.early(self.classification_loss(images, labels, projected.detach()), self.online)
+        loss, parts = clean + mixed, {"clean": clean, "mixed": mixed}
+        if self.trains_mixer:
+            generation, mask, report = self.generation_losses(images, labels, projected)
+            loss = loss + generation + self.mask_weight() * mask
+            parts |= {"generation": generation, "mask": mask, **report}
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def checked(self, batch: Batch) -> Batch:
@@ -224,6 +169,40 @@ class AutoMix(Method):
         """Cross-entropy of the clean images by the network's own head."""
         return F.cross_entropy(self.online.clean(images).float(), labels, label_smoothing=self.options.smoothing)
 
+    def clean_loss_and_guide(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean images' loss, and the feature map (B, D, h, w) that the Mixer reads, without a graph."""
+        if self.options.guide == "online":
+            logits, z = self.online.clean_and_map(images)
+            clean = F.cross_entropy(logits.float(), labels, label_smoothing=self.options.smoothing)
+            if self.whole_pass_due:
+                self.guide(images)
+            return self.early(clean, self.online), z.detach()
+        z = self.guide(images)
+        rows = slice(0, part_of(len(images), self.options.clean_share))
+        return self.early(self.clean_loss(images[rows], labels[rows]), self.online), z
+
+    def early(self, loss: Tensor, network: nn.Module) -> Tensor:
+        """The loss; with ``sequential`` its graph is used now, and gone."""
+        return gradients_now(loss, network.parameters()) if self.options.sequential else loss
+
+    @property
+    def whole_pass_due(self) -> bool:
+        """Whether this step's clean pass of the momentum copy must run to the end, for the late layers' statistics."""
+        return self.options.statistics == "both" or (
+            self.options.statistics == "clean" and self.step % WHOLE_EVERY == 0
+        )
+
+    @property
+    def trains_mixer(self) -> bool:
+        """Whether this step trains the Mixer."""
+        o = self.options
+        return bool(self.step % o.generator_every == 0 and self.progress < o.generator_until)
+
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether some steps give the Mixer no gradient."""
+        return bool(getattr(self.options, "rests", False))
+
     @torch.no_grad()
     def guide(self, images: Tensor) -> Tensor:
         """The momentum copy's feature map of the clean batch, (B, D, h, w), which also keeps its statistics.
@@ -231,33 +210,51 @@ class AutoMix(Method):
         With ``statistics="clean"`` one pass in four runs the whole network, so that the stages behind the feature map
         have statistics of clean images too; the others stop at the map.
         """
-        whole = self.options.statistics == "both" or bool(torch.rand((), generator=self.generator) < 0.25)
-        return self.momentum.feature_map(images, whole=whole)
+        return self.momentum.feature_map(scaled(images, self.guide_scale), whole=self.whole_pass_due)
+
+    @property
+    def guide_scale(self) -> float:
+        """Scale of the images that the guide is read from."""
+        return float(getattr(self.options, "guide_scale", 1.0))  # not every subclass's step has the option
 
     def classification_loss(self, images: Tensor, labels: Tensor, projected: Tensor) -> Tensor:
         """Trains the network on images mixed by masks without a graph: no gradient of this reaches the Mixer."""
-        draw = self.draw(len(images), images.device)
+        count = len(images)
+        draw = self.draw(count, images.device)
+        draw = draw.part(slice(count - part_of(count, self.options.mixed_share), count))
         with torch.no_grad():
             mask = self.paint(projected, draw, images)
             mask = torch.where(self.flip(self.options.adjust_prob, images), adjust_mask(mask, draw.lam), mask)
             mask = margin_mask(mask, draw.lam, self.options.lam_margin)
-            mixed = blend(images, images[draw.index], mask)
-        batch = pair_batch(Mixed(mixed, draw.lam, mask), labels, draw.index)
-        return batch.loss(self.online.mixed(mixed), self.options.smoothing)
+            mixed = blend(images[draw.rows], images[draw.index], mask)
+        labels = torch.stack([labels[draw.rows], labels[draw.index]], dim=1)
+        weights = torch.stack([draw.lam, 1.0 - draw.lam], dim=1)
+        batch = MixedBatch(mixed, labels, weights, draw.index, mask)
+        return batch.loss(self.online_mixed(mixed), self.options.smoothing)
+
+    def online_mixed(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of the network's head of mixed images; see ``statistics`` for what its norms remember."""
+        if self.options.statistics != "averaged":
+            return self.online.mixed(images)
+        with untracked_batchnorm(self.online):
+            return self.online.mixed(images)
 
     def generation_losses(
         self, images: Tensor, labels: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Trains the Mixer: the frozen momentum copy must find both labels in the mix, in lam's proportion."""
+        o = self.options
         draw = self.draw(len(images), images.device)
+        draw = draw.part(slice(0, part_of(len(images), o.generator_share)))
+        images = scaled(images, o.generator_scale)
         mask = self.paint(projected, draw, images)  # (B, 1, H, W), with its graph
-        mixed = blend(images, images[draw.index], mask)
-        logits = self.judge(mixed)
-        generation = self.generator_loss(logits, labels, labels[draw.index], draw.lam)
-        over_batch = self.options.mask_over_batch
-        mask_loss = mask_mean_loss(mask, draw.lam, self.options.mask_margin, over_batch=over_batch)
-        if self.options.mask_variance:
-            mask_loss = mask_loss - self.options.mask_variance * mask_variance(mask, over_batch=over_batch)
+        mixed = blend(images[draw.rows], images[draw.index], mask)
+        generation = self.generator_loss(self.judge(mixed), labels[draw.rows], labels[draw.index], draw.lam)
+        if o.sequential:
+            generation = gradients_now(generation, [mask])
+        mask_loss = mask_mean_loss(mask, draw.lam, o.mask_margin, over_batch=o.mask_over_batch)
+        if o.mask_variance:
+            mask_loss = mask_loss - o.mask_variance * mask_variance(mask, over_batch=o.mask_over_batch)
         report = {
             "mask_std": mask.detach().std(dim=(1, 2, 3)).mean(),
             "mask_error": (mask.detach().mean(dim=(1, 2, 3)) - draw.lam).abs().mean(),
@@ -294,7 +291,7 @@ class AutoMix(Method):
     def paint(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
         """Masks (B, 1, H, W) of a draw's pairs."""
         size = (images.shape[-2], images.shape[-1])
-        return self.mixer.paint(projected, projected[draw.index], draw.lam, size)
+        return self.mixer.paint(projected[draw.rows], projected[draw.index], draw.lam, size)
 
     def mask_weight(self) -> float:
         """Weight of the mask loss at this progress."""
@@ -305,7 +302,11 @@ class AutoMix(Method):
         self.progress = progress
         momentum = momentum_at(progress, self.options.momentum, self.options.momentum_end, self.options.momentum_hold)
         update_momentum(self.online, self.momentum, momentum)
+        if self.options.statistics == "averaged":  # the first averages are short: new statistics mean nothing
+            average_buffers(self.online, self.momentum, min(momentum, (self.step + 1) / (self.step + 10)))
         self.mixer.after_step()
+        self.step += 1
+        self.steps += 1
 
     def train(self, mode: bool = True) -> AutoMix:
         """Train mode; the momentum copy's dropout and stochastic depth stay off, so that guide and judge are steady.
@@ -314,8 +315,7 @@ class AutoMix(Method):
         do: timm's ResNets and fused attention call dropout as a function, and read the mode of the layer around it.
         """
         super().train(mode)
-        for module in self.momentum.modules():
-            module.training = mode and hasattr(module, "running_var")
+        train_norms(self.momentum, mode and self.options.statistics != "averaged")
         return self
 
     # For the loop, the evaluation and the pictures --------------------------------------------------------------------
@@ -351,7 +351,8 @@ class AutoMix(Method):
         with evaluating(self):
             index = to_device(index, images.device)
             draw = Draw(to_device(as_lam(lam, len(images)), images.device), index)
-            mask = self.paint(self.mixer.project(self.momentum.feature_map(images)), draw, images)
+            z = self.momentum.feature_map(scaled(images, self.guide_scale))
+            mask = self.paint(self.mixer.project(z), draw, images)
             return pair_batch(Mixed(blend(images, images[index], mask), draw.lam, mask), labels, index)
 
     def export(self) -> nn.Module:
@@ -385,21 +386,25 @@ def start_from(mixer: LearnedMixer, source: str) -> None:
     mixer.load_state_dict(given)
 
 
-def mask_schedule(schedule: MaskSchedule, progress: float) -> float:
-    """Factor of the mask loss's weight, from 1 at progress 0.
+def part_of(count: int, share: float) -> int:
+    """How many of ``count`` images a share in (0, 1] is: at least one."""
+    return max(1, round(share * count))
 
-    ``warmup`` is the released code's hook in effect: it multiplies the *current* weight by a cosine at every iteration,
-    so after p of an ImageNet run of 100 epochs (500,400 iterations) about exp(-(p / 0.0135)^3) is left.
 
-    Raises:
-        ValueError: unknown schedule.
-    """
-    if schedule == "constant":
-        return 1.0
-    if schedule == "linear":
-        return 1.0 - progress
-    if schedule == "cosine":
-        return (1.0 + math.cos(math.pi * progress)) / 2.0
-    if schedule == "warmup":
-        return math.exp(-((progress / 0.0135) ** 3))
-    raise ValueError(f"unknown mask_schedule {schedule!r}; choose constant, linear, cosine or warmup")
+def scaled(images: Tensor, scale: float) -> Tensor:
+    """(B, C, H, W) -> (B, C, scale H, scale W), by anti-aliased bilinear interpolation; the images at scale 1."""
+    if scale == 1.0:
+        return images
+    size = [max(1, round(scale * side)) for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def add_steps(method: AutoMix, state: Mapping[str, Any], prefix: str, *_unused: Any) -> None:
+    """Before a checkpoint is loaded: those of earlier versions counted no steps."""
+    if f"{prefix}steps" not in state and isinstance(state, dict):
+        state[f"{prefix}steps"] = method.steps
+
+
+def read_steps(method: AutoMix, _keys: Any) -> None:
+    """After a checkpoint was loaded: the host's count follows the state's."""
+    method.step = int(method.steps)

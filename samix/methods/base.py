@@ -22,6 +22,11 @@ class Method(nn.Module):
 
     progress: float = 0.0  # share of the run that is done; schedules read it
 
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether some steps give some parameters no gradient, which wrappers for several processes need to know."""
+        return False
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step's loss (a scalar), and its unweighted parts for the log, detached."""
         raise NotImplementedError

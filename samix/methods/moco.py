@@ -23,7 +23,7 @@ from samix.mixups.learned import LearnedMixer, check_choice
 from samix.networks.batchnorm import split_batchnorm
 from samix.networks.encoder import Encoder
 from samix.networks.heads import linear_projector, mlp_projector, normed_mlp
-from samix.networks.momentum import momentum_at, momentum_copy, train_norms, update_momentum
+from samix.networks.momentum import average_buffers, momentum_at, momentum_copy, train_norms, update_momentum
 from samix.networks.queue import Queue, check_queue
 
 KeyBN = Literal["split", "shuffle", "eman", "none"]
@@ -237,13 +237,3 @@ class MoCo(ViewMethod):
         super().train(mode)
         train_norms(self.momentum, mode and self.options.key_bn != "eman")
         return self
-
-
-@torch.no_grad()
-def average_buffers(net: nn.Module, slow: nn.Module, momentum: float) -> None:
-    """``slow <- momentum * slow + (1 - momentum) * net`` for float buffers; whole numbers are copied."""
-    for own, kept in zip(net.buffers(), slow.buffers(), strict=True):
-        if own.is_floating_point():
-            kept.lerp_(own, 1.0 - momentum)
-        else:
-            kept.copy_(own)

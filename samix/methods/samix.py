@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from samix.methods.automix import AutoMix, LearnedOptions
-from samix.mixups.learned import LearnedMixer, SAMixer, Upsample
+from samix.methods.automix import AutoMix
+from samix.methods.learned_options import LearnedOptions
+from samix.mixups.learned import Attention, Content, LearnedMixer, SAMixer, Upsample
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class SAMixOptions(LearnedOptions):
         activation: of the content branch.
         norm: of the content branch.
         upsample: of the mask.
+        attention: ``mixing``, or AutoMix's ``cross``, for ablations.
+        content: ``nonlinear``, or AutoMix's ``linear``, for ablations.
     """
 
     name: ClassVar[str] = "samix"
@@ -32,6 +35,8 @@ class SAMixOptions(LearnedOptions):
     activation: Literal["elu", "relu"] = "elu"
     norm: Literal["batch", "layer"] = "batch"
     upsample: Upsample = "bilinear"
+    attention: Attention = "mixing"
+    content: Content = "nonlinear"
 
 
 SAMIX_PRESETS: dict[str, SAMixOptions] = {
@@ -71,4 +76,6 @@ class SAMix(AutoMix):
             activation=o.activation,
             norm=o.norm,
             upsample=o.upsample,
+            attention=o.attention,
+            content=o.content,
         )

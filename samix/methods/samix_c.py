@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from samix.clustering import ClusterOptions, OnlineClusters, cluster_bce, weighted_cross_entropy
 from samix.contrastive import exact, normalized
-from samix.methods.automix import Draw, mask_schedule
+from samix.methods.automix import Draw
+from samix.methods.learned_options import mask_schedule
 from samix.methods.samix_i import LearnedMixing, SAMixIOptions, Sources
 from samix.mixing import sample_lam, to_device
 from samix.mixups.learned import LearnedMixer, check_choice

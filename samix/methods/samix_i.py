@@ -18,10 +18,20 @@ from torch import Tensor
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.contrastive import local_bce, mixed_info_nce, normalized
 from samix.losses import mask_mean_loss, mask_variance
-from samix.methods.automix import Draw, MaskSchedule, mask_schedule
+from samix.methods.automix import Draw
+from samix.methods.learned_options import MaskSchedule, mask_schedule
 from samix.methods.view_mixing import Mixing
 from samix.mixing import as_lam, blend, sample_lam, sample_partners, to_device
-from samix.mixups.learned import LearnedMixer, SAMixer, Upsample, adjust_mask, check_choice, margin_mask
+from samix.mixups.learned import (
+    Attention,
+    Content,
+    LearnedMixer,
+    SAMixer,
+    Upsample,
+    adjust_mask,
+    check_choice,
+    margin_mask,
+)
 from samix.networks.encoder import Encoder
 from samix.networks.momentum import untracked_batchnorm
 
@@ -57,6 +67,8 @@ class SAMixIOptions:
         activation: of its content branch.
         norm: of its content branch.
         upsample: of the mask.
+        attention: ``mixing``, or AutoMix's ``cross``, for ablations.
+        content: ``nonlinear``, or AutoMix's ``linear``, for ablations.
     """
 
     name: ClassVar[str] = "samix"
@@ -81,6 +93,8 @@ class SAMixIOptions:
     activation: Literal["elu", "relu"] = "elu"
     norm: Literal["batch", "layer"] = "batch"
     upsample: Upsample = "bilinear"
+    attention: Attention = "mixing"
+    content: Content = "nonlinear"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -103,6 +117,8 @@ class SAMixIOptions:
             activation=self.activation,
             norm=self.norm,
             upsample=self.upsample,
+            attention=self.attention,
+            content=self.content,
         )
 
 

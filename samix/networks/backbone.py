@@ -28,6 +28,10 @@ class Backbone(nn.Module):
         """(B, C, H, W) -> (B, F), the input of the last linear layer."""
         raise NotImplementedError
 
+    def pooled_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F) and (B, D, h, w) from one pass."""
+        raise NotImplementedError
+
     @property
     def linear(self) -> nn.Linear:
         """The last linear layer, (B, F) -> (B, K)."""
@@ -69,6 +73,12 @@ class TimmBackbone(Backbone):
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)  # type: ignore[no-any-return]
+
+    def pooled_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F) and (B, D, h, w) from one pass."""
+        # with -1: timm then runs what follows the last stage, such as EfficientNet's last norm
+        last, maps = self.model.forward_intermediates(x, indices=[self.stage, -1], output_fmt="NCHW")
+        return self.model.forward_head(last, pre_logits=True), maps[0]
 
     @property
     def linear(self) -> nn.Linear:
@@ -142,6 +152,19 @@ class HookedBackbone(Backbone):
         if not found or found[0].dim() != 2:
             raise ValueError(f"classifier {self.classifier!r} must be run once, on (B, F); name the last linear layer")
         return found[0]
+
+    def pooled_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F) and (B, D, h, w) from one pass, by hooks on both layers."""
+        found: list[Tensor] = []
+
+        def catch(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            found.append(output.clone())  # as the layers behind may work in place
+
+        with hooked(find_layer(self.model, self.feature, "feature").register_forward_hook(catch)):
+            pooled = self.pooled(x)
+        if not found or found[0].dim() != 4:
+            raise ValueError(f"feature layer {self.feature!r} must be run and give a map (B, D, h, w); name another")
+        return pooled, found[0]
 
     @property
     def linear(self) -> nn.Linear:
@@ -265,6 +288,11 @@ class TwoHeads(nn.Module):
     def clean(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) by the network's own classifier."""
         return self.backbone.linear(self.backbone.pooled(x))  # type: ignore[no-any-return]
+
+    def clean_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean logits (B, K) and the feature map (B, D, h, w) from one pass."""
+        pooled, z = self.backbone.pooled_and_map(x)
+        return self.backbone.linear(pooled), z
 
     def mixed(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) by the head of the mixed images."""

@@ -34,6 +34,24 @@ def update_momentum(net: nn.Module, slow: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(list(slow.parameters()), list(net.parameters()), 1.0 - momentum)
 
 
+@torch.no_grad()
+def average_buffers(net: nn.Module, slow: nn.Module, momentum: float) -> None:
+    """``slow <- momentum * slow + (1 - momentum) * net`` in place, for buffers; those of whole numbers are copied.
+
+    Args:
+        net: the network that is trained.
+        slow: its copy, which keeps no statistics of its own.
+        momentum: in [0, 1].
+    """
+    pairs = list(zip(slow.buffers(), net.buffers(), strict=True))
+    moving = [(old, new) for old, new in pairs if old.is_floating_point()]
+    if moving:
+        torch._foreach_lerp_([old for old, _ in moving], [new for _, new in moving], 1.0 - momentum)
+    for old, new in pairs:
+        if not old.is_floating_point():
+            old.copy_(new)
+
+
 def train_norms(slow: nn.Module, mode: bool = True) -> None:
     """Train mode for the norms of a slow network that keep statistics; everything else, as dropout, is in eval mode."""
     for module in slow.modules():
