@@ -85,9 +85,11 @@ def mixer_options(mixer: LearnedMixer) -> dict[str, Any]:
         "lam_scale": mixer.lam_scale,
         "dropout": mixer.dropout.p,
         "activation": "elu" if isinstance(mixer.activation, torch.nn.ELU) else "relu",
-        "norm": "batch" if isinstance(mixer.norm, torch.nn.BatchNorm2d) else "layer",
+        "norm": "layer" if isinstance(getattr(mixer, "norm", None), torch.nn.LayerNorm) else "batch",
         "upsample": mixer.upsample,
         "scale_content": mixer.scale_content,
+        **({"attention": mixer.attention} if mixer.attention != "mixing" else {}),
+        **({"content": mixer.content} if mixer.content != "nonlinear" else {}),
     }
 
 

@@ -11,7 +11,7 @@ Letters: B batch, D feature channels, d attention width (D / 2), h w feature cel
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from samix.batch import Mixed, check_pair
 from samix.mixing import Guides, blend
 
 Upsample = Literal["nearest", "bilinear"]
+Attention = Literal["mixing", "cross"]
+Content = Literal["nonlinear", "linear"]
 
 
 class LearnedMixer(nn.Module):
@@ -194,6 +196,10 @@ class SAMixer(LearnedMixer):
         scale_content: feed b rather than z_partner to the content branch, as both sources write it. In training
             BatchNorm cancels the factor of a scalar lam, so this changes nothing; in eval mode it does not, and the
             mask shifts to values never trained. Hence False.
+        attention: ``mixing``, or ``cross`` as in AutoMix: one map gives the query of a and the key of b. For ablations.
+        content: ``nonlinear``, or ``linear`` as in AutoMix: one convolution with a bias. For ablations.
+
+    Without the lam encoding (``gamma=0``), with ``cross`` and ``linear`` it is AutoMix's Mix Block without lam channel.
     """
 
     def __init__(
@@ -207,44 +213,67 @@ class SAMixer(LearnedMixer):
         norm: Literal["batch", "layer"] = "batch",
         upsample: Upsample = "bilinear",
         scale_content: bool = False,
+        attention: Attention = "mixing",
+        content: Content = "nonlinear",
     ) -> None:
         super().__init__()
+        check_choice("attention", attention, get_args(Attention))
+        check_choice("content", content, get_args(Content))
         check_choice("upsample", upsample, ("nearest", "bilinear"))
         check_choice("activation", activation, ("elu", "relu"))
         check_choice("norm", norm, ("batch", "layer"))
         width = attention_width(dim)
         self.dim, self.upsample, self.lam_scale, self.scale_content = dim, upsample, lam_scale, scale_content
         self.gamma = nn.Parameter(torch.zeros(())) if gamma is None else float(gamma)
-        self.query = nn.Conv2d(2 * dim, width, 1)
-        self.key = nn.Conv2d(2 * dim, width, 1)
-        self.value = nn.Conv2d(dim, width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(width) if norm == "batch" else ChannelNorm(width)
+        self.attention, self.content = attention, content
+        mixing, linear = attention == "mixing", content == "linear"
+        self.query = nn.Conv2d(2 * dim if mixing else dim, width, 1)  # of cross-attention the key's map too
+        if mixing:
+            self.key = nn.Conv2d(2 * dim, width, 1)
+        self.value = nn.Conv2d(dim, 1 if linear else width, 1, bias=linear)
         self.activation = nn.ELU() if activation == "elu" else nn.ReLU()
-        self.value_out = nn.Conv2d(width, 1, 1, bias=False)
+        if not linear:
+            self.norm = nn.BatchNorm2d(width) if norm == "batch" else ChannelNorm(width)
+            self.value_out = nn.Conv2d(width, 1, 1, bias=False)
         self.dropout = nn.Dropout(dropout)
         init_weights(self)
 
     def project(self, z: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, 5 d, h, w): query and key, each as own and as partner, and the hidden content."""
+        """(B, D, h, w) -> (B, P, h, w): query and key, each as own and as partner, and the hidden content.
+
+        P is 5 d; of cross-attention, whose one map serves all four, 2 d; with a linear content d - 1 less.
+        """
         own, other = self.dim, 2 * self.dim
-        weights = [self.query.weight[:, :own], self.query.weight[:, own:other]]
-        weights += [self.key.weight[:, :own], self.key.weight[:, own:other], self.value.weight]
-        return F.conv2d(z, torch.cat(weights))
+        weights = [self.query.weight[:, :own]]
+        if self.attention == "mixing":
+            weights += [self.query.weight[:, own:other], self.key.weight[:, :own], self.key.weight[:, own:other]]
+        return F.conv2d(z, torch.cat([*weights, self.value.weight]))
 
     def attend(self, projected: Tensor, partner: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weighs the shared projections by the lam encoding and finishes the content branch."""
-        query_own, _, key_own, _, _ = projected.flatten(2).chunk(5, dim=1)  # each (B, d, n)
-        _, query_other, _, key_other, _ = partner.flatten(2).chunk(5, dim=1)
         encoded = scale_lam(lam, self.lam_scale)
         own = (1.0 + self.gamma * encoded).view(-1, 1, 1)
         other = (1.0 + self.gamma * (1.0 - encoded)).view(-1, 1, 1)
-        query = own * query_own + other * query_other + self.query.bias.view(-1, 1)  # type: ignore[union-attr]
-        key = own * key_own + other * key_other + self.key.bias.view(-1, 1)  # type: ignore[union-attr]
-        hidden = partner.chunk(5, dim=1)[4]
+        width = self.query.weight.shape[0]
+        maps = 4 if self.attention == "mixing" else 1
+        of_own = projected[:, : maps * width].flatten(2).chunk(maps, dim=1)  # each (B, d, n)
+        of_other = partner[:, : maps * width].flatten(2).chunk(maps, dim=1)
+        bias: Tensor = self.query.bias.view(-1, 1)  # type: ignore[union-attr]
+        if self.attention == "mixing":
+            query = own * of_own[0] + other * of_other[1] + bias
+            key = own * of_own[2] + other * of_other[3] + self.key.bias.view(-1, 1)  # type: ignore[union-attr]
+        else:
+            query, key = own * of_own[0] + bias, other * of_other[0] + bias
+        hidden = partner[:, maps * width :]
         if self.scale_content:
             hidden = hidden * other.unsqueeze(3)
-        content = self.dropout(self.value_out(self.activation(self.norm(hidden))))  # (B, 1, h, w)
-        return query, key, content.flatten(1)
+        return query, key, self.finish_content(hidden).flatten(1)
+
+    def finish_content(self, hidden: Tensor) -> Tensor:
+        """The content (B, 1, h, w) from its projection (B, d, h, w), or (B, 1, h, w) where it is linear."""
+        if self.content == "linear":
+            return self.dropout(hidden + self.value.bias.view(-1, 1, 1))  # type: ignore[union-attr]
+        return self.dropout(self.value_out(self.activation(self.norm(hidden))))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -29,7 +29,7 @@ FORMAT = 1
 KINDS: dict[str, type[LearnedMixer]] = {"automix": AutoMixer, "samix": SAMixer}
 MIXER_OPTIONS = {
     "automix": ("lam_channel", "upsample"),
-    "samix": ("gamma", "lam_scale", "dropout", "activation", "norm", "upsample", "scale_content"),
+    "samix": ("gamma", "lam_scale", "dropout", "activation", "norm", "upsample", "scale_content", "attention", "content"),
 }
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
