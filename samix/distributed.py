@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 def rank() -> int:
@@ -42,3 +50,64 @@ def from_first(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.broadcast(value, 0)
     return value
+
+
+class Agreement:
+    """Whether any process asks for something; all of them learn it at the same step, and none waits for its device.
+
+    Each step sends one byte by gloo, also where gradients go by NCCL, and reads what was sent at the step before: that
+    has long arrived. With one process the answer is its own, at once. To be made by all processes together.
+    """
+
+    def __init__(self) -> None:
+        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self.sent: tuple[Tensor, dist.Work] | None = None
+
+    def any(self, mine: bool) -> bool:
+        """Whether any process asked at the step before; to be called by all of them at every step.
+
+        Args:
+            mine: whether this process asks now.
+
+        Raises:
+            RuntimeError: a process has ended.
+        """
+        if self.group is None:
+            return mine
+        answer = False
+        if self.sent is not None:
+            flag, work = self.sent
+            work.wait()
+            answer = bool(flag.item())
+        flag = torch.tensor([mine], dtype=torch.uint8)
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        assert work is not None
+        self.sent = flag, work
+        return answer
+
+
+def lost_process(error: BaseException) -> str | None:
+    """What to tell where an error says that another process is gone; None where it says something else."""
+    text = " ".join(str(error).split())
+    lost = isinstance(error, dist.DistError) or "gloo" in text or "Connection closed by peer" in text
+    if world_size() == 1 or not (isinstance(error, RuntimeError) and lost):
+        return None
+    return (
+        f"process {rank()} of {world_size()} lost another one, whose own last words say why ({text[:200]}); start all "
+        "again with --resume"
+    )
+
+
+def check_not_sharded() -> None:
+    """Refuses engines that cut the weights into pieces.
+
+    Raises:
+        ValueError: accelerate is configured for FSDP, DeepSpeed or Megatron-LM.
+    """
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "false").lower() in ("1", "true", "yes", "y", "on"):
+            raise ValueError(
+                f"accelerate is configured for {name}, which keeps a piece of each weight on each process; a momentum "
+                "copy, a Mixer, the checkpoints and the export need whole weights. Launch plain data parallelism: "
+                "accelerate launch --multi_gpu, or torchrun"
+            )

@@ -75,7 +75,7 @@ def work(out: Path) -> None:
 
 
 def stop_and_resume(out: Path, rank: str) -> None:
-    """One process is asked to stop; both do, at the same step."""
+    """One process is asked to stop in the third step; both do, after the fourth."""
     recipe = small_recipe("samix", limit=500)
     run = new_run(recipe, out, "stopped")
     step = run.train_step
@@ -85,7 +85,7 @@ def stop_and_resume(out: Path, rank: str) -> None:
         run.stopping = run.stopping or (rank == "1" and run.step == 2)
 
     run.train_step = asked
-    with pytest.raises(Interrupted, match="stopped at step 20"):
+    with pytest.raises(Interrupted, match="stopped at step 4"):
         run.fit()
     for name, options in (("stopped", {"resume": True}), ("unbroken", {})):
         run = new_run(recipe, out, name, **options)
