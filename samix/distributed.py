@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,8 +61,8 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self.sent: tuple[Tensor, dist.Work] | None = None
+        self.group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self.sent: tuple[Tensor, Any] | None = None
 
     def any(self, mine: bool) -> bool:
         """Whether any process asked at the step before; to be called by all of them at every step.
@@ -80,9 +81,7 @@ class Agreement:
             work.wait()
             answer = bool(flag.item())
         flag = torch.tensor([mine], dtype=torch.uint8)
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group, async_op=True)
-        assert work is not None
-        self.sent = flag, work
+        self.sent = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group, async_op=True)
         return answer
 
 
