@@ -139,7 +139,6 @@ def test_four_processes_train_stop_and_resume(tmp_path):
         processes.all[3].send_signal(signal.SIGINT)
         ends = processes.ends()
     assert [status for status, _ in ends] == [130] * 4
-    assert {stopped_step(error) for _, error in ends} > {0}
     assert min(stopped_step(error) for _, error in ends) > max(steps)
 
 
