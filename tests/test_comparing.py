@@ -43,7 +43,7 @@ class Here:
         self.error = ""
         options = RunOptions(out=str(job.folder.parent), run=job.folder.name, resume=True, device="cpu", quiet=True)
         try:
-            train(job.recipe, options)
+            train(job.recipe, options, job.mixers)
         except (ValueError, RuntimeError) as error:
             self.error = str(error)
 

@@ -11,30 +11,59 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from samix.checkpoint import write_text
+from samix.checkpoint import recipe_of, write_text
 from samix.comparing.looks import look_at
 from samix.comparing.origin import commit, machine
-from samix.engine import Interrupted, Run, RunOptions
-from samix.recipes import Recipe, from_dict
+from samix.comparing.plan import mixer_folder
+from samix.engine import Interrupted, Run, RunOptions, describe_data
+from samix.pretraining import PretrainRecipe, PretrainRun
+from samix.recipes import Recipe
+from samix.sharing import write_mixer
 
 
 class ComparedRun(Run):
-    """A run that draws its pictures once, at its end; they take as long as a short epoch."""
+    """A run that draws its pictures once, at its end; they take as long as a short epoch.
+
+    ``mixers`` are the epochs after which its Mixer is kept, in a folder each.
+    """
+
+    mixers: Sequence[int] = ()
 
     def draw(self) -> None:
         """Curves and mixed pictures of the last epoch."""
         if int(self.rows[-1]["epoch"]) == self.recipe.epochs:
             super().draw()
 
+    def write_row(self, row: dict[str, float], last: bool) -> None:
+        """Keeps the Mixer, before the checkpoint says that the epoch is over."""
+        epoch = int(row["epoch"])
+        if epoch in self.mixers:
+            write_mixer(
+                self.folder / mixer_folder(epoch, self.recipe), self.method, self.recipe, describe_data(self.data), {}
+            )
+        super().write_row(row, last)
 
-def train(recipe: Recipe, options: RunOptions) -> None:
-    """Trains or continues a run, and leaves what the report shows of it beside its other files."""
-    run = ComparedRun(recipe, options)
+
+class ComparedPretrainRun(ComparedRun, PretrainRun):
+    """The same without labels."""
+
+
+def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> None:
+    """Trains or continues a run, and leaves what the report shows of it beside its other files.
+
+    Args:
+        recipe: of the run, with or without labels.
+        options: of the run.
+        mixers: epochs after which its Mixer is kept.
+    """
+    run = ComparedPretrainRun(recipe, options) if isinstance(recipe, PretrainRecipe) else ComparedRun(recipe, options)
+    run.mixers = mixers
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     try:
@@ -78,7 +107,7 @@ def main() -> int:
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     stop_with_parent()
     try:
-        train(from_dict(job["recipe"]), RunOptions(**job["options"]))
+        train(recipe_of(job["recipe"]), RunOptions(**job["options"]), job.get("mixers", ()))
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130

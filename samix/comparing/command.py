@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from samix.checkpoint import write_text
-from samix.comparing.looks import MASKS, STRIPS, look_again
+from samix.comparing.finished import find_finished
+from samix.comparing.looks import MASKS, look_again
 from samix.comparing.page import report_page
-from samix.comparing.plan import Job, Plan, find_finished, read_plan
+from samix.comparing.plan import Job, Plan, read_plan
 from samix.comparing.publish import publish
 from samix.comparing.results import Found, collect
 from samix.comparing.running import Child, Start, is_finished, only_here, run_jobs
@@ -94,7 +95,7 @@ def look_at_others(plan: Plan, elsewhere: bool = False) -> None:
     for job in plan.jobs:
         if elsewhere and job.folder.parent == plan.out:
             continue
-        if is_finished(job.folder) and not all((job.folder / name).is_file() for name in (MASKS, *STRIPS)):
+        if is_finished(job.folder) and not (job.folder / MASKS).is_file():
             look_again(job.folder, plan.options.data_root)
 
 

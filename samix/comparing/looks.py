@@ -38,18 +38,34 @@ def look_at(method: Method, recipe: Recipe, data: ImageData, folder: Path) -> No
         folder: of the run.
     """
     device = next(method.parameters()).device
+    if bool((data.val.labels < 0).all()):  # nothing to choose pairs by
+        write_text(folder / MASKS, json.dumps({}))
+        return
     images, labels, index = preview_pairs(data, recipe, device)
     with same_draws(method):
         found = {lam: method.preview(images, labels, lam, index) for lam in SWEEP}
     mixed = {lam: batch for lam, batch in found.items() if batch is not None}
     told = sweep(mixed)
-    write_text(folder / MASKS, json.dumps(told))
+    if mixed:
+        save_strips(folder, images, index, mixed, data, bool(told))
+    write_text(folder / MASKS, json.dumps(told))  # last: it says that all is there
+
+
+def save_strips(
+    folder: Path,
+    images: Tensor,
+    index: Tensor,
+    mixed: Mapping[float, MixedBatch],
+    data: ImageData,
+    with_masks: bool,
+) -> None:
+    """Writes the two strips."""
     pixels = denormalize(images, data.mean, data.std)
     for number, name in enumerate(STRIPS):
         between = [denormalize(mixed[lam].images, data.mean, data.std)[number] for lam in SHOWN if lam in mixed]
         columns = [pixels[index][number], *between, pixels[number]]
         masks = [mask[number] for lam in SHOWN if lam in mixed and (mask := mixed[lam].mask) is not None]
-        strip(columns, masks if told else []).save(folder / name)
+        strip(columns, masks if with_masks else []).save(folder / name)
 
 
 @contextmanager

@@ -11,13 +11,23 @@ from PIL import Image
 from samix.comparing.charts import COLOURS, Curve, Gain, curve_chart, gain_chart
 from samix.comparing.looks import SHOWN, STRIPS
 from samix.comparing.results import BASELINE, Found
-from samix.comparing.tables import about, cells_of, failures, heading, rows_of
+from samix.comparing.tables import (
+    ablation_lines,
+    about,
+    cells_of,
+    failures,
+    heading,
+    rows_of,
+    score_name,
+    variants,
+)
 from samix.webpage import data_uri, escape, page
 
 PANELS = (
-    ("top1", "Held-out top-1, %"),
+    ("top1", "Held-out {score}"),
     ("nll", "Held-out NLL, nats"),
     ("ece", "Calibration error, %"),
+    ("loss", "Training loss"),
     ("mask_std", "Spread within a mask, in training"),
 )
 SMALL = 64  # sides up to this are kept pixel by pixel
@@ -52,6 +62,7 @@ border-radius:99px;padding:.25rem .8rem;cursor:pointer}
 .strips img{display:block;width:100%;height:auto;border-radius:4px}.crisp{image-rendering:pixelated}
 .lams{display:grid;grid-template-columns:repeat(7,1fr);text-align:center;font-size:.75rem;color:var(--soft)}
 .method{margin:0 0 1rem}.method h3{font-size:.95rem;margin:.6rem 0 .3rem}
+.rows{display:grid;grid-template-columns:auto 1fr;gap:.2rem .8rem}.rows dd{margin:0;overflow-wrap:anywhere}
 .failed{border-left:4px solid var(--c2);padding:.2rem .8rem;background:var(--card);overflow-wrap:anywhere}
 """
 
@@ -94,6 +105,7 @@ def compose(results: Found, command: str, quality: int) -> str:
         f"<p>{escape(heading(results))}.</p>",
         f'<p class="soft small">{runs} runs on {escape(results["device"] or "no device yet")}.</p>',
         failed_part(results),
+        "".join(f'<p class="small">{escape(line)}</p>' for line in ablation_lines(results)),
         gain_part(results, styles),
         table_part(results, styles),
         curves_part(results, styles),
@@ -148,7 +160,7 @@ def gain_part(results: Found, styles: Mapping[str, int]) -> str:
     notes += ["◇: published gain"] if any(g.published is not None for g in gains) else []
     told = f' <span class="soft small">({"; ".join(notes)})</span>' if notes else ""
     return (
-        '<h2>Gain over vanilla</h2><figure class="gains"><figcaption>top-1, points'
+        f'<h2>Gain over vanilla</h2><figure class="gains"><figcaption>{results["score"]}, points'
         f"{told}</figcaption>{gain_chart(gains)}</figure>"
     )
 
@@ -166,17 +178,26 @@ def table_part(results: Found, styles: Mapping[str, int]) -> str:
         lines.append(f'<tr data-s="{style}"><th scope="row" title="{name}">{dot}{name}</th>{cells}</tr>')
     return (
         '<h2>Table</h2><div class="wide" tabindex="0" role="region" aria-label="Table of results"><table><thead><tr>'
-        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{variants_part(results)}"
     )
+
+
+def variants_part(results: Found) -> str:
+    """What the rows with names of their own are."""
+    rows = [f"<dt>{escape(label)}</dt><dd><code>{escape(spec)}</code></dd>" for label, spec in variants(results)]
+    return f'<dl class="rows small">{"".join(rows)}</dl>' if rows else ""
 
 
 def curves_part(results: Found, styles: Mapping[str, int]) -> str:
     """Learning curves: the mean over seeds, in a band from the lowest to the highest seed."""
     panels = []
-    for name, title in PANELS:
+    for name, panel in PANELS:
+        title = panel.format(score=score_name(results))
+        if name == "loss" and results["score"] != "kNN":  # losses of different mixups are of different things
+            continue
         curves = [c for label, found in results["mixups"].items() if (c := curve_of(label, found, styles, name))]
         if curves:
-            last = results["median_of_last"] if name != "mask_std" else 0
+            last = results["median_of_last"] if name not in ("mask_std", "loss") else 0
             panels.append(f"<figure><figcaption>{title}</figcaption>{curve_chart(curves, title, last)}</figure>")
     if not panels:
         return ""

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from samix.build import MIXER, NAMES, options_owner, resolve_options
+from samix.build import MIXER
+from samix.comparing.ablations import ABLATION, ABLATIONS, Variant, expand
+from samix.comparing.kinds import Kind, kind_of, method_of
 from samix.engine import short_name
 from samix.options import Command, described, peek, read_config, recipe_fields, typed
-from samix.recipes import RECIPES, Recipe, from_dict, named_recipe
+from samix.pretraining import PretrainRecipe
+from samix.recipes import RECIPES, Recipe, from_dict
 
 ABOUT = """Trains mixups under one recipe with the same seeds, and writes report.html, table.md, table.csv and
 results.json. Finished runs are read, interrupted ones continued, so the same command may be given again.
 
 samix compare vanilla mixup cutmix samix --seeds 3 --recipe digits-quick --epochs 20
 
-samix compare vanilla samix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer
+samix compare vanilla samix samix:mask_weight=2,alpha=1 samix:recipe.feature=1 mixer:runs/NAME/mixer
+
+samix compare ablation:modules --seeds 3
 
 Beside --seeds, --out, --jobs, --last, --reuse, --read, --publish and where to run, all options are fields of the recipe
 and hold for all mixups."""
 FIXED = ("mixup", "mixup_options", "seed")  # recipe fields that a comparison decides itself
+TRAINED = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
 IMAGENET = ("imagenet", "inat", "places")
-SPEC = re.compile(r"(.+?)(?::([A-Za-z_][\w-]*=.*))?")  # NAME or NAME:option=value,...
+FIELD = "recipe."  # and a field of the recipe, among a mixup's options
+SPEC = re.compile(r"(.+?)(?::((?:recipe\.)?[A-Za-z_][\w-]*=.*))?")  # NAME or NAME:option=value,...
 
 
 @dataclass(frozen=True)
@@ -79,23 +85,38 @@ class Entrant:
         label: as tables name it.
         mixup: its name, or mixer:PATH.
         recipe: with seed 0; None where the options are wrong.
+        variant: how it was named.
         error: what is wrong with its options.
+        published: of the recipe for this mixup, where its options are the recipe's.
     """
 
     label: str
     mixup: str
     recipe: Recipe | None
+    variant: Variant
     error: str = ""
+    published: float | None = None
 
 
 @dataclass(frozen=True, eq=False)  # known by being the same object
 class Job:
-    """One run: an entrant with a seed, and where it lies."""
+    """One run: an entrant with a seed, and where it lies.
+
+    Args:
+        label: of its entrant.
+        seed: of the run.
+        recipe: with this seed.
+        folder: of the run.
+        after: folder of the run whose Mixer it uses, which must be finished before; None for most.
+        mixers: epochs after which its own Mixer is kept, since others use it.
+    """
 
     label: str
     seed: int
     recipe: Recipe
     folder: Path
+    after: Path | None = None
+    mixers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,12 @@ class Plan:
     overrides: dict[str, Any]
     options: CompareOptions
     jobs: tuple[Job, ...]
+    ablations: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """With labels, or without."""
+        return kind_of(self.recipe_name)
 
     @property
     def out(self) -> Path:
@@ -138,26 +165,68 @@ def read_plan(arguments: list[str]) -> Plan:
     specs, flags = arguments[:count], arguments[count:]
     if not specs and not {"-h", "--help"} & set(flags):
         raise ValueError("name the mixups first: samix compare vanilla mixup samix --seeds 3")
-    check_specs(specs)
     check_flags(flags)
-    parsed = [(spec, *parse_recipe(split_spec(spec)[0], flags)) for spec in specs or ["vanilla"]]
-    options = parsed[0][2]
-    entrants = tuple(new_entrant(spec, recipe) for spec, recipe, _ in parsed)
-    names = peek(flags, "--recipe") or parsed[0][1].name
-    overrides = overridden([recipe for _, recipe, _ in parsed])
-    plan = Plan(names, entrants, overrides, options, ())
+    names = [spec.removeprefix(ABLATION) for spec in specs if spec.startswith(ABLATION)]
+    values = file_values(flags)
+    usual = expand(names[0]).recipe if names else next(iter(RECIPES))
+    name = str(peek(flags, "--recipe", values.get("name", usual)))
+    kind = kind_of(name)
+    variants = read_variants(specs or ["vanilla"])
+    check_variants(variants, kind)
+    parsed = [(v, *parse_recipe(mixup_of(v), name, kind, values, flags)) for v in variants]
+    entrants = tuple(new_entrant(v, recipe, kind) for v, recipe, _ in parsed)
+    overrides = overridden([recipe for _, recipe, _ in parsed], kind, method_of(flags, values))
+    plan = Plan(name, entrants, overrides, parsed[0][2], (), tuple(names))
     return dataclasses.replace(plan, jobs=order_jobs(plan))
 
 
-def check_specs(specs: Sequence[str]) -> None:
-    """Raises ValueError for an unknown mixup, or one that is given twice."""
-    labels = [label_of(spec) for spec in specs]
-    for spec, label in zip(specs, labels, strict=True):
-        name = split_spec(spec)[0]
-        if name not in NAMES and not name.startswith(MIXER):
-            raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(NAMES)}, or {MIXER}PATH")
+def file_values(flags: Sequence[str]) -> dict[str, Any]:
+    """The fields in the file of ``--config``.
+
+    Raises:
+        ValueError: some that a comparison decides itself.
+    """
+    values = read_config(peek(flags, "--config"), PretrainRecipe)
+    decided = sorted(set(values) & set(FIXED))
+    if decided:
+        raise ValueError(f"the file of --config sets {', '.join(decided)}, which a comparison decides itself")
+    return values
+
+
+def read_variants(specs: Sequence[str]) -> list[Variant]:
+    """The rows that are asked for; of an ablation all of them, but for those that are there already.
+
+    Raises:
+        ValueError: a row is given twice, or an unknown ablation.
+    """
+    found: list[Variant] = []
+    for spec in specs:
+        if spec.startswith(ABLATION):
+            found += [v for v in expand(spec.removeprefix(ABLATION)).variants if v not in found]
+        else:
+            found.append(Variant(label_of(spec), spec))
+    labels = [variant.label for variant in found]
+    for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"{label} is given twice; name each mixup once, or with other options: {label}:alpha=1")
+    return found
+
+
+def mixup_of(variant: Variant) -> str:
+    """The name of a row's mixup; of a Mixer that is still to be trained a stand-in."""
+    name = split_spec(variant.spec)[0]
+    return f"{MIXER}{variant.mixer_of}" if variant.mixer_of else name
+
+
+def check_variants(variants: Sequence[Variant], kind: Kind) -> None:
+    """Raises ValueError for an unknown mixup."""
+    for variant in variants:
+        name = mixup_of(variant)
+        if name not in kind.mixups and not name.startswith(MIXER):
+            raise ValueError(
+                f"unknown mixup {name!r}; choose one of {', '.join(kind.mixups)}, {MIXER}PATH, or "
+                f"{ABLATION}{'|'.join(ABLATIONS)}"
+            )
 
 
 def check_flags(flags: Sequence[str]) -> None:
@@ -185,26 +254,23 @@ def label_of(spec: str) -> str:
     return (short_name(name) if name.startswith(MIXER) else name) + (f":{told}" if told else "")
 
 
-def parse_recipe(mixup: str, flags: list[str]) -> tuple[Recipe, CompareOptions]:
-    """The recipe of a mixup with what the flags change in it, and the options of the comparison.
+def parse_recipe(
+    mixup: str, name: str, kind: Kind, values: Mapping[str, Any], flags: list[str]
+) -> tuple[Recipe, CompareOptions]:
+    """The recipe of a mixup with what the file and the flags change in it, and the options of the comparison.
 
     Raises:
         ValueError: unknown recipe or fields.
     """
     import tyro
 
-    values = read_config(peek(flags, "--config"), Recipe)
-    decided = sorted(set(values) & set(FIXED))
-    if decided:
-        raise ValueError(f"the file of --config sets {', '.join(decided)}, which a comparison decides itself")
-    name = peek(flags, "--recipe", values.get("name", next(iter(RECIPES))))
-    recipe = from_dict({**values, "name": name}, named_recipe(name, mixup))
-    command = Command("samix compare", ABOUT, {}, Recipe, {}, {})
-    fields = [field for field in recipe_fields(recipe, command) if field[0] not in FIXED]
+    recipe = from_dict({**values, "name": name}, kind.named(name, mixup, method_of(flags, values)))
+    command = Command("samix compare", ABOUT, {}, kind.recipe, {}, {})
+    fields = [field for field in recipe_fields(recipe, command) if field[0] not in (*FIXED, *kind.skipped)]
     whole = dataclasses.make_dataclass(
         "Compare",
         [
-            described("recipe", f"named recipe: {', '.join(RECIPES)}", recipe.name),
+            described("recipe", f"named recipe: {', '.join(kind.recipes)}", recipe.name),
             described("config", "file of recipe fields, .json or .yaml", ""),
             ("options", Annotated[CompareOptions, tyro.conf.arg(name="")], dataclasses.field(default=CompareOptions())),
             *fields,
@@ -214,17 +280,34 @@ def parse_recipe(mixup: str, flags: list[str]) -> tuple[Recipe, CompareOptions]:
     return dataclasses.replace(recipe, **{name: getattr(chosen, name) for name, *_ in fields}), chosen.options
 
 
-def new_entrant(spec: str, recipe: Recipe) -> Entrant:
+def new_entrant(variant: Variant, recipe: Recipe, kind: Kind) -> Entrant:
     """The entrant; wrong options are kept as its error, so that the others can run."""
-    name, given = split_spec(spec)
+    given, name = split_spec(variant.spec)[1], mixup_of(variant)
+    changes = {key.removeprefix(FIELD): text for key, text in given.items() if key.startswith(FIELD)}
     try:
-        hints = get_type_hints(options_owner(name))
-        values = {key: option_value(key, hints.get(key, str), text) for key, text in given.items()}
-        own = {**recipe.mixup_options, **values}
-        resolve_options(name, own)
+        hints = get_type_hints(kind.owner(name))
+        chosen = {k: option_value(k, hints.get(k, str), v) for k, v in given.items() if not k.startswith(FIELD)}
+        own = {**recipe.mixup_options, **chosen}
+        as_named = kind.resolve(name, own) == kind.resolve(name, recipe.mixup_options) and not changes
+        changed = dataclasses.replace(recipe, mixup_options=own, seed=0, **field_values(changes, recipe, kind))
     except ValueError as error:
-        return Entrant(label_of(spec), name, None, str(error))
-    return Entrant(label_of(spec), name, dataclasses.replace(recipe, mixup_options=own, seed=0))
+        return Entrant(variant.label, name, None, variant, str(error))
+    published = kind.published(recipe.name).get(name) if as_named else None
+    return Entrant(variant.label, name, changed, variant, "", published)
+
+
+def field_values(changes: Mapping[str, str], recipe: Recipe, kind: Kind) -> dict[str, Any]:
+    """What a row changes in the recipe.
+
+    Raises:
+        ValueError: no such field, one that a comparison decides itself, or a value of another type.
+    """
+    hints = get_type_hints(type(recipe))
+    free = [name for name in hints if name not in (*FIXED, *kind.skipped, "name", "method")]
+    for name in changes:
+        if name not in free:
+            raise ValueError(f"a mixup cannot change {FIELD}{name}; it can change {', '.join(free)}")
+    return {name: option_value(name, hints[name], text) for name, text in changes.items()}
 
 
 def option_value(key: str, hint: Any, text: str) -> Any:
@@ -246,86 +329,71 @@ def option_value(key: str, hint: Any, text: str) -> Any:
         raise ValueError(f"{key} must be {wanted}, got {text!r}") from None
 
 
-def overridden(recipes: Sequence[Recipe]) -> dict[str, Any]:
+def overridden(recipes: Sequence[Recipe], kind: Kind, method: str | None) -> dict[str, Any]:
     """Fields in which any of the recipes differs from the named one, with the first value that does."""
     found: dict[str, Any] = {}
     for recipe in recipes:
-        base, own = named_recipe(recipe.name, recipe.mixup).to_dict(), recipe.to_dict()
+        base, own = kind.named(recipe.name, recipe.mixup, method).to_dict(), recipe.to_dict()
         for key, value in own.items():
-            if key not in (*FIXED, "name") and base[key] != value:
+            if key not in (*FIXED, *kind.skipped, "name") and base[key] != value:
                 found.setdefault(key, value)
     return found
 
 
 def order_jobs(plan: Plan) -> tuple[Job, ...]:
-    """Seed by seed; within a seed learned mixups first, since they take longest and would otherwise end alone."""
-    from samix.build import METHODS
+    """Seed by seed; within a seed learned mixups first, since they take longest and would otherwise end alone.
 
+    A row that mixes by another's Mixer comes after that one, and asks it to keep the Mixer.
+
+    Raises:
+        ValueError: two rows would lie in one folder.
+    """
+    folders = {(e.label, seed): folder_of(plan, e, seed) for seed in range(plan.options.seeds) for e in plan.entrants}
+    if len(set(folders.values())) < len(folders):
+        raise ValueError("two rows have names that differ only in signs that a folder's name cannot have")
+    kept = {e.label: kept_mixers(plan, e.label) for e in plan.entrants}
     jobs = []
     for seed in range(plan.options.seeds):
-        for entrant in sorted(plan.entrants, key=lambda e: e.mixup not in METHODS):
-            if entrant.recipe is not None:
-                folder = plan.out / f"{re.sub(r'[^A-Za-z0-9_.=,-]+', '-', entrant.label)}-s{seed}"
-                jobs.append(Job(entrant.label, seed, dataclasses.replace(entrant.recipe, seed=seed), folder))
+        for entrant in sorted(plan.entrants, key=lambda e: (bool(e.variant.mixer_of), e.mixup not in TRAINED)):
+            if entrant.recipe is None:
+                continue
+            recipe, after = dataclasses.replace(entrant.recipe, seed=seed), None
+            if entrant.variant.mixer_of:
+                after = folders[entrant.variant.mixer_of, seed]
+                place = after / mixer_folder(epoch_of(entrant.variant.at, recipe), recipe)
+                recipe = dataclasses.replace(recipe, mixup=f"{MIXER}{place}")
+            jobs.append(Job(entrant.label, seed, recipe, folders[entrant.label, seed], after, kept[entrant.label]))
     return tuple(jobs)
 
 
-def find_finished(plan: Plan) -> Plan:
-    """The plan with the folders of ``--reuse`` in place of jobs that were run there.
-
-    Raises:
-        ValueError: no such folder, or a folder of this comparison holds another run.
-    """
-    elsewhere = finished_runs(Path(plan.options.reuse)) if plan.options.reuse else {}
-    jobs = []
-    for job in plan.jobs:
-        check_folder(job)
-        found = elsewhere.get(as_text(job.recipe.to_dict()))
-        own = (job.folder / "summary.json").is_file()
-        jobs.append(dataclasses.replace(job, folder=found) if found is not None and not own else job)
-    return dataclasses.replace(plan, jobs=tuple(jobs))
+def folder_of(plan: Plan, entrant: Entrant, seed: int) -> Path:
+    """Where a run lies."""
+    return plan.out / f"{re.sub(r'[^A-Za-z0-9_.=,-]+', '-', entrant.label)}-s{seed}"
 
 
-def finished_runs(folder: Path) -> dict[str, Path]:
-    """The finished runs in a folder, by their recipe.
-
-    Raises:
-        ValueError: no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"--reuse {folder}: no such folder; it holds runs, as samix train --out leaves them")
-    found = {}
-    for path in sorted(folder.glob("*/summary.json")):
-        recipe = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-        found[as_text(completed(recipe))] = path.parent
-    return found
+def epoch_of(share: float, recipe: Recipe) -> int:
+    """The epoch that ends a share of a run; the first at least."""
+    return max(round(share * recipe.epochs), 1)
 
 
-def completed(values: Any) -> Any:
-    """A run's recipe; fields that are newer than the run were then what their defaults are."""
-    try:
-        return from_dict(values).to_dict()
-    except (TypeError, ValueError):  # of another kind, or of a later version
-        return values
+def mixer_folder(epoch: int, recipe: Recipe) -> str:
+    """The folder, inside a run's, of its Mixer after an epoch."""
+    return "mixer" if epoch == recipe.epochs else f"mixer-epoch-{epoch}"
 
 
-def as_text(recipe: Any) -> str:
-    """A recipe's values as text that is equal for equal ones."""
-    return json.dumps(recipe, sort_keys=True)
+def kept_mixers(plan: Plan, label: str) -> tuple[int, ...]:
+    """The epochs before the end after which others want a row's Mixer."""
+    users = [(e.variant.at, e.recipe) for e in plan.entrants if e.variant.mixer_of == label and e.recipe is not None]
+    return tuple(sorted({epoch_of(at, recipe) for at, recipe in users if epoch_of(at, recipe) < recipe.epochs}))
 
 
-def check_folder(job: Job) -> None:
-    """Raises ValueError where the job's folder holds a run of another recipe."""
-    path = job.folder / "recipe.json"
-    if not path.is_file():
-        return
-    old, new = (json.loads(as_text(v)) for v in (completed(json.loads(path.read_text("utf-8"))), job.recipe.to_dict()))
-    differing = [f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
-    if differing:
-        raise ValueError(
-            f"{job.folder} is of another recipe ({'; '.join(differing)}); compare with the same options, or choose "
-            "another --out"
-        )
+def move_source(job: Job, moved: Mapping[Path, Path]) -> Job:
+    """A job whose source lies elsewhere takes its Mixer from there."""
+    if job.after is None or job.after not in moved:
+        return job
+    place = moved[job.after] / Path(job.recipe.mixup.removeprefix(MIXER)).name
+    recipe = dataclasses.replace(job.recipe, mixup=f"{MIXER}{place}")
+    return dataclasses.replace(job, recipe=recipe, after=moved[job.after])
 
 
 def side_by_side(options: CompareOptions) -> int:

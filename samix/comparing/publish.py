@@ -12,7 +12,19 @@ from samix.comparing.charts import COLOURS, Curve, limits
 from samix.comparing.origin import commit, machine, without_places
 from samix.comparing.page import curve_of, number_styles
 from samix.comparing.results import BASELINE, Found
-from samix.comparing.tables import Column, about, cells_of, failures, gain, heading, mean, rows_of, score_name
+from samix.comparing.tables import (
+    Column,
+    ablation_lines,
+    about,
+    cells_of,
+    failures,
+    gain,
+    heading,
+    mean,
+    rows_of,
+    score_name,
+    variant_lines,
+)
 
 INKS = ("0.45", "#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#7b4fa3", "#00a0a0", "#c7643c", "#e377c2")
 DASHES = ("-", "--", ":", "-.")
@@ -103,7 +115,7 @@ def summary_page(title: str, results: Found, command: str, origin: Found) -> str
     lines = [f"# {title}", "", f"{told[0].upper()}{told[1:]}.", "", f"`{command}`", "", f"![{title}]({title}.png)", ""]
     lines += ["| " + " | ".join(head for head, _ in columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows_of(columns)]
-    lines += ["", *expectations(results), "", *[f"- {line}" for line in about(results)], ""]
+    lines += ["", *variant_lines(results), *expectations(results), "", *[f"- {line}" for line in about(results)], ""]
     failed = failures(results)
     lines += ["Failed:", "", *[f"- {line}" for line in failed], ""] if failed else []
     lines += [*provenance(results, origin), "", f"All runs, their curves and figures: [{title}.json]({title}.json)."]
@@ -113,8 +125,8 @@ def summary_page(title: str, results: Found, command: str, origin: Found) -> str
 def expectations(results: Found) -> list[str]:
     """What the expected columns are."""
     if any(found["published"] is not None for found in results["mixups"].values()):
-        return [f"Expected: published for recipe {results['recipe']}, see `samix recipes`."]
-    return ["Nothing is published for this recipe, so nothing is expected in figures."]
+        return [f"Expected: published for recipe {results['recipe']}, see `samix recipes`.", *ablation_lines(results)]
+    return ablation_lines(results) or ["Nothing is published for this recipe, so nothing is expected in figures."]
 
 
 def provenance(results: Found, origin: Found) -> list[str]:

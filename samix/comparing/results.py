@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samix.comparing.ablations import expand
 from samix.comparing.looks import MASKS
 from samix.comparing.plan import Entrant, Job, Plan
 from samix.comparing.running import is_finished
-from samix.recipes import RECIPES
 
 BASELINE = "vanilla"
-METRICS = ("top1", "top5", "nll", "ece")  # of the reported classifier
-CURVES = (*METRICS, "mask_std")
+METRICS = ("top1", "top5", "nll", "ece")  # of the reported classifier; of runs without labels the first is kNN's
+CURVES = (*METRICS, "loss", "mask_std")
 Found = dict[str, Any]
 
 
@@ -34,6 +34,11 @@ def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
     recipe = next((e.recipe for e in plan.entrants if e.recipe is not None), None)
     return {
         "recipe": plan.recipe_name,
+        "score": plan.kind.score,
+        "ablations": [
+            {"name": name, "question": expand(name).question, "published": expand(name).published}
+            for name in plan.ablations
+        ],
         "overrides": plan.overrides,
         "seeds": plan.options.seeds,
         "median_of_last": plan.last,
@@ -62,28 +67,30 @@ def summarise(entrant: Entrant, plan: Plan, errors: Mapping[tuple[str, int], str
         if (job.label, job.seed) in errors:
             failed.append({"seed": job.seed, "error": errors[job.label, job.seed]})
         elif is_finished(job.folder):
-            runs.append(read_run(job, plan.last))
+            runs.append(read_run(job, plan.last, plan.kind.metrics))
         else:
             missing += 1
     names = (*METRICS, "top1_end", "top1_best", "seconds", "memory", "mask_std", "mask_correlation", "mask_error")
     told = {name: mean_and_std([run[name] for run in runs if run.get(name) is not None]) for name in names}
-    published = RECIPES[plan.recipe_name].published.get(entrant.label)  # a label with options is another mixup
-    return {"mixup": entrant.mixup, **told, "published": published, "runs": runs, "failed": failed, "missing": missing}
+    spec = entrant.variant.spec + (f", by the Mixer of {entrant.variant.mixer_of}" if entrant.variant.mixer_of else "")
+    of_it = {"mixup": entrant.mixup, "spec": spec, "published": entrant.published}
+    return {**of_it, **told, "runs": runs, "failed": failed, "missing": missing}
 
 
-def read_run(job: Job, last: int) -> Found:
-    """What a finished run found.
+def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Found:
+    """What a finished run found. ``metrics`` are our names to those of its log.
 
     ``top1``, ``top5``, ``nll`` and ``ece`` are medians over its last evaluations; ``top1_end`` is the last one.
     """
     summary = read(job.folder / "summary.json")
     text = (job.folder / "metrics.jsonl").read_text(encoding="utf-8")
-    rows = [row for line in text.splitlines() if "top1" in (row := json.loads(line))]
+    lines = [json.loads(line) for line in text.splitlines()]
+    rows = [renamed(row, metrics) for row in lines if metrics["top1"] in row]
     cost, masks = read(job.folder / "cost.json"), read(job.folder / MASKS)
     return {
         "seed": job.seed,
         "folder": str(job.folder),
-        **{name: statistics.median(row[name] for row in rows[-last:]) for name in METRICS},
+        **{name: median(rows[-last:], name) for name in METRICS},
         "top1_end": rows[-1]["top1"],
         "top1_best": max(row["top1"] for row in rows),
         "seconds": summary["seconds"],
@@ -100,6 +107,17 @@ def read_run(job: Job, last: int) -> Found:
             **{name: [row[name] for row in rows] for name in CURVES if all(name in row for row in rows)},
         },
     }
+
+
+def renamed(row: Found, metrics: Mapping[str, str]) -> Found:
+    """A line of a run's log with our names."""
+    return {**row, **{ours: row[its] for ours, its in metrics.items() if its in row}}
+
+
+def median(rows: Sequence[Found], name: str) -> float | None:
+    """Over those rows that have it; None where none has."""
+    known = [row[name] for row in rows if name in row]
+    return statistics.median(known) if known else None
 
 
 def read(path: Path) -> Found:

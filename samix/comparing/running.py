@@ -14,10 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from samix.comparing.kinds import kind_of
 from samix.comparing.plan import Job, Plan, cores, side_by_side
 
 LOG = "log.txt"  # of a run's process, in its folder
 POLL = 0.2  # seconds between looks at the runs
+NO_SOURCE = "the run whose Mixer it mixes by has failed"
 
 
 class Handle(Protocol):
@@ -45,6 +47,7 @@ class Child:
         options = plan.options
         told = {
             "recipe": job.recipe.to_dict(),
+            "mixers": job.mixers,
             "options": {
                 "out": str(job.folder.parent),
                 "run": job.folder.name,
@@ -105,10 +108,15 @@ def run_jobs(plan: Plan, ended: Callable[[Job, str], None], start: Start = Child
     with interrupt_on_term():
         try:
             while waiting or active:
-                while waiting and len(active) < side_by_side(plan.options):
-                    job = waiting.pop(0)
+                while len(active) < side_by_side(plan.options) and (job := next_ready(waiting)):
+                    waiting.remove(job)
                     board.begin(job)
                     active[job] = start(job, plan)
+                for job in [] if active else waiting:  # what they wait for has failed
+                    board.begin(job)
+                    board.end(job, NO_SOURCE)
+                    ended(job, NO_SOURCE)
+                waiting = waiting if active else []
                 for job, handle in [(j, h) for j, h in active.items() if h.poll() is not None]:
                     del active[job]
                     error = "" if handle.poll() == 0 and is_finished(job.folder) else handle.reason()
@@ -126,6 +134,11 @@ def run_jobs(plan: Plan, ended: Callable[[Job, str], None], start: Start = Child
                 while handle.poll() is None:
                     time.sleep(POLL)
             board.close()
+
+
+def next_ready(waiting: Sequence[Job]) -> Job | None:
+    """The first job whose Mixer is there, if it needs one; None where none can start."""
+    return next((job for job in waiting if job.after is None or is_finished(job.after)), None)
 
 
 @contextmanager
@@ -248,14 +261,15 @@ class Board:
 
 def progress(job: Job, began: bool = True) -> str:
     """How far a run is, and the held-out accuracy it has reached."""
+    score = kind_of(job.recipe.name).metrics["top1"]
     if is_finished(job.folder):
-        return f"{float(last_row(job.folder).get('top1', 0.0)):.2f} %"
+        return f"{float(last_row(job.folder).get(score, 0.0)):.2f} %"
     if not began:
         return "waits"
     row = last_row(job.folder)
     if "epoch" not in row:
         return "begins"
-    return f"{row['epoch']:.0f}/{job.recipe.epochs}" + (f"  {row['top1']:.2f} %" if "top1" in row else "")
+    return f"{row['epoch']:.0f}/{job.recipe.epochs}" + (f"  {row[score]:.2f} %" if score in row else "")
 
 
 def last_row(folder: Path) -> dict[str, float]:

@@ -90,9 +90,16 @@ def about(results: Found) -> list[str]:
     """What the figures are, in sentences."""
     last, epochs = results["median_of_last"], results["epochs"]
     seeds = f"{results['seeds']} seed{'s' if results['seeds'] > 1 else ''}"
-    told = [
+    classified = (
         f"Accuracy of a run: median of the held-out top-1 over its last {last} evaluations, of the reported classifier "
-        "(for methods with an averaged copy, that copy with its clean head); NLL and ECE (15 bins) likewise.",
+        "(for methods with an averaged copy, that copy with its clean head); NLL and ECE (15 bins) likewise."
+    )
+    nearest = (
+        f"Accuracy of a run: median over its last {last} evaluations of the share of held-out images whose nearest "
+        "neighbours among the training images, by the features, are of their class."
+    )
+    told = [
+        nearest if results.get("score") == "kNN" else classified,
         f"± after a mean is the standard deviation over {seeds}; the gain's is its standard error.",
         "The order of the images and their augmentation are the same for all mixups with the same seed.",
     ]
@@ -106,6 +113,17 @@ def about(results: Found) -> list[str]:
     return told
 
 
+def variants(results: Found) -> list[tuple[str, str]]:
+    """Those rows whose name does not say what they are, and what they are."""
+    return [(label, f["spec"]) for label, f in results["mixups"].items() if f.get("spec", label) != label]
+
+
+def variant_lines(results: Found) -> list[str]:
+    """The same as a list in Markdown, with a blank line at its end; nothing where all names speak for themselves."""
+    lines = [f"- {label}: `{spec}`" for label, spec in variants(results)]
+    return [*lines, ""] if lines else []
+
+
 def heading(results: Found) -> str:
     """What was run, in a line."""
     changed = ", ".join(f"{k} {v}" for k, v in results["overrides"].items())
@@ -116,6 +134,15 @@ def heading(results: Found) -> str:
     )
 
 
+def ablation_lines(results: Found) -> list[str]:
+    """What each ablation asks, and what is published of it."""
+    return [
+        f"Ablation {found['name']}: {found['question']} Published, without figures that we could check: "
+        f"{found['published']}"
+        for found in results.get("ablations", [])
+    ]
+
+
 def markdown(results: Found, command: str) -> str:
     """The table as Markdown, with what it is above and below."""
     columns = cells_of(results)
@@ -123,7 +150,7 @@ def markdown(results: Found, command: str) -> str:
     lines.append("| " + " | ".join(head for head, _ in columns) + " |")
     lines.append("|---" * len(columns) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in rows_of(columns)]
-    lines += ["", *about(results)]
+    lines += ["", *variant_lines(results), *ablation_lines(results), *about(results)]
     failed = failures(results)
     lines += ["", "Failed:", "", *[f"- {line}" for line in failed]] if failed else []
     return "\n".join(lines) + "\n"
