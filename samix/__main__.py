@@ -154,7 +154,7 @@ class Evaluate:
     """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
 
     Args:
-        path: a checkpoint (``last.pt``, ``best.pt``), or a run's ``export`` folder.
+        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), or its ``export`` folder.
         data: data set; empty takes the one it was trained on.
         data_root: where torchvision's data sets lie.
         batch_size: images per pass.

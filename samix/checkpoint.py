@@ -267,6 +267,11 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
+def newest_of(path: Path) -> Path:
+    """``last.pt`` where a run's folder is given, else the path as it is."""
+    return path / LAST if (path / LAST).is_file() else path
+
+
 class Found(NamedTuple):
     """The newest whole checkpoint of a run: what it holds, where, and which newer files are damaged."""
 

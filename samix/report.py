@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.build import METHODS, MIXER, NAMES, build_augment, build_method, build_mixup, build_network
-from samix.checkpoint import checkpoint_recipe, load_checkpoint, load_into, recipe_of, without_labels
+from samix.checkpoint import checkpoint_recipe, load_checkpoint, load_into, newest_of, recipe_of, without_labels
 from samix.data import EvalBatches, denormalize, load_data, load_images, normalize
 from samix.engine import check_device, preview_pairs
 from samix.evaluate import classification_metrics
@@ -75,7 +75,7 @@ def load_export(folder: Path) -> tuple[nn.Module, Recipe, dict[str, Any]]:
 
     config_path, weights = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file() or not weights.is_file():
-        raise FileNotFoundError(f"{folder} is no export: config.json and model.safetensors are expected in it")
+        raise FileNotFoundError(f"{folder} is no export (config.json, model.safetensors) and no run (last.pt); give one of them")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         values, classes, cfg = config["samix"]["recipe"], config["samix"]["class_names"], config["pretrained_cfg"]
@@ -94,7 +94,7 @@ def evaluate_path(path: Path, data: str, data_root: str, batch_size: int, device
     """Metrics by classifier of a checkpoint or an export folder.
 
     Args:
-        path: a ``.pt`` file or an export folder.
+        path: a run's folder, a ``.pt`` file or an export folder.
         data: a data set, or empty for the one of the recipe.
         data_root: where torchvision's data sets lie.
         batch_size: images per pass.
@@ -106,6 +106,7 @@ def evaluate_path(path: Path, data: str, data_root: str, batch_size: int, device
     check_device(device)
     place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     predict: Callable[[Tensor], dict[str, Tensor]]
+    path = newest_of(path)
     if path.is_dir():
         network, recipe, described = load_export(path)
         network.to(place)

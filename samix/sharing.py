@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from samix.build import METHODS
-from samix.checkpoint import load_checkpoint, write_text
+from samix.checkpoint import load_checkpoint, newest_of, write_text
 from samix.methods.automix import AutoMix
 from samix.methods.base import Method
 from samix.mixups.frozen import DEFAULT, Mixer
@@ -142,8 +142,7 @@ def export_mixer(checkpoint: Path, folder: Path, licence: str = "") -> str:
     """
     from samix.report import load_method
 
-    if checkpoint.is_dir():
-        checkpoint = checkpoint / "last.pt"
+    checkpoint = newest_of(checkpoint)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not empty and holds no Mixer; give a new folder")
     method, recipe, data = load_method(checkpoint)

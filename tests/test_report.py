@@ -111,10 +111,14 @@ def test_data_with_other_classes_is_refused(runs, tmp_path):
         evaluate(runs["cutmix"] / "last.pt", data)
 
 
+def test_a_runs_folder_stands_for_its_last_checkpoint(runs):
+    assert evaluate(runs["cutmix"]) == evaluate(runs["cutmix"] / "last.pt")
+
+
 def test_wrong_paths_and_devices_are_refused(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         evaluate(tmp_path / "none.pt")
-    with pytest.raises(FileNotFoundError, match=r"is no export: config.json and model.safetensors are expected"):
+    with pytest.raises(FileNotFoundError, match=r"is no export"):
         evaluate(tmp_path)
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'gpu'"):
         evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "gpu")

@@ -112,7 +112,7 @@ def test_what_is_refused(run, tmp_path):
         evaluate_representation("magic", "x")
     with pytest.raises(ValueError, match="knn has no option shots; it has source, data"):
         evaluate_representation("knn", "x", shots=(1,))
-    with pytest.raises(FileNotFoundError, match="no nowhere: give a checkpoint"):
+    with pytest.raises(FileNotFoundError, match="no nowhere: give a run's folder"):
         evaluate_representation("knn", "nowhere", device="cpu")
     with pytest.raises(ValueError, match=r"does not say what it was trained on; give --data"):
         evaluate_representation("knn", TIMM, **SMALL)

@@ -42,7 +42,7 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
     """The backbone of a checkpoint, an export, or timm.
 
     Args:
-        source: a ``.pt`` file; an export's folder; ``timm:NAME`` with random weights, or ``timm:NAME:pretrained``.
+        source: a run's folder or a ``.pt`` file of it; an export's folder; ``timm:NAME`` with random weights, or ``timm:NAME:pretrained``.
         size: side of the images that timm networks are told; 0 takes 224.
         stem: of a timm network, see :func:`samix.networks.create.small_stem`.
         device: where it is wanted.
@@ -52,9 +52,11 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
     """
     if source.startswith(TIMM):
         return _timm_source(source, size, stem, device)
-    path = Path(source)
+    from samix.checkpoint import newest_of
+
+    path = newest_of(Path(source))
     if not path.exists():
-        raise FileNotFoundError(f"no {source}: give a checkpoint, an export's folder, or {TIMM}NAME")
+        raise FileNotFoundError(f"no {source}: give a run's folder, a checkpoint, an export's folder, or {TIMM}NAME")
     return _export_source(path, device) if path.is_dir() else _checkpoint_source(path, device)
 
 
@@ -81,7 +83,7 @@ def _export_source(folder: Path, device: torch.device | str) -> Source:
 
     config_path, weights = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file() or not weights.is_file():
-        raise FileNotFoundError(f"{folder} is no export: config.json and model.safetensors are expected in it")
+        raise FileNotFoundError(f"{folder} is no export (config.json, model.safetensors) and no run (last.pt); give one of them")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         recipe, cfg = config["samix"]["recipe"], config["pretrained_cfg"]
@@ -123,7 +125,7 @@ class Options:
     """What every kind is told.
 
     Args:
-        source: a checkpoint (``last.pt``), an export's folder, ``timm:NAME`` or ``timm:NAME:pretrained``.
+        source: a run's folder or its ``last.pt``, an export's folder, ``timm:NAME`` or ``timm:NAME:pretrained``.
         data: data set, see ``samix.data.load_data``; empty takes the one it was trained on.
         data_root: where torchvision's data sets lie.
         size: side of the images in pixels; 0 takes the source's, or 224.
