@@ -75,7 +75,9 @@ def load_export(folder: Path) -> tuple[nn.Module, Recipe, dict[str, Any]]:
 
     config_path, weights = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file() or not weights.is_file():
-        raise FileNotFoundError(f"{folder} is no export (config.json, model.safetensors) and no run (last.pt); give one of them")
+        raise FileNotFoundError(
+            f"{folder} is no export (config.json, model.safetensors) and no run (last.pt); give one of them"
+        )
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         values, classes, cfg = config["samix"]["recipe"], config["samix"]["class_names"], config["pretrained_cfg"]

@@ -42,7 +42,8 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
     """The backbone of a checkpoint, an export, or timm.
 
     Args:
-        source: a run's folder or a ``.pt`` file of it; an export's folder; ``timm:NAME`` with random weights, or ``timm:NAME:pretrained``.
+        source: a run's folder or a ``.pt`` file of it; an export's folder; ``timm:NAME`` with random weights, or
+            ``timm:NAME:pretrained``.
         size: side of the images that timm networks are told; 0 takes 224.
         stem: of a timm network, see :func:`samix.networks.create.small_stem`.
         device: where it is wanted.
@@ -83,7 +84,9 @@ def _export_source(folder: Path, device: torch.device | str) -> Source:
 
     config_path, weights = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file() or not weights.is_file():
-        raise FileNotFoundError(f"{folder} is no export (config.json, model.safetensors) and no run (last.pt); give one of them")
+        raise FileNotFoundError(
+            f"{folder} is no export (config.json, model.safetensors) and no run (last.pt); give one of them"
+        )
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         recipe, cfg = config["samix"]["recipe"], config["pretrained_cfg"]
