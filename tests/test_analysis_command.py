@@ -16,7 +16,7 @@ from samix.analysis.subject import checkpoints, find_weights, load_subject
 from samix.engine import Run
 
 QUICK = {
-    "robustness": ["--corruptions", "contrast", "jpeg", "--epsilons", "0", "8"],
+    "robustness": ["--corruptions", "contrast", "jpeg", "--epsilons", "0", "8", "--pgd-steps", "2"],
     "occlusion": ["--grid", "4", "--shares", "0", "0.5"],
     "localisation": ["--steps", "10"],
     "information": ["--steps", "5", "--rounds", "1", "--lams", "0.5"],
@@ -164,7 +164,7 @@ def test_what_cannot_be_analysed_is_told_in_one_line(runs, tmp_path, capsys):
     assert "neither a run's folder (last.pt) nor an export" in refused(capsys, "cam", tmp_path, *out)
     assert "--out must end in .png" in refused(capsys, "cam", runs["samix"], "--out", tmp_path / "a.jpg")
     assert "--corruptions among gaussian_noise" in refused(
-        capsys, "robustness", runs["samix"], "--corruptions", "frost", *out
+        capsys, "robustness", runs["samix"], "--corruptions", "rain", *out
     )
     assert "'samix' cannot be used here" in refused(capsys, "lambda", runs["vanilla"], "--mixup", "samix", *out)
     assert not (tmp_path / "a.png").exists()

@@ -13,11 +13,12 @@ from tiny_networks import PlainNet, tiny_cnn, tiny_vit
 from torch import nn
 
 from samix.analysis.calibration import calibration
-from samix.analysis.corruptions import CORRUPTIONS, corrupt, plasma
+from samix.analysis.corruptions import CORRUPTIONS, corrupt
+from samix.analysis.filters import plasma
 from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curve
 from samix.analysis.passes import predictor
 from samix.analysis.prediction import chance, lambda_curve, mixed_in_parts, partners_within
-from samix.analysis.robustness import attack_curve, corruption_table, fgsm, gradient_sign
+from samix.analysis.robustness import attack_curve, corruption_table, fgsm, gradient_sign, pgd, pgd_curve
 from samix.batch import MixedBatch
 from samix.data import denormalize, normalize
 from samix.mixups.boxes import CutMix
@@ -222,6 +223,57 @@ def test_attacks_leave_the_network_as_it_was():
     x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
     network = tiny_cnn()
     untouched(network, lambda: attack_curve(network, x, y, (0.0, 0.1), MEAN, STD, batch_size=3))
+    untouched(network, lambda: pgd_curve(network, x, y, (0.0, 0.1), MEAN, STD, steps=2, batch_size=3))
+
+
+def test_pgd_on_a_linear_classifier_ends_where_fgsm_does():
+    """Its gradient is the same everywhere, so enough steps lead to the corner of the box, cut to [0, 1]."""
+    model, x, labels = Linear(torch.randn(3, 5, 4)), normalize(torch.rand(4, 3, 5, 4), MEAN, STD), torch.arange(4) % 2
+    corner = fgsm(x, gradient_sign(model, x, labels), 0.1, MEAN, STD)
+    for seed in (0, 1):
+        found = pgd(model, x, labels, 0.1, MEAN, STD, steps=8, step=0.025, seed=seed)  # 8 x 0.025 is the box's width
+        torch.testing.assert_close(found, corner)
+    short = denormalize(pgd(model, x, labels, 0.1, MEAN, STD, steps=1, step=0.01), MEAN, STD)
+    start = denormalize(pgd(model, x, labels, 0.1, MEAN, STD, steps=1, step=0.0), MEAN, STD)
+    sign = (denormalize(corner, MEAN, STD) - denormalize(x, MEAN, STD)).sign()
+    low, high = (denormalize(x, MEAN, STD) + s * 0.1 for s in (-1, 1))
+    wanted = torch.minimum(torch.maximum(start + 0.01 * sign, low.clamp(min=0)), high.clamp(max=1))
+    torch.testing.assert_close(short, wanted)
+
+
+class Valley(nn.Module):
+    """Right of two classes wherever the pixels' mean is further than 0.02 from 0.54, whatever FGSM's long step does."""
+
+    def forward(self, x):
+        mean = denormalize(x, MEAN, STD).mean((1, 2, 3))
+        score = 100.0 * ((mean - 0.54).abs() - 0.02)
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def test_pgd_finds_what_one_long_step_passes_over():
+    x, labels = normalize(torch.full((3, 3, 4, 4), 0.5), MEAN, STD), torch.ones(3, dtype=torch.long)
+    given = (Valley(), x, labels, (0.0, 0.1), MEAN, STD)
+    assert attack_curve(*given).accuracy == (100.0, 100.0)
+    assert pgd_curve(*given, steps=20).accuracy == (100.0, 0.0)
+
+
+def test_pgd_stays_within_epsilon_and_in_range_and_is_seeded():
+    x, labels = normalize(torch.rand(3, 3, 8, 8), MEAN, STD), torch.arange(3)
+    model = PlainNet(norm=False)
+    found = pgd(model, x, labels, 0.05, MEAN, STD, steps=3, seed=1)
+    before, after = (denormalize(v, MEAN, STD) for v in (x, found))
+    assert (after - before).abs().max() <= 0.05 + 1e-6
+    assert after.min() >= -1e-6
+    assert after.max() <= 1 + 1e-6
+    assert torch.equal(found, pgd(model, x, labels, 0.05, MEAN, STD, steps=3, seed=1))
+    assert not torch.equal(found, pgd(model, x, labels, 0.05, MEAN, STD, steps=3, seed=2))
+    assert torch.equal(pgd(model, x, labels, 0.0, MEAN, STD), x)
+
+
+@pytest.mark.parametrize("wrong", [{"epsilon": -0.1}, {"epsilon": 0.1, "steps": 0}])
+def test_pgd_refuses_what_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match="steps at least 1"):
+        pgd(PlainNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]), mean=MEAN, std=STD, **wrong)
 
 
 # Corruptions ----------------------------------------------------------------------------------------------------------
@@ -339,8 +391,8 @@ def test_a_corruption_table_of_a_network_that_sees_the_mean_only():
 
 
 def test_unknown_corruptions_are_refused():
-    with pytest.raises(ValueError, match="unknown corruption 'frost'; choose one of gaussian_noise"):
-        corrupt(torch.rand(1, 3, 8, 8), "frost", 1)
+    with pytest.raises(ValueError, match="unknown corruption 'rain'; choose one of gaussian_noise"):
+        corrupt(torch.rand(1, 3, 8, 8), "rain", 1)
     with pytest.raises(ValueError, match="severity must be 1 to 5, got 6"):
         corrupt(torch.rand(1, 3, 8, 8), "fog", 6)
 

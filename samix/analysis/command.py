@@ -30,7 +30,7 @@ from samix.analysis.localisation import (
 from samix.analysis.masks import mask_history, mask_numbers
 from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curve
 from samix.analysis.prediction import lambda_curve
-from samix.analysis.robustness import attack_curve, corruption_table
+from samix.analysis.robustness import attack_curve, corruption_table, pgd_curve
 from samix.analysis.subject import Subject, checkpoints, epoch_of, load_subject, read_source
 from samix.analysis.tsne import feature_map
 from samix.checkpoint import load_checkpoint, without_labels, write_text, write_whole
@@ -182,21 +182,25 @@ class CalibrationAnalysis(Analysis):
 
 @dataclass(frozen=True)
 class Robustness(Analysis):
-    """Accuracy under FGSM and under common corruptions.
+    """Accuracy under FGSM and PGD, and under common corruptions.
 
     Args:
         epsilons: largest change of a pixel, in 1/255.
+        pgd_steps: of projected gradient descent, each as much work as FGSM; 0 leaves it out.
         corruptions: by name; empty takes all.
     """
 
     name: ClassVar[str] = "robustness"
 
     epsilons: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+    pgd_steps: int = 10
     corruptions: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Names before the work."""
         unknown = [name for name in self.corruptions if name not in CORRUPTIONS]
+        if self.pgd_steps < 0:
+            raise ValueError(f"--pgd-steps must be at least 0, got {self.pgd_steps}")
         if unknown or not self.epsilons or min(self.epsilons) < 0:
             raise ValueError(
                 f"--epsilons must be at least 0 and --corruptions among {', '.join(CORRUPTIONS)}; got {self.epsilons} "
@@ -204,19 +208,23 @@ class Robustness(Analysis):
             )
 
     def analyse(self, subject: Subject, path: Path) -> tuple[str, dict[str, Any]]:
-        """Both on the same images."""
+        """All on the same images."""
         given = (subject.classified().network, subject.images, subject.labels)
         scale = (subject.mean, subject.std)
         epsilons = [epsilon / 255.0 for epsilon in self.epsilons]
         attack = attack_curve(*given, epsilons, *scale, batch_size=self.batch_size)
-        table = corruption_table(*given, *scale, self.corruptions, seed=self.seed, batch_size=self.batch_size)
+        seed, batch, descent = self.seed, self.batch_size, None
+        if self.pgd_steps:
+            descent = pgd_curve(*given, epsilons, *scale, steps=self.pgd_steps, seed=seed, batch_size=batch)
+        table = corruption_table(*given, *scale, self.corruptions, seed=seed, batch_size=batch)
         classes = subject.predict(subject.images[:1]).shape[1]
-        paint(path, lambda p: pictures.draw_robustness(p, attack, table, classes, subject.title))
+        paint(path, lambda p: pictures.draw_robustness(p, attack, descent, table, classes, subject.title))
+        by_descent = f", PGD-{self.pgd_steps} {descent.accuracy[-1]:.1f} %" if descent else ""
         line = (
-            f"clean {table.clean:.1f} %, FGSM {self.epsilons[-1]:g}/255 {attack.accuracy[-1]:.1f} %, mean of "
-            f"{len(table.names)} corruptions {table.mean:.1f} %"
+            f"clean {table.clean:.1f} %, FGSM {self.epsilons[-1]:g}/255 {attack.accuracy[-1]:.1f} %{by_descent}, "
+            f"mean of {len(table.names)} corruptions {table.mean:.1f} %"
         )
-        return line, {"fgsm": attack, "corruptions": table}
+        return line, {"fgsm": attack, **({"pgd": descent} if descent else {}), "corruptions": table}
 
 
 @dataclass(frozen=True)

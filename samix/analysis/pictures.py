@@ -110,16 +110,20 @@ def draw_calibration(path: Path, found: Calibration, title: str) -> None:
     save(fig, path)
 
 
-def draw_robustness(path: Path, attack: AttackCurve, table: CorruptionTable, num_classes: int, title: str) -> None:
-    """Accuracy under FGSM, and by corruption and severity."""
+def draw_robustness(
+    path: Path, attack: AttackCurve, descent: AttackCurve | None, table: CorruptionTable, num_classes: int, title: str
+) -> None:
+    """Accuracy under FGSM and PGD, and by corruption and severity."""
     fig = figure(9.6, 4.6)
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.35))
     left.grid(alpha=0.3)
     left.spines[["top", "right"]].set_visible(False)
-    left.plot([255.0 * e for e in attack.epsilons], attack.accuracy, color=PARTNER, marker="o", ms=4)
+    left.plot([255.0 * e for e in attack.epsilons], attack.accuracy, color=PARTNER, marker="o", ms=4, label="FGSM")
+    if descent:
+        left.plot([255.0 * e for e in descent.epsilons], descent.accuracy, color=OWN, marker="s", ms=4, label="PGD")
     left.axhline(100.0 / num_classes, color=GUESS, ls=":", lw=1)
     left.set_ylim(-3, 103)
-    label(left, "FGSM (dotted: chance)", "largest change of a pixel, in 1/255", "top-1, %")
+    label(left, "attacks (dotted: chance)", "largest change of a pixel, in 1/255", "top-1, %")
     grid = torch.tensor(table.accuracy)
     right.imshow(grid.numpy(), cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for row, values in enumerate(table.accuracy):

@@ -1,4 +1,4 @@
-"""What small changes of the pixels do to a classifier: FGSM, and common corruptions."""
+"""What small changes of the pixels do to a classifier: FGSM, PGD, and common corruptions."""
 
 from __future__ import annotations
 
@@ -97,6 +97,90 @@ def fgsm(images: Tensor, sign: Tensor, epsilon: float, mean: Channels, std: Chan
     return normalize((pixels + epsilon * sign).clamp(0.0, 1.0), mean, std)
 
 
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    mean: Channels,
+    std: Channels,
+    *,
+    steps: int = 10,
+    step: float | None = None,
+    seed: int = 0,
+    batch_size: int = 100,
+) -> Tensor:
+    """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083), in pixels.
+
+    From a random place within epsilon, ``steps`` times ``x + step sign(dL / dx)``, each time cut to what is within
+    epsilon of the image and in [0, 1].
+
+    Args:
+        model: classifier of normalised images; left as it was.
+        images: (N, C, H, W), normalised. Not modified.
+        labels: (N,) class ids.
+        epsilon: largest change of a pixel, in units of pixels in [0, 1]; 0 gives the images back.
+        mean: by channel, with which images were normalised.
+        std: as mean.
+        steps: at least 1.
+        step: length of a step, as epsilon; None is 2.5 epsilon / steps.
+        seed: of the place to start.
+        batch_size: images in a pass.
+
+    Returns:
+        (N, C, H, W), normalised.
+
+    Raises:
+        ValueError: a negative epsilon, or no step.
+    """
+    if epsilon < 0 or steps < 1:
+        raise ValueError(f"epsilon must be at least 0 and steps at least 1, got {epsilon} and {steps}")
+    if epsilon == 0:
+        return images.clone()
+    pixels, length = denormalize(images, mean, std), 2.5 * epsilon / steps if step is None else step
+    low, high = (pixels - epsilon).clamp(min=0.0), (pixels + epsilon).clamp(max=1.0)
+    start = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(pixels.device)
+    x = (pixels + epsilon * (2.0 * start - 1.0)).clamp(low, high)
+    for _ in range(steps):
+        sign = gradient_sign(model, normalize(x, mean, std), labels, batch_size)
+        x = (x + length * sign).clamp(low, high)
+    return normalize(x, mean, std)
+
+
+def pgd_curve(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Sequence[float],
+    mean: Channels,
+    std: Channels,
+    *,
+    steps: int = 10,
+    seed: int = 0,
+    batch_size: int = 100,
+) -> AttackCurve:
+    """Accuracy against the strength of PGD; arguments as of :func:`pgd` and :func:`attack_curve`.
+
+    Raises:
+        ValueError: no or a negative epsilon, or no step.
+    """
+    check_epsilons(epsilons)
+    predict = predictor(model, batch_size)
+
+    def score(epsilon: float) -> float:
+        found = pgd(model, images, labels, epsilon, mean, std, steps=steps, seed=seed, batch_size=batch_size)
+        return accuracy(predict(found), labels)
+
+    found = [score(epsilon) for epsilon in epsilons]
+    return AttackCurve(tuple(float(epsilon) for epsilon in epsilons), tuple(found))
+
+
+def check_epsilons(epsilons: Sequence[float]) -> None:
+    """Raises ValueError unless there are some, all at least 0."""
+    if not epsilons or min(epsilons) < 0:
+        raise ValueError(f"epsilons must be one or more numbers of at least 0, got {tuple(epsilons)}")
+
+
 def attack_curve(
     model: nn.Module,
     images: Tensor,
@@ -120,8 +204,7 @@ def attack_curve(
     Raises:
         ValueError: no or a negative epsilon.
     """
-    if not epsilons or min(epsilons) < 0:
-        raise ValueError(f"epsilons must be one or more numbers of at least 0, got {tuple(epsilons)}")
+    check_epsilons(epsilons)
     sign, predict = gradient_sign(model, images, labels, batch_size), predictor(model, batch_size)
     found = [accuracy(predict(fgsm(images, sign, epsilon, mean, std)), labels) for epsilon in epsilons]
     return AttackCurve(tuple(float(epsilon) for epsilon in epsilons), tuple(found))
