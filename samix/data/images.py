@@ -164,7 +164,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:  # PIL warns when such a palette becomes RGB in one step
         return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
+    image.load()  # all of it: the file will be closed
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def to_uint8(image: Image.Image | Tensor) -> Tensor:

@@ -229,8 +229,10 @@ def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     Returns:
         (..., 3, H, W) float32, on the device of images.
     """
-    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    return (pixels - _channels(tuple(mean), images.device)) / _channels(tuple(std), images.device)
+    middle, spread = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
+    if images.dtype == torch.uint8:
+        return images.float().div_(255).sub_(middle).div_(spread)  # in place: new memory costs more than the sums
+    return images.float().sub(middle).div_(spread)
 
 
 def denormalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
