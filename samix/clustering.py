@@ -14,7 +14,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +43,8 @@ class ClusterOptions:
         centroid_every: steps between new centroids; 0 is a twentieth of an epoch. ODC: 10.
         repair_every: steps between looks for small clusters; 0 is a hundredth of an epoch. ODC: 1.
         reweight: p of the class weights n_c^-p in the clusters' losses; 0 weighs all alike.
-        warmup_epochs: epochs before the first clusters are made of the features seen so far; 0 needs features from
-            outside before the first step.
+        warmup_epochs: epochs before the first clusters are made of the features seen so far; with 0 they must be made
+            before the first step, which ``samix pretrain`` does by a pass over the training images.
         cluster_seed: of k-means and of ties that are broken at random.
     """
 
@@ -90,6 +90,8 @@ class OnlineClusters(nn.Module):
     Raises:
         ValueError: too few images for so many clusters, or for clusters of such a size.
     """
+
+    equal_on_all: ClassVar[bool] = True  # processes: each takes in what all have seen
 
     bank: Tensor  # (N, D) float32 unit rows; 0 for images not seen yet
     labels: Tensor  # (N,) int64
@@ -269,7 +271,8 @@ class OnlineClusters(nn.Module):
 
         Args:
             encoder: maps (B, C, H, W) to (B, D); a method's ``momentum``.
-            batches: of images (B, C, H, W) as they are evaluated, and their rows ids (B,).
+            batches: of images (B, C, H, W) as they are evaluated, and their rows ids (B,). Of several processes each
+                brings its share.
 
         Raises:
             ValueError: as above, or ids that do not fit.
@@ -278,7 +281,7 @@ class OnlineClusters(nn.Module):
         with evaluating(encoder):
             for images, ids in batches:
                 features[self.rows(ids, len(images))] = encoder(images).to(features.dtype)
-        self.initialise(features)
+        self.initialise(distributed.total(features))
 
     def counts(self) -> Tensor:
         """(C,) int64: images in each cluster; their sum is N."""
@@ -302,7 +305,9 @@ class OnlineClusters(nn.Module):
 
         Members of a small cluster go to the nearest of those that are not small. Then, for each that was emptied, the
         cluster that is the largest by then is cut in two by 2-means (at random halves where that leaves a part empty).
+        Several processes go by the first one's labels, lest processors that round otherwise part ways here.
         """
+        distributed.from_first(self.labels)
         counts = self.counts().tolist()
         small = [c for c, count in enumerate(counts) if count < self.min_cluster]
         if not small:

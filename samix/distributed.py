@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -110,3 +111,30 @@ def check_not_sharded() -> None:
                 "copy, a Mixer, the checkpoints and the export need whole weights. Launch plain data parallelism: "
                 "accelerate launch --multi_gpu, or torchrun"
             )
+
+
+@torch.no_grad()
+def total(value: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def leave_out_equal_buffers(model: nn.Module) -> list[str]:
+    """Spares what is the same on all processes anyway from being sent by DDP at each step; call before DDP is made.
+
+    These are the buffers of modules with ``equal_on_all = True``: each process must begin with the same and must do
+    the same to them. All others, as BatchNorm's statistics, are still the first process's at each step.
+
+    Args:
+        model: that DDP will be made of.
+
+    Returns:
+        The buffers' names.
+    """
+    modules = [(name, module) for name, module in model.named_modules() if getattr(module, "equal_on_all", False)]
+    names = [f"{name}.{own}" if name else own for name, module in modules for own, _ in module.named_buffers()]
+    if world_size() > 1 and names:
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
+    return names

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from samix import distributed
 from samix.build import build_augment, build_method
 from samix.checkpoint import (
     LAST,
@@ -171,6 +172,7 @@ class Run:
         self.optimizer = build_optimizer(self.method, recipe)
         if self.method.may_leave_out:
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        distributed.leave_out_equal_buffers(self.method)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
         self.sums: dict[str, Tensor] = {}  # of this epoch's losses, on the device
@@ -650,14 +652,18 @@ class Run:
 
     def progress_bar(self, total: int) -> Any:
         """A bar over all steps of the run."""
+        return self.bar(total, self.recipe.mixup, "step", self.step)
+
+    def bar(self, total: int, what: str, unit: str, first: int = 0) -> Any:
+        """A progress bar on the terminal of the first process."""
         from tqdm import tqdm
 
         quiet = self.options.quiet or not self.accelerator.is_main_process
         return tqdm(
             total=total,
-            initial=self.step,
-            desc=self.recipe.mixup,
-            unit="step",
+            initial=first,
+            desc=what,
+            unit=unit,
             disable=quiet,
             dynamic_ncols=True,
             file=SteadyStream(sys.stderr),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samix.build import MIXER, build_augment, build_mixup, check_preset, mixup_class
-from samix.checkpoint import export_network
+from samix.checkpoint import export_network, writing
 from samix.clustering import ClusterOptions
-from samix.data import EvalBatches, TrainBatches
+from samix.data import EvalBatches, TrainBatches, denormalize
+from samix.data.images import no_labels
 from samix.data.views import ViewAugment, ViewKind
 from samix.engine import Run, common_options, short_name
 from samix.methods.barlow import BARLOW_PRESETS, BarlowTwins
@@ -22,12 +24,16 @@ from samix.methods.byol import BYOL, BYOL_PRESETS
 from samix.methods.contrastive_mix import MIX_METHODS, MIX_PRESETS
 from samix.methods.moco import MOCO_PRESETS, MoCo, MoCoOptions
 from samix.methods.moco_v3 import MOCO_V3_PRESETS, MoCoV3
+from samix.methods.pseudo_labels import PseudoLabelOptions
 from samix.methods.samix_c import SAMIX_C_PRESETS
 from samix.methods.samix_i import SAMIX_I_PRESETS
 from samix.methods.simclr import SIMCLR_PRESETS, SimCLR
 from samix.methods.simsiam import SIMSIAM_PRESETS, SimSiam
 from samix.methods.swav import SWAV_PRESETS, SwAV
+from samix.mixing import Augmentation
 from samix.mixups import MIXUPS
+from samix.mixups.inter_intra import InterIntraMix
+from samix.mixups.puzzle import PuzzleMix
 from samix.networks.create import create_network
 from samix.networks.encoder import Encoder
 from samix.networks.queue import check_queue
@@ -55,7 +61,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     **MIX_PRESETS,
 }
 LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS, "samix-c": SAMIX_C_PRESETS}
-MIXUP_NAMES = (*MIXUPS, *LEARNED)
+# Mixups of labelled images that take clusters for classes; their options are their own and those of the clusters.
+BY_CLUSTERS: dict[str, type[Augmentation]] = {"interintra": InterIntraMix, "puzzlemix": PuzzleMix}
+MIXUP_NAMES = (*MIXUPS, *(name for name in BY_CLUSTERS if name not in MIXUPS), *LEARNED)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class PretrainRecipe(Recipe):
             themselves how they mix: ``imix``, ``unmix``, ``mixco``, ``bsim``, ``dacl``, ``sdmp``, and ``mochi``.
         method_options: its options, where they differ from its preset.
         mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``samix-c`` by clusters;
-            ``mixer:PATH`` uses a trained one.
+            ``interintra`` and ``puzzlemix`` take clusters for classes; ``mixer:PATH`` uses a trained Mixer.
         views: kind of the views, see ``samix.data.views.ViewAugment``.
         min_scale: least share of the area that a view's crop takes; None is the kind's.
         strength: factor of the colour jitter.
@@ -126,11 +134,22 @@ def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
     """
     if name in LEARNED:
         return dataclasses.asdict(check_preset(name, LEARNED[name], preset))
-    if name not in MIXUPS and not name.startswith(MIXER):
+    if name not in MIXUP_NAMES and not name.startswith(MIXER):
         raise ValueError(f"unknown mixup {name!r} without labels; choose one of {', '.join(MIXUP_NAMES)}, {MIXER}PATH")
     if preset is not None:
         raise ValueError(f"{name} has no presets; {', '.join(LEARNED)} has: {', '.join(SAMIX_I_PRESETS)}")
-    return mixup_class(name)(generator=torch.Generator()).options()  # no draw of the global generator
+    kind = BY_CLUSTERS[name] if name in BY_CLUSTERS else mixup_class(name)
+    options = kind(generator=torch.Generator()).options()  # no draw of the global generator
+    return {**options, **dataclasses.asdict(PseudoLabelOptions())} if name in BY_CLUSTERS else options
+
+
+def view_mixup_owner(name: str) -> type[Any]:
+    """The class whose fields are the options of a mixup without labels."""
+    if name in LEARNED:
+        return _first(LEARNED[name])
+    if name in BY_CLUSTERS:
+        return type(name, (BY_CLUSTERS[name], PseudoLabelOptions), {})  # for types and help; none is ever made
+    return mixup_class(name)
 
 
 def _first(presets: Mapping[str, Any]) -> type[Any]:
@@ -145,7 +164,7 @@ METHOD_PART = Part(
 MIXUP_PART = Part(
     help=f"one of {', '.join(MIXUP_NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME",
     defaults=view_mixup_defaults,
-    owner=lambda name: _first(LEARNED[name]) if name in LEARNED else mixup_class(name),
+    owner=view_mixup_owner,
 )
 
 
@@ -170,22 +189,52 @@ def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[
     options = _first(PRESETS[recipe.method])(**method)
     if isinstance(options, MoCoOptions):
         check_queue(options.queue, images)
-    given: dict[str, Any] = {}
-    if recipe.mixup in LEARNED:
-        if recipe.method != "moco":
-            raise ValueError(f"{recipe.mixup} without labels is trained beside moco, not {recipe.method}")
-        chosen = _first(LEARNED[recipe.mixup])(**mixing)
-        dim = Encoder(network, _no_projector, recipe.feature).dim
-        given = {"mixup": chosen.build_mixer(dim), "mixing": chosen, "feature": recipe.feature}
-        if isinstance(chosen, ClusterOptions):
-            given["images"] = images
-    elif recipe.mixup != "vanilla":
-        mixup = build_mixup(recipe.mixup, mixing)
-        if normalization is not None:
-            mixup.set_normalization(*normalization)
-        given = {"mixup": mixup}
+    given = what_mixes(recipe, mixing, network, images)
+    if normalization is not None and isinstance(given.get("mixup"), Augmentation):
+        given["mixup"].set_normalization(*normalization)
     built: Method = METHODS[recipe.method](network, options, **given)
     return built
+
+
+def what_mixes(recipe: PretrainRecipe, options: dict[str, Any], network: nn.Module, images: int) -> dict[str, Any]:
+    """What a method is given for its mixup: the mixup, and what it needs to be trained or to have clusters.
+
+    Args:
+        recipe: names mixup and method.
+        options: all of the mixup's.
+        network: that is to be trained.
+        images: number of training images.
+
+    Raises:
+        ValueError: a mixup that needs MoCo beside another method, or options out of range or without effect.
+    """
+    name = recipe.mixup
+    if name == "vanilla":
+        return {}
+    if name in LEARNED:
+        check_beside_moco(recipe, "is trained")
+        chosen = _first(LEARNED[name])(**options)
+        dim = Encoder(network, _no_projector, recipe.feature).dim
+        given = {"mixup": chosen.build_mixer(dim), "mixing": chosen, "feature": recipe.feature}
+        return {**given, "images": images} if isinstance(chosen, ClusterOptions) else given
+    if name not in BY_CLUSTERS:
+        return {"mixup": build_mixup(name, options)}
+    of_clusters = dataclasses.asdict(PseudoLabelOptions())
+    mixup = BY_CLUSTERS[name](**{key: value for key, value in options.items() if key not in of_clusters})
+    chosen = PseudoLabelOptions(**{key: options[key] for key in of_clusters})
+    if getattr(mixup, "saliency", "gradient") == "spectral":  # read off the pixels: nobody asks for classes
+        changed = [key for key, value in of_clusters.items() if options[key] != value]
+        if changed:
+            raise ValueError(f"{name} with saliency spectral has no clusters, so {', '.join(changed)} would do nothing")
+        return {"mixup": mixup}
+    check_beside_moco(recipe, "takes its clusters from keys and runs")
+    return {"mixup": mixup, "mixing": chosen, "images": images}
+
+
+def check_beside_moco(recipe: PretrainRecipe, what: str) -> None:
+    """Raises ValueError unless the method is MoCo, beside which this mixup ``what``."""
+    if recipe.method != "moco":
+        raise ValueError(f"{recipe.mixup} without labels {what} beside moco, not {recipe.method}")
 
 
 def _no_projector(width: int) -> nn.Module:
@@ -194,6 +243,24 @@ def _no_projector(width: int) -> nn.Module:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The run.
+
+
+VIEWED = 8  # images in views.png
+
+
+def numbered(batches: EvalBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images, and the rows (B,) of the split that they are."""
+    rows = iter(batches.rows)
+    for images, _ in batches.batches():
+        readable = (row for row in rows if row not in batches.bad)
+        yield images, torch.tensor(list(islice(readable, len(images))))
+
+
+def counted(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Passes batches on, and counts them on a bar."""
+    for batch in batches:
+        yield batch
+        bar.update(1)
 
 
 class PretrainRun(Run):
@@ -229,6 +296,52 @@ class PretrainRun(Run):
         )
         augment = build_augment(recipe, self.data)
         return train, EvalBatches(self.data, batch_size=200, augment=augment, **common)
+
+    def start(self) -> None:
+        """Also paints the views, and makes the first clusters where no warm-up is to bring them."""
+        super().start()
+        if self.accelerator.is_main_process:
+            with writing(self.folder / "views.png"):
+                self.draw_views()
+        self.make_first_clusters()
+
+    def make_first_clusters(self) -> None:
+        """One pass over the training images, each process over its share; nothing for a run that has its clusters."""
+        method: Any = self.method
+        clusters = getattr(getattr(method, "mixing", None), "clusters", None)
+        if clusters is None or clusters.options.warmup_epochs or bool(clusters.started):
+            return
+        common = common_options(self.recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
+        augment = build_augment(self.recipe, self.data)
+        batches = EvalBatches(self.data, split="train", batch_size=200, augment=augment, **common)
+        with self.accelerator.autocast(), self.bar(len(batches), "features for the first clusters", "batch") as bar:
+            clusters.initialise_from(method.momentum, counted(numbered(batches), bar))
+
+    def draw_views(self) -> None:
+        """Paints two views of some training images, once."""
+        if (self.folder / "views.png").exists():
+            return
+        from samix.visualize import view_grid
+
+        rows = torch.linspace(0, len(self.data.train) - 1, min(len(self.data.train), VIEWED)).long()
+        chosen: Any = self.data.train.subset(rows)
+        chosen = dataclasses.replace(chosen, labels=no_labels(len(rows)))  # some classes may have none of these
+        some = dataclasses.replace(self.data, train=chosen, labelled=None)
+        common = common_options(self.recipe, self.device, on_bad_image=self.options.on_bad_image) | {"workers": 0}
+        views = TrainBatches(
+            some, batch_size=len(rows), seed=self.recipe.seed, views=self.recipe.view_augment(), **common
+        )
+        view_q, view_k, ids, *_ = next(views.epoch(0))
+        as_they_are = EvalBatches(
+            some, split="train", batch_size=len(rows), augment=build_augment(self.recipe, self.data), **common
+        )
+        originals = torch.cat([images for images, _ in as_they_are.batches()])
+
+        def pixels(images: Tensor) -> Tensor:
+            return denormalize(images, self.data.mean, self.data.std)
+
+        unread = bool(as_they_are.bad)  # others stand in for such images: there is nothing to paint above them
+        view_grid(self.folder / "views.png", view_q, view_k, pixels, None if unread else pixels(originals[ids]))
 
     def make_method(self) -> Method:
         """The method, with a new network."""

@@ -226,9 +226,10 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     epochs = [row["epoch"] for row in rows]
     known = dict.fromkeys(key for row in rows for key in row)  # not every epoch is evaluated
     panels: list[tuple[str, list[str]]] = [
-        ("training loss, nats", [k for k in ("clean", "nce", "mixed", "generation") if k in known]),
+        ("training loss, nats", [k for k in ("clean", "nce", "mixed", "generation", "clusters") if k in known]),
         ("held-out top-1, %", [k for k in known if k in ("top1", "knn") or k.startswith("top1_")]),
         ("masks", [k for k in ("mask_std", "mask_error") if k in known]),
+        ("keys", [k for k in ("key_std", "changed") if k in known]),
     ]
     panels = [(title, keys) for title, keys in panels if keys] or [("training loss", ["loss"])]
     fig = figure(4.6 * len(panels), 3.4)
@@ -239,6 +240,7 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
             ax.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=LABELS.get(key, key))
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8, frameon=False)
     fig.savefig(path, dpi=110, format="png")
@@ -250,6 +252,9 @@ LABELS = {
     "nce": "clean views",
     "knn": "nearest neighbours",
     "generation": "Mixer",
+    "clusters": "classifier of clusters",
+    "key_std": "spread, 0 when collapsed",
+    "changed": "share of cluster labels that change",
     "top1": "reported network",
     "top1_momentum_mixed": "averaged, mixed head",
     "top1_online": "online, clean head",

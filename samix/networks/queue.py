@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ class Queue(nn.Module):
             alike and unlike those, so the first steps drive them further together; in a short run they may stay there.
             False begins with none, and the queue grows.
     """
+
+    equal_on_all: ClassVar[bool] = True  # processes: each puts in the keys of all
 
     keys: Tensor
     pointer: Tensor
