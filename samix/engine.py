@@ -169,6 +169,8 @@ class Run:
             )
         torch.manual_seed(recipe.seed)
         self.method = self.make_method().to(self.device)
+        if recipe.compile:
+            self.method.compile_parts()
         self.optimizer = build_optimizer(self.method, recipe)
         if self.method.may_leave_out:
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -64,6 +64,7 @@ class Recipe:
         accumulate: backward passes per optimiser step.
         precision: ``no`` is float32; ``bf16``, ``fp16``.
         channels_last: memory layout of images and kernels.
+        compile: ``torch.compile`` the passes of the networks: a slow start, then faster steps; rounding differs.
         device_data: keep all images on the device and augment there; for small data.
         workers: loader processes, where ``device_data`` is off.
         eval_every: epochs between evaluations.
@@ -104,6 +105,7 @@ class Recipe:
     accumulate: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = False
+    compile: bool = False
     device_data: bool = False
     workers: int = 4
     eval_every: int = 1

@@ -10,11 +10,14 @@ from test_automix import PARTS, build, changed, close, force, gradients, state, 
 from tiny_networks import PlainNet, tiny_cnn, tiny_vit
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import samix
 from samix.batch import Mixed, pair_batch
 from samix.checkpoint import load_checkpoint, load_into
 from samix.losses import mask_mean_loss, mask_variance, mixed_cross_entropy
 from samix.methods.automix import AutoMix, scaled
+from samix.methods.base import Method
 from samix.methods.samix import SAMix
+from samix.methods.supervised import Supervised
 from samix.mixing import blend
 from samix.mixups.learned import margin_mask
 from samix.networks.backbone import as_backbone
@@ -150,6 +153,18 @@ def test_with_the_online_guide_the_copys_statistics_come_from_one_step_in_four()
         now = tracked(method, "layer1.0.bn2"), tracked(method, "layer4.0.bn2")
         assert [b - a for a, b in zip(before, now, strict=True)] == ([1, 1] if step % 4 == 0 else [0, 0])
         method.after_step(0.1)
+
+
+@pytest.mark.parametrize("scales", [{"guide_scale": 0.5}, {"generator_scale": 0.5}])
+def test_shrunk_images_leave_no_statistics(scales):
+    method, (images, labels) = build(**scales)
+    for step in range(5):
+        reference = copy.deepcopy(method.momentum)
+        method((images, labels))
+        if step % 4 == 0 or "generator_scale" in scales:
+            reference.feature_map(images, whole=step % 4 == 0)
+        assert not changed(method.momentum, reference.state_dict())
+        method.step += 1
 
 
 @pytest.mark.parametrize("cls", KINDS.values(), ids=KINDS)
@@ -312,3 +327,50 @@ def test_masks_and_mixes_compile_once_for_every_lam_and_pairing(cls):
         lam, index = torch.rand(6, generator=generator), torch.randperm(6, generator=generator)
         assert torch.allclose(compiled(z, images, lam, index), mixes(z, images, lam, index), atol=1e-6)
     assert len(frames) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+@pytest.mark.parametrize("cls", KINDS.values(), ids=KINDS)
+def test_compiled_passes_have_no_graph_break_and_the_same_numbers(cls, kind):
+    torch._dynamo.reset()
+    results = []
+    for compiled in (False, True):
+        method, batch = build(kind, cls, guide="online" if kind == "vit" else "momentum")
+        names = set(method.state_dict())
+        if compiled:
+            method.compile_parts(backend="aot_eager", fullgraph=True)
+        losses = []
+        for step in range(5):
+            loss, _ = method(batch)
+            loss.backward()
+            losses.append(loss.item())
+            method.after_step(step / 5)
+        assert set(method.state_dict()) == names
+        assert set(method.export().state_dict()) == set(method.online.backbone.model.state_dict())
+        results.append((losses, gradients(method)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+    assert close(results[0][1], results[1][1], rtol=1e-2, atol=1e-4)
+
+
+def test_a_compiled_plain_step_has_the_same_numbers():
+    torch._dynamo.reset()
+    model, mix = tiny_cnn(), samix.CutMix(generator=torch.Generator().manual_seed(3))
+    losses = []
+    for compiled in (False, True):
+        method = Supervised(copy.deepcopy(model), mix, num_classes=5)
+        mix.generator.manual_seed(3)
+        if compiled:
+            method.compile_parts(backend="aot_eager", fullgraph=True)
+        losses.append(method((torch.ones(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])))[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_what_reads_a_network_by_hooks_is_not_compiled():
+    with pytest.raises(ValueError, match="PlainNet is read by hooks"):
+        build("plain")[0].compile_parts()
+    for mix in (samix.ManifoldMix(), samix.PuzzleMix()):
+        with pytest.raises(ValueError, match="looks into the network"):
+            Supervised(tiny_cnn(), mix, num_classes=5).compile_parts()
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        Method().compile_parts()

@@ -9,7 +9,7 @@ alone. One ``backward`` serves both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from samix.methods.base import Batch, Method
 from samix.methods.learned_options import LearnedOptions, mask_schedule
 from samix.mixing import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
 from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
-from samix.networks.backbone import TwoHeads, as_backbone, feature_dim
+from samix.networks.backbone import TimmBackbone, TwoHeads, as_backbone, feature_dim
 from samix.networks.modes import evaluating
 from samix.networks.momentum import (
     average_buffers,
@@ -208,9 +208,15 @@ class AutoMix(Method):
         """The momentum copy's feature map of the clean batch, (B, D, h, w), which also keeps its statistics.
 
         With ``statistics="clean"`` one pass in four runs the whole network, so that the stages behind the feature map
-        have statistics of clean images too; the others stop at the map.
+        have statistics of clean images too; the others stop at the map. Statistics of shrunk images would not do at
+        test time: with a ``guide_scale`` the passes that keep them are further ones, on images as they are.
         """
-        return self.momentum.feature_map(scaled(images, self.guide_scale), whole=self.whole_pass_due)
+        if self.guide_scale == 1.0:
+            return self.momentum.feature_map(images, whole=self.whole_pass_due)
+        if self.whole_pass_due:
+            self.momentum.feature_map(images, whole=True)
+        with untracked_batchnorm(self.momentum):
+            return self.momentum.feature_map(scaled(images, self.guide_scale))
 
     @property
     def guide_scale(self) -> float:
@@ -318,6 +324,21 @@ class AutoMix(Method):
         train_norms(self.momentum, mode and self.options.statistics != "averaged")
         return self
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles the passes of the network, its copy and the Mixer.
+
+        Raises:
+            ValueError: a network that timm does not know: it is read by hooks, which a compiled pass does not run.
+        """
+        if not isinstance(self.online.backbone, TimmBackbone):
+            raise ValueError(
+                f"{type(self.online.backbone.model).__name__} is read by hooks, which a compiled pass does not run; "
+                "take a network of timm, or run it without --compile"
+            )
+        compile_methods(self.online.backbone, ("pooled", "feature_map", "pooled_and_map"), options)
+        compile_methods(self.momentum.backbone, ("pooled", "feature_map"), options)
+        compile_methods(self.mixer, ("project", "paint", "paint_all"), options)
+
     # For the loop, the evaluation and the pictures --------------------------------------------------------------------
 
     def generators(self) -> list[torch.Generator]:
@@ -384,6 +405,13 @@ def start_from(mixer: LearnedMixer, source: str) -> None:
             f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
         )
     mixer.load_state_dict(given)
+
+
+def compile_methods(module: nn.Module, names: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Puts compiled forms in the place of those methods that a module has; its state is what it was."""
+    for name in names:
+        if hasattr(module, name):
+            setattr(module, name, torch.compile(getattr(module, name), **options))
 
 
 def part_of(count: int, share: float) -> int:

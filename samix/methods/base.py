@@ -27,6 +27,17 @@ class Method(nn.Module):
         """Whether some steps give some parameters no gradient, which wrappers for several processes need to know."""
         return False
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles the passes of the networks, so that steps run faster after the first ones.
+
+        Args:
+            options: of ``torch.compile``.
+
+        Raises:
+            ValueError: a method whose passes cannot be compiled.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be compiled; run it without --compile")
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step's loss (a scalar), and its unweighted parts for the log, detached."""
         raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,20 @@ class Supervised(Method):
         self.model, self.mixup, self.num_classes, self.smoothing = model, mixup, num_classes, smoothing
         self.loss, self.clean_weight = loss, clean_weight
         self.heads = None if num_classes is None else mixup.attach(model, num_classes)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles the network's pass.
+
+        Raises:
+            ValueError: a mixup that acts inside the network, where a compiled pass would not see it.
+        """
+        inside = type(self.mixup).forward_through is not Augmentation.forward_through
+        looks = inside or getattr(self.mixup, "needs_model", False) or self.heads is not None
+        if looks:
+            raise ValueError(
+                f"{self.mixup.name} looks into the network, which a compiled pass does not allow; leave --compile out"
+            )
+        self.model.compile(**options)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``loss(model(mix(images)), mixed labels)``, and the further terms that a mixup asks for.
