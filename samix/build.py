@@ -59,7 +59,7 @@ def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
     """
     if name not in METHODS:
         if preset is not None:
-            raise ValueError(f"{name} has no presets; {', '.join(METHODS)} have: reference, paper")
+            raise ValueError(f"{name} has no presets; those that have are {', '.join(METHODS)}")
         return mixup_class(name)(generator=torch.Generator()).options()  # no draw of the global generator
     return dataclasses.asdict(check_preset(name, PRESETS[name], preset))
 

@@ -115,7 +115,7 @@ def test_the_loop_of_the_readme_trains_any_network_and_gives_it_back(kind, metho
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("cls", [AutoMix, SAMix])
-@pytest.mark.parametrize("preset", ["reference", "paper"])
+@pytest.mark.parametrize("preset", ["reference", "paper", "fast"])
 def test_every_preset_trains_every_trainable_parameter(kind, cls, preset):
     method, batch = build(kind, cls, preset=preset)
     loss, _ = method(batch)
@@ -629,7 +629,7 @@ def test_options_outside_their_range_are_refused(cls, option, message):
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown preset 'best'; choose one of reference, paper"):
+    with pytest.raises(ValueError, match="unknown preset 'best'; choose one of reference, paper, fast"):
         SAMix(tiny_cnn(), 5, "best")
 
 

@@ -93,7 +93,7 @@ def test_unknown_names_list_the_known(capsys):
     assert f"unknown command 'trian'; choose one of {', '.join(COMMANDS)}" in fails(capsys, "trian")
     assert "unknown mixup 'cutmx'; choose one of vanilla, mixup, cutmix" in fails(capsys, "train", "--mixup", "cutmx")
     assert "unknown recipe 'cifar'; choose one of digits-quick" in fails(capsys, "train", "--recipe=cifar")
-    assert "unknown preset 'papr' of samix; choose one of reference, paper" in fails(
+    assert "unknown preset 'papr' of samix; choose one of reference, paper, fast" in fails(
         capsys, "train", "--mixup.preset", "papr"
     )
     assert "cutmix has no presets" in fails(capsys, "train", "--mixup", "cutmix", "--mixup.preset", "paper")

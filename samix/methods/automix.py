@@ -56,6 +56,7 @@ class AutoMixOptions(LearnedOptions):
 AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
     "reference": AutoMixOptions(),
     "paper": AutoMixOptions(preset="paper", momentum_end=1.0, mask_over_batch=False, mask_schedule="linear"),
+    "fast": AutoMixOptions(preset="fast", clean_share=0.5, mixed_share=0.5, generator_share=0.5),
 }
 
 
@@ -78,7 +79,7 @@ class AutoMix(Method):
     Args:
         model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.
         num_classes: K.
-        options: an :class:`AutoMixOptions`, or the name of a preset: ``reference`` or ``paper``.
+        options: an :class:`AutoMixOptions`, or the name of a preset: ``reference``, ``paper`` or ``fast``.
         feature: stage that guides the Mixer: an index for timm networks (None: the third of four stages, the middle
             block of a ViT), the dotted name of a layer for others.
         classifier: dotted name of the last linear layer, for networks that are not timm's (None: the last one).

@@ -51,6 +51,7 @@ SAMIX_PRESETS: dict[str, SAMixOptions] = {
         mask_schedule="linear",
         adjust_prob=0.25,
     ),
+    "fast": SAMixOptions(preset="fast", clean_share=0.5, mixed_share=0.5, generator_share=0.5),
 }
 
 
@@ -59,8 +60,9 @@ class SAMix(AutoMix):
 
     Args:
         model, num_classes, feature, classifier, generator: as for :class:`AutoMix`.
-        options: a :class:`SAMixOptions`, or the name of a preset: ``reference`` (as the released code trains) or
-            ``paper`` (learned gamma, eta-balanced generator loss, per-sample mask loss).
+        options: a :class:`SAMixOptions`, or the name of a preset: ``reference`` (as the released code trains),
+            ``paper`` (learned gamma, eta-balanced generator loss, per-sample mask loss), or ``fast`` (as ``reference``,
+            with each image once a step: half of the batch clean and half mixed, for about half of the price).
     """
 
     presets: ClassVar[Any] = SAMIX_PRESETS

@@ -1,0 +1,194 @@
+"""Accuracy against the price of a step, for the cheaper forms of SAMix's step, and for what they compete with.
+
+    python benchmarks/pareto.py --data folder:DIR --seeds 3 --out runs/pareto --json docs/results/pareto.json
+
+DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. Every variant is trained by ``samix train --recipe
+cifar-few`` in a folder of its own; finished runs are read, so the command can be given again, and ``--table`` trains
+nothing. Beside the top-1 of the network to keep stand its loss, which is no matter of a few images more or less, and
+the price of a step relative to a plain one: counted in floating-point operations, which no busy machine changes. The
+picture goes beside the JSON; its line joins the variants that no other beats in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from step_cost import counted
+
+from samix.build import build_method
+from samix.recipes import named_recipe
+
+ONCE = {"clean_share": 0.5, "mixed_share": 0.5, "generator_share": 0.5}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vanilla": ("vanilla", {}),
+    "mixup": ("mixup", {}),
+    "cutmix": ("cutmix", {}),
+    "reference": ("samix", {}),
+    "generator-half": ("samix", {"generator_share": 0.5}),
+    "generator-4th": ("samix", {"generator_every": 4}),
+    "until-third": ("samix", {"generator_until": 0.33}),
+    "clean-half": ("samix", {"clean_share": 0.5}),
+    "clean-quarter": ("samix", {"clean_share": 0.25}),
+    "online-guide": ("samix", {"guide": "online"}),
+    "averaged": ("samix", {"statistics": "averaged"}),
+    "low-guide": ("samix", {"guide_scale": 0.5}),
+    "low-generator": ("samix", {"generator_scale": 0.5}),
+    "each-once": ("samix", ONCE),
+    "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),
+    "each-once-g4": ("samix", {**ONCE, "generator_every": 4}),
+    "each-once-automix": ("automix", ONCE),
+}
+
+
+def train(name: str, seed: int, arguments: argparse.Namespace) -> None:
+    """Trains (or continues, or finds) one run."""
+    folder = arguments.out / f"{name}-s{seed}"
+    if (folder / "summary.json").is_file() or arguments.table:
+        return
+    mixup, options = VARIANTS[name]
+    command = [sys.executable, "-m", "samix", "train", "--recipe", "cifar-few", "--data", arguments.data]
+    command += ["--mixup", mixup, "--seed", str(seed), "--eval-every", "50", "--out", str(arguments.out)]
+    command += ["--run", folder.name, "--quiet", "--resume"]
+    for key, value in options.items():
+        command += [f"--mixup.{key.replace('_', '-')}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
+    print(f"{folder.name}: {done.stdout.splitlines()[0]}", flush=True)
+
+
+def price(name: str) -> float:
+    """Floating-point operations of a step, mean of four, at the recipe's network and batch."""
+    mixup, options = VARIANTS[name]
+    recipe = named_recipe("cifar-few", mixup)
+    recipe = dataclasses.replace(recipe, mixup_options={**recipe.mixup_options, **options})
+    torch.manual_seed(0)
+    method = build_method(recipe, 10).train()
+    batch = torch.randn(recipe.batch_size, 3, recipe.size, recipe.size), torch.arange(recipe.batch_size) % 10
+    share = float(options.get("generator_until", 1.0))
+
+    def step(progress: float) -> None:
+        method(batch)[0].backward()
+        method.zero_grad()
+        method.after_step(progress)
+
+    cost = counted(partial(step, 0.0), 4)
+    if share < 1.0:
+        method.progress = 1.0
+        cost = share * cost + (1.0 - share) * counted(partial(step, 1.0), 4)
+    return cost
+
+
+def collect(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is known of every variant with at least one finished run."""
+    plain = price("vanilla")
+    found: dict[str, dict[str, Any]] = {}
+    for name, (mixup, options) in VARIANTS.items():
+        files = [arguments.out / f"{name}-s{seed}" / "summary.json" for seed in range(arguments.seeds)]
+        summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+        if not summaries:
+            continue
+        row: dict[str, Any] = {"mixup": mixup, "options": options, "cost": price(name) / plain}
+        for key in ("top1", "nll", "ece"):
+            values = [float(summary[key]) for summary in summaries]
+            row[key] = {"mean": statistics.mean(values), "values": values}
+            row[key]["error"] = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        found[name] = row
+    return found
+
+
+def front(found: dict[str, dict[str, Any]]) -> list[str]:
+    """The variants that no other beats in cost and accuracy, by cost."""
+    best, names = -1.0, []
+    for name in sorted(found, key=lambda n: (found[n]["cost"], -found[n]["top1"]["mean"])):
+        if found[name]["top1"]["mean"] > best:
+            best = found[name]["top1"]["mean"]
+            names.append(name)
+    return names
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown, by cost."""
+    lines = ["| variant | step, counted | seeds | top-1 % | NLL, nats | ECE % |", "|---|---|---|---|---|---|"]
+    best = front(found)
+    for name in sorted(found, key=lambda n: found[n]["cost"]):
+        row = found[name]
+        cells = [f"**{name}**" if name in best else name, f"{row['cost']:.2f}", str(len(row["top1"]["values"]))]
+        for key, digits in (("top1", 2), ("nll", 3), ("ece", 1)):
+            error = row[key]["error"]
+            cells.append(f"{row[key]['mean']:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
+    """Accuracy over cost, with standard errors and the front."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.8), dpi=130, layout="constrained")
+    ax = figure.add_subplot()
+    best = front(found)
+    for name, row in found.items():
+        colour = "tab:blue" if name in best else "0.55"
+        error = row["top1"]["error"] or 0.0
+        ax.errorbar(row["cost"], row["top1"]["mean"], yerr=error, fmt="o", color=colour, ms=5, lw=1, capsize=2)
+    place_names(ax, found)
+    ax.plot(
+        [found[n]["cost"] for n in best], [found[n]["top1"]["mean"] for n in best], color="tab:blue", lw=1, zorder=0
+    )
+    ax.set_xlabel("operations of a step, relative to a plain one")
+    ax.set_ylabel("top-1, % (mean and standard error over seeds)")
+    ax.set_title("SAMix's step made cheaper: 1,000 CIFAR-10 images, 100 epochs, slim ResNet", fontsize=10)
+    ax.grid(alpha=0.25)
+    figure.savefig(path)
+
+
+def place_names(ax: Any, found: dict[str, dict[str, Any]]) -> None:
+    """Writes each variant's name beside its point, moved up or down where another name is near."""
+    low = min(row["top1"]["mean"] for row in found.values())
+    high = max(row["top1"]["mean"] for row in found.values())
+    gap, placed = (high - low) / 26, list[tuple[float, float]]()
+    for name in sorted(found, key=lambda n: found[n]["top1"]["mean"]):
+        x, y = found[name]["cost"], found[name]["top1"]["mean"]
+        while any(abs(x - other) < 0.42 and abs(y - taken) < gap for other, taken in placed):
+            y += gap / 4
+        placed.append((x, y))
+        ax.annotate(name, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+
+
+def main() -> None:
+    """Trains what is missing, prints the table, writes JSON and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="folder:DIR")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, of one thread each")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--table", action="store_true", help="read what is there, and train nothing")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.variants]
+        list(pool.map(lambda job: train(*job, arguments), jobs))
+    found = collect(arguments)
+    print(table(found))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        draw(arguments.json.with_suffix(".png"), found)
+
+
+if __name__ == "__main__":
+    main()
