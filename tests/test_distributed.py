@@ -54,6 +54,7 @@ SAMIX = {"norm": "layer", "mask_over_batch": False, "momentum": 0.9}
 EQUAL = {
     "vanilla": vit_recipe("vanilla", **STEPS),
     "samix": vit_recipe("samix", mixup_options=SAMIX, **STEPS),
+    "clean": vit_recipe("vanilla", clean_weight=0.5, **STEPS),
 }
 
 
@@ -66,10 +67,11 @@ def work(out: Path) -> None:
         fit(recipe, out, name)
     AutoMix.draw = draw
     rank = os.environ["RANK"]
-    for mixup in ("vanilla", "samix"):
-        run = new_run(small_recipe(mixup), out, f"short-{mixup}")
+    clean = small_recipe("manifoldmix", clean_weight=0.5)
+    for name, recipe in (("vanilla", small_recipe("vanilla")), ("samix", small_recipe("samix")), ("clean", clean)):
+        run = new_run(recipe, out, f"short-{name}")
         run.fit()
-        torch.save(run.method.state_dict(), out / f"short-{mixup}-rank{rank}.pt")
+        torch.save(run.method.state_dict(), out / f"short-{name}-rank{rank}.pt")
     stop_and_resume(out, rank)
     torch.distributed.destroy_process_group()
 
@@ -128,14 +130,18 @@ def out(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("mixup", "tolerance"), [("vanilla", 1e-5), ("samix", 1e-4)])
+@pytest.mark.parametrize(("mixup", "tolerance"), [("vanilla", 1e-5), ("samix", 1e-4), ("clean", 1e-5)])
 def test_two_processes_follow_the_loss_curve_of_one(mixup, tolerance, out, tmp_path, monkeypatch):
     """Networks without BatchNorm; for SAMix the draws are those of the halves on either side."""
     monkeypatch.setattr(Run, "draw", lambda run: None)
     monkeypatch.setattr(AutoMix, "draw", draw_by_halves)
     one, two = rows(fit(EQUAL[mixup], tmp_path)), rows(out / mixup)
     assert [row["step"] for row in two] == list(range(1, 11))
-    parts = ("loss", "mixed") if mixup == "vanilla" else ("loss", "clean", "mixed", "generation", "mask", "mask_error")
+    parts = {
+        "vanilla": ("loss", "mixed"),
+        "samix": ("loss", "clean", "mixed", "generation", "mask", "mask_error"),
+        "clean": ("loss", "mixed", "clean"),
+    }[mixup]
     for part in parts:
         assert [row[part] for row in two] == pytest.approx([row[part] for row in one], abs=tolerance), part
     own = "mixed" if mixup == "vanilla" else "clean"
@@ -156,7 +162,7 @@ def test_a_short_run_on_two_processes_leaves_whole_files(mixup, out):
     assert names <= left <= names | optional  # no temporary is left either
 
 
-@pytest.mark.parametrize("name", ["short-vanilla", "short-samix", "stopped", "unbroken"])
+@pytest.mark.parametrize("name", ["short-vanilla", "short-samix", "short-clean", "stopped", "unbroken"])
 def test_both_processes_end_with_the_same_weights(name, out):
     """BatchNorm's statistics and the momentum copy among them, and they are those that were saved."""
     first, second = (torch.load(out / f"{name}-rank{rank}.pt", weights_only=True) for rank in (0, 1))
