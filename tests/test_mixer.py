@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +160,67 @@ def test_features_that_the_caller_has_are_used():
     assert torch.equal(ours.mask, mix(images, labels, lam=0.5, index=index).mask)
     with pytest.raises(ValueError, match=r"guides must have shape \(4, 16"):
         mix(images, labels, lam=0.5, index=index, features=z[:, :3])
+
+
+def test_batches_come_with_the_features_of_their_own_images():
+    mix, _ = frozen()
+    batches = [(torch.randn(n, 3, 32, 32), torch.arange(n)) for n in (4, 4, 3, 1)]
+    for taken in (0, 1, 4):
+        found = list(mix.ahead(batches[:taken]))
+        assert len(found) == taken
+        for (images, labels, z), (own, own_labels) in zip(found, batches, strict=False):
+            assert images is own
+            assert labels is own_labels
+            assert torch.equal(z, mix.encode(own))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_features_of_the_next_batch_are_whole_on_a_stream_of_their_own():
+    mix, _ = frozen()
+    batches = [(torch.randn(64, 3, 96, 96, device="cuda"), torch.arange(64, device="cuda")) for _ in range(6)]
+    expected = [mix.encode(images).clone() for images, _ in batches]
+    weight = torch.randn(2048, 2048, device="cuda")
+    for number, (_, _, z) in enumerate(mix.ahead(iter(batches))):
+        for _ in range(20):
+            weight = (weight @ weight).tanh()  # keeps the device busy
+        assert torch.allclose(z, expected[number], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["samix", "automix"])
+def test_compiled_networks_paint_the_same_masks_without_a_graph_break(kind):
+    mix, _ = frozen(kind)
+    images, labels = batch()
+    lam, index = torch.tensor([0.2, 0.4, 0.6, 0.8]), torch.tensor([1, 2, 3, 0])
+    plain = mix(images, labels, lam=lam, index=index)
+    names = list(mix.network.state_dict())
+    torch._dynamo.reset()
+    mix.network.compile(backend="aot_eager", fullgraph=True)
+    compiled = mix(images, labels, lam=lam, index=index)
+    assert torch.allclose(compiled.mask, plain.mask, atol=1e-5)
+    assert list(mix.network.state_dict()) == names
+
+
+def test_a_mixer_is_pushed_with_its_config_and_card(monkeypatch, folder):
+    import huggingface_hub.hub_mixin as hub
+
+    pushed = {}
+
+    class Api:
+        def __init__(self, **_options):
+            pass
+
+        def create_repo(self, repo_id, **_options):
+            return type("Url", (), {"repo_id": repo_id})()
+
+        def upload_folder(self, *, repo_id, folder_path, **_options):
+            pushed[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+            pushed["same"] = load_file(Path(folder_path) / "model.safetensors").keys()
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    mix = Mixer.from_pretrained(folder)
+    mix.push_to_hub("someone/mixer")
+    assert pushed["someone/mixer"] == ["README.md", "config.json", "model.safetensors"]
+    assert pushed["same"] == mix.network.state_dict().keys()
 
 
 def test_the_policy_takes_pairs_from_anywhere():

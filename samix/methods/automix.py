@@ -9,7 +9,7 @@ alone. One ``backward`` serves both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from samix.methods.learned_options import LearnedOptions, mask_schedule
 from samix.mixing import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
 from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
 from samix.networks.backbone import TimmBackbone, TwoHeads, as_backbone, feature_dim
+from samix.networks.compiled import compile_methods
 from samix.networks.modes import evaluating
 from samix.networks.momentum import (
     average_buffers,
@@ -406,13 +407,6 @@ def start_from(mixer: LearnedMixer, source: str) -> None:
             f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
         )
     mixer.load_state_dict(given)
-
-
-def compile_methods(module: nn.Module, names: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Puts compiled forms in the place of those methods that a module has; its state is what it was."""
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, torch.compile(getattr(module, name), **options))
 
 
 def part_of(count: int, share: float) -> int:

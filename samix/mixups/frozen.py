@@ -6,7 +6,7 @@ look alike, so that a Mixer trained once and frozen serves any network at nearly
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +206,38 @@ class Mixer(Augmentation):
         z = self.encode(images) if features is None else features
         mixed = self.apply(images, take_rows(images, index), lam, (z, z[index]))
         return pair_batch(mixed, labels, index)
+
+    def ahead(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches with their feature maps, which are encoded while the step on the batch before runs.
+
+        ``for images, labels, z in mix.ahead(loader): batch = mix(images, labels, features=z)``. On a GPU the encoder
+        runs on a stream of its own, on the CPU in turn with the steps. One batch more is held than without.
+
+        Args:
+            batches: of images (B, C, H, W) on the device they are trained on, and labels.
+
+        Yields:
+            images, labels, and (B, D, h, w) feature maps, in the order they came.
+        """
+        waiting: tuple[Tensor, Tensor, Tensor] | None = None
+        side: torch.cuda.Stream | None = None
+        for images, labels in batches:
+            if images.is_cuda:
+                side = side or torch.cuda.Stream(images.device)
+                side.wait_stream(torch.cuda.current_stream(images.device))  # the images are there
+                with torch.cuda.stream(side):
+                    z = self.encode(images)
+                images.record_stream(side)
+            else:
+                z = self.encode(images)
+            if waiting is not None:
+                yield waiting
+            if side is not None:
+                torch.cuda.current_stream(images.device).wait_stream(side)
+                z.record_stream(torch.cuda.current_stream(images.device))
+            waiting = images, labels, z
+        if waiting is not None:
+            yield waiting
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
         """Mixes and runs the model; with ``clean_weight``, the clean batch too, by a further term of the loss."""

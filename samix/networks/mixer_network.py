@@ -23,13 +23,24 @@ from torch import Tensor, nn
 from samix.checkpoint import write_text, write_whole
 from samix.mixups.learned import AutoMixer, LearnedMixer, SAMixer
 from samix.networks.backbone import TimmBackbone
+from samix.networks.compiled import compile_methods
 from samix.networks.create import create_network, prune_after
 
 FORMAT = 1
 KINDS: dict[str, type[LearnedMixer]] = {"automix": AutoMixer, "samix": SAMixer}
 MIXER_OPTIONS = {
     "automix": ("lam_channel", "upsample"),
-    "samix": ("gamma", "lam_scale", "dropout", "activation", "norm", "upsample", "scale_content", "attention", "content"),
+    "samix": (
+        "gamma",
+        "lam_scale",
+        "dropout",
+        "activation",
+        "norm",
+        "upsample",
+        "scale_content",
+        "attention",
+        "content",
+    ),
 }
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
@@ -139,6 +150,11 @@ class MixerNetwork(nn.Module, PyTorchModelHubMixin):
     def train(self, mode: bool = True) -> MixerNetwork:
         """Stays in eval mode: batch statistics and dropout would make a mask depend on its neighbours and on chance."""
         return super().train(False)
+
+    def compile(self, *_unused: Any, **options: Any) -> None:
+        """Compiles the encoder's pass and the Mixer's, in place; options are those of ``torch.compile``."""
+        compile_methods(self.backbone, ("feature_map",), options)
+        compile_methods(self.mixer, ("project", "paint"), options)
 
     @torch.no_grad()
     def encode(self, images: Tensor, size: int = 0) -> Tensor:
