@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samix.distributed import total
 from samix.mixing import to_device
 
 BINS = 15  # of the calibration error
@@ -36,37 +38,50 @@ def classification_metrics(
     Raises:
         ValueError: no batches.
     """
-    from torchmetrics import MeanMetric
-    from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
-
-    def new_metrics() -> dict[str, object]:
-        return {
-            "top1": MulticlassAccuracy(num_classes, average="micro"),
-            "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
-            "nll": MeanMetric(nan_strategy=float("inf")),  # by default it would leave them out
-            "ece": MulticlassCalibrationError(num_classes, n_bins=BINS),
-        }
-
-    metrics: dict[str, dict[str, object]] = {}
+    sums: dict[str, Sums] = {}
     for images, labels in batches:
         labels = to_device(labels, device)
         for name, logits in predict(images).items():
-            if name not in metrics:
-                metrics[name] = {key: metric.to(device) for key, metric in new_metrics().items()}  # type: ignore[attr-defined]
-            update(metrics[name], logits.float(), labels)
-    if not metrics:
+            sums.setdefault(name, Sums(device)).add(logits.float(), labels)
+    if not sums:
         raise ValueError("nothing to evaluate: the held-out split is empty")
-    scale = {"top1": 100.0, "top5": 100.0, "nll": 1.0, "ece": 100.0}
-    return {
-        name: {key: float(metric.compute()) * scale[key] for key, metric in row.items()}  # type: ignore[attr-defined]
-        for name, row in metrics.items()
-    }
+    return {name: found.metrics() for name, found in sums.items()}
 
 
-def update(metrics: dict[str, object], logits: Tensor, labels: Tensor) -> None:
-    """Adds a batch: logits (B, K) float32, labels (B,)."""
-    probabilities = logits.softmax(1)
-    metrics["top1"].update(logits, labels)  # type: ignore[attr-defined]
-    metrics["top5"].update(logits, labels)  # type: ignore[attr-defined]
-    metrics["ece"].update(probabilities, labels)  # type: ignore[attr-defined]
-    metrics["nll"].update(F.cross_entropy(logits, labels, reduction="none"))  # type: ignore[attr-defined]
+class Sums:
+    """What is added up over batches: images, hits, losses; and by bin of the confidence images, confidences and hits.
+
+    Bins are closed below and open above, as torchmetrics has them: a confidence of exactly 1 has one of its own.
+
+    Args:
+        device: where the logits are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.totals = torch.zeros(4, dtype=torch.float64, device=device)
+        self.bins = torch.zeros(BINS + 1, 3, dtype=torch.float64, device=device)
+        self.edges = torch.linspace(0, 1, BINS + 1, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: logits (B, K) float32, labels (B,). Nothing waits for the device."""
+        confidence, best = logits.softmax(1).max(dim=1)
+        hit = best == labels
+        near = (logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]).any(1)
+        loss = F.cross_entropy(logits, labels, reduction="none").nan_to_num(nan=math.inf, posinf=math.inf)
+        ones = torch.ones_like(loss)
+        self.totals += torch.stack([ones, hit, near, loss]).double().sum(1)
+        place = torch.bucketize(confidence, self.edges, right=True) - 1
+        self.bins.index_add_(0, place, torch.stack([ones, confidence, hit], 1).double())
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics, over all processes."""
+        whole = total(torch.cat([self.totals, self.bins.flatten()]))
+        images, top1, top5, nll = whole[:4].tolist()
+        bins = whole[4:].view(-1, 3)
+        ece = float((bins[:, 1] - bins[:, 2]).abs().sum())  # sum of n / N |accuracy - confidence|, times N
+        return {
+            "top1": 100.0 * top1 / images,
+            "top5": 100.0 * top5 / images,
+            "nll": nll / images,
+            "ece": 100.0 * ece / images,
+        }

@@ -1,6 +1,8 @@
 """Metrics against plain loops, with calibration errors that were planted."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -102,3 +104,26 @@ def test_a_nan_makes_the_likelihood_infinite_instead_of_vanishing():
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="nothing to evaluate: the held-out split is empty"):
         classification_metrics(lambda x: {"a": x}, [], 3, CPU)
+
+
+def test_metrics_are_those_of_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+    logits, labels = 4.0 * torch.randn(300, 12), torch.randint(12, (300,))
+    logits[:20] *= 100.0  # confidences of exactly 1
+    assert (logits.softmax(1).amax(1) == 1).sum() >= 10
+    found = measure(logits, labels)["first"]
+    for name, k in (("top1", 1), ("top5", 5)):
+        wanted = 100 * float(multiclass_accuracy(logits, labels, 12, average="micro", top_k=k))
+        assert found[name] == pytest.approx(wanted, rel=1e-6)
+    wanted = 100 * float(multiclass_calibration_error(logits.softmax(1), labels, 12, n_bins=15))
+    assert found["ece"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_an_evaluation_imports_no_library_of_metrics_or_pictures():
+    """They would take seconds at the start of every run."""
+    code = "import sys, torch; from samix.evaluate import classification_metrics as m; "
+    code += "m(lambda x: {'a': x}, [(torch.eye(3), torch.arange(3))], 3, torch.device('cpu')); "
+    code += "print(sorted({'torchmetrics', 'matplotlib', 'transformers', 'sklearn'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
