@@ -223,7 +223,7 @@ class Mixer(Augmentation):
         side: torch.cuda.Stream | None = None
         for images, labels in batches:
             if images.is_cuda:
-                side = side or torch.cuda.Stream(images.device)
+                side = side or torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream(images.device))  # the images are there
                 with torch.cuda.stream(side):
                     z = self.encode(images)

@@ -272,7 +272,8 @@ class SAMixer(LearnedMixer):
     def finish_content(self, hidden: Tensor) -> Tensor:
         """The content (B, 1, h, w) from its projection (B, d, h, w), or (B, 1, h, w) where it is linear."""
         if self.content == "linear":
-            return self.dropout(hidden + self.value.bias.view(-1, 1, 1))  # type: ignore[union-attr]
+            assert self.value.bias is not None
+            return self.dropout(hidden + self.value.bias.view(-1, 1, 1))  # type: ignore[no-any-return]
         return self.dropout(self.value_out(self.activation(self.norm(hidden))))  # type: ignore[no-any-return]
 
     @torch.no_grad()

@@ -52,7 +52,5 @@ def gradients_now(loss: Tensor, inputs: Iterable[Tensor]) -> Tensor:
     found = torch.autograd.grad(loss * scale, wanted, allow_unused=True)
     used = [(tensor, gradient) for tensor, gradient in zip(wanted, found, strict=True) if gradient is not None]
     gradients = [gradient if scale == 1.0 else gradient / scale for _, gradient in used]
-    carried: Tensor = _Carried.apply(
-        loss.detach(), len(used), *gradients, *(tensor for tensor, _ in used)
-    )
+    carried: Tensor = _Carried.apply(loss.detach(), len(used), *gradients, *(tensor for tensor, _ in used))
     return carried
