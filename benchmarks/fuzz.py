@@ -529,6 +529,22 @@ def table(counts: dict[str, collections.Counter[str]], seconds: dict[str, float]
     return "\n".join(lines)
 
 
+def drawn(seed: int, number: int, names: list[str]) -> tuple[str, random.Random]:
+    """The kind of a call, and the numbers it is made from."""
+    draw = random.Random(f"{seed}-{number}")
+    return draw.choices(names, [CALLS[n][1] for n in names])[0], draw
+
+
+def one_call(seed: int, number: int, names: list[str]) -> int:
+    """Makes a call without a net: what it raises is raised."""
+    name, draw = drawn(seed, number, names)
+    torch.manual_seed(draw.randrange(1 << 30))
+    print(f"call {number} of seed {seed}: {name}")
+    with tempfile.TemporaryDirectory(prefix="samix-fuzz-") as temporary:
+        CALLS[name][0](draw, Path(temporary))
+    return 0
+
+
 def run() -> int:
     """Makes the calls, prints the table, writes JSON; 1 if there was a traceback or a silent failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -536,19 +552,21 @@ def run() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(CALLS), help="some of them, parted by commas")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0 makes all calls")
+    parser.add_argument("--call", type=int, default=-1, help="make the call of this number alone, and show its error")
     parser.add_argument("--out", type=Path, default=None, help="JSON")
     arguments = parser.parse_args()
     names = arguments.kinds.split(",")
     samix.engine.Run.fit = no_steps  # type: ignore[method-assign,assignment]
     torch.set_num_threads(1)
+    if arguments.call >= 0:
+        return one_call(arguments.seed, arguments.call, names)
     counts = {name: collections.Counter[str]() for name in names}
     seconds, failures, started = dict.fromkeys(names, 0.0), dict[str, dict[str, Any]](), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="samix-fuzz-") as temporary:
         for number in range(arguments.calls):
             if arguments.minutes and time.monotonic() - started > 60 * arguments.minutes:
                 break
-            draw = random.Random(f"{arguments.seed}-{number}")
-            name = draw.choices(names, [CALLS[n][1] for n in names])[0]
+            name, draw = drawn(arguments.seed, number, names)
             began = time.monotonic()
             outcome = judge(CALLS[name][0], draw, Path(temporary))
             seconds[name] += time.monotonic() - began

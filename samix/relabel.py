@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images, check_labels
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_range
 from samix.mixing import Augmentation, Guides
 from samix.networks.attention import (
     attention_layers,
@@ -576,6 +576,7 @@ class SUMix(Relabelling):
         layer = None if self.head is None else find_classifier(model, self.classifier, None)
         logits, mixed_features = _with_features(model, batch.images, layer)
         clean, clean_features = _with_features(unwrap(model), images, layer)
+        check_range(batch.labels, logits.shape[1])
         partner = batch.index[:, 1]
         own_label, partner_label = batch.labels.unbind(1)
         distances = (

@@ -570,3 +570,9 @@ def test_in_a_loop_it_learns_and_the_loss_is_finite():
             optimizer.step()
             optimizer.zero_grad()
         assert (method.model.eval()(images).argmax(1) == labels).float().mean() > 0.9, kind
+
+
+def test_sumix_refuses_labels_that_the_network_has_no_class_for():
+    model = tiny_cnn(5)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\], got values from 1 to 7"):
+        SUMix().forward_through(model, torch.randn(2, 3, 32, 32), torch.tensor([1, 7]))
