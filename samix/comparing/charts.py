@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from samix.webpage import escape
 
 WIDTH, HEIGHT = 400, 250  # of a chart of curves, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 30  # margins
+LEFT, RIGHT, TOP, BOTTOM = 44, 16, 10, 38  # margins
 COLOURS = 9  # in the page's style; the first is the baseline's
 
 
@@ -74,8 +74,8 @@ def curve_chart(curves: Sequence[Curve], what: str, last: int) -> str:
         parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in whole_ticks(start, end):
-        parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 12}" text-anchor="middle">{value:g}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end" class="name">epoch</text>')
+        parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 23}" text-anchor="middle">{value:g}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end" class="name">epoch</text>')
     drawn = "".join(draw_curve(curve, x, y) for curve in curves)
     parts.append(f'<g clip-path="url(#{clip})">{drawn}</g>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
