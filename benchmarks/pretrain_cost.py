@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -109,7 +110,9 @@ def peak_memory(mixup: str, arguments: argparse.Namespace, device: torch.device)
         return 0.0
     words = [word for word in sys.argv[1:] if word != "--memory"]
     command = [sys.executable, __file__, *words, "--memory-of", mixup]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Large blocks go back to the system when they are freed, so that the resident set is what is in use.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
