@@ -384,7 +384,7 @@ def test_a_skipped_step_is_as_if_it_had_never_been(tmp_path, no_pictures, monkey
     assert differences(states[0]["extra"], states[1]["extra"]) == []
     assert states[0]["skips"] == [8]
     assert [row["skipped"] for row in rows(skipping)] == [0, 1]
-    assert rows(skipping)[1]["loss"] == pytest.approx(rows(expected)[1]["loss"] * 5 / 4, rel=1e-6)
+    assert rows(skipping)[1]["loss"] == pytest.approx(rows(expected)[1]["loss"], rel=1e-6)
     batch = torch.load(skipping / "bad-batch.pt", weights_only=True)
     assert (batch["step"], batch["epoch"], batch["parts"][0]) == (8, 2, "loss")
     assert len(batch["batches"]) == accumulate

@@ -443,12 +443,14 @@ def test_nothing_but_weights_is_asked_of_the_method_between_steps(tmp_path):
     again = new_run(small_recipe("samix"), tmp_path, resume=True)
     again.start()
     assert again.method.progress == run.method.progress == 1.0
+    assert again.method.step == run.method.step == 10
     plain = {k for k, v in vars(Method()).items() if not k.startswith("_")}
     assert {k for k in vars(again.method) if not k.startswith("_")} - plain == {
         "options",
         "num_classes",
         "generator",
         "progress",
+        "step",
     }
 
 
