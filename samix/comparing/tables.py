@@ -86,10 +86,15 @@ def failures(results: Found) -> list[str]:
     ]
 
 
+def counted_seeds(results: Found) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{results['seeds']} seed{'s' if results['seeds'] > 1 else ''}"
+
+
 def about(results: Found) -> list[str]:
     """What the figures are, in sentences."""
     last, epochs = results["median_of_last"], results["epochs"]
-    seeds = f"{results['seeds']} seed{'s' if results['seeds'] > 1 else ''}"
+    seeds = counted_seeds(results)
     classified = (
         f"Accuracy of a run: median of the held-out top-1 over its last {last} evaluations, of the reported classifier "
         "(for methods with an averaged copy, that copy with its clean head); NLL and ECE (15 bins) likewise."
@@ -130,7 +135,7 @@ def heading(results: Found) -> str:
     name = f"recipe {results['recipe']}" + (f" with {changed}" if changed else "")
     return (
         f"{name}: {results['model']} on {results['data']} at {results['size']} px, {results['epochs']} epochs, "
-        f"{results['seeds']} seeds"
+        f"{counted_seeds(results)}"
     )
 
 
