@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "low-guide": ("samix", {"guide_scale": 0.5}),
     "low-generator": ("samix", {"generator_scale": 0.5}),
     "each-once": ("samix", ONCE),
-    "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),
+    "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),  # the preset ``fast``
     "each-once-g4": ("samix", {**ONCE, "generator_every": 4}),
     "each-once-automix": ("automix", ONCE),
 }
