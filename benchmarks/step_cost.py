@@ -1,7 +1,7 @@
 """What a training step costs with each mixup, as a ratio to a plain step.
 
-Steps of all methods are interleaved in one process, so that a slow minute of the machine hits all alike; medians and
-quartiles of the ratio to the plain step of the same round are printed and written as JSON. On a CPU the processor's
+Steps of all methods, four of each at a time, are interleaved in one process, so that a slow minute of the machine hits
+all alike; medians and quartiles of the ratio to the plain steps of the same round are printed and written as JSON. On a CPU the processor's
 time is taken, which other processes disturb far less than the clock's.
 
     python benchmarks/step_cost.py --model resnet18 --size 32 --stem small --batch 100 --dtype float32
@@ -10,8 +10,7 @@ A mixup may carry options: ``samix:clean_share=0.5,generator_every=4``. A frozen
 written ``frozen:ENCODER``, or ``frozen:ENCODER@SIDE`` to encode at that side in pixels; its weights are new, which
 costs the same.
 
-Columns: *counted* is the ratio of floating-point operations, counted as they run, mean of four steps (of which one has
-a whole clean pass); *above* is the measured ratio over the counted one: what is spent on anything but convolutions and
+Columns: *counted* is the ratio of floating-point operations, counted as they run, mean of four steps; *above* is the measured ratio over the counted one: what is spent on anything but convolutions and
 matrix products. *MiB* is the peak of memory above what the networks take: on a GPU by its
 allocator, on a CPU (``--memory``) by the resident set of a process that runs this step alone. ``--profile NAME`` prints
 what a step's time goes to, against a plain step's.
@@ -47,6 +46,7 @@ from samix.recipes import Recipe
 from samix.sharing import mixer_network
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+CYCLE = 4  # steps: in every fourth the momentum copy's clean pass is whole, in some only the Mixer is trained
 
 
 def make_step(mixup: str, arguments: argparse.Namespace, device: torch.device) -> tuple[Method, Callable[[], None]]:
@@ -113,16 +113,16 @@ def frozen_mixer(name: str, recipe: Recipe) -> Mixer:
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one step: by the clock on a GPU, of the processor (all threads) on a CPU."""
-    if device.type != "cuda":
-        start = time.process_time()
+    """Seconds of a step, mean of a cycle: by the clock on a GPU, of the processor (all threads) on a CPU."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = clock()
+    for _ in range(CYCLE):
         step()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (clock() - start) / CYCLE
 
 
 def peak_memory(name: str, arguments: argparse.Namespace, device: torch.device) -> float:
@@ -206,7 +206,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile the parts of each step")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--mixups", nargs="+", default=["vanilla", "mixup", "cutmix", "automix", "samix"])
-    parser.add_argument("--counted-steps", type=int, default=4, help="steps whose operations are counted; 0: none")
     parser.add_argument("--memory", action="store_true", help="measure memory on a CPU too, a process for each")
     parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
     parser.add_argument("--profile", default="", metavar="NAME", help="print where a step's time goes, and stop")
@@ -223,7 +222,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, di
     flops: dict[str, float] = {}
     for name, step in steps.items():
         step()  # warm up: allocations, kernel choices
-        flops[name] = counted(step, arguments.counted_steps) if arguments.counted_steps else 0.0
+        flops[name] = counted(step, CYCLE)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(arguments.rounds):
         for name, step in steps.items():
@@ -233,9 +232,9 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, di
     for name, values in seconds.items():
         ratios = [v / base for v, base in zip(values, seconds["vanilla"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        floor = flops[name] / flops["vanilla"] if flops["vanilla"] else 0.0
+        floor = flops[name] / flops["vanilla"]
         memory = peak_memory(name, arguments, device)
-        above = middle / floor - 1 if floor else 0.0
+        above = middle / floor - 1
         results[name] = {
             "seconds": statistics.median(values),
             "ratio": middle,
