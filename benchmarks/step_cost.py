@@ -1,8 +1,8 @@
 """What a training step costs with each mixup, as a ratio to a plain step.
 
 Steps of all methods, four of each at a time, are interleaved in one process, so that a slow minute of the machine hits
-all alike; medians and quartiles of the ratio to the plain steps of the same round are printed and written as JSON. On a CPU the processor's
-time is taken, which other processes disturb far less than the clock's.
+all alike; medians and quartiles of the ratio to the plain steps of the same round are printed and written as JSON. On a
+CPU the processor's time is taken, which other processes disturb far less than the clock's.
 
     python benchmarks/step_cost.py --model resnet18 --size 32 --stem small --batch 100 --dtype float32
 
@@ -10,10 +10,10 @@ A mixup may carry options: ``samix:clean_share=0.5,generator_every=4``. A frozen
 written ``frozen:ENCODER``, or ``frozen:ENCODER@SIDE`` to encode at that side in pixels; its weights are new, which
 costs the same.
 
-Columns: *counted* is the ratio of floating-point operations, counted as they run, mean of four steps; *above* is the measured ratio over the counted one: what is spent on anything but convolutions and
-matrix products. *MiB* is the peak of memory above what the networks take: on a GPU by its
-allocator, on a CPU (``--memory``) by the resident set of a process that runs this step alone. ``--profile NAME`` prints
-what a step's time goes to, against a plain step's.
+Columns: *counted* is the ratio of floating-point operations, counted as they run, mean of four steps; *above* is the
+measured ratio over the counted one: what is spent on anything but convolutions and matrix products. *MiB* is the peak
+of memory above what the networks take: on a GPU by its allocator, on a CPU (``--memory``) by the resident set of a
+process that runs this step alone. ``--profile NAME`` prints what a step's time goes to, against a plain step's.
 
 Bfloat16 on a virtual CPU that advertises AMX without having it ends in an illegal instruction; then set
 ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16.
