@@ -18,7 +18,8 @@ class StepOptions:
     """Options of every step with a learned mixup.
 
     Args:
-        preset: name of the preset these values come from.
+        preset: name of the preset these values come from: ``reference``, ``paper``; for AutoMix and SAMix also
+            ``fast``.
         alpha: lam ~ Beta(alpha, alpha).
         per_sample: one lam per sample instead of one per batch and branch.
         pairing: ``randperm`` [released code], or ``cycle`` for small batches: no image is paired with itself.
