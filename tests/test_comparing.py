@@ -23,6 +23,7 @@ from samix.batch import Mixed
 from samix.comparing.charts import Curve, Gain, curve_chart, gain_chart, limits, nice_ticks
 from samix.comparing.child import ComparedRun, train
 from samix.comparing.command import compare
+from samix.comparing.finished import with_all_options
 from samix.comparing.looks import STRIPS, look_again, sweep
 from samix.comparing.plan import CompareOptions, label_of, median_epochs, read_plan, split_spec
 from samix.comparing.results import compare_with, mean_and_std
@@ -278,6 +279,13 @@ def test_finished_runs_of_the_same_recipe_are_read_from_elsewhere(compared, tmp_
     flags = [*FLAGS, "--epochs", "2", "--seeds", "1", "--reuse", str(tmp_path / "runs")]
     assert compare(["mixup", *flags, "--out", str(out / "2")], never, io.StringIO()) == 0
     assert (plain_run / STRIPS[0]).is_file()
+
+
+def test_an_option_at_its_default_is_no_other_recipe():
+    said = small_recipe("samix", mixup_options={"preset": "reference", "alpha": 2.0, "momentum": 0.9}).to_dict()
+    left = small_recipe("samix", mixup_options={"momentum": 0.9}).to_dict()
+    other = small_recipe("samix", mixup_options={"momentum": 0.9, "preset": "fast"}).to_dict()
+    assert with_all_options(said) == with_all_options(left) != with_all_options(other)
 
 
 def test_a_folder_of_another_recipe_is_refused(compared):

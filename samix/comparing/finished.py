@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from samix.build import resolve_options
 from samix.checkpoint import recipe_of
 from samix.comparing.plan import Job, Plan, move_source
 
@@ -23,7 +24,7 @@ def find_finished(plan: Plan) -> Plan:
     for planned in plan.jobs:
         job = move_source(planned, moved)
         check_folder(job)
-        found = elsewhere.get(as_text(job.recipe.to_dict()))
+        found = elsewhere.get(as_text(with_all_options(job.recipe.to_dict())))
         if found is not None and not (job.folder / "summary.json").is_file():
             moved[job.folder] = found
             job = dataclasses.replace(job, folder=found)
@@ -42,7 +43,7 @@ def finished_runs(folder: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.glob("*/summary.json")):
         recipe = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-        found[as_text(completed(recipe))] = path.parent
+        found[as_text(with_all_options(completed(recipe)))] = path.parent
     return found
 
 
@@ -52,6 +53,15 @@ def completed(values: Any) -> Any:
         return recipe_of(values).to_dict()
     except (TypeError, ValueError):  # of another kind, or of a later version
         return values
+
+
+def with_all_options(values: Any) -> Any:
+    """A recipe's values with every option of its mixup: what is said and what is left to a default are then equal."""
+    try:
+        options = resolve_options(values["mixup"], values["mixup_options"])
+    except (KeyError, TypeError, ValueError):  # without labels, options are another class's; or of a later version
+        return values
+    return {**values, "mixup_options": options}
 
 
 def as_text(recipe: Any) -> str:
