@@ -152,6 +152,7 @@ def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
     ax.set_xlabel("operations of a step, relative to a plain one")
     ax.set_ylabel("top-1, % (mean and standard error over seeds)")
     ax.set_title("SAMix's step made cheaper: 1,000 CIFAR-10 images, 100 epochs, slim ResNet", fontsize=10)
+    ax.set_xlim(0.9, max(row["cost"] for row in found.values()) + 0.4)  # room for the last name
     ax.grid(alpha=0.25)
     figure.savefig(path)
 
