@@ -128,10 +128,10 @@ class AdAutoMix(AutoMix):
             masks = torch.where(plain.view(-1, 1, 1, 1), shares, masks)
             batch = mix_sources(images, labels, draw, masks)
             linear = mix_sources(images, labels, draw, shares) if self.options.samples > 2 else None
-        mixed = batch.loss(self.online.mixed(batch.images), self.options.smoothing)
+        mixed = batch.loss(self.online_mixed(batch.images), self.options.smoothing)
         if linear is None:
             return mixed, None
-        return mixed, linear.loss(self.online.mixed(linear.images), self.options.smoothing)
+        return mixed, linear.loss(self.online_mixed(linear.images), self.options.smoothing)
 
     def adversarial_losses(
         self, images: Tensor, labels: Tensor, projected: Tensor
