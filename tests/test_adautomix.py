@@ -436,3 +436,12 @@ def test_options_that_have_no_effect_are_not_there():
     names = {f.name for f in dataclasses.fields(AdAutoMixOptions)}
     assert not [name for name in names if name.startswith("mask_") or name in ("eta", "adjust_prob")]
     AdAutoMixOptions(samples=2, pairing="flip")
+
+
+def test_averaged_statistics_of_the_network_are_of_clean_images_only():
+    method, (images, labels) = build(statistics="averaged")
+    reference = copy.deepcopy(method.online)
+    method((images, labels))
+    reference.clean(images)
+    expected = dict(reference.named_buffers())
+    assert all(torch.allclose(value.float(), expected[name].float()) for name, value in method.online.named_buffers())

@@ -62,7 +62,8 @@ class Supervised(Method):
         looks = inside or getattr(self.mixup, "needs_model", False) or self.heads is not None
         if looks:
             raise ValueError(
-                f"{self.mixup.name} looks into the network or runs it in its own way, which is not compiled; leave --compile out"
+                f"{self.mixup.name} looks into the network or runs it in its own way, which is not compiled; "
+                "leave --compile out"
             )
         self.model.compile(**options)
 
