@@ -24,8 +24,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from measuring import interleaved, quartiles, ratios, timed  # noqa: E402
+from training_command import one_thread  # noqa: E402
+
 from samix.build import build_method  # noqa: E402
 from samix.engine import Run, RunOptions  # noqa: E402
 from samix.optim import build_optimizer  # noqa: E402
@@ -43,6 +46,7 @@ from samix.recipes import Recipe, named_recipe  # noqa: E402
 SLIM = '{"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}'
 VIT = '{"patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 2}'
 RANKS = (1, 2, 4)
+WARM_UP = 3  # rounds
 CURVES = ("vanilla", "cutmix")
 
 
@@ -99,31 +103,25 @@ def overhead(asked: argparse.Namespace) -> dict[str, Any]:
                 "accelerate": steps_of(run, new[1], True),
                 "engine": engine_steps(run),
             }
-            rows.append({"mixup": mixup, **timed(steps, asked.rounds)})
+            rows.append({"mixup": mixup, **compared(steps, asked.rounds)})
         print(json.dumps(rows[-1]), flush=True)
     return {"model_args": SLIM, "size": asked.size, "batch": asked.batch, "rounds": asked.rounds, "rows": rows}
 
 
-def timed(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any]:
+def compared(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any]:
     """Median milliseconds of the bare step, and the others' ratios to it: of sums, and quartiles of rounds."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order = random.Random(0)  # of the measurements
-    for number in range(rounds + 3):
-        for name in order.sample(list(steps), len(steps)):
-            start = time.process_time()
-            steps[name]()
-            if number >= 3:  # after warming up
-                times[name].append(time.process_time() - start)
-    found: dict[str, Any] = {"bare_ms": round(1e3 * statistics.median(times["bare"]), 2)}
-    for name in steps:
-        if name != "bare":
-            ratios = [a / b for a, b in zip(times[name], times["bare"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            found[name] = {
-                "ratio_of_sums": round(sum(times[name]) / sum(times["bare"]), 4),
-                "median": round(middle, 4),
-                "quartiles": [round(low, 4), round(high, 4)],
-            }
+    cpu_seconds = partial(timed, device=torch.device("cpu"))
+    all_times = interleaved(steps, WARM_UP + rounds, cpu_seconds, order=random.Random(0))
+    times = {name: seconds[WARM_UP:] for name, seconds in all_times.items()}
+    bare = times.pop("bare")
+    found: dict[str, Any] = {"bare_ms": round(1e3 * statistics.median(bare), 2)}
+    for name, seconds in times.items():
+        low, middle, high = quartiles(ratios(seconds, bare))
+        found[name] = {
+            "ratio_of_sums": round(sum(seconds) / sum(bare), 4),
+            "median": round(middle, 4),
+            "quartiles": [round(low, 4), round(high, 4)],
+        }
     return found
 
 
@@ -163,8 +161,8 @@ def ranks(asked: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         for count in RANKS:
             launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            subprocess.run([*launch, __file__, "work", "--folder", out], env=environment, check=True)
+            command = [*launch, __file__, "work", "--folder", out]
+            subprocess.run(command, env=one_thread(CUDA_VISIBLE_DEVICES=""), check=True)
             for mixup in CURVES:
                 lines = (Path(out) / f"{mixup}-{count}/metrics.jsonl").read_text().splitlines()
                 curves[mixup][str(count)] = [json.loads(line)["loss"] for line in lines]

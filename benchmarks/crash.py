@@ -27,9 +27,7 @@ import collections
 import dataclasses
 import fcntl
 import json
-import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -40,8 +38,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from place import Place
+from training_command import SLIM, copy_package, one_thread
 
-ROOT = Path(__file__).parent.parent
 CODE = """
 import sys
 import torch
@@ -51,7 +50,6 @@ torch.set_num_threads(1)
 samix.engine.Run.draw = lambda run: None  # pictures take most of so short a run
 sys.exit(main(sys.argv[1:]))
 """
-SLIM = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 4}'
 COMMON = ["--model-args", SLIM, "--limit", "100", "--batch-size", "20", "--size", "8", "--device", "cpu"]
 COMMON += ["--save-every", "4"]
 MOCO = ["pretrain", "--method", "moco", "--method.queue", "40", "--method.dim", "8"]
@@ -100,88 +98,24 @@ class Kill:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The place of the runs.
-
-
-class Place:
-    """A folder for runs that can be filled up or made read-only.
-
-    Args:
-        folder: empty.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
-        can = shutil.which("mount") is not None
-        self.mounted = can and subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    def refusal(self, kind: str) -> str:
-        """Why this kind cannot be tried here; empty if it can."""
-        if kind == "read-only" and not self.mounted and os.geteuid() == 0:
-            return "a read-only folder stops nobody who is root, and no file system may be mounted here"
-        return ""
-
-    def spoil(self, kind: str, number: int) -> None:
-        """Fills the disk, or makes it read-only, for the process of that number."""
-        if kind == "disk full" and self.mounted:
-            with (self.folder / "filler").open("wb", buffering=0) as file:
-                try:
-                    while True:
-                        file.write(bytes(1 << 12))
-                except OSError:
-                    return
-        if kind == "disk full":
-            resource.prlimit(number, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        elif self.mounted:
-            self._remount("ro")
-        else:
-            for folder in (self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())):
-                folder.chmod(0o555)
-
-    def mend(self, kind: str) -> None:
-        """Makes all as it was."""
-        if kind == "disk full":
-            (self.folder / "filler").unlink(missing_ok=True)
-        elif self.mounted:
-            self._remount("rw")
-        else:
-            for folder in (self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())):
-                folder.chmod(0o755)
-
-    def _remount(self, how: str) -> None:
-        for _ in range(2000):  # refused while a file is open for writing
-            command = ["mount", "-o", f"remount,{how}", str(self.folder)]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-                return
-        raise RuntimeError(f"{self.folder} cannot be remounted {how}")
-
-    def close(self) -> None:
-        """Takes the file system away."""
-        if self.mounted:
-            subprocess.run(["umount", str(self.folder)], check=False)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Processes.
 
 
 def start(method: str, place: Path, run: str, quiet: bool = True) -> subprocess.Popen[bytes]:
     """Starts the command; with ``quiet`` off, it prints its progress into a pipe of one page."""
     command = [sys.executable, "-c", CODE, *METHODS[method], *COMMON, "--out", str(place), "--run", run, "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if quiet:
         sink = (place.parent / "stderr.txt").open("wb")
         with sink:
             return subprocess.Popen(
                 [*command, "--quiet"],
                 cwd=place.parent / "code",
-                env=environment,
+                env=one_thread(),
                 stdout=subprocess.DEVNULL,
                 stderr=sink,
             )
     process = subprocess.Popen(
-        command, cwd=place.parent / "code", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=place.parent / "code", env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
     fcntl.fcntl(process.stdout.fileno(), F_SETPIPE_SZ, 4096)
@@ -383,8 +317,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="samix-crash-") as temporary:
         folder = Path(temporary) / "runs"
         folder.mkdir()
-        # A copy, so that whoever edits the package meanwhile does not change what is compared.
-        shutil.copytree(ROOT / "samix", Path(temporary) / "code" / "samix")
+        copy_package(Path(temporary) / "code")
         place = Place(folder)
         try:
             refused = {kind: place.refusal(kind) for kind in KINDS if place.refusal(kind)}

@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-SLIM = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 4}'
+from training_command import ROOT, SLIM, one_thread
+
 FLAGS = ["--recipe", "digits-quick", "--mixup", "samix", "--model-args", SLIM, "--limit", "200", "--epochs", "2"]
 FLAGS += ["--batch-size", "40", "--size", "8", "--device", "cpu", "--quiet"]
 HOSTS = ("samix-host-0", "samix-host-1")
@@ -67,8 +67,8 @@ def two_hosts() -> Iterator[None]:
 def launch(command: str, out: Path, run: str, inside: int | None = None) -> subprocess.Popen[str]:
     """Starts a command, on a host where one is given."""
     words = [*shlex.split(command), *FLAGS, "--out", str(out), "--run", run]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = one_thread(CUDA_VISIBLE_DEVICES="", PATH=path)
     if inside is not None:
         print(f"  {HOSTS[inside]}: {command} ...", flush=True)
         words = ["ip", "netns", "exec", HOSTS[inside], *words]

@@ -34,6 +34,9 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from measuring import timed  # noqa: E402
+from processes import children, cpu_seconds, memory  # noqa: E402
+
 from samix.data import Augment, ImageData, TrainBatches, load_data, open_image  # noqa: E402
 from samix.data.transforms import normalize, train_transform  # noqa: E402
 
@@ -78,43 +81,28 @@ def batches_of(data: ImageData, batch: int, workers: int) -> TrainBatches:
     return TrainBatches(data, batch_size=batch, size=SIZE, augment=Augment("resized-crop"), seed=0, workers=workers)
 
 
-def pss(number: int) -> float:
-    """Proportional memory of a process, in MiB."""
-    lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
-def children() -> list[int]:
-    """Processes of this one."""
-    return [int(n) for task in Path("/proc/self/task").glob("*/children") for n in task.read_text().split()]
-
-
-def cpu_of(number: int) -> float:
-    """CPU seconds that a process has used."""
-    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def rate(data: ImageData, batch: int, workers: int, epochs: int) -> dict[str, Any]:
     """Images per second, CPU time of this process and of the workers for an image, and memory of workers."""
-    alone = pss(os.getpid())
+    own_id = os.getpid()
+    alone = memory(own_id)["Pss"]
     supply = batches_of(data, batch, workers)
     for _ in supply.epoch(0):  # starts the workers, and warms caches
         pass
-    start, own, theirs, seen = time.perf_counter(), time.process_time(), sum(map(cpu_of, children())), 0
+    theirs, seen = sum(map(cpu_seconds, children(own_id))), 0
+    start, own = time.perf_counter(), time.process_time()
     for epoch in range(1, epochs + 1):
         for images, _ in supply.epoch(epoch):
             seen += len(images)
     seconds, own = time.perf_counter() - start, time.process_time() - own
-    theirs = sum(map(cpu_of, children())) - theirs
-    each = [pss(number) for number in children()]
+    theirs = sum(map(cpu_seconds, children(own_id))) - theirs
+    each = [memory(number)["Pss"] for number in children(own_id)]
     return {
         "workers": workers,
         "images_per_second": round(seen / seconds, 1),
         "own_cpu_ms_per_image": round(1e3 * own / seen, 3),
         "workers_cpu_ms_per_image": round(1e3 * theirs / seen, 3),
         "worker_pss_mib": [round(size, 1) for size in each],
-        "whole_pss_mib": round(pss(os.getpid()) + sum(each), 1),
+        "whole_pss_mib": round(memory(own_id)["Pss"] + sum(each), 1),
         "before_pss_mib": round(alone, 1),
     }
 
@@ -163,12 +151,8 @@ def stages(data: ImageData, files: list[Path]) -> dict[str, float]:
     }
     found: dict[str, float] = {}
     for name, task in tasks.items():
-        times = []
-        for _ in range(5):
-            start = time.process_time()
-            task()
-            times.append(1e3 * (time.process_time() - start) / len(files))
-        found[name] = round(min(times), 3)
+        seconds = min(timed(task, torch.device("cpu")) for _ in range(5))
+        found[name] = round(1e3 * seconds / len(files), 3)
     return found
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_cost import counted
+from measuring import counted
+from training_command import one_thread
 
 from samix.build import build_method
 from samix.recipes import named_recipe
@@ -63,8 +63,7 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> None:
     command += ["--run", folder.name, "--quiet", "--resume"]
     for key, value in options.items():
         command += [f"--mixup.{key.replace('_', '-')}", str(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
     print(f"{folder.name}: {done.stdout.splitlines()[0]}", flush=True)

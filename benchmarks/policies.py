@@ -16,23 +16,23 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import random
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from measuring import interleaved, quartiles, ratios, save, timed
 from torch import Tensor, nn
 
-from samix.checkpoint import versions
 from samix.compat.loader import check_input_stage
-from samix.engine import device_name
+from samix.machine import device_name
 from samix.mixing import Augmentation
 from samix.mixups import MIXUPS
 from samix.mixups.guided import GuidedAugmentation
@@ -136,26 +136,13 @@ def make_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], 
     return step
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(entries: Entries, rounds: int, device: torch.device) -> dict[tuple[str, str], list[float]]:
+def measure(
+    entries: Entries, rounds: int, device: torch.device, order: random.Random
+) -> dict[tuple[str, str], list[float]]:
     """Seconds of each entry in each round; every entry is called once before."""
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in entries}
     for call in entries.values():
         call()
-    for _ in range(rounds):
-        for key in random.sample(list(entries), len(entries)):
-            seconds[key].append(timed(entries[key], device))
-    return seconds
+    return interleaved(entries, rounds, partial(timed, device=device, clock=time.perf_counter), order)
 
 
 def report(seconds: dict[tuple[str, str], list[float]], step: float, network: str) -> list[dict[str, Any]]:
@@ -164,8 +151,8 @@ def report(seconds: dict[tuple[str, str], list[float]], step: float, network: st
     rows = []
     for (name, who), values in sorted(seconds.items()):
         base = seconds.get((name, "samix, targets"))
-        ratio = None if base is None else statistics.median(v / b for v, b in zip(values, base, strict=True))
-        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        ratio = None if base is None else statistics.median(ratios(values, base))
+        low, middle, high = quartiles(values)
         row = {"mixup": name, "who": who, "seconds": middle, "quartiles": [low, high], "ratio_to_samix": ratio}
         rows.append({**row, "share_of_step": middle / step})
         shown = "" if ratio is None else f"{ratio:.2f}"
@@ -174,7 +161,7 @@ def report(seconds: dict[tuple[str, str], list[float]], step: float, network: st
     return rows
 
 
-def run(size: int, batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def run(size: int, batch: int, arguments: argparse.Namespace, order: random.Random) -> dict[str, Any]:
     """All measurements at one size."""
     device = torch.device(arguments.device)
     torch.manual_seed(0)
@@ -189,11 +176,11 @@ def run(size: int, batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
         entries = {key: call for key, call in entries.items() if key[0] in arguments.mixups}
     step = make_step(model, images, labels)
     step()
-    step_seconds = statistics.median(timed(step, device) for _ in range(arguments.step_rounds))
+    step_seconds = statistics.median(timed(step, device, time.perf_counter) for _ in range(arguments.step_rounds))
     print(f"\n{size} px, batch {batch}, {device_name(device)}; {network} step {1e3 * step_seconds:.1f} ms")
     looks = {key: entries.pop(key) for key in list(entries) if key[1] == LOOK}  # slow: not among the quick ones
-    seconds = measure(entries, arguments.rounds, device)
-    seconds |= measure(looks, arguments.step_rounds, device)
+    seconds = measure(entries, arguments.rounds, device, order)
+    seconds |= measure(looks, arguments.step_rounds, device, order)
     rows = report(seconds, step_seconds, network)
     for name, reason in skipped.items():
         print(f"{name:18}not run: {reason}"[:118])
@@ -225,17 +212,10 @@ def main() -> None:
         parser.error("give one batch size for each image size")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    random.seed(0)
+    order = random.Random(0)  # of the measurements
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    results = [run(size, batch, arguments) for size, batch in zip(arguments.sizes, arguments.batches, strict=True)]
-    if arguments.out is not None:
-        record = {
-            "arguments": {k: str(v) for k, v in vars(arguments).items()},
-            "device": device_name(torch.device(arguments.device)),
-            "versions": versions(),
-            "results": results,
-        }
-        arguments.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    sizes = zip(arguments.sizes, arguments.batches, strict=True)
+    save(arguments, torch.device(arguments.device), [run(size, batch, arguments, order) for size, batch in sizes])
 
 
 if __name__ == "__main__":

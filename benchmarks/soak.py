@@ -25,8 +25,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-SLIM = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 4}'
+from processes import children, memory
+from training_command import SLIM, copy_package, one_thread
+
 FLAGS = ["--model-args", SLIM, "--limit", "200", "--batch-size", "20", "--size", "16", "--device", "cpu"]
 FLAGS += ["--no-device-data", "--workers", "1", "--eval-every", "20", "--quiet"]
 EVERY = 2.0  # seconds between readings
@@ -39,8 +40,7 @@ def tree(number: int) -> list[int]:
     numbers, found = [number], []
     while numbers:
         found.append(numbers.pop())
-        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
-            numbers += map(int, task.read_text().split())
+        numbers += children(found[-1])
     return found
 
 
@@ -49,10 +49,9 @@ def held(number: int) -> tuple[float, float]:
     pss, rss = 0.0, 0.0
     for place in tree(number):
         try:
-            lines = Path(f"/proc/{place}/smaps_rollup").read_text().splitlines()[1:]
+            sizes = memory(place)
         except OSError:  # it has just ended
             continue
-        sizes = {line.split(":")[0]: float(line.split()[1]) / 1024 for line in lines}
         pss += sizes["Pss"]
         rss = sizes["Rss"] if place == number else rss
     return pss, rss
@@ -60,13 +59,12 @@ def held(number: int) -> tuple[float, float]:
 
 def launch(flags: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Starts the command on the copy of the package, politely."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "samix", "train", *flags, "--out", str(folder / "runs")]
     with (folder / "errors.txt").open("ab") as errors:
         return subprocess.Popen(
             command,
             cwd=folder,
-            env=environment,
+            env=one_thread(PYTHONPATH=str(folder)),
             stdout=subprocess.DEVNULL,
             stderr=errors,
             preexec_fn=lambda: os.nice(10),
@@ -109,7 +107,7 @@ def main() -> int:
     asked, more = parser.parse_known_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
-        shutil.copytree(ROOT / "samix", folder / "samix", ignore=shutil.ignore_patterns("__pycache__"))
+        copy_package(folder)
         flags = ["--mixup", asked.mixup, *FLAGS, *more]
         epochs = max(24, round(60 * asked.minutes / seconds_per_epoch(flags, folder)))
         process = launch([*flags, "--epochs", str(epochs), "--run", "long"], folder)

@@ -30,8 +30,14 @@ _HOMES = {
     "samix.mixups.comix": ["CoMixup"],
     "samix.mixups.hidden": ["ManifoldMix"],
     "samix.mixups.align": ["AlignMix"],
-    "samix.mixups.tokens": ["MaskMix", "PatchCutMix", "SMMix", "TokenMix"],
-    "samix.relabel": ["MixPro", "SUMix", "TokenLabelAlign", "TransMix"],
+    "samix.mixups.maskmix": ["MaskMix"],
+    "samix.mixups.patch_cutmix": ["PatchCutMix"],
+    "samix.mixups.smmix": ["SMMix"],
+    "samix.mixups.tokenmix": ["TokenMix"],
+    "samix.mixups.mixpro": ["MixPro"],
+    "samix.mixups.sumix": ["SUMix"],
+    "samix.mixups.token_align": ["TokenLabelAlign"],
+    "samix.mixups.transmix": ["TransMix"],
     "samix.mixups.learned": ["AutoMixer", "SAMixer"],
     "samix.mixups.adversarial": ["AdversarialMixer"],
     "samix.mixups.frozen": ["Mixer"],
@@ -91,16 +97,16 @@ if TYPE_CHECKING:
     from samix.mixups.hidden import ManifoldMix as ManifoldMix
     from samix.mixups.learned import AutoMixer as AutoMixer
     from samix.mixups.learned import SAMixer as SAMixer
+    from samix.mixups.maskmix import MaskMix as MaskMix
+    from samix.mixups.mixpro import MixPro as MixPro
+    from samix.mixups.patch_cutmix import PatchCutMix as PatchCutMix
     from samix.mixups.puzzle import PuzzleMix as PuzzleMix
     from samix.mixups.recursive import RecursiveMix as RecursiveMix
     from samix.mixups.salient import GuidedMixup as GuidedMixup
     from samix.mixups.salient import SaliencyGrafting as SaliencyGrafting
     from samix.mixups.salient import SaliencyMix as SaliencyMix
-    from samix.mixups.tokens import MaskMix as MaskMix
-    from samix.mixups.tokens import PatchCutMix as PatchCutMix
-    from samix.mixups.tokens import SMMix as SMMix
-    from samix.mixups.tokens import TokenMix as TokenMix
-    from samix.relabel import MixPro as MixPro
-    from samix.relabel import SUMix as SUMix
-    from samix.relabel import TokenLabelAlign as TokenLabelAlign
-    from samix.relabel import TransMix as TransMix
+    from samix.mixups.smmix import SMMix as SMMix
+    from samix.mixups.sumix import SUMix as SUMix
+    from samix.mixups.token_align import TokenLabelAlign as TokenLabelAlign
+    from samix.mixups.tokenmix import TokenMix as TokenMix
+    from samix.mixups.transmix import TransMix as TransMix

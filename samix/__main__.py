@@ -11,9 +11,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
-from samix.options import Command, Part, docstring_arguments, parse_run
+from samix.options import Command, Part, parse, parse_run
 from samix.recipes import RECIPES, Recipe, named_recipe
 from samix.terminal import SteadyStream, say, tell
 
@@ -130,7 +130,7 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
 def pretrain(arguments: list[str]) -> int:
     """``samix pretrain``."""
     recipe, options = parse_pretrain(arguments)
-    from samix.pretraining import PretrainRun
+    from samix.pretraining.run import PretrainRun
 
     return execute(PretrainRun(recipe, options), options.quiet)
 
@@ -141,7 +141,7 @@ def parse_pretrain(arguments: list[str]) -> tuple[Any, Any]:
     Raises:
         ValueError: unknown names or fields.
     """
-    from samix.pretraining import PRETRAIN_COMMAND
+    from samix.pretraining.named import PRETRAIN_COMMAND
 
     return parse_run(PRETRAIN_COMMAND, arguments)
 
@@ -149,99 +149,11 @@ def parse_pretrain(arguments: list[str]) -> tuple[Any, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
-
-    Args:
-        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), or its ``export`` folder.
-        data: data set; empty takes the one it was trained on.
-        data_root: where torchvision's data sets lie.
-        batch_size: images per pass.
-        device: auto, cpu or cuda.
-    """
-
-    path: Annotated[Path, "positional"]
-    data: str = ""
-    data_root: str = "data"
-    batch_size: int = 100
-    device: str = "auto"
-
-
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Paints pairs of images by lambda: the mixed image and, below it, the mask.
-
-    ``samix show --html page.html a.jpg b.jpg`` writes a page instead: every mixup side by side, with a slider for
-    lambda; ``samix show --html page.html --help`` lists its options.
-
-    Args:
-        source: a checkpoint of a learned mixup (``runs/NAME/best.pt``), or the name of a mixup.
-        images: two or more image files; the first is paired with the second, and so on. Empty takes held-out images of
-            the checkpoint's data, or digits.
-        out: the PNG to write.
-        size: side of the images in pixels; 0 takes the checkpoint's, or 224.
-        lams: shares of the own image.
-        seed: of a mixup's further draws, such as the place of a box.
-        data_root: where torchvision's data sets lie.
-    """
-
-    source: Annotated[str, "positional"]
-    images: Annotated[tuple[Path, ...], "positional"] = ()
-    out: Path = Path("mixed.png")
-    size: int = 0
-    lams: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-    seed: int = 0
-    data_root: str = "data"
-
-
-def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
-    """Reads a dataclass from a command line; fields marked "positional" come without a flag."""
-    import tyro
-
-    hints = get_type_hints(kind, include_extras=True)
-    help_of = docstring_arguments(kind)
-    fields: list[Any] = []
-    for f in dataclasses.fields(kind):
-        hint = hints[f.name]
-        positional = get_origin(hint) is Annotated and "positional" in get_args(hint)
-        bare: Any = get_args(hint)[0] if positional else hint
-        note = tyro.conf.arg(help=help_of.get(f.name, ""))
-        typed = Annotated[bare, tyro.conf.Positional, note] if positional else Annotated[bare, note]
-        default = {} if f.default is dataclasses.MISSING else {"default": f.default}
-        fields.append((f.name, typed, dataclasses.field(**default)))
-    described = (kind.__doc__ or "").partition("Args:")[0].strip()
-    chosen: Any = tyro.cli(
-        dataclasses.make_dataclass(kind.__name__, fields), args=arguments, prog=prog, description=described
-    )
-    return kind(**dataclasses.asdict(chosen))
-
-
-EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder
-samix evaluate KIND SOURCE ...       a representation: {kinds}
-
-SOURCE is a checkpoint, an export's folder, timm:NAME or timm:NAME:pretrained; `samix evaluate KIND --help` has more.
-"""
-
-
 def evaluate(arguments: list[str]) -> int:
     """``samix evaluate``."""
-    from samix.probing.command import KINDS
+    from samix.probing.command import evaluate
 
-    if arguments and arguments[0] in KINDS:
-        print(parse(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
-        return 0
-    if not arguments or {"-h", "--help"} & set(arguments[:1]):
-        print(EVALUATE.format(kinds=" | ".join(KINDS)))
-    asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
-    from samix.report import evaluate_path
-
-    results = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device)
-    width = max(map(len, results))
-    print(f"{'':{width}}   top-1 %   top-5 %   NLL nats   ECE %")
-    for name, row in results.items():
-        print(f"{name:{width}}   {row['top1']:7.2f}   {row['top5']:7.2f}   {row['nll']:8.4f}   {row['ece']:5.2f}")
-    return 0
+    return evaluate(arguments)
 
 
 def compare(arguments: list[str]) -> int:
@@ -252,39 +164,17 @@ def compare(arguments: list[str]) -> int:
 
 
 def show(arguments: list[str]) -> int:
-    """``samix show``, and with --html a page of all mixups."""
-    if any(argument.partition("=")[0] == "--html" for argument in arguments):
-        from samix.playground import Playground
+    """``samix show``."""
+    from samix.showing.command import show
 
-        print(parse(Playground, arguments, "samix show").write())
-        return 0
-    asked: Show = parse(Show, arguments, "samix show")
-    from samix.report import show_mixup
-
-    print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))
-    return 0
-
-
-ANALYSE = """samix analyse NAME SOURCE   one line of numbers, a picture, and the numbers as JSON beside it
-
-{kinds}
-
-SOURCE is a run's folder, a checkpoint or an export's folder; `samix analyse NAME --help` lists the options.
-"""
+    return show(arguments)
 
 
 def analyse(arguments: list[str]) -> int:
     """``samix analyse``."""
-    from samix.analysis.command import KINDS
+    from samix.analysis.command import analyse
 
-    if not arguments or arguments[0] in ("-h", "--help"):
-        kinds = (f"  {name:13} {(kind.__doc__ or '').partition(chr(10))[0]}" for name, kind in KINDS.items())
-        print(ANALYSE.format(kinds="\n".join(kinds)))
-        return 0
-    if arguments[0] not in KINDS:
-        raise ValueError(f"unknown analysis {arguments[0]!r}; choose one of {', '.join(KINDS)}")
-    print(parse(KINDS[arguments[0]], arguments[1:], f"samix analyse {arguments[0]}").run())
-    return 0
+    return analyse(arguments)
 
 
 MIXER = """samix mixer: trained Mixers as things to share
@@ -363,7 +253,7 @@ def mixer(arguments: list[str]) -> int:
         print(write_card(card.folder, card.licence))
         return 0
     check: MixerCheck = parse(MixerCheck, rest, "samix mixer check")
-    from samix.report import check_shared
+    from samix.sharing import check_shared
 
     print(check_shared(check.path, check.images, check.size, check.data_root))
     return 0

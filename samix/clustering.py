@@ -9,26 +9,18 @@ Letters: N images, D embedding, C clusters, B batch.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix import distributed
-from samix.contrastive import exact, normalized
+from samix.contrastive import normalized
+from samix.kmeans import cut_in_two, kmeans, means_of_members
 from samix.mixing import to_device
 from samix.networks.modes import evaluating
-
-FAISS_FROM = 300_000  # rows from which faiss, if it is installed, finds the first clusters
-LLOYD_UP_TO = 20_000  # rows up to which k-means looks at all of them in each iteration
-CHUNK = 65_536  # rows that are summed at a time
-FIXED = 2.0**32  # sums of unit rows are taken in whole numbers of this fraction: the same in any order
 
 
 @dataclass(frozen=True)
@@ -67,13 +59,6 @@ class ClusterOptions:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.min_cluster is not None and self.min_cluster < 1:
             raise ValueError(f"min_cluster must be at least 1, or None for 0.3 N / C, got {self.min_cluster}")
-
-
-class Partition(NamedTuple):
-    """Labels (N,) int64 and centres (C, D) of k-means."""
-
-    labels: Tensor
-    centres: Tensor
 
 
 class OnlineClusters(nn.Module):
@@ -291,13 +276,9 @@ class OnlineClusters(nn.Module):
     @torch.no_grad()
     def update_centroids(self) -> None:
         """Each centroid becomes the mean of its members' rows; an empty cluster keeps its own."""
-        sums = torch.zeros_like(self.centroids, dtype=torch.int64)
-        for start in range(0, self.images, CHUNK):
-            rows = (self.bank[start : start + CHUNK] * FIXED).round().long()
-            sums.index_add_(0, self.labels[start : start + CHUNK], rows)
-        counts = self.counts().unsqueeze(1)
-        means = (sums.double() / (FIXED * counts.clamp(min=1))).float()
-        self.centroids.copy_(torch.where(counts > 0, means, self.centroids))
+        counts = self.counts()
+        means = means_of_members(self.bank, self.labels, counts)
+        self.centroids.copy_(torch.where(counts.unsqueeze(1) > 0, means, self.centroids))
 
     @torch.no_grad()
     def repair(self) -> None:
@@ -325,12 +306,7 @@ class OnlineClusters(nn.Module):
     def _split(self, largest: int, empty: int) -> int:
         """Cuts a cluster in two, the second part under the empty one's name; returns the size of that part."""
         members = (self.labels == largest).nonzero().squeeze(1)
-        part = kmeans(self.bank[members], 2, seed=0, iterations=20).labels
-        moved = int(part.sum())
-        if moved in (0, len(members)):
-            part = torch.arange(len(members)) < len(members) // 2
-            part = part[torch.randperm(len(members), generator=self._generator())].to(members.device)
-        part = distributed.from_first(part.long()).bool()
+        part = distributed.from_first(cut_in_two(self.bank[members], self._generator())).bool()
         self.labels[members[part]] = empty
         self.centroids[empty] = self.bank[members[part]].mean(0)
         self.centroids[largest] = self.bank[members[~part]].mean(0)
@@ -363,101 +339,3 @@ class OnlineClusters(nn.Module):
         """Reads steps and started anew at the next step."""
         super()._load_from_state_dict(*args, **kwargs)
         self._on_host = None
-
-
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, shares: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of mixed images with class weights: ``sum lam w_y CE(y) / sum lam w_y`` over images and sources.
-
-    For one source of share 1 this is torch's weighted mean. The sum is divided by the sum of the weights, so that their
-    scale has no effect; the released code divides by the number of images, and its loss is about C times smaller.
-
-    Args:
-        logits: (B, C), computed in float32.
-        labels: (B, k) int64 clusters of the sources.
-        shares: (B, k), at least 0.
-        weights: (C,) positive class weights.
-
-    Returns:
-        Scalar, in nats.
-    """
-    nll = -F.log_softmax(exact(logits), dim=1).gather(1, labels)
-    each = shares.to(nll.dtype) * weights.to(nll.dtype)[labels]
-    return (each * nll).sum() / each.sum()
-
-
-def cluster_bce(logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor) -> Tensor:
-    """SAMix-C's local term: ``BCE(sigmoid(h[y] - h[y']), lam)``, the mean over the pairs of different clusters.
-
-    SAMix (Li et al. 2022, arXiv:2111.15454), section 3.2, l_+ with clusters as classes.
-
-    Args:
-        logits: (B, C), computed in float32.
-        labels: (B,) int64.
-        partner_labels: (B,) int64.
-        lam: (B,) share of the own image.
-
-    Returns:
-        Scalar, in nats; 0 where all pairs are of one cluster.
-    """
-    logits = exact(logits)
-    logit = (logits.gather(1, labels[:, None]) - logits.gather(1, partner_labels[:, None])).squeeze(1)
-    bce = F.binary_cross_entropy_with_logits(logit, lam.to(logit.dtype), reduction="none")
-    apart = (labels != partner_labels).to(logit.dtype)
-    return (bce * apart).sum() / apart.sum().clamp(min=1.0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# k-means.
-
-
-def kmeans(features: Tensor, clusters: int, seed: int = 0, *, iterations: int = 100) -> Partition:
-    """k-means on the CPU by scikit-learn; by faiss, if it is installed, for more than 300,000 rows.
-
-    Up to 20,000 rows Lloyd's iterations, above that those of mini-batches, best of three starts; two clusters have one
-    start. One thread, so that a seed gives one result; faiss' results hang on the number of threads.
-
-    Args:
-        features: (N, D).
-        clusters: C, at most N.
-        seed: of the starts.
-        iterations: of Lloyd's.
-
-    Returns:
-        Labels (N,) and centres (C, D) on the features' device; a cluster may be empty where rows are equal.
-
-    Raises:
-        ValueError: fewer rows than clusters.
-    """
-    if len(features) < clusters:
-        raise ValueError(f"{clusters} clusters need at least as many rows, got {len(features)}")
-    rows = features.detach().float().cpu().contiguous().numpy()
-    if len(rows) > FAISS_FROM and importlib.util.find_spec("faiss") is not None:
-        labels, centres = _kmeans_faiss(rows, clusters, seed)
-    else:
-        labels, centres = _kmeans_sklearn(rows, clusters, seed, iterations)
-    device = features.device
-    return Partition(torch.as_tensor(labels).long().to(device), torch.as_tensor(centres).float().to(device))
-
-
-def _kmeans_sklearn(rows: Any, clusters: int, seed: int, iterations: int) -> tuple[Any, Any]:
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    starts = 1 if clusters == 2 else 3
-    if len(rows) <= LLOYD_UP_TO:
-        found = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)
-    else:
-        found = MiniBatchKMeans(clusters, batch_size=8192, n_init=starts, max_iter=iterations, random_state=seed)
-    limits: Any = importlib.import_module("threadpoolctl")  # scikit-learn's own dependency
-    with limits.threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows: empty clusters are seen to by the caller
-        found.fit(rows)
-    return found.labels_, found.cluster_centers_
-
-
-def _kmeans_faiss(rows: Any, clusters: int, seed: int) -> tuple[Any, Any]:
-    faiss: Any = importlib.import_module("faiss")
-    found = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=seed, nredo=3, verbose=False)
-    found.train(rows)
-    _, labels = found.index.search(rows, 1)
-    return labels[:, 0], found.centroids

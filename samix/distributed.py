@@ -54,6 +54,15 @@ def from_first(value: Tensor) -> Tensor:
     return value
 
 
+def set_of_all(rows: set[int]) -> set[int]:
+    """The numbers that any process has; to be called by all of them."""
+    if world_size() == 1:
+        return set(rows)
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, sorted(rows))
+    return {row for part in parts for row in part}
+
+
 class Agreement:
     """Whether any process asks for something; all of them learn it at the same step, and none waits for its device.
 

@@ -1,7 +1,8 @@
-"""The command line of a run: every field of its recipe, and every option of what the recipe names.
+"""Command lines that are made of dataclasses.
 
-What a recipe names (a mixup, a method) decides which options there are, and the recipe decides their defaults; so both
-are looked for first, and then the whole command line is read.
+That of a run has every field of its recipe, and every option of what the recipe names. What a recipe names (a mixup, a
+method) decides which options there are, and the recipe decides their defaults; so both are looked for first, and then
+the whole command line is read.
 """
 
 from __future__ import annotations
@@ -140,6 +141,28 @@ def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
         own[part] = name
         own[f"{part}_options"] = {k: v for k, v in options.items() if k == "preset" or base[k] != v}
     return dataclasses.replace(recipe, **own), chosen.run_options
+
+
+def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
+    """Reads a dataclass from a command line; fields marked "positional" come without a flag."""
+    import tyro
+
+    hints = get_type_hints(kind, include_extras=True)
+    help_of = docstring_arguments(kind)
+    fields: list[Any] = []
+    for f in dataclasses.fields(kind):
+        hint = hints[f.name]
+        positional = get_origin(hint) is Annotated and "positional" in get_args(hint)
+        bare: Any = get_args(hint)[0] if positional else hint
+        note = tyro.conf.arg(help=help_of.get(f.name, ""))
+        typed = Annotated[bare, tyro.conf.Positional, note] if positional else Annotated[bare, note]
+        default = {} if f.default is dataclasses.MISSING else {"default": f.default}
+        fields.append((f.name, typed, dataclasses.field(**default)))
+    described = (kind.__doc__ or "").partition("Args:")[0].strip()
+    chosen: Any = tyro.cli(
+        dataclasses.make_dataclass(kind.__name__, fields), args=arguments, prog=prog, description=described
+    )
+    return kind(**dataclasses.asdict(chosen))
 
 
 def described(name: str, text: str, default: str) -> tuple[str, Any, Any]:

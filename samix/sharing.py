@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from samix.build import METHODS
-from samix.checkpoint import load_checkpoint, newest_of, write_text
+from samix.checkpoint import load_checkpoint, newest_of
+from samix.data import load_images, normalize
+from samix.files import write_text
 from samix.methods.automix import AutoMix
 from samix.methods.base import Method
 from samix.mixups.frozen import DEFAULT, Mixer
@@ -20,7 +22,6 @@ from samix.networks.backbone import TimmBackbone
 from samix.networks.mixer_network import CARD, MixerConfig, MixerNetwork, mixer_card
 from samix.recipes import Recipe
 
-__all__ = ["DEFAULT", "check_mixer", "describe", "export_mixer", "has_mixer", "write_card", "write_mixer"]
 LAMS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -140,7 +141,7 @@ def export_mixer(checkpoint: Path, folder: Path, licence: str = "") -> str:
     Raises:
         FileNotFoundError, ValueError: no checkpoint of a learned mixup, or a folder that holds something else.
     """
-    from samix.report import load_method
+    from samix.trained import load_method
 
     checkpoint = newest_of(checkpoint)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
@@ -197,7 +198,7 @@ def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: S
     Raises:
         FileNotFoundError, ValueError: not a Mixer.
     """
-    from samix.visualize import mask_statistics
+    from samix.showing.mixes import mask_statistics
 
     index = torch.arange(len(images)).roll(-max(len(images) // 2, 1))
     labels = torch.zeros(len(images), dtype=torch.long)
@@ -213,3 +214,33 @@ def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: S
     }
     statistics = mask_statistics(found[False])
     return {**statistics, "error": float(errors[False]), "adjusted_error": float(errors[True])}
+
+
+def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) -> str:
+    """What ``samix mixer check`` prints.
+
+    Args:
+        source: a Mixer, see :meth:`samix.Mixer.from_pretrained`.
+        files: images, at least two; empty takes digits.
+        size: side in pixels.
+        data_root: where torchvision's data sets lie.
+
+    Raises:
+        FileNotFoundError, ValueError: not a Mixer, or one image only.
+    """
+    from samix.showing.show import held_out
+
+    if len(files) == 1:
+        raise ValueError("samix mixer check needs at least two images to mix, got one")
+    network = MixerNetwork.read(DEFAULT if source == "default" else source)
+    mean: Any = network.config.mean
+    std: Any = network.config.std
+    if files:
+        images = normalize(load_images(files, size), mean, std)
+    else:
+        images, _, _, mean, std = held_out(None, size, data_root)
+    told = check_mixer(source, images, mean, std)
+    return (
+        f"{describe(network)}\nspread within a mask {told['std']:.3f}, correlation of its mean with lambda "
+        f"{told['correlation']:.3f}, |mean - lambda| {told['error']:.3f}, {told['adjusted_error']:.4f} when adjusted"
+    )

@@ -8,10 +8,13 @@ from samix.mixups.align import AlignMix
 from samix.mixups.choice import DeiTMix
 from samix.mixups.handmade import CutMix, FMix, GridMix, MixUp, ResizeMix, SmoothMix
 from samix.mixups.hidden import ManifoldMix
+from samix.mixups.maskmix import MaskMix
+from samix.mixups.patch_cutmix import PatchCutMix
 from samix.mixups.puzzle import PuzzleMix
 from samix.mixups.salient import GuidedMixup, SaliencyMix
-from samix.mixups.tokens import MaskMix, PatchCutMix
-from samix.relabel import SUMix, TokenLabelAlign, TransMix
+from samix.mixups.sumix import SUMix
+from samix.mixups.token_align import TokenLabelAlign
+from samix.mixups.transmix import TransMix
 
 SIZES = [(32, 32), (24, 40), (33, 17), (7, 7)]
 

@@ -110,7 +110,8 @@ def farthest_cycle(maps):
     return index
 
 
-def spread_cells(cells, size):
+def pixels_of(cells, size):
+    """Every pixel of (H, W) gets the value of its cell of (gh, gw)."""
     out = np.empty(size)
     for h, w in np.ndindex(*size):
         out[h, w] = cells[h * cells.shape[0] // size[0], w * cells.shape[1] // size[1]]
@@ -126,7 +127,7 @@ def grafting(size, lam, own, other, chance, temperature=0.2, norm=2):
         cell = (h * own.shape[0] // size[0], w * own.shape[1] // size[1])
         if weights[cell] >= weights.mean() - 1e-9 and chance[cell] >= lam:
             mask[h, w] = 0
-    own, other = spread_cells(own, size), spread_cells(other, size)
+    own, other = pixels_of(own, size), pixels_of(other, size)
     kept = np.linalg.norm((own * mask).ravel(), norm) / np.linalg.norm(own.ravel(), norm)
     taken = np.linalg.norm((other * (1 - mask)).ravel(), norm) / np.linalg.norm(other.ravel(), norm)
     return mask, kept / (kept + taken)
@@ -136,7 +137,7 @@ def attentivemix_mask(size, count, scores):
     ranked = np.argsort(-scores.ravel(), kind="stable")
     own = np.zeros(scores.size)
     own[ranked[:count]] = 1
-    return spread_cells(own.reshape(scores.shape), size)
+    return pixels_of(own.reshape(scores.shape), size)
 
 
 def snapmix_box(size, lam, centre):

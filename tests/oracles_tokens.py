@@ -16,14 +16,6 @@ def unit(values):
     return [v / length for v in values]
 
 
-def pixels_of(cells, size):
-    """Every pixel of (H, W) gets the value of its cell of (gh, gw)."""
-    out = np.empty(size)
-    for h, w in np.ndindex(*size):
-        out[h, w] = cells[h * cells.shape[0] // size[0], w * cells.shape[1] // size[1]]
-    return out
-
-
 def patch_box(grid, lam, centre, clip):
     """(gh, gw), 1 where the own patch stays."""
     cells = np.ones(grid)

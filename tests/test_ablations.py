@@ -12,15 +12,16 @@ from runs import SLIM
 from safetensors.torch import load_file
 from test_comparing import Here
 
-from samix.build import build_method
+from samix.build import MIXER, build_method
 from samix.comparing.ablations import ABLATIONS
+from samix.comparing.arguments import read_plan
 from samix.comparing.child import ComparedRun
 from samix.comparing.command import compare
 from samix.comparing.finished import find_finished
-from samix.comparing.plan import MIXER, read_plan
 from samix.comparing.running import NO_SOURCE
 from samix.engine import Run
-from samix.pretraining import PretrainRecipe, build_pretraining
+from samix.pretraining.build import build_pretraining
+from samix.pretraining.recipe import PretrainRecipe
 
 UNLABELLED = ("objective-ssl", "clusters")
 TINY = ["--model-args", SLIM, "--limit", "60", "--epochs", "4", "--batch-size", "20", "--size", "8", "--device", "cpu"]

@@ -13,7 +13,7 @@ from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 
 from samix.engine import Run
 from samix.methods.adautomix import ADAUTOMIX_PRESETS, AdAutoMix, AdAutoMixOptions, mix_sources, normalised
-from samix.methods.automix import Draw
+from samix.methods.branch import Draw
 from samix.mixups.adversarial import AdversarialMixer
 
 NETWORKS = {

@@ -1,9 +1,6 @@
 """Wrong input ends in an error that names it, or in the right result; never in a wrong one without a word."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import bad_input
 import numpy as np
 import pytest
 import torch
@@ -12,12 +9,6 @@ import samix
 from samix.batch import check_images
 from samix.compat.loader import MixTransform
 from samix.compat.timm import TimmMixup
-
-PATH = Path(__file__).parent.parent / "benchmarks" / "bad_input.py"
-spec = importlib.util.spec_from_file_location("bad_input", PATH)
-bad_input = importlib.util.module_from_spec(spec)
-sys.modules["bad_input"] = bad_input  # its dataclasses look themselves up
-spec.loader.exec_module(bad_input)
 
 EXPECTED = {
     "one-hot labels in int64 where ids are expected": "must be floating point, got torch.int64; use .float()",

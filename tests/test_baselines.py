@@ -6,25 +6,19 @@ Run by itself, with a folder, this file is one of two processes: `python tests/t
 import copy
 import dataclasses
 import math
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
+import oracles_contrastive as oracles
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-
-import oracles_contrastive as oracles
+from process_groups import work_in_two
 from test_moco import LABELLED
 from tiny_networks import tiny_cnn, tiny_vit
-from view_networks import batch_of, grads, trunk
+from torch import Tensor, nn
+from view_networks import batch_of, check_continued, grads, trunk
 
 from samix import distributed
 from samix.contrastive import normalized, similarities, sinkhorn
@@ -653,24 +647,7 @@ def test_a_run_continued_from_its_state_is_the_run(name):
     mixup = None if name == "barlow" else CutMix()
     options = {"queue": 16, "queue_from": 0.0, "freeze_steps": 3} if name == "swav" else {}
     batches = [batch_of(8) for _ in range(8)]
-
-    def steps(method, optimizer, numbers):
-        for number in numbers:
-            method.generator.manual_seed(number)
-            optimizer.zero_grad()
-            method(batches[number])[0].backward()
-            optimizer.step()
-            method.after_step(number / 8)
-
-    whole, other = build(name, mixup, **options), build(name, mixup, seed=5, **options)
-    first, second = (torch.optim.SGD(m.parameter_groups(0.1), 0.1, 0.9) for m in (whole, other))
-    steps(whole, first, range(4))
-    other.load_state_dict(copy.deepcopy(whole.state_dict()))
-    other.progress = whole.progress
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    steps(whole, first, range(4, 8))
-    steps(other, second, range(4, 8))
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), other.state_dict().values(), strict=True))
+    check_continued(build(name, mixup, **options), build(name, mixup, seed=5, **options), batches)
 
 
 @every_mixed
@@ -794,29 +771,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What two processes with half a batch each have found."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = str(sock.getsockname()[1])
-    processes = []
-    for rank in "01":
-        group = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, __file__, str(folder)],
-                env={**os.environ, **group, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    try:
-        for process in processes:
-            _, error = process.communicate(timeout=240)
-            assert process.returncode == 0, error
-    finally:
-        for process in processes:
-            process.kill()
+    folder = work_in_two(__file__, tmp_path_factory.mktemp("two"))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

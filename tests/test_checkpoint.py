@@ -19,7 +19,6 @@ import samix.checkpoint
 from samix.checkpoint import (
     PARTS,
     SEAL_BYTES,
-    CannotWrite,
     DamagedCheckpoint,
     kept_files,
     load_checkpoint,
@@ -27,11 +26,10 @@ from samix.checkpoint import (
     load_last,
     save_checkpoint,
     set_aside,
-    versions,
-    write_text,
-    write_whole,
 )
 from samix.engine import Run
+from samix.files import CannotWrite, write_text, write_whole
+from samix.machine import versions
 
 
 def test_write_whole_replaces_the_old_file(tmp_path):

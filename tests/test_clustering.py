@@ -4,8 +4,6 @@ Run by itself, with a folder, this file is one of the processes: `python tests/t
 """
 
 import os
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +13,12 @@ import oracles_clustering as oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from process_groups import work_in_two
 from torch import nn
 
-from samix import clustering
-from samix.clustering import ClusterOptions, OnlineClusters, cluster_bce, kmeans, weighted_cross_entropy
+from samix.cluster_losses import cluster_bce, weighted_cross_entropy
+from samix.clustering import ClusterOptions, OnlineClusters
+from samix.kmeans import kmeans
 
 SMALL = ClusterOptions(clusters=4, min_cluster=3, warmup_epochs=1, centroid_every=5, repair_every=2)
 
@@ -133,7 +133,7 @@ def test_an_image_seen_for_the_first_time_fills_its_row_at_any_momentum():
 
 @pytest.mark.parametrize("chunk", [7, 65_536])
 def test_centroids_are_the_means_of_members_and_empty_clusters_keep_theirs(chunk, monkeypatch):
-    monkeypatch.setattr(clustering, "CHUNK", chunk)
+    monkeypatch.setattr("samix.kmeans.CHUNK", chunk)
     labels = torch.tensor([0] * 13 + [1] * 6 + [3] * 5)
     found = filled(labels, min_cluster=1)
     found.centroids.copy_(torch.randn(4, 6))
@@ -266,7 +266,7 @@ def test_planted_clusters_are_recovered(minibatch, monkeypatch):
     from sklearn.metrics import normalized_mutual_info_score
 
     if minibatch:
-        monkeypatch.setattr(clustering, "LLOYD_UP_TO", 10)
+        monkeypatch.setattr("samix.kmeans.LLOYD_UP_TO", 10)
     features, labels = blobs(8, 60)
     assert normalized_mutual_info_score(labels, kmeans(features, 8).labels) > 0.95
     found = OnlineClusters(480, 16, ClusterOptions(clusters=8, bank_momentum=0.5, centroid_every=10, repair_every=1))
@@ -376,23 +376,7 @@ def test_state_is_in_the_state_dict_and_a_resumed_run_is_the_unbroken_one(stop, 
 
 
 def test_two_processes_keep_the_bank_of_one(tmp_path):
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = str(sock.getsockname()[1])
-    processes = []
-    for rank in "01":
-        group = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
-        environment = {**os.environ, **group, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        command = [sys.executable, __file__, str(tmp_path)]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        for process in processes:
-            _, error = process.communicate(timeout=120)
-            assert process.returncode == 0, error
-    finally:
-        for process in processes:
-            process.kill()
+    work_in_two(__file__, tmp_path)
     wanted = run()
     for rank in "01":
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)

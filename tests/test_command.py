@@ -11,7 +11,7 @@ from PIL import Image
 from runs import SMALL_FLAGS, fit, rows, small_recipe
 
 import samix.engine
-import samix.pretraining
+import samix.pretraining.run
 from samix.__main__ import COMMANDS, main, parse_train
 from samix.build import NAMES
 from samix.engine import Run
@@ -468,7 +468,7 @@ def no_training(monkeypatch, tmp_path):
             raise ValueError("no run in this test")
 
     monkeypatch.setattr(samix.engine, "Run", NoRun)
-    monkeypatch.setattr(samix.pretraining, "PretrainRun", NoRun)
+    monkeypatch.setattr(samix.pretraining.run, "PretrainRun", NoRun)
     monkeypatch.chdir(tmp_path)
 
 

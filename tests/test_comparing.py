@@ -20,18 +20,19 @@ from runs import ROOT, SLIM, fit, new_run, run_differences, small_recipe
 
 from samix.__main__ import main
 from samix.batch import Mixed
+from samix.comparing.arguments import label_of, read_plan, split_spec
 from samix.comparing.charts import Curve, Gain, curve_chart, gain_chart, limits, nice_ticks
 from samix.comparing.child import ComparedRun, train
 from samix.comparing.command import compare
 from samix.comparing.finished import with_all_options
 from samix.comparing.looks import STRIPS, look_again, sweep
-from samix.comparing.plan import CompareOptions, label_of, median_epochs, read_plan, split_spec
+from samix.comparing.plan import CompareOptions, median_epochs
 from samix.comparing.results import compare_with, mean_and_std
 from samix.comparing.running import only_here
 from samix.engine import Run, RunOptions
 from samix.mixing import pair_batch
 from samix.recipes import named_recipe
-from samix.webpage import data_uri, to_picture
+from samix.showing.webpage import data_uri, to_picture
 
 FLAGS = ["--model-args", SLIM, "--limit", "100", "--epochs", "3", "--batch-size", "20", "--size", "8", "--last", "2"]
 FLAGS += ["--device", "cpu"]

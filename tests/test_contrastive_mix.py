@@ -37,7 +37,8 @@ from samix.mixing import sample_partners
 from samix.mixups.handmade import CutMix, NoMixup, RandomChoice, ResizeMix
 from samix.mixups.learned import SAMixer
 from samix.options import parse_run
-from samix.pretraining import METHODS, PRETRAIN_COMMAND, PRETRAIN_RECIPES, build_pretraining
+from samix.pretraining.build import METHODS, build_pretraining
+from samix.pretraining.named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
 
 QUEUED = (IMix, UnMix, MixCo, MoCHi, BSIM)
 SMALL = {

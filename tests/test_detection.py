@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from tiny_networks import PlainNet, randomised, tiny_cnn
 from torch import nn
 
-from samix.probing import detection
+from samix.probing.box_batches import BoxImages, batch_keys, box_batches, object_masks, with_objects
 from samix.probing.boxes import (
     VOC_CLASSES,
     Objects,
@@ -25,17 +25,8 @@ from samix.probing.boxes import (
     read_voc,
     text_counts,
 )
-from samix.probing.detection import (
-    DETECTION_PROTOCOLS,
-    BoxImages,
-    DetectionProtocol,
-    batch_keys,
-    build_detector,
-    detection_metrics,
-    precise_statistics,
-    train_detector,
-    with_objects,
-)
+from samix.probing.detection import detection_metrics, precise_statistics, train_detector
+from samix.probing.detector import DETECTION_PROTOCOLS, DetectionProtocol, build_detector
 from samix.probing.detectron2 import find_prefix, from_detectron2, save_detectron2, to_detectron2, to_torchvision
 from samix.probing.precision import THRESHOLDS, coco_precision, eleven_points, voc_precision
 
@@ -387,13 +378,13 @@ def test_masks_are_trained_and_share_the_last_stage(coco):
     found = model([torch.rand(3, 64, 72)])[0]
     assert found["masks"].shape[1:] == (1, 64, 72)
     model.train()
-    images, targets = next(detection.box_batches(data.train, protocol, 1, 0, torch.device("cpu"), 0))
+    images, targets = next(box_batches(data.train, protocol, 1, 0, torch.device("cpu"), 0))
     assert model(images, targets)["loss_mask"].requires_grad
     boxes_only = dataclasses.replace(
         data.train, objects=tuple(dataclasses.replace(o, outlines=()) for o in data.train.objects)
     )
     with pytest.raises(ValueError, match="masks need outlines"):
-        next(detection.box_batches(boxes_only, protocol, 1, 0, torch.device("cpu"), 0))
+        next(box_batches(boxes_only, protocol, 1, 0, torch.device("cpu"), 0))
 
 
 def test_precise_statistics_are_means_over_batches():
@@ -444,7 +435,7 @@ def test_cocos_precision_of_perfect_detections(coco):
     data = read_coco(coco[0])
     pairs = []
     for objects, (image, _, _) in zip(data.test.objects, coco[1]["val2017"], strict=True):
-        masks = detection.object_masks(objects, torch.zeros(3, *image.size[::-1]))
+        masks = object_masks(objects, torch.zeros(3, *image.size[::-1]))
         truth = {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.crowd.long(), "masks": masks}
         scores = torch.linspace(0.5, 1, len(objects.labels))
         pairs.append(({"boxes": objects.boxes, "labels": objects.labels, "scores": scores, "masks": masks}, truth))

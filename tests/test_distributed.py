@@ -5,21 +5,18 @@ Run by itself, with a folder, this file is one of the processes: `python tests/t
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-
+from process_groups import free_port, work_in_two
 from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS, fit, new_run, rows, small_recipe, vit_recipe
 
 from samix.engine import Interrupted, Run
-from samix.methods.automix import AutoMix, Draw
+from samix.methods.automix import AutoMix
+from samix.methods.branch import Draw
 from samix.mixing import sample_lam
 
 BATCH, HALVES = 20, 2
@@ -100,34 +97,10 @@ if __name__ == "__main__":
     sys.exit()
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """The folder in which two processes have worked."""
-    folder, port = tmp_path_factory.mktemp("two"), str(free_port())
-    processes = []
-    for rank in "01":
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, **group, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, str(folder)]
-        processes.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
-    try:
-        for process in processes:
-            _, error = process.communicate(timeout=300)
-            assert process.returncode == 0, error
-    finally:
-        for process in processes:
-            process.kill()
-    return folder
+    return work_in_two(__file__, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize(("mixup", "tolerance"), [("vanilla", 1e-5), ("samix", 1e-4), ("clean", 1e-5)])
@@ -184,7 +157,7 @@ def test_a_run_stopped_by_one_of_two_processes_resumes_exactly(out):
 def test_torchrun_starts_the_command(tmp_path):
     """The launcher for several CPU processes: `accelerate launch --cpu --num_processes 2` starts one, as of 1.15."""
     (tmp_path / "command.py").write_text(PLAIN_COMMAND, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     done = subprocess.run(
         [*launch, str(tmp_path / "command.py"), "train", "--out", str(tmp_path / "runs"), *SMALL_FLAGS],
         cwd=ROOT,

@@ -12,7 +12,8 @@ from runs import differences, fit, new_run, rows, small_recipe, vit_recipe
 from torch.nn.utils import clip_grad_norm_
 
 import samix.data.stand_ins
-import samix.engine
+import samix.engine.pictures
+import samix.engine.run
 from samix.checkpoint import load_checkpoint
 from samix.data import TrainBatches
 from samix.engine import Interrupted, NonFiniteLoss, Run, RunOptions
@@ -133,7 +134,7 @@ def test_evaluations_may_be_rare_but_the_last_epoch_has_one(tmp_path, no_picture
 
 
 def test_pictures_of_a_run_with_rare_evaluations(tmp_path, monkeypatch):
-    monkeypatch.setattr(samix.engine, "PREVIEW_LAMS", (0.5,))
+    monkeypatch.setattr(samix.engine.pictures, "PREVIEW_LAMS", (0.5,))
     folder = fit(small_recipe("manifoldmix", epochs=2, eval_every=2), tmp_path)
     assert pixels(folder / "curves.png").std() > 5
     assert pixels(folder / "mixed.png").std() > 5
@@ -156,7 +157,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
 
 
 def test_pictures_and_progress_bar_change_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(samix.engine, "PREVIEW_LAMS", (0.5,))
+    monkeypatch.setattr(samix.engine.pictures, "PREVIEW_LAMS", (0.5,))
     recipe = small_recipe("samix", epochs=2)
     with_pictures = Run(recipe, RunOptions(out=str(tmp_path), run="a", device="cpu"))
     with_pictures.fit()
@@ -187,13 +188,13 @@ def test_two_half_batches_equal_one_batch(tmp_path, no_pictures, clip):
 def plain_loop(recipe, run):
     """The same training by a bare loop: SGD with momentum, cosine, clipping; the losses of all steps."""
     method = copy.deepcopy(run.method)
-    optimizer = samix.engine.build_optimizer(method, recipe)
+    optimizer = samix.engine.run.build_optimizer(method, recipe)
     total, step, losses = recipe.epochs * run.steps_per_epoch, 0, []
     for epoch in range(recipe.epochs):
         method.train()
         for images, labels in run.train_batches.epoch(epoch):
-            samix.engine.set_learning_rates(optimizer, recipe, step, run.steps_per_epoch)
-            samix.engine.seed_draws(method, recipe.seed, 0, step)
+            samix.engine.run.set_learning_rates(optimizer, recipe, step, run.steps_per_epoch)
+            samix.engine.run.seed_draws(method, recipe.seed, 0, step)
             loss, _ = method((images, labels))
             loss.backward()
             if recipe.clip:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from samix.build import METHODS, NAMES, build_method, mixup_defaults
-from samix.engine import seed_draws
-from samix.mixups import LABEL_SIDE, MIXUPS, OF_TOKENS
+from samix.engine.run import seed_draws
+from samix.mixups import LABEL_SIDE, MIXUPS
+from samix.mixups.image_side import OF_TOKENS
 from samix.recipes import Recipe
-from samix.report import show_mixup
+from samix.showing.show import show_mixup
 
 CNN = {"model": "resnet18", "model_args": '{"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}', "size": 32}
 VIT = {

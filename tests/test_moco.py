@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mixup_kinds import KINDS, make
 from tiny_networks import tiny_cnn, tiny_vit
 from torch import nn
-from view_networks import Colours, batch_of, grads, named_views, sources_of, trunk
+from view_networks import Colours, batch_of, check_continued, grads, named_views, sources_of, trunk
 
 from samix.contrastive import info_nce, normalized
 from samix.methods import view_mixing
@@ -494,24 +494,7 @@ def test_a_step_is_a_function_of_its_generator():
 
 
 def test_a_run_continued_from_its_state_is_the_run():
-    batches = [batch_of() for _ in range(12)]
-
-    def steps(method, optimizer, numbers):
-        for number in numbers:
-            method.generator.manual_seed(number)
-            optimizer.zero_grad()
-            method(batches[number])[0].backward()
-            optimizer.step()
-            method.after_step(number / 12)
-
-    whole, other = moco(mixup=CutMix()), moco(mixup=CutMix(), seed=5)
-    first, second = (torch.optim.SGD(m.online.parameters(), 0.1, 0.9) for m in (whole, other))
-    steps(whole, first, range(6))
-    other.load_state_dict(copy.deepcopy(whole.state_dict()))
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    steps(whole, first, range(6, 12))
-    steps(other, second, range(6, 12))
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), other.state_dict().values(), strict=True))
+    check_continued(moco(mixup=CutMix()), moco(mixup=CutMix(), seed=5), [batch_of() for _ in range(12)])
 
 
 def test_the_only_group_is_the_query_encoder():

@@ -10,7 +10,7 @@ from tiny_networks import PlainNet, tiny_cnn
 from samix.build import build_method
 from samix.methods.samix import SAMix
 from samix.methods.supervised import Supervised
-from samix.mixups import NoMixup
+from samix.mixups.handmade import NoMixup
 from samix.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rates
 
 

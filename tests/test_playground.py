@@ -12,12 +12,15 @@ from browsers import open_page
 from PIL import Image
 from runs import fit, small_recipe
 
-import samix.playground
 from samix.__main__ import main
 from samix.batch import Mixed, pair_batch
 from samix.engine import Run
 from samix.mixups import MIXUPS
-from samix.playground import COLUMNS, DEFAULT, Playground, Sheet, find_source, playground_page, share_of
+from samix.mixups.frozen import DEFAULT
+from samix.showing import playground_page as page_module
+from samix.showing.frames import Sheet, share_of
+from samix.showing.playground import Playground, find_source
+from samix.showing.playground_page import COLUMNS, playground_page
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +122,9 @@ def test_a_page_that_would_be_too_large_gets_smaller_pictures(monkeypatch):
     sheets = [Sheet(f"m{n}", "Guided by maps", noise.roll(n, 2), noise[:, :1], [(0.5, 0.5)] * 5) for n in range(2)]
     page = lambda: playground_page(noise[:2], ["a", "b"], [n / 4 for n in range(5)], sheets, [])  # noqa: E731
     assert '"side":144' in page()
-    monkeypatch.setattr(samix.playground, "LARGEST", len(page()) // 2)
+    monkeypatch.setattr(page_module, "LARGEST", len(page()) // 2)
     assert '"side":144' not in page()
-    assert len(page()) < samix.playground.LARGEST
+    assert len(page()) < page_module.LARGEST
 
 
 def test_shares_of_a_label_of_one_class_twice_add_up():

@@ -5,7 +5,6 @@ Run by itself, with a folder, this file is one of two processes: `python tests/t
 
 import dataclasses
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-
-from runs import ROOT, SLIM, run_differences
+from process_groups import work_in_two
+from runs import SLIM, run_differences
 
 from samix import distributed
 from samix.__main__ import main
@@ -31,7 +27,9 @@ from samix.methods.view_mixing import GivenMixing
 from samix.mixups.inter_intra import InterIntraMix
 from samix.mixups.puzzle import PuzzleMix
 from samix.options import parse_run
-from samix.pretraining import PRETRAIN_COMMAND, PRETRAIN_RECIPES, PretrainRun, build_pretraining, numbered
+from samix.pretraining.build import build_pretraining
+from samix.pretraining.named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
+from samix.pretraining.run import PretrainRun, numbered
 
 CLUSTERS = {"clusters": 4, "min_cluster": 2, "warmup_epochs": 1, "centroid_every": 2, "repair_every": 3}
 AT_ONCE = {**CLUSTERS, "warmup_epochs": 0}
@@ -94,28 +92,11 @@ if __name__ == "__main__":
     work(Path(sys.argv[1]))
     sys.exit()
 
-from test_distributed import free_port  # noqa: E402  # which is a script, too
-
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The folder in which two processes have worked."""
-    folder, port = tmp_path_factory.mktemp("two"), str(free_port())
-    processes = []
-    for rank in "01":
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, **group, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, str(folder)]
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))
-    try:
-        for process in processes:
-            _, error = process.communicate(timeout=300)
-            assert process.returncode == 0, error
-    finally:
-        for process in processes:
-            process.kill()
-    return folder
+    return work_in_two(__file__, tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture
@@ -304,10 +285,10 @@ def test_rows_are_those_of_the_images_that_could_be_read():
 
 
 def test_views_are_painted_once_from_images_all_over_the_data(tmp_path, monkeypatch):
-    from samix import visualize
+    from samix.showing import pictures
 
     painted = []
-    monkeypatch.setattr(visualize, "view_grid", lambda path, *parts: painted.append(parts) or path.write_bytes(b"-"))
+    monkeypatch.setattr(pictures, "view_grid", lambda path, *parts: painted.append(parts) or path.write_bytes(b"-"))
     run = new_run(recipe_of("interintra"), tmp_path)
     run.start()
     run.draw_views()

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from planted_runs import plant
 
+from samix.comparing.arguments import read_plan
 from samix.comparing.command import compare
 from samix.comparing.origin import commit, machine, processor, without_places
-from samix.comparing.plan import read_plan
 from samix.comparing.publish import publish
 from samix.comparing.running import only_here
 

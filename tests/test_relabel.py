@@ -10,16 +10,21 @@ from timm.models.deit import VisionTransformerDistilled
 from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 from torch import nn
 
-from samix import relabel
 from samix.batch import Mixed, pair_batch
 from samix.methods.supervised import Supervised
 from samix.mixing import Augmentation
+from samix.mixups import sumix
 from samix.mixups.align import AlignMix
 from samix.mixups.handmade import CutMix, FMix, GridMix, MixUp, NoMixup, RandomChoice, ResizeMix, SmoothMix
 from samix.mixups.hidden import ManifoldMix
-from samix.mixups.tokens import MaskMix, PatchCutMix, TokenMix
+from samix.mixups.maskmix import MaskMix
+from samix.mixups.mixpro import MixPro, mixpro_lam, progress_factor
+from samix.mixups.patch_cutmix import PatchCutMix
+from samix.mixups.sumix import SUMix
+from samix.mixups.token_align import TokenLabelAlign, align_labels, token_shares
+from samix.mixups.tokenmix import TokenMix
+from samix.mixups.transmix import TransMix, attention_lam, transmix_lam
 from samix.networks.attention import capture_attention, class_attention
-from samix.relabel import MixPro, SUMix, TokenLabelAlign, TransMix
 
 KINDS = {"transmix": TransMix, "mixpro": MixPro, "tla": TokenLabelAlign, "sumix": SUMix}
 ATTENTIVE = ["transmix", "mixpro", "tla"]
@@ -54,20 +59,20 @@ def make(kind, seed=0, **options):
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (33, 17)], ids=str)
 def test_attention_share_equals_the_loop(size):
     attention, mask = torch.rand(B, 4, 5), (torch.rand(B, 1, *size) < 0.5).float()
-    share = relabel.attention_lam(attention, mask)
+    share = attention_lam(attention, mask)
     for i in range(B):
         expected = attention_share(attention[i].double().numpy(), mask[i, 0].numpy())
         assert share[i].item() == pytest.approx(expected, abs=1e-6)
-    lam = relabel.transmix_lam(attention, mask, ratio=0.3)
+    lam = transmix_lam(attention, mask, ratio=0.3)
     torch.testing.assert_close(lam, 0.7 * mask.mean((1, 2, 3)) + 0.3 * share)
-    assert torch.equal(relabel.attention_lam(torch.zeros(B, 4, 5), torch.ones(B, 1, *size)), torch.ones(B))
+    assert torch.equal(attention_lam(torch.zeros(B, 4, 5), torch.ones(B, 1, *size)), torch.ones(B))
 
 
 def test_uniform_attention_gives_the_share_of_patches_and_attention_on_the_own_region_one():
     mask = F.interpolate((torch.rand(B, 1, 4, 4) < 0.5).float(), scale_factor=8)
-    torch.testing.assert_close(relabel.attention_lam(torch.full((B, 4, 4), 0.1), mask), mask.mean((1, 2, 3)))
+    torch.testing.assert_close(attention_lam(torch.full((B, 4, 4), 0.1), mask), mask.mean((1, 2, 3)))
     own = mask[:, 0, ::8, ::8] * torch.rand(B, 4, 4)
-    torch.testing.assert_close(relabel.transmix_lam(own, mask), 0.5 * (mask.mean((1, 2, 3)) + 1.0))
+    torch.testing.assert_close(transmix_lam(own, mask), 0.5 * (mask.mean((1, 2, 3)) + 1.0))
 
 
 def test_transmix_reads_the_attention_of_the_mixed_image():
@@ -91,14 +96,14 @@ def test_transmix_reads_the_attention_of_the_mixed_image():
 
 def test_progress_is_the_cosine_of_prediction_and_label():
     logits, target = torch.randn(B, 5, requires_grad=True), torch.rand(B, 5)
-    progress = relabel.progress_factor(logits, target)
+    progress = progress_factor(logits, target)
     for i in range(B):
         assert progress[i].item() == pytest.approx(cosine(softmax(logits[i].tolist()), target[i].tolist()), abs=1e-6)
     assert not progress.requires_grad
     share, area = torch.rand(B), torch.rand(B)
-    assert torch.equal(relabel.mixpro_lam(share, area, torch.zeros(B)), area)
-    assert torch.equal(relabel.mixpro_lam(share, area, torch.ones(B)), share)
-    between = relabel.mixpro_lam(share, area, progress)
+    assert torch.equal(mixpro_lam(share, area, torch.zeros(B)), area)
+    assert torch.equal(mixpro_lam(share, area, torch.ones(B)), share)
+    between = mixpro_lam(share, area, progress)
     assert (between >= torch.minimum(share, area)).all()
     assert (between <= torch.maximum(share, area)).all()
 
@@ -130,7 +135,7 @@ def attentions_of(blocks=3, tokens=7):
 def test_alignment_equals_the_loop_and_two_columns_say_what_all_classes_say():
     attentions, own = attentions_of(), torch.rand(B, 7, 1)
     shares = torch.cat([own, 1 - own], dim=2)
-    two = relabel.align_labels(attentions, shares)
+    two = align_labels(attentions, shares)
     for i in range(B):
         expected = aligned([a[i].double().numpy() for a in attentions], shares[i].double().numpy())
         torch.testing.assert_close(two[i].double(), torch.from_numpy(expected), atol=1e-6, rtol=1e-5)
@@ -138,17 +143,17 @@ def test_alignment_equals_the_loop_and_two_columns_say_what_all_classes_say():
     for smoothing in (0.0, 0.1):
         hot_a, hot_b = ((1 - smoothing) * hot + smoothing / 5 for hot in (a, b))
         full = own * hot_a.unsqueeze(1) + (1 - own) * hot_b.unsqueeze(1)  # (B, T, K)
-        all_classes = relabel.align_labels(attentions, full)
+        all_classes = align_labels(attentions, full)
         expected = two[..., :1] * hot_a.unsqueeze(1) + two[..., 1:] * hot_b.unsqueeze(1)
         torch.testing.assert_close(all_classes, expected)
 
 
 def test_identity_keeps_labels_uniform_attention_levels_them_and_rows_stay_labels():
-    shares = relabel.token_shares(torch.rand(B, 1, 8, 8).round(), torch.rand(B), (2, 2), 3)
-    assert torch.equal(relabel.align_labels([torch.eye(7).expand(B, 7, 7)] * 4, shares), shares)
-    uniform = relabel.align_labels([torch.full((B, 7, 7), 1 / 7)] * 40, shares)
+    shares = token_shares(torch.rand(B, 1, 8, 8).round(), torch.rand(B), (2, 2), 3)
+    assert torch.equal(align_labels([torch.eye(7).expand(B, 7, 7)] * 4, shares), shares)
+    uniform = align_labels([torch.full((B, 7, 7), 1 / 7)] * 40, shares)
     torch.testing.assert_close(uniform, shares.mean(1, keepdim=True).expand_as(uniform))
-    mixed = relabel.align_labels(attentions_of(), shares)
+    mixed = align_labels(attentions_of(), shares)
     assert mixed.min() >= 0
     torch.testing.assert_close(mixed.sum(2), torch.ones(B, 7))
 
@@ -157,7 +162,7 @@ def test_token_shares_are_the_patches_pixels_and_the_area_before_them():
     mask = torch.ones(1, 1, 8, 12)
     mask[:, :, :4, :4] = 0.0
     mask[:, :, 4:6, 8:] = 0.0
-    shares = relabel.token_shares(mask, torch.tensor([0.7]), (2, 3), 2)
+    shares = token_shares(mask, torch.tensor([0.7]), (2, 3), 2)
     assert shares[0, :, 0].tolist() == pytest.approx([0.7, 0.7, 0, 1, 1, 1, 1, 0.5])
     torch.testing.assert_close(shares.sum(2), torch.ones(1, 8))
 
@@ -180,8 +185,8 @@ def test_tla_reads_the_label_where_the_classifier_reads(options):
     with capture_attention(model) as attentions:
         torch.testing.assert_close(logits, model(base.images))
     prefix = model.num_prefix_tokens
-    shares = relabel.token_shares(base.mask, base.lam, (4, 4), prefix)
-    out = relabel.align_labels(attentions, shares)[:, :, 0]
+    shares = token_shares(base.mask, base.lam, (4, 4), prefix)
+    out = align_labels(attentions, shares)[:, :, 0]
     read = out[:, :2] if "distilled" in options else out[:, prefix:] if "global_pool" in options else out[:, :1]
     torch.testing.assert_close(batch.lam, read.mean(1))
     assert (batch.lam - base.lam).abs().max() > 1e-3
@@ -196,9 +201,9 @@ def test_distances_and_lam_equal_the_loop():
     clean, partner, mixed = torch.randn(3, 40, 4)
     labels, lam = torch.randint(4, (40, 2)), torch.rand(40) * 0.98 + 0.01
     own, other = labels.unbind(1)
-    distances = relabel.sumix_distance(clean, mixed, own, other), relabel.sumix_distance(partner, mixed, other, own)
+    distances = sumix.sumix_distance(clean, mixed, own, other), sumix.sumix_distance(partner, mixed, other, own)
     for kappa in (0.0, 1.0, 20.0):
-        moved = relabel.sumix_lam(lam, *distances, labels, kappa)
+        moved = sumix.sumix_lam(lam, *distances, labels, kappa)
         for i in range(40):
             a, b = own[i].item(), other[i].item()
             d_a = sumix_distance(clean[i].tolist(), mixed[i].tolist(), a, b)
@@ -207,7 +212,7 @@ def test_distances_and_lam_equal_the_loop():
             assert moved[i].item() == pytest.approx(sumix_lam(lam[i].item(), d_a, d_b, a, b, kappa), abs=1e-5)
         if kappa == 0.0:
             torch.testing.assert_close(moved, lam)
-    assert torch.equal(relabel.sumix_lam(lam, distances[0], distances[0], own.unsqueeze(1).expand(-1, 2), 50.0), lam)
+    assert torch.equal(sumix.sumix_lam(lam, distances[0], distances[0], own.unsqueeze(1).expand(-1, 2), 50.0), lam)
 
 
 def test_lam_stays_in_range_at_every_kappa_and_rises_with_the_partner_s_distance():
@@ -216,13 +221,13 @@ def test_lam_stays_in_range_at_every_kappa_and_rises_with_the_partner_s_distance
     near, far = torch.tensor([[0.1, 0.1]]).expand(5, 2), torch.tensor([[0.9, 0.9]]).expand(5, 2)
     for kappa in (0.0, 100.0, 1e6):
         for pair in ((near, far), (far, near)):
-            moved = relabel.sumix_lam(lam, *pair, labels, kappa)
+            moved = sumix.sumix_lam(lam, *pair, labels, kappa)
             assert moved.isfinite().all()
             assert moved[0] == 0
             assert moved[4] == 1
-    assert (relabel.sumix_lam(lam, near, far, labels, 5.0) >= lam).all()
-    assert (relabel.sumix_lam(lam, far, near, labels, 5.0) <= lam).all()
-    assert torch.equal(relabel.sumix_lam(lam, near, near, labels, 5.0), lam)
+    assert (sumix.sumix_lam(lam, near, far, labels, 5.0) >= lam).all()
+    assert (sumix.sumix_lam(lam, far, near, labels, 5.0) <= lam).all()
+    assert torch.equal(sumix.sumix_lam(lam, near, near, labels, 5.0), lam)
 
 
 @pytest.mark.parametrize("net", [lambda: PlainNet(norm=False), vit, tiny_cnn], ids=["plain", "vit", "cnn"])
@@ -482,6 +487,9 @@ def test_what_cannot_be_relabelled_is_refused(kind):
             make(kind, mixup=bad)
     with pytest.raises(ValueError, match=r"unknown base 'nothing'; choose one of .*cutmix"):
         make(kind, base="nothing")
+    for name in ("deit", "rsb", "sumix"):
+        with pytest.raises(ValueError, match=rf"unknown base '{name}'.*; choose one of .*cutmix"):
+            make(kind, base=name)
     images, labels = batch_of()
     base = CutMix(generator=seeded())(images, labels)
     for changes in ({"mask": None}, {"target": torch.rand(B, 5)}, {"labels": torch.zeros(B, 3).long()}):

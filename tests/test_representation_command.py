@@ -7,10 +7,12 @@ import torch
 from runs import fit, small_recipe
 from test_detection import rectangles, write_voc
 
-from samix.__main__ import parse
 from samix.data import load_data
+from samix.options import parse
 from samix.probing.boxes import image_targets, load_boxes
-from samix.probing.command import KINDS, evaluate_representation, load_source, scaled, voc_features
+from samix.probing.command import KINDS, evaluate_representation
+from samix.probing.command_frozen import voc_features
+from samix.probing.source import load_source, scaled
 
 SMALL = {"device": "cpu", "size": 8}
 TIMM = "timm:resnet10t"

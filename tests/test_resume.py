@@ -25,12 +25,15 @@ from runs import (
 )
 
 import samix.checkpoint
-import samix.engine
+import samix.engine.run
+import samix.files
 from samix.__main__ import main, parse_train
-from samix.checkpoint import CannotWrite, DamagedCheckpoint
+from samix.checkpoint import DamagedCheckpoint
 from samix.engine import Interrupted, Run, RunOptions
+from samix.files import CannotWrite
 from samix.methods.base import Method
-from samix.pretraining import PRETRAIN_RECIPES, PretrainRun
+from samix.pretraining.named import PRETRAIN_RECIPES
+from samix.pretraining.run import PretrainRun
 
 KINDS = [
     ("samix", True, 0),
@@ -136,10 +139,16 @@ def test_killed_in_the_middle_of_an_epoch(mixup, device_data, workers, unbroken,
     assert run_differences(unbroken(mixup, device_data, workers), fit(recipe, tmp_path, resume=True)) == []
 
 
+def replace_writer(patch, write):
+    """All files go through one function: texts and networks, and checkpoints."""
+    patch.setattr(samix.files, "make_temporary", write)
+    patch.setattr(samix.checkpoint, "make_temporary", write)
+
+
 @pytest.mark.parametrize("write", range(1, 9))
 def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
     """In the middle of each of the first eight files a run writes: config, logs, best, last, ..."""
-    whole, count = samix.checkpoint.make_temporary, 0
+    whole, count = samix.files.make_temporary, 0
 
     def cut(path, writer):
         nonlocal count
@@ -151,7 +160,7 @@ def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
 
     recipe = small_recipe("cutmix", device_data=True, workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(samix.checkpoint, "make_temporary", cut)
+        replace_writer(patch, cut)
         with pytest.raises(Killed):
             fit(recipe, tmp_path)
     assert run_differences(unbroken("cutmix", True, 0), fit(recipe, tmp_path, resume=True)) == []
@@ -159,7 +168,7 @@ def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("write", range(1, 9))
 def test_a_disk_that_is_full_at_any_write_ends_the_run_in_one_line(write, unbroken, tmp_path, monkeypatch):
-    whole, count = samix.checkpoint.make_temporary, 0
+    whole, count = samix.files.make_temporary, 0
 
     def full(path, writer):
         nonlocal count
@@ -170,7 +179,7 @@ def test_a_disk_that_is_full_at_any_write_ends_the_run_in_one_line(write, unbrok
 
     recipe = small_recipe("cutmix", device_data=True, workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(samix.checkpoint, "make_temporary", full)
+        replace_writer(patch, full)
         with pytest.raises(CannotWrite, match=r"^cannot write .*: No space left .*; free some space\. .*--resume$"):
             fit(recipe, tmp_path)
     assert run_differences(unbroken("cutmix", True, 0), fit(recipe, tmp_path, resume=True)) == []
@@ -233,7 +242,7 @@ def test_what_remembers_earlier_batches_goes_on_inside_an_epoch(
 
 
 def test_checkpoints_inside_an_epoch_can_be_asked_for_by_time(unbroken, tmp_path, monkeypatch):
-    monkeypatch.setattr(samix.engine, "CHECK_EVERY", 2)
+    monkeypatch.setattr(samix.engine.run, "CHECK_EVERY", 2)
     steps, save = [], Run.save_last
     monkeypatch.setattr(Run, "save_last", lambda run: (steps.append(run.step), save(run)))
     folder = fit(small_recipe("samix", device_data=True, workers=0), tmp_path, save_minutes=1e-9)

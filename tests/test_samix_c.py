@@ -11,7 +11,7 @@ from torch import nn
 
 from samix.batch import MixedBatch
 from samix.contrastive import info_nce, local_bce, normalized
-from samix.methods.automix import Draw
+from samix.methods.branch import Draw
 from samix.methods.moco import MoCo, MoCoOptions
 from samix.methods.pseudo_labels import PseudoLabelMixing, PseudoLabelOptions, grad_cam
 from samix.methods.samix_c import SAMIX_C_PRESETS, ClusterMixing, SAMixCOptions
@@ -175,8 +175,8 @@ def caught_step(method: MoCo, monkeypatch: pytest.MonkeyPatch) -> dict[str, obje
     found: dict[str, object] = {}
     generation, head = ClusterMixing.generation_loss, ClusterMixing.head_loss
 
-    def catch_generation(self, method, embedding, sources, draw, negatives, ids):
-        value = generation(self, method, embedding, sources, draw, negatives, ids)
+    def catch_generation(self, method, embedding, sources, draw, negatives):
+        value = generation(self, method, embedding, sources, draw, negatives)
         found.update(z=embedding, sources=sources, draw=draw, generation=value)
         return value
 
@@ -270,10 +270,10 @@ def test_the_reference_takes_the_local_term_from_keys_between_an_images_two(monk
     z = found["z"].detach()
     local = local_bce(normalized(z), key, partner, draw.lam, MOCO.temperature).mean()
     mixed = method.mixing.cluster_loss(method.mixing.frozen_head(z), sources.label, draw)
-    value = method.mixing.generation_loss(method, z, sources, draw, method.queue.snapshot(), None)
+    value = method.mixing.generation_loss(method, z, sources, draw, method.queue.snapshot())
     torch.testing.assert_close(value, local + mixed)
     method.progress = 0.5  # by then the local term is gone
-    value = method.mixing.generation_loss(method, z, sources, draw, method.queue.snapshot(), None)
+    value = method.mixing.generation_loss(method, z, sources, draw, method.queue.snapshot())
     torch.testing.assert_close(value, mixed)
 
 

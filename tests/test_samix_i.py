@@ -13,7 +13,7 @@ from view_networks import Colours, batch_of, grads, named_views, trunk
 
 from samix.contrastive import normalized
 from samix.methods import samix_i
-from samix.methods.automix import Draw
+from samix.methods.branch import Draw
 from samix.methods.moco import MoCo, MoCoOptions
 from samix.methods.samix_i import SAMIX_I_PRESETS, LearnedMixing, SAMixIOptions
 from samix.mixing import as_map
@@ -68,7 +68,7 @@ def test_the_encoder_branch_trains_the_query_encoder_alone(preset):
 def test_the_mixer_branch_trains_the_mixer_alone(preset):
     method = moco(preset)
     sources, negatives = parts_of(method, batch_of())
-    generation, mask, _ = method.mixing.mixer_losses(method, sources, negatives, None)
+    generation, mask, _ = method.mixing.mixer_losses(method, sources, negatives)
     generation.backward(retain_graph=True)
     assert grads(method.mixing)  # through the pixels
     method.mixing.zero_grad()
@@ -91,7 +91,7 @@ def test_the_gradients_of_the_whole_loss_are_those_of_either_branch(preset):
     sources, negatives = parts_of(method, batch)
     nce = method.contrast(batch[0], sources.key, negatives)
     (nce + method.mixing.encoder_loss(method, sources, negatives)).backward()
-    generation, mask, _ = method.mixing.mixer_losses(method, sources, negatives, None)
+    generation, mask, _ = method.mixing.mixer_losses(method, sources, negatives)
     (generation + 0.1 * mask).backward()  # at the start of a run
     for name, grad in whole.items():
         torch.testing.assert_close(grads(method)[name], grad, msg=name)
@@ -363,7 +363,7 @@ def test_the_mixer_alone_lowers_its_loss_and_its_masks_take_form():
     def generation(seed: int) -> tuple[Tensor, Tensor]:
         rewind(method, seed)
         sources, negatives = parts_of(method, (view, view))
-        loss, _, report = method.mixing.mixer_losses(method, sources, negatives, None)
+        loss, _, report = method.mixing.mixer_losses(method, sources, negatives)
         return loss, report["mask_std"]
 
     def measured() -> float:
@@ -391,7 +391,7 @@ def test_mixed_images_leave_the_momentum_encoders_statistics_alone(policy):
     method = moco(net=tiny_cnn(0), key_bn=policy, groups=2)
     sources, negatives = parts_of(method, batch_of(8, 32))
     before = {n: b.clone() for n, b in method.momentum.named_buffers()}
-    method.mixing.mixer_losses(method, sources, negatives, None)
+    method.mixing.mixer_losses(method, sources, negatives)
     assert all(torch.equal(before[n], b) for n, b in method.momentum.named_buffers())
 
 

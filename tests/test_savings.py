@@ -14,8 +14,9 @@ import samix
 from samix.batch import Mixed, pair_batch
 from samix.checkpoint import load_checkpoint, load_into
 from samix.losses import mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.methods.automix import AutoMix, scaled
+from samix.methods.automix import AutoMix
 from samix.methods.base import Method
+from samix.methods.branch import scaled
 from samix.methods.samix import SAMix
 from samix.methods.supervised import Supervised
 from samix.mixing import blend

@@ -1,16 +1,14 @@
 """The command on several processes: stopped together, ended together, refused where it cannot work."""
 
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS, small_recipe
+from process_groups import start_group
+from runs import PLAIN_COMMAND, SMALL_FLAGS, small_recipe
 
 from samix.distributed import Agreement, lost_process
 from samix.engine import Run, RunOptions
@@ -29,29 +27,11 @@ if os.environ["RANK"] == "1":
 """
 
 
-def free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
-
-
 class Processes:
     """The command on so many processes; none is left behind."""
 
     def __init__(self, count: int, code: str, flags: list[str]) -> None:
-        group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-        environment = {**os.environ, **group, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        self.all = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, "train", *flags],
-                cwd=ROOT,
-                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(count)
-        ]
+        self.all = start_group([sys.executable, "-c", code, "train", *flags], count)
 
     def wait_for_lines(self, path: Path, count: int) -> None:
         """Until a log has so many lines."""

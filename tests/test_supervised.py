@@ -14,7 +14,7 @@ from samix.build import build_method
 from samix.engine import Run
 from samix.losses import LOSSES
 from samix.methods.supervised import Supervised
-from samix.pretraining import PretrainRecipe
+from samix.pretraining.recipe import PretrainRecipe
 from samix.recipes import Recipe
 
 B, K, SMOOTHING, WEIGHT = 6, 5, 0.1, 0.7

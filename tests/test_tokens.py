@@ -6,29 +6,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles_tokens import best_window, maskmix_mask, patch_box, pixels_of, smmix_image, tokenmix_pair, window_side
+from oracles_salient import pixels_of
+from oracles_tokens import best_window, maskmix_mask, patch_box, smmix_image, tokenmix_pair, window_side
 from tiny_networks import PlainNet, randomised, tiny_vit
 from torch import nn
 
 from samix.batch import Mixed, pair_batch
 from samix.methods.supervised import Supervised
+from samix.mixups.cells import grid_of, to_pixels
 from samix.mixups.handmade import MixUp
-from samix.mixups.tokens import (
-    MaskMix,
-    PatchCutMix,
-    SMMix,
-    TokenMix,
-    block_cells,
-    consistency_loss,
-    cutmix_patches,
-    grid_of,
-    maskmix,
-    region_loss,
-    smmix,
-    to_pixels,
-    tokenmix,
-    tokenmix_weights,
-)
+from samix.mixups.maskmix import MaskMix, maskmix
+from samix.mixups.patch_cutmix import PatchCutMix, cutmix_patches
+from samix.mixups.smmix import SMMix, consistency_loss, region_loss, smmix
+from samix.mixups.tokenmix import TokenMix, block_cells, tokenmix, tokenmix_weights
 from samix.networks.attention import received_attention
 from samix.networks.modes import looking
 

@@ -13,7 +13,7 @@ from samix.data import ViewAugment, denormalize, normalize
 from samix.data import on_device_views as ov
 from samix.data.on_device import crop_boxes
 from samix.data.views import RECIPES, PilBlur, ViewImages, view_transforms
-from samix.visualize import view_grid
+from samix.showing.pictures import view_grid
 
 KINDS = tuple(RECIPES)
 NAMES = ("brightness", "contrast", "saturation", "hue")

@@ -1,5 +1,7 @@
 """Networks and views for tests of methods without labels: tiny ones, and ones whose outputs name the image and view."""
 
+import copy
+
 import torch
 from tiny_networks import PlainNet
 from torch import Tensor, nn
@@ -43,3 +45,25 @@ def sources_of(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def grads(module: nn.Module) -> dict[str, Tensor]:
     """Gradients that are there and not 0, by name."""
     return {n: p.grad for n, p in module.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
+
+
+def check_continued(whole: nn.Module, other: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """``other``, another start, takes the second half of the steps from the state of ``whole``, and ends as it does."""
+    half = len(batches) // 2
+    first, second = (torch.optim.SGD(method.parameter_groups(0.1), 0.1, 0.9) for method in (whole, other))
+
+    def steps(method: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for number in numbers:
+            method.generator.manual_seed(number)
+            optimizer.zero_grad()
+            method(batches[number])[0].backward()
+            optimizer.step()
+            method.after_step(number / len(batches))
+
+    steps(whole, first, range(half))
+    other.load_state_dict(copy.deepcopy(whole.state_dict()))
+    other.progress = whole.progress
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(whole, first, range(half, len(batches)))
+    steps(other, second, range(half, len(batches)))
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), other.state_dict().values(), strict=True))

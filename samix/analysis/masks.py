@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from samix.batch import MixedBatch
-from samix.visualize import mask_statistics
+from samix.showing.mixes import mask_statistics
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samix.webpage import escape
+from samix.showing.webpage import escape
 
 WIDTH, HEIGHT = 400, 250  # of a chart of curves, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 10, 38  # margins

@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 
-from samix.checkpoint import recipe_of, write_text
 from samix.comparing.looks import look_at
 from samix.comparing.origin import commit, machine
 from samix.comparing.plan import mixer_folder
-from samix.engine import Interrupted, Run, RunOptions, describe_data
-from samix.pretraining import PretrainRecipe, PretrainRun
+from samix.engine import Interrupted, Run, RunOptions
+from samix.engine.record import describe_data
+from samix.files import write_text
+from samix.pretraining.recipe import PretrainRecipe, recipe_of
+from samix.pretraining.run import PretrainRun
 from samix.recipes import Recipe
 from samix.sharing import write_mixer
 

@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from samix.checkpoint import write_text
+from samix.comparing.arguments import read_plan
 from samix.comparing.finished import find_finished
 from samix.comparing.looks import MASKS, look_again
 from samix.comparing.page import report_page
-from samix.comparing.plan import Job, Plan, read_plan
+from samix.comparing.plan import Job, Plan
 from samix.comparing.publish import publish
 from samix.comparing.results import Found, collect
 from samix.comparing.running import Child, Start, is_finished, only_here, run_jobs
 from samix.comparing.tables import comma_separated, failures, markdown, plain
-from samix.webpage import write_page
+from samix.files import write_text
+from samix.showing.webpage import write_page
 
 
 def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from samix.build import resolve_options
-from samix.checkpoint import recipe_of
 from samix.comparing.plan import Job, Plan, move_source
+from samix.pretraining.recipe import recipe_of
 
 
 def find_finished(plan: Plan) -> Plan:

@@ -60,22 +60,23 @@ LABELLED = Kind(
 @cache
 def unlabelled() -> Kind:
     """Recipes of ``samix pretrain``, scored by the nearest neighbours."""
-    from samix import pretraining
+    from samix.pretraining.build import MIXUP_NAMES, MIXUP_PART
+    from samix.pretraining.named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
+    from samix.pretraining.recipe import PretrainRecipe
 
     def named(name: str, mixup: str, method: str | None) -> Recipe:
-        command = pretraining.PRETRAIN_COMMAND
         words = ["--recipe", name, "--mixup", mixup, *(["--method", method] if method else [])]
-        return command.named(name, command.called(words, {}))
+        return PRETRAIN_COMMAND.named(name, PRETRAIN_COMMAND.called(words, {}))
 
     def resolve(mixup: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        return pretraining.MIXUP_PART.chosen(mixup, options, options.get("preset"))
+        return MIXUP_PART.chosen(mixup, options, options.get("preset"))
 
     return Kind(
-        recipe=pretraining.PretrainRecipe,
-        recipes=tuple(pretraining.PRETRAIN_RECIPES),
-        mixups=pretraining.MIXUP_NAMES,
+        recipe=PretrainRecipe,
+        recipes=tuple(PRETRAIN_RECIPES),
+        mixups=MIXUP_NAMES,
         named=named,
-        owner=pretraining.MIXUP_PART.owner,
+        owner=MIXUP_PART.owner,
         resolve=resolve,
         metrics={"top1": "knn", "loss": "loss"},
         score="kNN",

@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.checkpoint import write_text
 from samix.data import ImageData, denormalize, load_data
-from samix.engine import preview_pairs
+from samix.engine.pictures import preview_pairs
+from samix.files import write_text
 from samix.methods.base import Method
 from samix.recipes import Recipe
-from samix.report import load_method
-from samix.webpage import to_picture
+from samix.showing.webpage import to_picture
+from samix.trained import load_method
 
 MASKS = "masks.json"
 STRIPS = ("strip-0.png", "strip-1.png")  # two pairs

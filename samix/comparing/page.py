@@ -21,7 +21,7 @@ from samix.comparing.tables import (
     score_name,
     variants,
 )
-from samix.webpage import data_uri, escape, page
+from samix.showing.webpage import data_uri, escape, page
 
 PANELS = (
     ("top1", "Held-out {score}"),

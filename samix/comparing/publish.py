@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samix.checkpoint import write_text
 from samix.comparing.charts import COLOURS, Curve, limits
 from samix.comparing.origin import commit, machine, without_places
 from samix.comparing.page import curve_of, number_styles
@@ -25,6 +24,7 @@ from samix.comparing.tables import (
     score_name,
     variant_lines,
 )
+from samix.files import write_text
 
 INKS = ("0.45", "#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#7b4fa3", "#00a0a0", "#c7643c", "#e377c2")
 DASHES = ("-", "--", ":", "-.")
@@ -146,7 +146,7 @@ def provenance(results: Found, origin: Found) -> list[str]:
 
 def draw_summary(path: Path, results: Found) -> None:
     """Accuracy with its seeds on the left, learning curves with their bands on the right."""
-    from samix.visualize import figure
+    from samix.showing.pictures import figure
 
     shown = {label: found for label, found in results["mixups"].items() if found["top1"]}
     styles = number_styles(list(results["mixups"]))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from samix.comparing.kinds import kind_of
-from samix.comparing.plan import Job, Plan, cores, side_by_side
+from samix.comparing.plan import CompareOptions, Job, Plan
 
 LOG = "log.txt"  # of a run's process, in its folder
 POLL = 0.2  # seconds between looks at the runs
@@ -139,6 +139,19 @@ def run_jobs(plan: Plan, ended: Callable[[Job, str], None], start: Start = Child
 def next_ready(waiting: Sequence[Job]) -> Job | None:
     """The first job whose Mixer is there, if it needs one; None where none can start."""
     return next((job for job in waiting if job.after is None or is_finished(job.after)), None)
+
+
+def side_by_side(options: CompareOptions) -> int:
+    """How many runs go on at a time."""
+    import torch
+
+    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    return options.jobs or (1 if on_gpu else cores())
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

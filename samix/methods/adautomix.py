@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.methods.automix import AutoMix, Draw
+from samix.methods.automix import AutoMix
 from samix.methods.base import Batch
+from samix.methods.branch import Draw
 from samix.methods.learned_options import StepOptions
 from samix.mixing import sample_lam, sample_partners, to_device
 from samix.mixups.adversarial import AdversarialMixer

@@ -9,8 +9,7 @@ alone. One ``backward`` serves both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +19,11 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.losses import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
 from samix.methods.base import Batch, Method
+from samix.methods.branch import Draw, part_of, scaled
 from samix.methods.learned_options import LearnedOptions, mask_schedule
+from samix.methods.step_count import count_steps
 from samix.mixing import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
+from samix.mixups.frozen import start_from
 from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
 from samix.networks.backbone import TimmBackbone, TwoHeads, as_backbone, feature_dim
 from samix.networks.compiled import compile_methods
@@ -61,19 +63,6 @@ AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
 }
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Draws of one branch: lam (n,) float32, partner index (n,) int64 into the batch, and the rows they are for."""
-
-    lam: Tensor
-    index: Tensor
-    rows: slice = field(default_factory=lambda: slice(None))
-
-    def part(self, rows: slice) -> Draw:
-        """The draws of these rows."""
-        return Draw(self.lam[rows], self.index[rows], rows)
-
-
 class AutoMix(Method):
     """A network, its momentum copy, and a Mix Block, trained together.
 
@@ -91,7 +80,8 @@ class AutoMix(Method):
     """
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS
-    steps: Tensor  # optimiser steps done, int64, part of the state
+    steps: Tensor  # optimiser steps done, see count_steps
+    step: int
 
     def __init__(
         self,
@@ -117,10 +107,7 @@ class AutoMix(Method):
             start_from(self.mixer, self.options.init)
         self.mixer.to(next(model.parameters()).device)
         self.generator = new_generator() if generator is None else generator
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.step = 0  # the same on the host, so that no step waits for the device
-        self.register_load_state_dict_pre_hook(add_steps)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(read_steps)  # type: ignore[no-untyped-call]
+        count_steps(self)
         self.train()
 
     def build_mixer(self, dim: int) -> LearnedMixer:
@@ -382,52 +369,3 @@ class AutoMix(Method):
         """The momentum copy with the clean head, as a plain network of the class that was given, in eval mode."""
         model: nn.Module = copy.deepcopy(self.momentum.backbone.model)
         return model.eval().requires_grad_(True)
-
-
-def start_from(mixer: LearnedMixer, source: str) -> None:
-    """Gives a new Mixer the weights of a trained one.
-
-    Args:
-        mixer: the new one, of the same kind and options.
-        source: a Mixer's folder, file or hub id, or ``default``.
-
-    Raises:
-        FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
-    """
-    from samix.mixups.frozen import DEFAULT
-    from samix.networks.mixer_network import MixerNetwork
-
-    trained = MixerNetwork.read(DEFAULT if source == "default" else source).mixer
-    own, given = mixer.state_dict(), trained.state_dict()
-    if type(trained) is not type(mixer) or {k: v.shape for k, v in own.items()} != {
-        k: v.shape for k, v in given.items()
-    }:
-        raise ValueError(
-            f"{source} holds a {type(trained).__name__} for maps of {trained.dim} channels, this run has a "
-            f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
-        )
-    mixer.load_state_dict(given)
-
-
-def part_of(count: int, share: float) -> int:
-    """How many of ``count`` images a share in (0, 1] is: at least one."""
-    return max(1, round(share * count))
-
-
-def scaled(images: Tensor, scale: float) -> Tensor:
-    """(B, C, H, W) -> (B, C, scale H, scale W), by anti-aliased bilinear interpolation; the images at scale 1."""
-    if scale == 1.0:
-        return images
-    size = [max(1, round(scale * side)) for side in images.shape[-2:]]
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
-
-
-def add_steps(method: AutoMix, state: Mapping[str, Any], prefix: str, *_unused: Any) -> None:
-    """Before a checkpoint is loaded: those of earlier versions counted no steps."""
-    if f"{prefix}steps" not in state and isinstance(state, dict):
-        state[f"{prefix}steps"] = method.steps
-
-
-def read_steps(method: AutoMix, _keys: Any) -> None:
-    """After a checkpoint was loaded: the host's count follows the state's."""
-    method.step = int(method.steps)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samix import distributed
 from samix.contrastive import barlow_twins, normalized
 from samix.methods.view_mixing import check_views
-from samix.methods.views import ViewMethod, check_numbers, choose_options, detached, given_generator, spread
+from samix.methods.views import GivenMixupMethod, check_numbers, detached, spread
 from samix.mixing import Augmentation
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
@@ -51,14 +51,13 @@ BARLOW_PRESETS: dict[str, BarlowTwinsOptions] = {
 }
 
 
-class BarlowTwins(ViewMethod):
+class BarlowTwins(GivenMixupMethod[BarlowTwinsOptions]):
     """An encoder and no more; correlations are those of the batch of all processes.
 
     ``loss, parts = method((view_1, view_2))``.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
+        model: as for :class:`samix.methods.views.GivenMixupMethod`.
         options: a :class:`BarlowTwinsOptions`, or the name of a preset: ``imagenet``, ``cifar``.
         mixup: None; there is no mixed form.
         generator: not drawn from.
@@ -68,26 +67,27 @@ class BarlowTwins(ViewMethod):
     """
 
     presets: ClassVar[Any] = BARLOW_PRESETS
+    title: ClassVar[str] = "Barlow Twins"
 
     def __init__(
         self,
         model: nn.Module,
-        options: BarlowTwinsOptions | str = "imagenet",
+        options: BarlowTwinsOptions | str | None = None,
         *,
         mixup: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
         if mixup is not None and getattr(mixup, "name", "") != "vanilla":
             raise ValueError(
                 f"Barlow Twins has no mixed form, so {type(mixup).__name__} cannot be used: its loss compares columns, "
                 "not images; train without a mixup, or choose MoCo, MoCo v3, SimCLR, BYOL, SimSiam or SwAV"
             )
-        o: BarlowTwinsOptions = choose_options(options, self.presets)
-        self.options = o
+        super().__init__(model, options, generator=generator)
+
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder."""
+        o = self.options
         self.online = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_norm=False))
-        self.generator = given_generator(generator)
-        self.mixing = None
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step (arXiv:2103.03230, Algorithm 1).

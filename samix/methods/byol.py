@@ -14,17 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from samix.contrastive import mixed_regression_loss, normalized, regression_loss
-from samix.methods.view_mixing import GivenMixing, check_views
-from samix.methods.views import (
-    ViewMethod,
-    check_numbers,
-    choose_options,
-    detached,
-    given_generator,
-    given_mixing,
-    spread,
-)
-from samix.mixing import Augmentation
+from samix.methods.view_mixing import check_views
+from samix.methods.views import GivenMixupMethod, check_numbers, detached, spread
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.momentum import momentum_at, momentum_copy, train_norms, update_momentum
@@ -62,44 +53,27 @@ BYOL_PRESETS: dict[str, BYOLOptions] = {
 }
 
 
-class BYOL(ViewMethod):
+class BYOL(GivenMixupMethod[BYOLOptions]):
     """An encoder with a predictor, and the encoder's slow copy, which gives the targets.
 
     ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
         options: a :class:`BYOLOptions`, or the name of a preset: ``imagenet``, ``imagenet-1000``.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of the mixup's draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
+        model, mixup, generator: as for :class:`samix.methods.views.GivenMixupMethod`.
     """
 
     presets: ClassVar[Any] = BYOL_PRESETS
+    title: ClassVar[str] = "BYOL"
 
-    mixing: GivenMixing | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: BYOLOptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        o: BYOLOptions = choose_options(options, self.presets)
-        self.options = o
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder, the predictor and the slow copy."""
+        o = self.options
         self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), last_norm=False))
         device = next(model.parameters()).device
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False).to(device)
         self.momentum = momentum_copy(self.online)
-        self.generator = given_generator(generator)
-        self.mixing = given_mixing(mixup, "BYOL", self.generator)
         self.train()
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:

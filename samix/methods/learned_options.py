@@ -1,13 +1,13 @@
-"""Options that the steps with a learned mixup have in common, and the course of a mask loss's weight."""
+"""Options that the steps with a learned mixup have in common, SAMix's Mixer made by them, and a mask loss's course."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from samix.mixing import Pairing
-from samix.mixups.learned import check_choice
+from samix.mixups.learned import SAMixer, check_choice
 
 MaskSchedule = Literal["constant", "linear", "cosine", "warmup"]
 SHARES = ("clean_share", "mixed_share", "generator_share", "generator_until", "guide_scale", "generator_scale")
@@ -129,6 +129,12 @@ class LearnedOptions(StepOptions):
     def rests(self) -> bool:
         """Whether there are steps that leave the Mixer as it is."""
         return self.generator_every > 1 or self.generator_until < 1.0
+
+
+def samixer_of(options: Any, dim: int) -> SAMixer:
+    """SAMix's Mixer for feature maps of ``dim`` channels, as the options of SAMix or of SAMix-I have it."""
+    names = ("gamma", "lam_scale", "dropout", "activation", "norm", "upsample", "attention", "content")
+    return SAMixer(dim, **{name: getattr(options, name) for name in names})
 
 
 def mask_schedule(schedule: MaskSchedule, progress: float) -> float:

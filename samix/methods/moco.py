@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samix import distributed
 from samix.contrastive import info_nce, normalized
-from samix.methods.view_mixing import check_views, make_mixing
+from samix.methods.view_mixing import Seen, check_views, make_mixing
 from samix.methods.views import ViewMethod, check_numbers, choose_options, detached, given_generator, spread
 from samix.mixing import Augmentation, to_device
 from samix.mixups.learned import LearnedMixer, check_choice
@@ -171,7 +171,8 @@ class MoCo(ViewMethod):
             nce = (nce + self.contrast(view_k, other, negatives)) / 2.0
         loss, parts = nce, {"nce": nce}
         if self.mixing is not None:
-            extra, mixed_parts = self.mixing.losses(self, view_q, view_k, key, negatives, ids, embedding)
+            seen = Seen(view_q, view_k, key, embedding, negatives, ids)
+            extra, mixed_parts = self.mixing.losses(self, seen)
             loss = loss + extra
             parts.update(mixed_parts)
         if self.training:

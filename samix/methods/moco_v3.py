@@ -15,17 +15,8 @@ from torch import Tensor, nn
 
 from samix import distributed
 from samix.contrastive import in_batch_info_nce, normalized
-from samix.methods.view_mixing import GivenMixing, check_views
-from samix.methods.views import (
-    ViewMethod,
-    check_numbers,
-    choose_options,
-    detached,
-    given_generator,
-    given_mixing,
-    spread,
-)
-from samix.mixing import Augmentation
+from samix.methods.view_mixing import check_views
+from samix.methods.views import GivenMixupMethod, check_numbers, detached, spread
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.momentum import momentum_at, momentum_copy, train_norms, update_momentum
@@ -80,7 +71,7 @@ MOCO_V3_PRESETS: dict[str, MoCoV3Options] = {
 }
 
 
-class MoCoV3(ViewMethod):
+class MoCoV3(GivenMixupMethod[MoCoV3Options]):
     """An encoder with a predictor, and its momentum copy.
 
     ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
@@ -90,31 +81,16 @@ class MoCoV3(ViewMethod):
     weight_init="moco")``: timm's own ViT-S has 6 heads. Its positions and its patch projection are set here.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
         options: a :class:`MoCoV3Options`, or the name of a preset: ``resnet``, ``vit``, ``cifar``.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of the mixup's draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
+        model, mixup, generator: as for :class:`samix.methods.views.GivenMixupMethod`.
     """
 
     presets: ClassVar[Any] = MOCO_V3_PRESETS
+    title: ClassVar[str] = "MoCo v3"
 
-    mixing: GivenMixing | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: MoCoV3Options | str = "resnet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        o: MoCoV3Options = choose_options(options, self.presets)
-        self.options = o
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder, the predictor and the momentum encoder."""
+        o = self.options
         if is_vit(model) and o.fixed_positions:
             fix_positions(model)
         if is_vit(model) and o.frozen_patches:
@@ -124,8 +100,6 @@ class MoCoV3(ViewMethod):
         predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=o.predictor_norm, last_affine=False)
         self.predictor = predictor.to(next(model.parameters()).device)
         self.momentum = momentum_copy(self.online)
-        self.generator = given_generator(generator)
-        self.mixing = given_mixing(mixup, "MoCo v3", self.generator)
         self.train()
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
-from samix.clustering import ClusterOptions, OnlineClusters, weighted_cross_entropy
+from samix.cluster_losses import weighted_cross_entropy
+from samix.clustering import ClusterOptions, OnlineClusters
 from samix.contrastive import mixed_info_nce, normalized
 from samix.methods.samix_c import ClusterMixing, SAMixCOptions, apply_exactly, untrained
-from samix.methods.view_mixing import Mixing, for_views
+from samix.methods.view_mixing import Mixing, Seen, for_views
 from samix.mixing import Augmentation
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.learned import LearnedMixer
@@ -94,29 +95,21 @@ class PseudoLabelMixing(Mixing):
             check_last_map(encoder.model, options.layer)
             self.classifier = ClusterClassifier(encoder.width, options.clusters).to(device)
 
-    def losses(
-        self,
-        method: MoCo,
-        view_q: Tensor,
-        view_k: Tensor,
-        key: Tensor,
-        negatives: Tensor,
-        ids: Tensor | None,
-        embedding: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixed infoNCE, and the classifier's cross-entropy; then the bank takes in this step's keys."""
-        rows = self.clusters.rows(ids, len(view_q))
+        rows = self.clusters.rows(seen.ids, len(seen.view_q))
         running = self.clusters.running
-        mixed = head = untrained(self) if self.classifier is not None else key.new_zeros(())
+        mixed = head = untrained(self) if self.classifier is not None else seen.key.new_zeros(())
         if running:
             labels = self.clusters.labels[rows]
-            batch, features = self.mix(method.online.model, view_q, labels)
+            batch, features = self.mix(method.online.model, seen.view_q, labels)
             z = normalized(method.online(batch.images))
-            nce = mixed_info_nce(z, key[batch.index], batch.weights, negatives, method.options.temperature)
-            mixed, head = nce.mean(), self.classifier_loss(method, view_q, features, labels)
+            keys = seen.key[batch.index]  # (B, k, D)
+            nce = mixed_info_nce(z, keys, batch.weights, seen.negatives, method.options.temperature)
+            mixed, head = nce.mean(), self.classifier_loss(method, seen.view_q, features, labels)
         parts = {"mixed": mixed, "clusters": head}
         if method.training:
-            parts["changed"] = self.clusters.step(rows, key)
+            parts["changed"] = self.clusters.step(rows, seen.key)
         return method.options.mixed_weight * mixed + head, parts
 
     def mix(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from samix.methods.automix import AutoMix
-from samix.methods.learned_options import LearnedOptions
-from samix.mixups.learned import Attention, Content, LearnedMixer, SAMixer, Upsample
+from samix.methods.learned_options import LearnedOptions, samixer_of
+from samix.mixups.learned import Attention, Content, LearnedMixer, Upsample
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,4 @@ class SAMix(AutoMix):
 
     def build_mixer(self, dim: int) -> LearnedMixer:
         """SAMix's Mixer for feature maps of ``dim`` channels."""
-        o = self.options
-        return SAMixer(
-            dim,
-            gamma=o.gamma,
-            lam_scale=o.lam_scale,
-            dropout=o.dropout,
-            activation=o.activation,
-            norm=o.norm,
-            upsample=o.upsample,
-            attention=o.attention,
-            content=o.content,
-        )
+        return samixer_of(self.options, dim)

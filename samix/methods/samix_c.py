@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.clustering import ClusterOptions, OnlineClusters, cluster_bce, weighted_cross_entropy
+from samix.cluster_losses import cluster_bce, weighted_cross_entropy
+from samix.clustering import ClusterOptions, OnlineClusters
 from samix.contrastive import exact, normalized
-from samix.methods.automix import Draw
+from samix.methods.branch import Draw
 from samix.methods.learned_options import mask_schedule
-from samix.methods.samix_i import LearnedMixing, SAMixIOptions, Sources
+from samix.methods.samix_i import RELEASED, LearnedMixing, SAMixIOptions, Sources
 from samix.mixing import sample_lam, to_device
 from samix.mixups.learned import LearnedMixer, check_choice
 from samix.networks.encoder import Encoder
@@ -25,6 +26,7 @@ from samix.networks.momentum import momentum_copy, update_momentum
 
 if TYPE_CHECKING:
     from samix.methods.moco import MoCo
+    from samix.methods.view_mixing import Seen
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,7 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
 SAMIX_C_PRESETS: dict[str, SAMixCOptions] = {
     "paper": SAMixCOptions(),
     "reference": SAMixCOptions(
-        preset="reference",
-        clusters=500,
-        centroid_every=250,
-        repair_every=50,
-        warmup_epochs=0,
-        pair="cross",
-        local="keys",
-        extended=True,
-        local_schedule="warmup",
-        global_weight=1.0,
-        mask_schedule="warmup",
-        adjust_margin=0.05,
-        lam_margin=0.10,
-        dropout=0.1,
+        **RELEASED, clusters=500, centroid_every=250, repair_every=50, warmup_epochs=0, local="keys"
     ),
 }
 
@@ -110,28 +99,19 @@ class ClusterMixing(LearnedMixing):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def losses(
-        self,
-        method: MoCo,
-        view_q: Tensor,
-        view_k: Tensor,
-        key: Tensor,
-        negatives: Tensor,
-        ids: Tensor | None,
-        embedding: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
         """Both branches and the clusters' head; then the bank takes in this step's keys."""
-        rows = self.clusters.rows(ids, len(view_q))
+        rows = self.clusters.rows(seen.ids, len(seen.view_q))
         if self.clusters.running:
-            sources = self.sources(method, view_q, view_k, key)._replace(label=self.clusters.labels[rows])
-            assert embedding is not None  # MoCo gives it
-            loss, parts = self.cluster_losses(method, sources, negatives, embedding)
+            sources = self.sources(method, seen.view_q, seen.view_k, seen.key)
+            sources = sources._replace(label=self.clusters.labels[rows])
+            loss, parts = self.cluster_losses(method, sources, seen.negatives, seen.embedding)
         else:
-            loss, parts = super().losses(method, view_q, view_k, key, negatives, ids)
+            loss, parts = super().losses(method, seen)
             parts["clusters"] = untrained(self.head)  # so that every parameter has a gradient, as several processes ask
             loss = loss + parts["clusters"]
         if method.training:
-            parts["changed"] = self.clusters.step(rows, key)
+            parts["changed"] = self.clusters.step(rows, seen.key)
         return loss, parts
 
     def cluster_losses(
@@ -141,7 +121,7 @@ class ClusterMixing(LearnedMixing):
         mixed = self.encoder_loss(method, sources, negatives)
         draw = self.draw(len(sources.image), sources.image.device)
         mask, mixed_embedding = self.judge(method, sources, draw)
-        generation = self.generation_loss(method, mixed_embedding, sources, draw, negatives, None)
+        generation = self.generation_loss(method, mixed_embedding, sources, draw, negatives)
         mask_loss, report = self.mask_loss(mask, draw)
         head = self.head_loss(embedding, mixed_embedding, sources, draw)
         weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress)
@@ -149,17 +129,11 @@ class ClusterMixing(LearnedMixing):
         return loss, {"mixed": mixed, "generation": generation, "mask": mask_loss, "clusters": head, **report}
 
     def generation_loss(
-        self,
-        method: MoCo,
-        embedding: Tensor,
-        sources: Sources,
-        draw: Draw,
-        negatives: Tensor,
-        ids: Tensor | None,
+        self, method: MoCo, embedding: Tensor, sources: Sources, draw: Draw, negatives: Tensor
     ) -> Tensor:
         """``local_weight * l_+ + global_weight * l_-`` by the frozen head; l_- is mixed cross-entropy of clusters."""
         if sources.label is None:
-            return super().generation_loss(method, embedding, sources, draw, negatives, ids)
+            return super().generation_loss(method, embedding, sources, draw, negatives)
         logits = apply_exactly(self.frozen_head, embedding)
         if self.options.local == "clusters":
             local = cluster_bce(logits, sources.label, sources.label[draw.index], draw.lam)

@@ -18,9 +18,9 @@ from torch import Tensor
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.contrastive import local_bce, mixed_info_nce, normalized
 from samix.losses import mask_mean_loss, mask_variance
-from samix.methods.automix import Draw
-from samix.methods.learned_options import MaskSchedule, mask_schedule
-from samix.methods.view_mixing import Mixing
+from samix.methods.branch import Draw
+from samix.methods.learned_options import MaskSchedule, mask_schedule, samixer_of
+from samix.methods.view_mixing import Mixing, Seen
 from samix.mixing import as_lam, blend, sample_lam, sample_partners, to_device
 from samix.mixups.learned import (
     Attention,
@@ -109,33 +109,21 @@ class SAMixIOptions:
 
     def build_mixer(self, dim: int) -> SAMixer:
         """SAMix's Mixer for feature maps of ``dim`` channels."""
-        return SAMixer(
-            dim,
-            gamma=self.gamma,
-            lam_scale=self.lam_scale,
-            dropout=self.dropout,
-            activation=self.activation,
-            norm=self.norm,
-            upsample=self.upsample,
-            attention=self.attention,
-            content=self.content,
-        )
+        return samixer_of(self, dim)
 
 
-SAMIX_I_PRESETS: dict[str, SAMixIOptions] = {
-    "paper": SAMixIOptions(),
-    "reference": SAMixIOptions(
-        preset="reference",
-        pair="cross",
-        extended=True,
-        local_schedule="warmup",
-        global_weight=1.0,
-        mask_schedule="warmup",
-        adjust_margin=0.05,
-        lam_margin=0.10,
-        dropout=0.1,
-    ),
+RELEASED: dict[str, Any] = {  # what the released code has otherwise than the paper
+    "preset": "reference",
+    "pair": "cross",
+    "extended": True,
+    "local_schedule": "warmup",
+    "global_weight": 1.0,
+    "mask_schedule": "warmup",
+    "adjust_margin": 0.05,
+    "lam_margin": 0.10,
+    "dropout": 0.1,
 }
+SAMIX_I_PRESETS: dict[str, SAMixIOptions] = {"paper": SAMixIOptions(), "reference": SAMixIOptions(**RELEASED)}
 
 
 class Sources(NamedTuple):
@@ -179,20 +167,11 @@ class LearnedMixing(Mixing):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def losses(
-        self,
-        method: MoCo,
-        view_q: Tensor,
-        view_k: Tensor,
-        key: Tensor,
-        negatives: Tensor,
-        ids: Tensor | None,
-        embedding: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
         """Both branches; see the head of this file."""
-        sources = self.sources(method, view_q, view_k, key)
-        mixed = self.encoder_loss(method, sources, negatives)
-        generation, mask, report = self.mixer_losses(method, sources, negatives, ids)
+        sources = self.sources(method, seen.view_q, seen.view_k, seen.key)
+        mixed = self.encoder_loss(method, sources, seen.negatives)
+        generation, mask, report = self.mixer_losses(method, sources, seen.negatives)
         weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress)
         loss = method.options.mixed_weight * mixed + generation + weight * mask
         return loss, {"mixed": mixed, "generation": generation, "mask": mask, **report}
@@ -215,12 +194,12 @@ class LearnedMixing(Mixing):
         return self.global_loss(method, z, sources, draw, negatives)
 
     def mixer_losses(
-        self, method: MoCo, sources: Sources, negatives: Tensor, ids: Tensor | None
+        self, method: MoCo, sources: Sources, negatives: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Trains the Mixer through the pixels alone: the momentum encoder is frozen."""
         draw = self.draw(len(sources.image), sources.image.device)
         mask, embedding = self.judge(method, sources, draw)
-        generation = self.generation_loss(method, embedding, sources, draw, negatives, ids)
+        generation = self.generation_loss(method, embedding, sources, draw, negatives)
         mask_loss, report = self.mask_loss(mask, draw)
         return generation, mask_loss, report
 
@@ -243,13 +222,7 @@ class LearnedMixing(Mixing):
         return mask_loss, report
 
     def generation_loss(
-        self,
-        method: MoCo,
-        embedding: Tensor,
-        sources: Sources,
-        draw: Draw,
-        negatives: Tensor,
-        ids: Tensor | None,
+        self, method: MoCo, embedding: Tensor, sources: Sources, draw: Draw, negatives: Tensor
     ) -> Tensor:
         """``local_weight * l_+ + global_weight * l_-`` on the momentum embedding (B, D) of the mix."""
         z = normalized(embedding)

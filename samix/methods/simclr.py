@@ -15,17 +15,8 @@ from torch import Tensor, nn
 
 from samix import distributed
 from samix.contrastive import in_batch_info_nce, normalized, nt_xent
-from samix.methods.view_mixing import GivenMixing, check_views, mix_views
-from samix.methods.views import (
-    ViewMethod,
-    check_numbers,
-    choose_options,
-    detached,
-    given_generator,
-    given_mixing,
-    spread,
-)
-from samix.mixing import Augmentation
+from samix.methods.view_mixing import check_views, mix_views
+from samix.methods.views import GivenMixupMethod, check_numbers, detached, spread
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 
@@ -60,41 +51,24 @@ SIMCLR_PRESETS: dict[str, SimCLROptions] = {
 }
 
 
-class SimCLR(ViewMethod):
+class SimCLR(GivenMixupMethod[SimCLROptions]):
     """An encoder and no more; the batch, over all processes, gives the negatives.
 
     ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
         options: a :class:`SimCLROptions`, or the name of a preset: ``imagenet``, ``cifar``.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of the mixup's draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
+        model, mixup, generator: as for :class:`samix.methods.views.GivenMixupMethod`.
     """
 
     presets: ClassVar[Any] = SIMCLR_PRESETS
+    title: ClassVar[str] = "SimCLR"
 
-    mixing: GivenMixing | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: SimCLROptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        o: SimCLROptions = choose_options(options, self.presets)
-        self.options = o
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder."""
+        o = self.options
         self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
-        self.generator = given_generator(generator)
-        self.mixing = given_mixing(mixup, "SimCLR", self.generator)
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step (arXiv:2002.05709, Algorithm 1), and with a mixup the mixed loss.

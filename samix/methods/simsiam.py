@@ -15,17 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from samix.contrastive import mixed_regression_loss, normalized, regression_loss
-from samix.methods.view_mixing import GivenMixing, check_views
-from samix.methods.views import (
-    ViewMethod,
-    check_numbers,
-    choose_options,
-    detached,
-    given_generator,
-    given_mixing,
-    spread,
-)
-from samix.mixing import Augmentation
+from samix.methods.view_mixing import check_views
+from samix.methods.views import GivenMixupMethod, check_numbers, detached, spread
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 
@@ -55,7 +46,7 @@ class SimSiamOptions:
 SIMSIAM_PRESETS: dict[str, SimSiamOptions] = {"imagenet": SimSiamOptions()}
 
 
-class SimSiam(ViewMethod):
+class SimSiam(GivenMixupMethod[SimSiamOptions]):
     """An encoder and a predictor.
 
     ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
@@ -63,36 +54,19 @@ class SimSiam(ViewMethod):
     ResNet should start at 0, as timm's does.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
         options: a :class:`SimSiamOptions`, or the name of a preset: ``imagenet``.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of the mixup's draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
+        model, mixup, generator: as for :class:`samix.methods.views.GivenMixupMethod`.
     """
 
     presets: ClassVar[Any] = SIMSIAM_PRESETS
+    title: ClassVar[str] = "SimSiam"
 
-    mixing: GivenMixing | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: SimSiamOptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        o: SimSiamOptions = choose_options(options, self.presets)
-        self.options = o
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder and the predictor."""
+        o = self.options
         self.online = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_affine=False))
         device = next(model.parameters()).device
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False, last_bias=True).to(device)
-        self.generator = given_generator(generator)
-        self.mixing = given_mixing(mixup, "SimSiam", self.generator)
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step (arXiv:2011.10566, Algorithm 1), the mean of both directions, and with a mixup the mixed loss.

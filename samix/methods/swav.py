@@ -19,17 +19,8 @@ from torch import Tensor, nn
 from samix import distributed
 from samix.batch import check_images
 from samix.contrastive import normalized, similarities, sinkhorn, swapped_prediction
-from samix.methods.view_mixing import GivenMixing, check_views
-from samix.methods.views import (
-    ViewMethod,
-    check_numbers,
-    choose_options,
-    detached,
-    given_generator,
-    given_mixing,
-    spread,
-)
-from samix.mixing import Augmentation
+from samix.methods.view_mixing import check_views
+from samix.methods.views import GivenMixupMethod, check_numbers, detached, spread
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.queue import Queue
@@ -86,7 +77,7 @@ SWAV_PRESETS: dict[str, SwAVOptions] = {
 }
 
 
-class SwAV(ViewMethod):
+class SwAV(GivenMixupMethod[SwAVOptions]):
     """An encoder, prototypes, and, for small batches, a queue for each large view.
 
     ``loss, parts = method((view_1, view_2))``, or with further, small views as a tuple at the end:
@@ -94,38 +85,22 @@ class SwAV(ViewMethod):
     method by ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), at the sizes of all views: a timm network with ``num_classes=0``,
-            or any ``nn.Module``; trained in place.
         options: a :class:`SwAVOptions`, or the name of a preset: ``imagenet``, ``small-batch`` (256), ``cifar``.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of the mixup's draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
+        model, mixup, generator: as for :class:`samix.methods.views.GivenMixupMethod`; the model takes the sizes of all
+            views.
     """
 
     presets: ClassVar[Any] = SWAV_PRESETS
+    title: ClassVar[str] = "SwAV"
 
-    mixing: GivenMixing | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: SwAVOptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        o: SwAVOptions = choose_options(options, self.presets)
-        self.options = o
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder, the prototypes and the queues."""
+        o = self.options
         device = next(model.parameters()).device
         self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), bias=True, last_norm=False))
         self.prototypes = nn.Parameter(F.normalize(torch.randn(o.prototypes, o.dim, device=device), dim=1))
         self.queues = nn.ModuleList([Queue(o.queue, o.dim).to(device) for _ in range(2 if o.queue else 0)])
         self.steps = 0
-        self.generator = given_generator(generator)
-        self.mixing = given_mixing(mixup, "SwAV", self.generator)
 
     # The step ---------------------------------------------------------------------------------------------------------
 

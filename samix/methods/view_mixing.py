@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from samix.mixing import Augmentation
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.learned import LearnedMixer
 from samix.mixups.recursive import RecursiveMix
+from samix.mixups.relabelling import Relabelling
 from samix.networks.encoder import Encoder
-from samix.relabel import Relabelling
 
 if TYPE_CHECKING:
     from samix.methods.moco import MoCo
@@ -48,29 +48,26 @@ def check_views(batch: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
     return view_q, view_k, ids
 
 
+class Seen(NamedTuple):
+    """What the clean part of a step of MoCo had and made."""
+
+    view_q: Tensor  # (B, C, H, W)
+    view_k: Tensor
+    key: Tensor  # (B, D) unit keys of view_k
+    embedding: Tensor  # (B, D) what the keys were before they were brought to unit length, for clusters
+    negatives: Tensor  # (K, D)
+    ids: Tensor | None  # (B,) row numbers of the images
+
+
 class Mixing(nn.Module):
     """What a mixup adds to a step without labels."""
 
-    def losses(
-        self,
-        method: MoCo,
-        view_q: Tensor,
-        view_k: Tensor,
-        key: Tensor,
-        negatives: Tensor,
-        ids: Tensor | None,
-        embedding: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to be added, a scalar, and its parts for the log.
 
         Args:
             method: the step this belongs to, with its encoders.
-            view_q: (B, C, H, W).
-            view_k: (B, C, H, W).
-            key: (B, D) unit keys of view_k.
-            negatives: (K, D).
-            ids: (B,) row numbers of the images, or None.
-            embedding: (B, D) what the keys were before they were brought to unit length, for clusters.
+            seen: what the clean part of that step had and made.
         """
         raise NotImplementedError
 
@@ -108,19 +105,11 @@ class GivenMixing(Mixing):
         super().__init__()
         self.mixup = for_views(mixup, generator)
 
-    def losses(
-        self,
-        method: MoCo,
-        view_q: Tensor,
-        view_k: Tensor,
-        key: Tensor,
-        negatives: Tensor,
-        ids: Tensor | None,
-        embedding: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
         """``sum_s weights_s nce(z_m, key of source s)``: both sources from the query view, all keys of the key view."""
-        z, mixed = mix_views(self.mixup, method.online, view_q)
-        loss = mixed_info_nce(z, key[mixed.index], mixed.weights, negatives, method.options.temperature).mean()
+        z, mixed = mix_views(self.mixup, method.online, seen.view_q)
+        keys = seen.key[mixed.index]  # (B, k, D)
+        loss = mixed_info_nce(z, keys, mixed.weights, seen.negatives, method.options.temperature).mean()
         weighted = method.options.mixed_weight * loss + mixed.extra_loss
         return weighted, {"mixed": loss, **mixed.extra}
 

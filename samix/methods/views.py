@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,13 @@ Options = TypeVar("Options")
 class ViewMethod(Method):
     """A method whose batch is ``(view_1, view_2)`` or ``(view_1, view_2, ids)``.
 
-    A subclass sets ``online``, ``mixing`` and ``generator``, and gives the step. Heads that are trained beside the
-    encoder and dropped after training are modules of its own.
+    A subclass sets ``options``, ``online``, ``mixing`` and ``generator``, and gives the step. Heads that are trained
+    beside the encoder and dropped after training are modules of its own.
     """
 
     presets: ClassVar[Any] = {}
 
+    options: Any
     online: Encoder
     mixing: Mixing | None
     generator: torch.Generator
@@ -46,17 +47,6 @@ class ViewMethod(Method):
             loss = loss + batch.extra_loss
             parts.update(batch.extra)
         return loss + weight * mixed
-
-    def mix_both(self, view_1: Tensor, view_2: Tensor) -> list[tuple[Tensor, MixedBatch]]:
-        """Either view mixed by the same draws, and embedded: ``[(embedding (B, D), batch)] * 2``, not of unit length.
-
-        What a mixup reads off the pixels, as a place that is salient, is read off either view.
-        """
-        assert isinstance(self.mixing, GivenMixing)
-        state = self.generator.get_state()
-        first = embed_mixed(self.mixing.mixup, self.online, view_1)
-        self.generator.set_state(state)
-        return [first, embed_mixed(self.mixing.mixup, self.online, view_2)]
 
     # For the loop, the evaluation and the pictures --------------------------------------------------------------------
 
@@ -101,6 +91,55 @@ class ViewMethod(Method):
     def export(self) -> nn.Module:
         """The encoder's backbone, without projector, with plain BatchNorm, in eval mode."""
         return plain_batchnorm(copy.deepcopy(self.online.model)).eval()
+
+
+class GivenMixupMethod(ViewMethod, Generic[Options]):
+    """A method whose mixup is not trained. A subclass gives :meth:`build` and the step.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
+            trained in place.
+        options: of the method, or the name of a preset; None is the first one.
+        mixup: None, or any augmentation object that needs no labels.
+        generator: CPU generator of the mixup's draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, or a network or mixup that cannot be used.
+    """
+
+    title: ClassVar[str]  # in messages
+
+    options: Options
+    mixing: GivenMixing | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Options | str | None = None,
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.options = choose_options(next(iter(self.presets)) if options is None else options, self.presets)
+        self.build(model)
+        self.generator = given_generator(generator)  # last: it is seeded by a draw, which comes after the weights'
+        self.mixing = given_mixing(mixup, self.title, self.generator)
+
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder, and what is beside it on the model's device."""
+        raise NotImplementedError
+
+    def mix_both(self, view_1: Tensor, view_2: Tensor) -> list[tuple[Tensor, MixedBatch]]:
+        """Either view mixed by the same draws, and embedded: ``[(embedding (B, D), batch)] * 2``, not of unit length.
+
+        What a mixup reads off the pixels, as a place that is salient, is read off either view.
+        """
+        assert self.mixing is not None
+        state = self.generator.get_state()
+        first = embed_mixed(self.mixing.mixup, self.online, view_1)
+        self.generator.set_state(state)
+        return [first, embed_mixed(self.mixing.mixup, self.online, view_2)]
 
 
 def given_mixing(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_labels, pair_batch
 from samix.mixing import Augmentation, Guides, as_lam, blend, take_rows
-from samix.mixups.learned import adjust_mask, check_choice, margin_mask
+from samix.mixups.learned import LearnedMixer, adjust_mask, check_choice, margin_mask
 
 if TYPE_CHECKING:
     from samix.networks.mixer_network import MixerNetwork
@@ -248,6 +248,30 @@ class Mixer(Augmentation):
             clean = F.cross_entropy(model(images).float(), labels if labels.is_floating_point() else labels.long())
             batch.extra["clean"] = self.clean_weight * clean  # type: ignore[index]  # ours, and new
         return logits, batch
+
+
+def start_from(mixer: LearnedMixer, source: str) -> None:
+    """Gives a new Mixer the weights of a trained one.
+
+    Args:
+        mixer: the new one, of the same kind and options.
+        source: a Mixer's folder, file or hub id, or ``default``.
+
+    Raises:
+        FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
+    """
+    from samix.networks.mixer_network import MixerNetwork
+
+    trained = MixerNetwork.read(DEFAULT if source == "default" else source).mixer
+    own, given = mixer.state_dict(), trained.state_dict()
+    if type(trained) is not type(mixer) or {k: v.shape for k, v in own.items()} != {
+        k: v.shape for k, v in given.items()
+    }:
+        raise ValueError(
+            f"{source} holds a {type(trained).__name__} for maps of {trained.dim} channels, this run has a "
+            f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
+        )
+    mixer.load_state_dict(given)
 
 
 def _no_context() -> AbstractContextManager[None]:

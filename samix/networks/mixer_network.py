@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from samix.checkpoint import write_text, write_whole
+from samix.files import write_text, write_whole
 from samix.mixups.learned import AutoMixer, LearnedMixer, SAMixer
 from samix.networks.backbone import TimmBackbone
 from samix.networks.compiled import compile_methods

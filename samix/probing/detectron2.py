@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samix.checkpoint import write_whole
+from samix.files import write_whole
 
 NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 STEM = re.compile(rf"conv1\.weight|bn1\.{NORM}")

@@ -58,7 +58,7 @@ def page(title: str, body: str, style: str = "", script: str = "") -> str:
 
 def write_page(path: Path, text: str) -> Path:
     """Writes a page, with its folder where that is missing; returns the path."""
-    from samix.checkpoint import write_text
+    from samix.files import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from samix.batch import MixedBatch
@@ -262,22 +261,3 @@ LABELS = {
     "mask_std": "spread within a mask",
     "mask_error": "|mean of mask − λ|",
 }
-
-
-@torch.no_grad()
-def mask_statistics(batches: Sequence[MixedBatch]) -> dict[str, float]:
-    """How masks behave over a sweep of lam.
-
-    Args:
-        batches: previews of the same pairs, each at one lam; all have masks.
-
-    Returns:
-        ``std``: standard deviation within a mask, averaged; ``correlation`` of the masks' means with lam, 0 where
-        either is constant.
-    """
-    means = torch.cat([b.mask.mean(dim=(1, 2, 3)) for b in batches if b.mask is not None]).double()
-    lams = torch.cat([b.lam for b in batches if b.mask is not None]).double()
-    spread = torch.cat([b.mask.std(dim=(1, 2, 3)) for b in batches if b.mask is not None])
-    vary = len(means) > 1 and bool(means.std() > 0) and bool(lams.std() > 0)
-    correlation = float(torch.corrcoef(torch.stack([means, lams]))[0, 1]) if vary else 0.0
-    return {"std": float(spread.mean()), "correlation": correlation}

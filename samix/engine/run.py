@@ -8,15 +8,11 @@ state and takes the steps since then again, without that one. The engine knows m
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import signal
-import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,27 +21,25 @@ import torch
 from torch import Tensor
 
 from samix import distributed
-from samix.build import build_augment, build_method
-from samix.checkpoint import (
-    LAST,
-    checkpoint_recipe,
-    export_network,
-    kept_files,
-    load_into,
-    load_last,
-    save_checkpoint,
-    set_aside,
-    versions,
-    write_text,
-    write_whole,
-    writing,
-)
-from samix.data import EvalBatches, ImageData, TrainBatches, denormalize, load_data
+from samix.build import build_method
+from samix.checkpoint import LAST, kept_files, load_into, load_last, save_checkpoint, set_aside
+from samix.data import EvalBatches, TrainBatches, load_data
 from samix.data.order import stream_seed
-from samix.data.stand_ins import OnBadImage, check_on_bad_image, name_of, report
 from samix.distributed import Agreement, check_not_sharded, lost_process
+from samix.engine.bad_images import BadImages
+from samix.engine.batches import build_batches, channels_last
+from samix.engine.errors import Interrupted, LostProcess, NonFiniteLoss
+from samix.engine.losses import LossSums
+from samix.engine.options import RunOptions, short_name
+from samix.engine.pictures import draw_mixed
+from samix.engine.record import check_same, describe_data, log_to_tensorboard, summarise
+from samix.engine.skipping import bad_weights, save_bad_batch
+from samix.engine.stopping import on_stop_signal
 from samix.evaluate import classification_metrics
+from samix.export import export_network
+from samix.files import write_text, writing
 from samix.finite import GRADIENT, BadStep, Watch, copied, gradient_size
+from samix.machine import check_device, device_name, versions
 from samix.methods.base import Method
 from samix.networks.modes import evaluating
 from samix.optim import build_optimizer, set_learning_rates
@@ -55,19 +49,6 @@ from samix.terminal import SteadyStream, tell
 
 CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device
 PICTURES = 12  # of mixed.png during a run
-PREVIEW_LAMS = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss became NaN or infinite."""
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop, and has saved its state."""
-
-
-class LostProcess(RuntimeError):
-    """Another process of the run has ended."""
 
 
 @dataclass(frozen=True)
@@ -85,55 +66,6 @@ class Look:
     stop: bool
     save: bool
     bad: BadStep | None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how a recipe is run; nothing here changes the result of a run on which all goes well.
-
-    Args:
-        out: folder of all runs.
-        run: name of this run's folder; empty is RECIPE-MIXUP-sSEED.
-        resume: continue from ``last.pt``, if it is there.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        data_root: where torchvision's data sets lie.
-        download: fetch those that are missing.
-        tensorboard: also write TensorBoard logs.
-        quiet: no progress bar.
-        keep: number of last checkpoints to keep: ``last.pt``, ``last-1.pt``, ...
-        save_every: steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
-        save_minutes: minutes between checkpoints inside an epoch; 0 for none.
-        max_skips: number of steps with a loss or gradient that is not finite which may be left out, each as if it had
-            never been; 0 stops at the first. A copy of the run's state is then kept on the device.
-        on_bad_image: what to do about an image that cannot be read: ``stop``, or ``skip``: another one stands in, and
-            it is counted and named at the end of each epoch.
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    out: str = "runs"
-    run: str = ""
-    resume: bool = False
-    device: str = "auto"
-    data_root: str = "data"
-    download: bool = False
-    tensorboard: bool = False
-    quiet: bool = False
-    keep: int = 2
-    save_every: int = 0
-    save_minutes: float = 0.0
-    max_skips: int = 0
-    on_bad_image: OnBadImage = "stop"
-
-    def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
-        for name in ("save_every", "save_minutes", "max_skips"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        check_on_bad_image(self.on_bad_image)
 
 
 class Run:
@@ -177,13 +109,12 @@ class Run:
         distributed.leave_out_equal_buffers(self.method)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
-        self.sums: dict[str, Tensor] = {}  # of this epoch's losses, on the device
-        self.counts: dict[str, int] = {}  # of the batches in each sum: not every step has every loss
+        self.losses = LossSums()  # of this epoch
         self.skips: list[int] = []  # numbers of the steps that are left out, from 1
         self.watch, self.before = Watch(), dict[str, Any]()  # the state to go back to, where steps may be skipped
         self.stopping, self.saved = False, time.monotonic()
         self.agreement = Agreement()  # on stopping
-        self.bad_held_out: set[int] = set()  # images that were reported
+        self.bad_images = BadImages(self.data, self.folder, self.accelerator.is_main_process)
 
     # What is trained on what ------------------------------------------------------------------------------------------
 
@@ -248,7 +179,7 @@ class Run:
         try:
             self.start()
             total = self.recipe.epochs * self.steps_per_epoch
-            with self.progress_bar(total) as bar, self.stop_on_signal():
+            with self.progress_bar(total) as bar, on_stop_signal(self.ask_to_stop):
                 while self.step < total:
                     self.train_epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar)
             return self.finish()
@@ -333,10 +264,7 @@ class Run:
                 self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip)
             self.prepared_optimizer.step()
             self.prepared_optimizer.zero_grad()
-        for name, value in values.items():
-            value = value.float() / self.recipe.accumulate
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+        self.losses.add(values, self.recipe.accumulate)
 
     def gradient(self) -> dict[str, Tensor]:
         """The largest value of the whole step's gradient, by name; none before it is whole.
@@ -364,11 +292,9 @@ class Run:
         late = minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
         due = (every > 0 and self.step % every == 0) or (late and self.accelerator.is_main_process)
         asked = [torch.tensor(float(asked), device=self.device) for asked in (due, self.stopping)]
-        values = torch.stack([*self.sums.values(), *asked]) if self.sums else torch.stack(asked)
-        found: list[float] = self.accelerator.reduce(
-            torch.cat([values, *self.watch.tensors()]), reduction="mean"
-        ).tolist()
-        sums = dict(zip(self.sums, found, strict=False))
+        values = torch.cat([torch.stack([*self.losses.sums.values(), *asked]), *self.watch.tensors()])
+        found: list[float] = self.accelerator.reduce(values, reduction="mean").tolist()
+        sums = dict(zip(self.losses.sums, found, strict=False))
         save, stop = (value > 0 for value in found[len(sums) : len(sums) + 2])
         bad = self.watch.first(found[len(sums) + 2 :])
         self.watch.clear()
@@ -385,7 +311,11 @@ class Run:
         Raises:
             NonFiniteLoss: no more steps may be skipped.
         """
-        saved = self.save_bad_batch(bad, epoch)
+        number = (bad.step - 1) % self.steps_per_epoch
+        name = "bad-batch.pt" if self.world_size == 1 else f"bad-batch-{self.rank}.pt"
+        saved = save_bad_batch(
+            self.folder / name, bad, epoch, number, self.recipe.accumulate, self.train_batches, self.data.train
+        )
         allowed = self.options.max_skips
         if len(self.skips) >= allowed:
             after = f" after {len(self.skips)} skipped steps (--max-skips {allowed})" if allowed else ""
@@ -396,35 +326,13 @@ class Run:
         if self.accelerator.is_main_process:
             tell(f"samix: {bad}; the step is left out ({len(skips)} of at most {allowed}); {saved}")
 
-    def save_bad_batch(self, bad: BadStep, epoch: int) -> str:
-        """Writes a step's batches of this process for inspection, and says where: plain tensors, numbers and names."""
-        number, parts = (bad.step - 1) % self.steps_per_epoch, self.recipe.accumulate
-        batches = self.batches_from(epoch, number)
-        rows = torch.stack([self.train_batches.rows(epoch, number * parts + part) for part in range(parts)])
-        content = {
-            "step": bad.step,
-            "epoch": epoch + 1,
-            "parts": list(bad.parts),
-            "batches": [plain_tensors(next(batches)) for _ in range(parts)],
-            "rows": rows,
-            "names": [name_of(self.data.train, row) for row in rows.flatten().tolist()],
-        }
-        name = "bad-batch.pt" if self.world_size == 1 else f"bad-batch-{self.rank}.pt"
-        try:
-            write_whole(self.folder / name, lambda path: torch.save(content, path))
-        except RuntimeError as error:  # the disk, or torch about it
-            return f"its batch could not be saved ({error})"
-        return f"its batch is in {self.folder / name}"
-
     def check_weights(self) -> None:
         """Looks at every weight before it is saved: the last step of an epoch may have spoilt them unseen.
 
         Raises:
             NonFiniteLoss: names the first weight that is not finite.
         """
-        weights = {name: value for name, value in self.method.state_dict().items() if value.is_floating_point()}
-        finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
-        bad = [name for name, good in zip(weights, finite, strict=True) if not good]
+        bad = bad_weights(self.method)
         if bad:
             raise self.not_finite(f"{len(bad)} weights are not finite after step {self.step} (first: {bad[0]})")
 
@@ -440,18 +348,18 @@ class Run:
     def end_epoch(self, epoch: int, rate: float) -> None:
         """Evaluates, logs, draws and saves."""
         skipped = sum(step > self.step - self.steps_per_epoch for step in self.skips)
-        if not self.sums:
+        if not self.losses.sums:
             raise self.not_finite(f"every step of epoch {epoch} was skipped")
-        accumulate = self.recipe.accumulate
-        means = torch.stack([value / (self.counts[name] / accumulate) for name, value in self.sums.items()])
-        names, means = list(self.sums), self.accelerator.reduce(means, reduction="mean").tolist()
-        self.sums, self.counts = {}, {}
+        means = self.accelerator.reduce(self.losses.means(self.recipe.accumulate), reduction="mean").tolist()
+        names = list(self.losses.sums)
+        self.losses.clear()
         self.check_weights()
         row: dict[str, float] = {"epoch": epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]}
         row.update(zip(names, means, strict=True))
         row["skipped"] = skipped
         if self.options.on_bad_image == "skip":
-            row["bad_images"] = self.report_bad_images(epoch)
+            bad, self.train_batches.bad = self.train_batches.bad, set()
+            row["bad_images"] = self.bad_images.report_training(bad, epoch)
         row["images_per_second"] = rate
         last = epoch == self.recipe.epochs
         if last or epoch % self.recipe.eval_every == 0:
@@ -470,7 +378,7 @@ class Run:
             metrics = classification_metrics(
                 self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device
             )
-        self.report_left_out(self.val_batches.bad)
+        self.bad_images.report_held_out(self.val_batches.bad)
         first, *others = metrics
         return {**metrics[first], **{f"top1_{name}": metrics[name]["top1"] for name in others}}
 
@@ -506,17 +414,7 @@ class Run:
             ValueError: it is of another recipe; names the fields that differ.
         """
         state, path, damaged, news = load_last(self.folder)
-        # Fields that are newer than the checkpoint were then what their defaults are.
-        old, new = (json.loads(json.dumps(r.to_dict())) for r in (checkpoint_recipe(state), self.recipe))
-        differing = [f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
-        if differing:
-            raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
-        data = describe_data(self.data)
-        changed = [f"{k} was {v!r}, is {data.get(k)!r}" for k, v in state["data"].items() if data.get(k) != v]
-        if changed:
-            raise ValueError(
-                f"{path} was trained on other data ({'; '.join(changed)}); restore it, or start another run"
-            )
+        check_same(state, self.recipe, self.data, path)
         load_into(self.method, state["method"], path)
         if not self.accelerator.is_main_process:
             state["extra"] = None  # the others' batches are not in the checkpoint: they start without
@@ -536,9 +434,7 @@ class Run:
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.rows, self.seconds = state["step"], state["best"], state["rows"], state["seconds"]
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-        done = (self.step % self.steps_per_epoch) * self.recipe.accumulate  # what checkpoints before the counts had
-        self.counts = dict(state.get("counts", dict.fromkeys(self.sums, done)))
+        self.losses.restore(state, (self.step % self.steps_per_epoch) * self.recipe.accumulate, self.device)
         self.skips, self.train_batches.bad = list(state.get("skips", [])), set(state.get("bad_images", []))
         self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
 
@@ -551,8 +447,7 @@ class Run:
             "step": self.step,
             "best": self.best,
             "rows": self.rows,
-            "sums": self.sums,
-            "counts": dict(self.counts),
+            **self.losses.state(),
             "seconds": self.seconds,
             "skips": self.skips,
             "bad_images": sorted(self.train_batches.bad),
@@ -584,55 +479,29 @@ class Run:
                 self.draw()
         if self.options.tensorboard:
             with writing(self.folder / "tensorboard"):
-                self.write_tensorboard(row)
+                log_to_tensorboard(self.folder / "tensorboard", row)
         if row.get(self.score, -1.0) > self.best:
             self.best = row[self.score]
             save_checkpoint(self.folder / "best.pt", self.state())
         self.save_last()
 
-    def write_tensorboard(self, row: dict[str, float]) -> None:
-        """Adds a row to the TensorBoard log in the run's folder."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError('--tensorboard needs the package: pip install "samix[tensorboard]"') from None
-        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=int(row["step"])) as writer:
-            for key, value in row.items():
-                writer.add_scalar(key, value, int(row["step"]))
-
     def draw(self) -> None:
         """Refreshes ``curves.png`` and ``mixed.png``."""
-        from samix.visualize import mix_grid, plot_curves
+        from samix.showing.pictures import plot_curves
+
+        def preview(*pair: Any) -> Any:
+            with self.accelerator.autocast():
+                return self.method.preview(*pair)
 
         plot_curves(self.folder / "curves.png", self.rows)
-        images, labels, index = preview_pairs(self.data, self.recipe, self.device)
-
-        def mix(lam: float) -> Any:
-            with self.accelerator.autocast():
-                return self.method.preview(images, labels, lam, index)
-
-        if mix(0.5) is None:
-            return
-        epoch = int(self.rows[-1]["epoch"])
-        mix_grid(
-            self.folder / "mixed.png",
-            images[:4],
-            images[index][:4],
-            lambda lam: first_rows(mix(lam), 4),
-            PREVIEW_LAMS,
-            lambda x: denormalize(x, self.data.mean, self.data.std),
-            f"{self.recipe.mixup}, epoch {epoch}",
-        )
+        title = f"{self.recipe.mixup}, epoch {int(self.rows[-1]['epoch'])}"
+        draw_mixed(self.folder / "mixed.png", self.data, self.recipe, self.device, preview, title)
 
     def finish(self) -> dict[str, Any]:
         """Writes export and summary, and returns the summary."""
         final = self.rows[-1]
-        scores = [row[self.score] for row in self.rows if self.score in row]
         summary: dict[str, Any] = {
-            **{key: final[key] for key in self.headline if key in final},
-            **({f"{self.score}_best": max(scores)} if scores else {}),
-            **({f"{self.score}_median_last_10": statistics.median(scores[-10:])} if scores else {}),
-            **{key: value for key, value in final.items() if key.startswith("top1_")},
+            **summarise(self.rows, self.score, self.headline),
             "seconds": round(self.seconds, 1),
             "images_per_second": round(self.step * self.recipe.batch_size / max(self.seconds, 1e-9), 1),
             "recipe": self.recipe.to_dict(),
@@ -671,134 +540,25 @@ class Run:
             file=SteadyStream(sys.stderr),
         )
 
-    @contextmanager
-    def stop_on_signal(self) -> Iterator[None]:
-        """SIGTERM, a closed terminal and Ctrl-C end the run after the step in progress, with its state saved."""
-
-        def stop(_number: int, _frame: Any) -> None:
-            self.stopping = True
-
-        try:
-            before = {number: signal.signal(number, stop) for number in stop_signals()}
-        except ValueError:  # not the main thread: signals are not ours to take
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def ask_to_stop(self) -> None:
+        """The run ends after the step in progress, with its state saved."""
+        self.stopping = True
 
     def save_inside_epoch(self, seconds: float) -> None:
         """Saves in the middle of an epoch, which has taken so long until now."""
-        sums, bad, before = self.sums, self.train_batches.bad, self.seconds
-        self.sums = {name: self.accelerator.reduce(value, reduction="mean") for name, value in sums.items()}
-        self.train_batches.bad = self.of_all(bad)
+        sums, bad, before = self.losses.sums, self.train_batches.bad, self.seconds
+        self.losses.sums = {name: self.accelerator.reduce(value, reduction="mean") for name, value in sums.items()}
+        self.train_batches.bad = distributed.set_of_all(bad)
         self.seconds += seconds
         self.check_weights()
         if self.accelerator.is_main_process:
             self.save_last()
         self.accelerator.wait_for_everyone()
-        self.sums, self.train_batches.bad, self.seconds = sums, bad, before
-
-    def of_all(self, rows: set[int]) -> set[int]:
-        """The rows of all processes."""
-        if self.world_size == 1:
-            return set(rows)
-        from accelerate.utils import gather_object
-
-        return set(gather_object(sorted(rows)))
-
-    def report_bad_images(self, epoch: int) -> int:
-        """Counts the epoch's images that could not be read, and names them on the terminal and in a file."""
-        bad, self.train_batches.bad = sorted(self.of_all(self.train_batches.bad)), set()
-        if bad and self.accelerator.is_main_process:
-            line = report(self.data.train, bad, f"training images could not be read in epoch {epoch}; others stood in")
-            tell(f"samix: {line}")
-            names = "".join(f"{name_of(self.data.train, row)}\n" for row in bad)
-            write_text(self.folder / "bad-images.txt", names)
-        return len(bad)
-
-    def report_left_out(self, rows: set[int]) -> None:
-        """Names the held-out images that could not be read, once."""
-        bad = self.of_all(rows)
-        if bad - self.bad_held_out and self.accelerator.is_main_process:
-            tell("samix: " + report(self.data.val, sorted(bad), "held-out images could not be read and are left out"))
-        self.bad_held_out |= bad
+        self.losses.sums, self.train_batches.bad, self.seconds = sums, bad, before
 
     def interrupted(self) -> Interrupted:
         """The news that the run stopped, and how to go on."""
         return Interrupted(f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / LAST})")
-
-
-def build_batches(
-    recipe: Recipe,
-    data: ImageData,
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-    on_bad_image: OnBadImage = "stop",
-) -> tuple[TrainBatches, EvalBatches]:
-    """The training and held-out batches of a recipe, for one rank.
-
-    Raises:
-        ValueError: batch_size is not divisible by processes times accumulated passes.
-    """
-    parts = world_size * recipe.accumulate
-    if recipe.batch_size % parts:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} must be divisible by {parts} ({world_size} processes x accumulate "
-            f"{recipe.accumulate})"
-        )
-    common = common_options(recipe, device, rank, world_size, on_bad_image)
-    common["augment"] = build_augment(recipe, data)
-    train = TrainBatches(data, batch_size=recipe.batch_size // parts, seed=recipe.seed, **common)
-    return train, EvalBatches(data, batch_size=max(recipe.batch_size // parts, 100), **common)
-
-
-def common_options(
-    recipe: Recipe,
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-    on_bad_image: OnBadImage = "stop",
-) -> dict[str, Any]:
-    """What training and held-out batches have in common."""
-    return {
-        "size": recipe.size,
-        "rank": rank,
-        "world_size": world_size,
-        "workers": 0 if recipe.device_data else recipe.workers,
-        "device": device,
-        "on_device": recipe.device_data,
-        "on_bad_image": on_bad_image,
-    }
-
-
-def stop_signals() -> list[signal.Signals]:
-    """The signals that ask a run to stop; of a terminal that closes only where it was not started with nohup."""
-    hang_up = getattr(signal, "SIGHUP", None)
-    asked = [signal.SIGTERM, signal.SIGINT]
-    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
-        asked.append(hang_up)
-    return asked
-
-
-def plain_tensors(batch: Any) -> Any:
-    """A batch on the host, tuples as lists."""
-    return batch.cpu() if isinstance(batch, Tensor) else [plain_tensors(part) for part in batch]
-
-
-def channels_last(batch: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The batch with its images in that memory layout."""
-    return tuple(
-        channels_last(part)
-        if isinstance(part, tuple)
-        else part.contiguous(memory_format=torch.channels_last)
-        if part.dim() == 4
-        else part
-        for part in batch
-    )
 
 
 def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
@@ -806,62 +566,3 @@ def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
     torch.manual_seed(stream_seed("network", seed, rank, step))
     for number, generator in enumerate(method.generators()):
         generator.manual_seed(stream_seed("mixing", seed, rank, step, number))
-
-
-def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Eight held-out images of different classes to look at: images, labels, and partners half a round away.
-
-    Args:
-        data: its held-out split is used; the first image of each of eight classes, or more of them where there are
-        fewer.
-        recipe: gives size and augmentation.
-        device: where they are wanted.
-    """
-    labels = data.val.labels
-    rows = [int((labels == c).nonzero()[0]) for c in range(min(data.num_classes, 8)) if bool((labels == c).any())]
-    rows += [row for row in range(len(labels)) if row not in rows][: 8 - len(rows)]
-    chosen = dataclasses.replace(data, val=data.val.subset(torch.tensor(rows)))
-    batches = EvalBatches(
-        chosen, batch_size=len(rows), size=recipe.size, augment=build_augment(recipe, data), device=device
-    )
-    images, labels = next(iter(batches.batches()))
-    return images, labels, torch.arange(len(rows)).roll(-max(len(rows) // 2, 1)).to(images.device)
-
-
-def first_rows(batch: Any, count: int) -> Any:
-    """The first samples of a mixed batch, for a picture."""
-    mask = None if batch.mask is None else batch.mask[:count]
-    return dataclasses.replace(batch, images=batch.images[:count], mask=mask)
-
-
-def short_name(mixup: str) -> str:
-    """A mixup's name for a folder: of ``mixer:PATH`` what is not a path."""
-    kind, _, path = mixup.partition(":")
-    parts = [part for part in Path(path).parts if part not in ("mixer", "/", ".", "..")]
-    return f"{kind}-{parts[-1].removesuffix('.safetensors')}" if parts else kind
-
-
-def check_device(name: str) -> None:
-    """Raises ValueError unless this is the name of a device, and of one that is there."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError('device="cuda", but torch finds no GPU; use --device cpu')
-
-
-def describe_data(data: ImageData) -> dict[str, Any]:
-    """What a checkpoint remembers of its data."""
-    return {
-        "name": data.name,
-        "images": len(data.train),
-        "classes": list(data.class_names),
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """The hardware, for the summary."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.mixing import Augmentation, check_alpha
+from samix.mixups.handmade import MixUp
 
 
 @dataclass
@@ -41,8 +42,6 @@ class SwitchingAugmentation(Augmentation):
 
     def instead(self) -> Augmentation:
         """The mixup of the other batches; it draws from this object's generator."""
-        from samix.mixups.handmade import MixUp  # here, as samix.mixups imports those who switch
-
         shared: dict[str, Any] = {"prob": self.prob, "per_sample": self.per_sample, "pairing": self.pairing}
         return MixUp(alpha=self.mixup_alpha, generator=self.generator, **shared)
 

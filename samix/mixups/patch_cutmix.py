@@ -1,0 +1,83 @@
+"""CutMix by whole patches of a transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samix.batch import Mixed, check_pair
+from samix.mixing import Augmentation, Guides, choose
+from samix.mixups.cells import between, check_side, grid_of, to_pixels
+
+
+def cutmix_patches(
+    x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, patch: int = 16, clip: bool = True
+) -> Mixed:
+    """CutMix whose box has its borders on patch borders, so that no token of a ViT is mixed.
+
+    TL-Align's (Xiao et al., ICCV 2023, arXiv:2210.06455). On so coarse a grid CutMix's own rounding would make small
+    boxes smaller still (a side of 3 becomes 2); here a box has ``floor(gh r + 1/2)`` x ``floor(gw r + 1/2)`` patches,
+    ``r = sqrt(1 - lam)``.
+
+    Args:
+        x: (B, C, H, W) images. Not modified.
+        partner: (B, C, H, W).
+        lam: (B,) share of x wanted, in [0, 1].
+        centre: (B, 2) in [0, 1), row and column of the box's centre as shares of H and W.
+        patch: side of a patch in pixels.
+        clip: let the border cut the box, as CutMix does. False keeps it whole and inside.
+
+    Returns:
+        Mixed; its lam is the exact area left to x.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    rows, columns = grid_of((x.shape[2], x.shape[3]), patch)
+    ratio = torch.sqrt(1.0 - lam)
+    inside = _box_side(ratio, centre[:, 0], rows, clip).unsqueeze(2) * (
+        _box_side(ratio, centre[:, 1], columns, clip).unsqueeze(1)
+    )
+    return choose(x, partner, to_pixels(1.0 - inside, (x.shape[2], x.shape[3])))
+
+
+def _box_side(ratio: Tensor, centre: Tensor, size: int, clip: bool) -> Tensor:
+    """(B, size) float32: 1 where the box is, along one side of the grid."""
+    cut = torch.floor(size * ratio + 0.5)
+    if clip:
+        start = torch.floor(centre * size) - torch.floor(cut / 2.0)
+        start = torch.where(ratio == 1.0, 0.0, start)
+    else:
+        start = torch.floor(centre * (size - cut + 1.0))
+    return between(start, start + cut, size)
+
+
+@dataclass
+class PatchCutMix(Augmentation):
+    """CutMix by whole patches, see :func:`cutmix_patches`.
+
+    Args:
+        patch: side of the network's patches in pixels.
+        clip: False keeps every box whole and inside, so that lam is met to within rounding.
+    """
+
+    name: ClassVar[str] = "patchcutmix"
+
+    patch: int = 16
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_side("patch", self.patch)
+
+    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
+        """The centres (B, 2)."""
+        return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
+        """See :func:`cutmix_patches`."""
+        return cutmix_patches(x, partner, lam, extras["centre"], patch=self.patch, clip=self.clip)

@@ -1,0 +1,204 @@
+"""Label-side methods: the weights of a mixed label, read from the network that sees the mixed image.
+
+TransMix, MixPro and TL-Align read the attention of a timm ViT, SUMix compares predictions of any network. Each wraps a
+mixup of images, any that has a mask, named by ``base`` or handed in as ``mixup``. They act in ``forward_through``;
+called on images alone they give the batch of the mixup they wrap. The arithmetic is in plain functions beside each
+method, for a loop of your own:
+
+    logits, attention = class_attention(model, batch.images)
+    lam = transmix_lam(attention, batch.mask)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samix.batch import Mixed, MixedBatch, check_images, check_labels
+from samix.mixing import Augmentation, Guides
+from samix.mixups.align import AlignMix
+from samix.mixups.handmade import RandomChoice
+from samix.mixups.hidden import ManifoldMix
+from samix.mixups.image_side import IMAGE_SIDE
+from samix.mixups.switching import SwitchingAugmentation
+
+
+def base_mixup(
+    name: str, options: Mapping[str, Any], generator: torch.Generator, ready: Augmentation | None
+) -> Augmentation:
+    """The mixup that a label-side method wraps; all its draws come from ``generator``.
+
+    Args:
+        name: of a mixup.
+        options: for it, where it is made by name.
+        generator: of the wrapper, the very object: who seeds it seeds both.
+        ready: a mixup to be copied instead, with its own options.
+
+    Raises:
+        ValueError: unknown name, or a mixup that chooses among others, or one that acts inside or after the forward
+            pass.
+    """
+    if ready is None:
+        kinds = {key: kind for key, kind in IMAGE_SIDE.items() if not issubclass(kind, RandomChoice)}
+        if name not in kinds:
+            more = "; hand in a ready one as mixup" if name in IMAGE_SIDE else ""
+            raise ValueError(f"unknown base {name!r}{more}; choose one of {', '.join(sorted(kinds))}")
+        made = kinds[name](generator=generator, **options)
+    elif isinstance(ready, RandomChoice):
+        made = RandomChoice(ready.choices, ready.weights, generator=generator)
+    else:
+        made = dataclasses.replace(ready, generator=generator)
+    for one in made.choices if isinstance(made, RandomChoice) else (made,):
+        if isinstance(one, ManifoldMix | AlignMix | Relabelling):
+            raise ValueError(
+                f"{type(one).__name__} acts inside or after the forward pass, so it cannot be the mixup of images that "
+                "is relabelled; take one that mixes pixels by a mask, such as cutmix, fmix, gridmix or maskmix"
+            )
+    return made
+
+
+@dataclass
+class Relabelling(SwitchingAugmentation):
+    """Base of the label-side methods.
+
+    ``alpha``, ``prob``, ``per_sample`` and ``pairing`` are handed to the mixup that is named by ``base``; a ready
+    ``mixup`` keeps its own, and these fields then tell what they are. Draws come from one generator, this object's.
+    Only the images of the wrapped mixup are taken: further losses it may have are left out.
+
+    Args:
+        base: name of the mixup whose labels are changed; any that mixes pixels by a mask.
+        mixup: a ready object instead; it is copied.
+    """
+
+    base: str = "cutmix"
+    mixup: Augmentation | None = field(default=None, kw_only=True, repr=False)
+    inner: Augmentation = field(init=False, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shared = ("alpha", "prob", "per_sample", "pairing")
+        options = {name: getattr(self, name) for name in shared} | self.base_options()
+        self.inner = base_mixup(self.base, options, self.generator, self.mixup)
+        if self.mixup is not None:
+            self.base = self.mixup.name
+            for name in shared:
+                setattr(self, name, getattr(self.mixup, name))
+
+    def base_options(self) -> dict[str, Any]:
+        """Further options for the mixup that is named by ``base``."""
+        return {}
+
+    def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Runs the model on the mixed batch and changes its weights; ``images`` are the clean ones."""
+        raise NotImplementedError
+
+    def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Mixes, runs the model, and changes the labels' weights.
+
+        Args:
+            model: (B, C, H, W) to (B, K); its hooks are as before afterwards.
+            images: (B, C, H, W). Not modified.
+            labels: (B,) class ids or values, or (B, K) float targets.
+
+        Returns:
+            Logits (B, K), and the batch. Batches left to another mixup (``switch``) keep its labels.
+
+        Raises:
+            TypeError, ValueError: wrong images or labels, a mixup without a mask or with more than two sources, or a
+                network that cannot be read.
+        """
+        check_images(images)
+        check_labels(labels, len(images))  # a label at each pixel has no single weight
+        if self.draw_switch():
+            batch = self.instead()(images, labels)
+            return model(batch.images), self.untrained(batch)
+        batch = self.inner(images, labels, model=model)
+        if batch.mask is None or batch.labels.shape[1] != 2 or batch.target is not None:
+            raise ValueError(
+                f"{type(self).__name__} changes the weights of two labels by the mask that mixed their images; "
+                f"{type(self.inner).__name__} gave no mask, more sources, or a label of its own"
+            )
+        return self.relabel(model, batch, images)
+
+    def untrained(self, batch: MixedBatch) -> MixedBatch:
+        """A batch that was left to another mixup."""
+        return batch
+
+    # All else is the wrapped mixup's ---------------------------------------------------------------------------------
+
+    def draw_lam(self, batch_size: int) -> Tensor:
+        """As the wrapped mixup."""
+        return self.inner.draw_lam(batch_size)
+
+    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
+        """As the wrapped mixup."""
+        return self.inner.draw_extras(shape)
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
+        """As the wrapped mixup."""
+        return self.inner.apply(x, partner, lam, guides, **extras)
+
+    def mix(
+        self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
+    ) -> tuple[Mixed, Tensor]:
+        """As the wrapped mixup."""
+        return self.inner.mix(images, lam, index)
+
+    def check_batch(self, images: Tensor, labels: Tensor) -> None:
+        """As the wrapped mixup."""
+        self.inner.check_batch(images, labels)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, lam: Tensor | float | None = None, **given: Any
+    ) -> MixedBatch:
+        """The wrapped mixup's batch, or MixUp's where that is drawn; labels are changed in :meth:`forward_through`."""
+        if lam is None and self.draw_switch():
+            return self.instead()(images, labels, index=given.get("index"))
+        return self.inner(images, labels, lam=lam, **given)
+
+    def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+        """Nothing, unless the method says so.
+
+        Raises:
+            ValueError: the wrapped mixup wants a head of its own, whose loss is not part of this method.
+        """
+        if self.inner.attach(model, num_classes) is not None:
+            raise ValueError(
+                f"{type(self.inner).__name__} trains a head by a further loss, which {type(self).__name__} leaves out; "
+                "set that loss to 0 (as cell_weight=0 of gridmix), or take another mixup"
+            )
+        return None
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tells the wrapped mixup."""
+        self.inner.set_normalization(mean, std)
+
+    def reset(self) -> None:
+        """The wrapped mixup forgets."""
+        self.inner.reset()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the wrapped mixup remembers."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Gives it back to the wrapped mixup."""
+        self.inner.load_state_dict(state)
+
+
+def with_lam(batch: MixedBatch, lam: Tensor, **changes: Any) -> MixedBatch:
+    """The batch with weights (lam, 1 - lam)."""
+    return dataclasses.replace(batch, weights=torch.stack([lam, 1.0 - lam], dim=1), **changes)
+
+
+def area(batch: MixedBatch) -> Tensor:
+    """(B,) share of own pixels; 1 for a row that is paired with itself."""
+    assert batch.mask is not None
+    size = batch.mask.shape[2] * batch.mask.shape[3]
+    same = batch.index[:, 0] == batch.index[:, 1]
+    return torch.where(same, 1.0, batch.mask.sum((1, 2, 3)) / size)

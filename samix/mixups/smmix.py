@@ -1,0 +1,267 @@
+"""SMMix: a window of much attention over one of little (Chen et al., ICCV 2023, arXiv:2212.12977)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair
+from samix.mixing import Guides, choose
+from samix.mixups.cells import between, to_pixels
+from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.switching import SwitchingAugmentation, idle
+from samix.networks.attention import attention_layers, patches_of, received_attention
+from samix.networks.backbone import hooked
+from samix.networks.modes import looking, unwrap
+
+
+def smmix(
+    x: Tensor,
+    partner: Tensor,
+    lam: Tensor,
+    own_map: Tensor,
+    partner_map: Tensor,
+    *,
+    min_side: float = 0.25,
+    max_side: float = 0.75,
+) -> Mixed:
+    """Pastes the partner's window of most attention over the own window of least attention.
+
+    SMMix (Chen et al., ICCV 2023, arXiv:2212.12977). The window's side is a whole number s of tokens, between
+    ``floor(min_side g)`` and ``floor(max_side g)`` for a grid of side g, all alike likely when ``sqrt(1 - lam)`` is
+    uniform between min_side and max_side; beyond these it is ``floor(g sqrt(1 - lam))``. Rows and columns of a grid
+    that is not square have sides of their own.
+
+    Args:
+        x: (B, C, H, W) images. Not modified.
+        partner: (B, C, H, W).
+        lam: (B,) share of x wanted, in [0, 1].
+        own_map: (B, gh, gw) attention of x on the patch grid, at least 0; of equal windows the first one is taken.
+        partner_map: of the partner.
+        min_side: smallest side of a window drawn, as a share of the grid's.
+        max_side: largest.
+
+    Returns:
+        Mixed; its lam is the exact area left to x, 1 - s^2 / g^2.
+
+    Raises:
+        ValueError: x and partner, or lam, differ in shape.
+    """
+    check_pair(x, partner, lam)
+    (height, width), (rows, columns) = x.shape[2:], own_map.shape[1:]
+    ratio = torch.sqrt(1.0 - lam)
+    tall, wide = _window(ratio, rows, min_side, max_side), _window(ratio, columns, min_side, max_side)
+    top, left = _best_window(own_map, tall, wide, least=True)
+    from_top, from_left = _best_window(partner_map, tall, wide, least=False)
+    inside = between(top, top + tall, rows).unsqueeze(2) * between(left, left + wide, columns).unsqueeze(1)
+    at_row = _moved(top, from_top, rows, height)  # (B, H): where each row looks in the partner
+    at_column = _moved(left, from_left, columns, width)
+    moved = partner.gather(2, at_row.view(len(x), 1, height, 1).expand_as(partner))
+    moved = moved.gather(3, at_column.view(len(x), 1, 1, width).expand_as(partner))
+    return choose(x, moved, to_pixels(1.0 - inside, (height, width)))
+
+
+def _window(ratio: Tensor, size: int, min_side: float, max_side: float) -> Tensor:
+    """(B,) side of the window in tokens, float32 whole numbers."""
+    low, high = math.floor(min_side * size), math.floor(max_side * size)
+    span = max(max_side - min_side, 1e-6)
+    drawn = (low + torch.floor((ratio - min_side) / span * (high - low + 1))).clamp(low, high)
+    between = (ratio >= min_side - 1e-6) & (ratio <= max_side + 1e-6)  # lam was squared and its root taken
+    return torch.where(between, drawn, torch.floor(ratio * size))
+
+
+def _best_window(guide: Tensor, tall: Tensor, wide: Tensor, *, least: bool) -> tuple[Tensor, Tensor]:
+    """First row and column (both (B,) float32) of the window with the smallest or largest sum."""
+    rows, columns = guide.shape[1:]
+    down, across = _windows(tall, rows), _windows(wide, columns)  # (B, starts, cells)
+    sums = down @ guide.float() @ across.transpose(1, 2)  # (B, rows, columns), by the window's first cell
+    start = torch.arange(rows, device=guide.device), torch.arange(columns, device=guide.device)
+    fits_down = start[0] + tall.unsqueeze(1) <= rows
+    fits_across = start[1] + wide.unsqueeze(1) <= columns
+    fits = fits_down.unsqueeze(2) & fits_across.unsqueeze(1)
+    best = torch.where(fits, -sums if least else sums, -math.inf).flatten(1).argmax(1)
+    return (best // columns).float(), (best % columns).float()
+
+
+def _windows(side: Tensor, size: int) -> Tensor:
+    """(B,) sides -> (B, size, size) float32: row t is 1 on t <= cell < t + side."""
+    at = torch.arange(size, device=side.device)
+    ahead = at.unsqueeze(0) - at.unsqueeze(1)  # cell - start
+    return ((ahead >= 0) & (ahead < side.view(-1, 1, 1))).float()
+
+
+def _moved(to: Tensor, source: Tensor, cells: int, size: int) -> Tensor:
+    """(B, size) int64: the pixel that lands on each pixel when cell ``source`` is moved to cell ``to``."""
+    first = [torch.ceil(cell * size / cells).long() for cell in (to, source)]  # of the cell's pixels
+    at = torch.arange(size, device=to.device) + (first[1] - first[0]).unsqueeze(1)
+    return at.clamp(0, size - 1)
+
+
+def consistency_loss(logits: Tensor, clean: Tensor, batch: MixedBatch) -> Tensor:
+    """How far the prediction of the mix is from the mix of the clean predictions.
+
+    SMMix: KL(softmax(lam z_clean + (1 - lam) z_clean of the partner) || softmax(z)), mean over the batch.
+
+    Args:
+        logits: (B, K) of the mixed images.
+        clean: (B, K) of the clean images, a target: no gradient.
+        batch: the pairs and their lam.
+
+    Returns:
+        Scalar, in nats.
+    """
+    clean = clean.detach().float()
+    expected = torch.lerp(clean[batch.index[:, 1]], clean, batch.lam.unsqueeze(1))
+    log_p, log_q = F.log_softmax(logits.float(), dim=1), F.log_softmax(expected, dim=1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def region_loss(tokens: Tensor, batch: MixedBatch, classify: Callable[[Tensor], Tensor]) -> Tensor:
+    """Cross-entropy of the own region's mean token against the own label, and of the partner's against the partner's.
+
+    SMMix. A region that is empty, as the partner's in an unmixed row, does not count.
+
+    Args:
+        tokens: (B, gh, gw, D) of the mixed images.
+        batch: with a mask (B, 1, H, W), and labels that are class ids (B, 2) or targets (B, 2, K).
+        classify: (B, D) -> (B, K).
+
+    Returns:
+        Scalar, in nats: the sum of the two means over the batch.
+    """
+    assert batch.mask is not None
+    own = F.adaptive_avg_pool2d(batch.mask, (tokens.shape[1], tokens.shape[2])).transpose(1, 3).transpose(1, 2)
+    total = tokens.new_zeros((), dtype=torch.float32)
+    for source, share in enumerate((own, 1.0 - own)):  # (B, gh, gw, 1)
+        size = share.sum((1, 2))
+        pooled = (tokens.float() * share).sum((1, 2)) / size.clamp(min=1e-6)
+        each = F.cross_entropy(classify(pooled).float(), batch.labels[:, source], reduction="none")
+        total = total + (each * (size.squeeze(1) > 0.0)).mean()
+    return total
+
+
+@dataclass
+class SMMix(SwitchingAugmentation, GuidedAugmentation):
+    """SMMix, see :func:`smmix`, with its two further losses where it runs the network (a timm ViT).
+
+    The maps are the attention that each patch receives in the last block on the clean images: one extra pass in eval
+    mode, without a graph, which also gives the clean predictions. A call on images alone mixes them, without losses.
+
+    Args:
+        alpha: <= 0 switches mixing off; otherwise without effect, as the window's side is drawn evenly.
+        min_side: smallest side of a window, as a share of the grid's, in (0, 1].
+        max_side: largest.
+        regions: weight of the losses of the two regions' mean tokens, each classified by a head of its own; without
+            that head, see :meth:`attach`, they are left out.
+        consistency: weight of the divergence between the prediction and the mixed clean predictions.
+        switch: half of the batches, as released.
+        head: of the regions; made by :meth:`attach`.
+    """
+
+    name: ClassVar[str] = "smmix"
+    keeps_place: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = True
+
+    switch: float = 0.5
+    min_side: float = 0.25
+    max_side: float = 0.75
+    regions: float = 0.5
+    consistency: float = 1.0
+    head: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.min_side <= self.max_side <= 1.0:
+            raise ValueError(f"need 0 < min_side <= max_side <= 1, got {self.min_side} and {self.max_side}")
+        if self.regions < 0.0 or self.consistency < 0.0:
+            raise ValueError(f"weights must be at least 0, got regions={self.regions}, consistency={self.consistency}")
+
+    def draw_lam(self, batch_size: int) -> Tensor:
+        """(B,) 1 - side^2, the side uniform; 1 where this batch is not to be mixed."""
+        on = super().draw_lam(batch_size) < 1.0
+        count = batch_size if self.per_sample else 1
+        side = self.min_side + (self.max_side - self.min_side) * torch.rand(count, generator=self.generator)
+        return torch.where(on, 1.0 - side**2, 1.0)
+
+    def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
+        """(B, gh, gw) attention received by each patch."""
+        assert model is not None
+        with looking(model) as inner:
+            return received_attention(inner, images)[1]
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
+        """See :func:`smmix`."""
+        if guides is None:
+            raise ValueError("SMMix needs guides, the attention maps (B, gh, gw) of x and of its partner")
+        return smmix(x, partner, lam, *guides, min_side=self.min_side, max_side=self.max_side)
+
+    def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+        """Makes the head that classifies the regions' tokens.
+
+        Raises:
+            ValueError: not a timm ViT.
+        """
+        attention_layers(model)
+        net: Any = unwrap(model)
+        self.head = nn.Linear(net.num_features, num_classes, device=next(net.parameters()).device)
+        return self.head
+
+    def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Looks at the clean images, mixes them, runs the network on the mix, and adds the two losses.
+
+        Args:
+            model: a timm ViT, (B, C, H, W) to (B, K).
+            images: (B, C, H, W). Not modified.
+            labels: (B,) class ids, or (B, K) float targets.
+
+        Returns:
+            Logits (B, K), and the batch with ``extra``.
+
+        Raises:
+            TypeError, ValueError: wrong images or labels, or a network whose attention cannot be read.
+        """
+        check_images(images)
+        check_labels(labels, len(images))
+        if labels.dim() == 1 and labels.is_floating_point():
+            raise ValueError("SMMix classifies regions, these labels are values; call mix(images, labels, model=model)")
+        if self.draw_switch():
+            batch = self.instead()(images, labels)
+            return model(batch.images), self._with(batch, {})
+        lam = self.draw_lam(len(images))
+        if len(images) == 1 or bool((lam == 1.0).all()):
+            return model(images), self._with(
+                GuidedAugmentation.__call__(self, images, labels, lam=1.0, model=model), {}
+            )
+        with torch.no_grad():
+            with looking(model) as inner:
+                clean, guide = received_attention(inner, images)
+            batch = self.mix_guided(images, labels, guide, lam, None)
+        tokens: list[Tensor] = []
+        net: Any = unwrap(model)
+        with hooked(net.norm.register_forward_hook(lambda _layer, _args, output: tokens.append(output))):
+            logits = model(batch.images)
+        terms = {"consistency": self.consistency * consistency_loss(logits, clean, batch)}
+        if self.head is not None:
+            patches = patches_of(tokens[0], net, images)
+            patches = patches.reshape(len(images), guide.shape[1], guide.shape[2], -1)
+            terms["regions"] = self.regions * region_loss(patches, batch, self._classify(net))
+        return logits, self._with(batch, terms)
+
+    def _classify(self, net: Any) -> Any:
+        """(B, D) mean tokens -> (B, K), through the norm that the network puts behind its own mean."""
+        head: Any = self.head
+        return lambda pooled: head(net.fc_norm(pooled).to(head.weight.dtype))
+
+    def _with(self, batch: MixedBatch, terms: Mapping[str, Tensor]) -> MixedBatch:
+        """The batch with further losses; the head is always part of the graph, as DistributedDataParallel asks."""
+        extra = dict(terms)
+        if self.head is not None and "regions" not in extra:
+            extra["regions"] = idle(self.head)
+        return dataclasses.replace(batch, extra=extra)

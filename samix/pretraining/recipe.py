@@ -1,0 +1,69 @@
+"""A recipe of learning without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from samix.data.views import ViewAugment, ViewKind
+from samix.recipes import Recipe, from_dict
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(Recipe):
+    """One run of learning without labels: a recipe, whose ``augment`` is that of the evaluation, and further fields.
+
+    Args:
+        method: ``moco``, ``mocov3``, ``simclr``, ``byol``, ``simsiam``, ``swav``, ``barlow``; and those that say
+            themselves how they mix: ``imix``, ``unmix``, ``mixco``, ``bsim``, ``dacl``, ``sdmp``, and ``mochi``.
+        method_options: its options, where they differ from its preset.
+        mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``samix-c`` by clusters;
+            ``interintra`` and ``puzzlemix`` take clusters for classes; ``mixer:PATH`` uses a trained Mixer.
+        views: kind of the views, see ``samix.data.views.ViewAugment``.
+        min_scale: least share of the area that a view's crop takes; None is the kind's.
+        strength: factor of the colour jitter.
+        small_crops: number of further small views, for ``swav`` views.
+        knn: neighbours of the kNN monitor, 0 for none; clipped to the number of training images.
+        knn_temperature: of its weights.
+    """
+
+    method: str = "moco"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    views: ViewKind = "moco-v2"
+    min_scale: float | None = None
+    strength: float = 1.0
+    small_crops: int | None = None
+    knn: int = 200
+    knn_temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.knn < 0 or not self.knn_temperature > 0:
+            raise ValueError(
+                f"knn must be at least 0 and its temperature positive, got {self.knn} and {self.knn_temperature}"
+            )
+        if self.clean_weight:
+            raise ValueError(
+                f"clean_weight is for learning with labels, got {self.clean_weight}; without them the method's clean "
+                "loss is always there, and --method.mixed-weight weighs the mixed one"
+            )
+        self.view_augment()
+
+    def view_augment(self) -> ViewAugment:
+        """How the views are made."""
+        return ViewAugment(self.views, self.min_scale, self.strength, self.small_crops)
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its plain values; one of learning without labels where they name a method.
+
+    Raises:
+        ValueError: unknown fields; the message lists the known ones.
+    """
+    return from_dict(values, PretrainRecipe() if "method" in values else None)
+
+
+def without_labels(recipe: Recipe) -> TypeGuard[PretrainRecipe]:
+    """Whether a recipe is one of learning without labels."""
+    return isinstance(recipe, PretrainRecipe)

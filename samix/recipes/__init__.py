@@ -1,0 +1,12 @@
+"""Recipes: everything that decides a training run, as one flat value; and the published ones, by name.
+
+A recipe is a function of the mixup's name, because the published settings differ by mixup: the final learning rate of
+the learned ones, the alpha of each. Recipes without labels are in :mod:`samix.pretraining`.
+"""
+
+from samix.recipes.named import RECIPES as RECIPES
+from samix.recipes.named import named_recipe as named_recipe
+from samix.recipes.recipe import LossName as LossName
+from samix.recipes.recipe import Recipe as Recipe
+from samix.recipes.recipe import from_dict as from_dict
+from samix.recipes.recipe import read_recipe_file as read_recipe_file
