@@ -298,6 +298,22 @@ class Augmentation:
 
     # What only some mixups have ---------------------------------------------------------------------------------------
 
+    def compile_parts(self, **options: Any) -> None:
+        """Makes ready for a network whose pass is compiled; one that runs networks of its own compiles these.
+
+        Args:
+            options: of ``torch.compile``.
+
+        Raises:
+            ValueError: it acts inside the network, where a compiled pass would not see it.
+        """
+        inside = type(self).forward_through is not Augmentation.forward_through
+        if inside or getattr(self, "needs_model", False):
+            raise ValueError(
+                f"{self.name} looks into the network or runs it in its own way, which is not compiled; "
+                "leave --compile out"
+            )
+
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
         """Makes what is to be trained beside the network, such as a second head; called once, before training.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_networks import PlainNet, randomised
+from tiny_networks import PlainNet, randomised, tiny_cnn
 
 import samix
 from samix.build import build_method, build_mixup
@@ -198,6 +198,25 @@ def test_compiled_networks_paint_the_same_masks_without_a_graph_break(kind):
     compiled = mix(images, labels, lam=lam, index=index)
     assert torch.allclose(compiled.mask, plain.mask, atol=1e-5)
     assert list(mix.network.state_dict()) == names
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 1.0])
+def test_training_with_a_frozen_mixer_compiles_all_passes(clean_weight):
+    images, labels = batch()
+    losses, networks = [], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        mix, _ = frozen(clean_weight=clean_weight)
+        torch.manual_seed(0)
+        method = Supervised(tiny_cnn(), mix, num_classes=5)
+        if compiled:
+            paint = mix.network.mixer.paint
+            method.compile_parts(backend="aot_eager", fullgraph=True)
+            assert mix.network.mixer.paint != paint
+        losses.append(method((images, labels))[0].item())
+        networks.append(set(method.state_dict()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert networks[0] == networks[1]
 
 
 def test_a_mixer_is_pushed_with_its_config_and_card(monkeypatch, folder):

@@ -53,18 +53,14 @@ class Supervised(Method):
         self.heads = None if num_classes is None else mixup.attach(model, num_classes)
 
     def compile_parts(self, **options: Any) -> None:
-        """Compiles the network's pass.
+        """Compiles the network's pass, and those of networks that the mixup has of its own, as a frozen Mixer's.
 
         Raises:
             ValueError: a mixup that acts inside the network, where a compiled pass would not see it.
         """
-        inside = type(self.mixup).forward_through is not Augmentation.forward_through
-        looks = inside or getattr(self.mixup, "needs_model", False) or self.heads is not None
-        if looks:
-            raise ValueError(
-                f"{self.mixup.name} looks into the network or runs it in its own way, which is not compiled; "
-                "leave --compile out"
-            )
+        self.mixup.compile_parts(**options)
+        if self.heads is not None:
+            raise ValueError(f"{self.mixup.name} trains a head inside the network's pass; leave --compile out")
         self.model.compile(**options)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -111,6 +111,10 @@ class Mixer(Augmentation):
         if self.mean is None:
             self.mean, self.std = tuple(mean), tuple(std)
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles the encoder's pass and the Mixer's; options are those of ``torch.compile``."""
+        self.loaded.compile(**options)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """The feature maps (B, D, h, w) that guide the masks: one clean pass, stopped at the feature stage.
