@@ -37,7 +37,7 @@ from samix.methods.supervised import Supervised
 from samix.mixups.frozen import Mixer
 from samix.optim import build_optimizer
 from samix.recipes import Recipe
-from samix.sharing import mixer_network
+from samix.sharing.writing import mixer_network
 
 FROZEN = "frozen:"
 CYCLE = 4  # steps: in every fourth the momentum copy's clean pass is whole, in some only the Mixer is trained

@@ -16,7 +16,8 @@ from samix.mixups.frozen import DEFAULT, Mixer
 from samix.mixups.learned import adjust_mask
 from samix.networks.mixer_network import MixerConfig, MixerNetwork, read_config
 from samix.recipes import Recipe
-from samix.sharing import check_mixer, mixer_network, write_mixer
+from samix.sharing.checking import check_mixer
+from samix.sharing.writing import mixer_network, write_mixer
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 SLIM = '{"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64], "stem_type": "deep", "stem_width": 4}'

@@ -10,7 +10,7 @@ from samix.build import build_method
 from samix.mixups.frozen import Mixer
 from samix.mixups.learned import AutoMixer, SAMixer
 from samix.recipes import named_recipe
-from samix.sharing import mixer_network
+from samix.sharing.writing import mixer_network
 
 SIZE = (8, 8)
 

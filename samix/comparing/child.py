@@ -26,7 +26,7 @@ from samix.files import write_text
 from samix.pretraining.recipe import PretrainRecipe, recipe_of
 from samix.pretraining.run import PretrainRun
 from samix.recipes import Recipe
-from samix.sharing import write_mixer
+from samix.sharing.writing import write_mixer
 
 
 class ComparedRun(Run):

@@ -44,7 +44,7 @@ from samix.methods.base import Method
 from samix.networks.modes import evaluating
 from samix.optim import build_optimizer, set_learning_rates
 from samix.recipes import Recipe
-from samix.sharing import has_mixer, write_mixer
+from samix.sharing.writing import has_mixer, write_mixer
 from samix.terminal import SteadyStream, tell
 
 CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device

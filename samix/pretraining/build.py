@@ -30,7 +30,7 @@ from samix.mixups.puzzle import PuzzleMix
 from samix.networks.create import create_network
 from samix.networks.encoder import Encoder
 from samix.networks.queue import check_queue
-from samix.options import Part
+from samix.parts import Part
 from samix.pretraining.recipe import PretrainRecipe
 
 METHODS: dict[str, Any] = {
