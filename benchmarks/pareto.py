@@ -157,16 +157,25 @@ def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
 
 
 def place_names(ax: Any, found: dict[str, dict[str, Any]]) -> None:
-    """Writes each variant's name beside its point, moved up or down where another name is near."""
-    low = min(row["top1"]["mean"] for row in found.values())
-    high = max(row["top1"]["mean"] for row in found.values())
-    gap, placed = (high - low) / 26, list[tuple[float, float]]()
-    for name in sorted(found, key=lambda n: found[n]["top1"]["mean"]):
-        x, y = found[name]["cost"], found[name]["top1"]["mean"]
-        while any(abs(x - other) < 0.42 and abs(y - taken) < gap for other, taken in placed):
-            y += gap / 4
-        placed.append((x, y))
-        ax.annotate(name, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+    """Writes each variant's name beside its point, to the left of it where a point is near on its right.
+
+    Names are moved up where another one is near.
+    """
+    from matplotlib.patheffects import withStroke
+
+    points = {name: (row["cost"], row["top1"]["mean"]) for name, row in found.items()}
+    heights = [y for _, y in points.values()]
+    wide, high = 0.42, (max(heights) - min(heights)) / 26  # of a name, in the axes' units
+    placed: list[tuple[float, float]] = []  # middles of names
+    for name in sorted(points, key=lambda n: points[n][1]):
+        x, y = points[name]
+        left = any(0 < other - x < wide and abs(level - y) < high for other, level in points.values())
+        middle = x - wide / 2 if left else x + wide / 2
+        while any(abs(middle - other) < wide and abs(y - level) < high for other, level in placed):
+            y += high / 4
+        placed.append((middle, y))
+        text = ax.annotate(name, (x, y), xytext=(-6 if left else 6, 0), textcoords="offset points", va="center")
+        text.set(fontsize=7, ha="right" if left else "left", path_effects=[withStroke(linewidth=2, foreground="white")])
 
 
 def main() -> None:
