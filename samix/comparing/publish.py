@@ -157,7 +157,8 @@ def draw_summary(path: Path, results: Found) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     draw_scores(left, shown, styles)
-    left.set_xlabel(f"held-out {score_name(results)}; bar: standard deviation; small: seeds; ◇ expected", fontsize=8)
+    expected = "; ◇ expected" if any(found["published"] is not None for found in shown.values()) else ""
+    left.set_xlabel(f"held-out {score_name(results)}; bar: standard deviation; small: seeds{expected}", fontsize=8)
     curves = [c for label, found in shown.items() if (c := curve_of(label, found, styles, "top1"))]
     draw_curves(right, curves)
     right.set_xlabel("epoch; line: mean over seeds; band: lowest to highest", fontsize=8)
@@ -207,11 +208,12 @@ def score_limits(shown: dict[str, Found]) -> tuple[float, float]:
 
 
 def draw_curves(ax: Any, curves: Sequence[Curve]) -> None:
-    """Means and bands; the axis fits the later two thirds."""
+    """Means and bands, the fainter the more there are; the axis fits the later two thirds."""
+    shade = min(0.13, 0.8 / len(curves))
     for curve in curves:
         colour, dashes = ink(curve.style)
         single = {"marker": "o"} if len(curve.epochs) == 1 else {}
         ax.plot(curve.epochs, curve.mean, color=colour, ls=dashes, lw=1.3, **single)
-        ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.13, lw=0)
+        ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=shade, lw=0)
     start, end = min(c.epochs[0] for c in curves), max(c.epochs[-1] for c in curves)
     ax.set_ylim(*limits(curves, start + (end - start) / 3))
