@@ -58,9 +58,9 @@ def set_of_all(rows: set[int]) -> set[int]:
     """The numbers that any process has; to be called by all of them."""
     if world_size() == 1:
         return set(rows)
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, sorted(rows))
-    return {row for part in parts for row in part}
+    from accelerate.utils import gather_object
+
+    return set(gather_object(sorted(rows)))
 
 
 class Agreement:
