@@ -37,16 +37,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
+    if "vanilla" not in arguments.mixups:
+        parser.error("--mixups must have vanilla, which the ratios refer to")
     with tempfile.TemporaryDirectory(prefix="samix-epochs-") as temporary:
         command = [sys.executable, "-m", "samix", "compare", *arguments.mixups, "--seeds", str(arguments.rounds)]
         command += ["--recipe", arguments.recipe, "--data", arguments.data, "--limit", str(arguments.images)]
         command += ["--epochs", str(arguments.epochs), "--eval-every", str(arguments.epochs), "--jobs", "1"]
         subprocess.run([*command, "--out", temporary], env=one_thread(), check=True, stdout=subprocess.DEVNULL)
         found: dict[str, list[float]] = {}
-        for folder in sorted(Path(temporary).glob("*-s[0-9]*"), key=lambda path: path.stat().st_mtime):
+        for folder in sorted(Path(temporary).glob("*-s[0-9]*")):
             name = folder.name.rpartition("-s")[0]
             found.setdefault(name, []).extend(epochs_of(folder, arguments.images))
-    base = statistics.median(next(iter(found.values())))
+    base = statistics.median(found["vanilla"])
     print(f"{'mixup':40}{'s an epoch':>11}{'ratio':>7}")
     for name, seconds in found.items():
         print(f"{name:40}{statistics.median(seconds):11.3f}{statistics.median(seconds) / base:7.2f}")
