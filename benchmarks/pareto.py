@@ -2,24 +2,27 @@
 
     python benchmarks/pareto.py --data folder:DIR --seeds 3 --out runs/pareto --json docs/results/pareto.json
 
-DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. Every variant is trained by ``samix train --recipe
-cifar-few`` in a folder of its own; finished runs are read, so the command can be given again, and ``--table`` trains
-nothing. Beside the top-1 of the network to keep stand its loss, which is no matter of a few images more or less, and
-the price of a step relative to a plain one: counted in floating-point operations, which no busy machine changes. The
-picture goes beside the JSON; its line joins the variants that no other beats in both.
+DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. Every variant is trained by ``samix train`` in a folder of
+its own, under two recipes: ``cifar-few``, in which the network overfits, and ``cifar-slim``, in which it under-fits.
+Finished runs are read, so the command can be given again, and ``--table`` trains nothing. Beside the top-1 of the
+network to keep stand its loss, which is no matter of a few images more or less, and the price of a step relative to a
+plain one: counted in floating-point operations, which no busy machine changes. The JSON keeps what it has of variants
+that the folder has no run of. The picture goes beside it, a panel a recipe; its lines join the variants that no other
+beats in both.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import shlex
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,19 @@ from training_command import one_thread
 from samix.build import build_method
 from samix.recipes import named_recipe
 
+TITLES = {
+    "cifar-few": "1,000 CIFAR-10 images, 100 epochs, slim ResNet",
+    "cifar-slim": "2,500 CIFAR-10 images, 40 epochs, slim ResNet",
+}
 ONCE = {"clean_share": 0.5, "mixed_share": 0.5, "generator_share": 0.5}
+HALF_MIXED = {"mixed_share": 0.5, "generator_share": 0.5, "generator_every": 2}
+PAPER: dict[str, dict[str, Any]] = {  # in what the preset ``paper`` differs under these recipes, part by part
+    "eta": {"eta": 0.5},
+    "gamma": {"gamma": None},
+    "relu": {"activation": "relu"},
+    "linear": {"mask_schedule": "linear"},
+    "adjust": {"adjust_prob": 0.25},
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vanilla": ("vanilla", {}),
     "mixup": ("mixup", {}),
@@ -49,30 +64,37 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),  # the preset ``fast``
     "each-once-g4": ("samix", {**ONCE, "generator_every": 4}),
     "each-once-automix": ("automix", ONCE),
+    "generator-2nd": ("samix", {"generator_every": 2}),
+    "half-mixed": ("samix", HALF_MIXED),
+    "half-mixed-online": ("samix", {**HALF_MIXED, "guide": "online"}),
+    "paper": ("samix", {"preset": "paper"}),
+    **{f"paper-{name}": ("samix", options) for name, options in PAPER.items()},
 }
 
 
-def train(name: str, seed: int, arguments: argparse.Namespace) -> None:
-    """Trains (or continues, or finds) one run."""
-    folder = arguments.out / f"{name}-s{seed}"
-    if (folder / "summary.json").is_file() or arguments.table:
+def train(job: tuple[str, str, int], arguments: argparse.Namespace) -> None:
+    """Trains (or continues, or finds) one run, of a recipe, a variant and a seed."""
+    recipe, name, seed = job
+    folder = arguments.out / recipe / f"{name}-s{seed}"
+    if (folder / "summary.json").is_file():
         return
     mixup, options = VARIANTS[name]
-    command = [sys.executable, "-m", "samix", "train", "--recipe", "cifar-few", "--data", arguments.data]
-    command += ["--mixup", mixup, "--seed", str(seed), "--eval-every", "50", "--out", str(arguments.out)]
+    command = [sys.executable, "-m", "samix", "train", "--recipe", recipe, "--data", arguments.data]
+    command += ["--mixup", mixup, "--seed", str(seed), "--eval-every", "50", "--out", str(folder.parent)]
     command += ["--run", folder.name, "--quiet", "--resume"]
     for key, value in options.items():
         command += [f"--mixup.{key.replace('_', '-')}", str(value)]
     done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
-    print(f"{folder.name}: {done.stdout.splitlines()[0]}", flush=True)
+    print(f"{recipe}, {folder.name}: {done.stdout.splitlines()[0]}", flush=True)
 
 
-def price(name: str) -> float:
+@cache
+def price(recipe_name: str, name: str) -> float:
     """Floating-point operations of a step, mean of four, at the recipe's network and batch."""
     mixup, options = VARIANTS[name]
-    recipe = named_recipe("cifar-few", mixup)
+    recipe = named_recipe(recipe_name, mixup)
     recipe = dataclasses.replace(recipe, mixup_options={**recipe.mixup_options, **options})
     torch.manual_seed(0)
     method = build_method(recipe, 10).train()
@@ -91,16 +113,16 @@ def price(name: str) -> float:
     return cost
 
 
-def collect(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What is known of every variant with at least one finished run."""
-    plain = price("vanilla")
+def collect(recipe: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is known of every variant with at least one finished run under a recipe."""
     found: dict[str, dict[str, Any]] = {}
     for name, (mixup, options) in VARIANTS.items():
-        files = [arguments.out / f"{name}-s{seed}" / "summary.json" for seed in range(arguments.seeds)]
+        files = [arguments.out / recipe / f"{name}-s{seed}" / "summary.json" for seed in range(arguments.seeds)]
         summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         if not summaries:
             continue
-        row: dict[str, Any] = {"mixup": mixup, "options": options, "cost": price(name) / plain}
+        cost = price(recipe, name) / price(recipe, "vanilla")
+        row: dict[str, Any] = {"mixup": mixup, "options": options, "cost": cost}
         for key in ("top1", "nll", "ece"):
             values = [float(summary[key]) for summary in summaries]
             row[key] = {"mean": statistics.mean(values), "values": values}
@@ -133,12 +155,19 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
-    """Accuracy over cost, with standard errors and the front."""
+def draw(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Accuracy over cost, with standard errors and the front, a panel a recipe."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.8), dpi=130, layout="constrained")
-    ax = figure.add_subplot()
+    figure = Figure(figsize=(7.6, 4.8 * len(found)), dpi=130, layout="constrained")
+    for ax, (recipe, rows) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
+        draw_recipe(ax, rows)
+        ax.set_title(f"SAMix's step made cheaper: {TITLES[recipe]}", fontsize=10)
+    figure.savefig(path)
+
+
+def draw_recipe(ax: Any, found: dict[str, dict[str, Any]]) -> None:
+    """One recipe's panel."""
     best = front(found)
     for name, row in found.items():
         colour = "tab:blue" if name in best else "0.55"
@@ -150,10 +179,8 @@ def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
     )
     ax.set_xlabel("operations of a step, relative to a plain one")
     ax.set_ylabel("top-1, % (mean and standard error over seeds)")
-    ax.set_title("SAMix's step made cheaper: 1,000 CIFAR-10 images, 100 epochs, slim ResNet", fontsize=10)
     ax.set_xlim(0.9, max(row["cost"] for row in found.values()) + 0.4)  # room for the last name
     ax.grid(alpha=0.25)
-    figure.savefig(path)
 
 
 def place_names(ax: Any, found: dict[str, dict[str, Any]]) -> None:
@@ -179,9 +206,10 @@ def place_names(ax: Any, found: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Trains what is missing, prints the table, writes JSON and the picture."""
+    """Trains what is missing, prints the tables, writes JSON and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="folder:DIR")
+    parser.add_argument("--recipes", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, of one thread each")
@@ -189,14 +217,18 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="read what is there, and train nothing")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.variants]
-        list(pool.map(lambda job: train(*job, arguments), jobs))
-    found = collect(arguments)
-    print(table(found))
+    if not arguments.table:
+        jobs = list(itertools.product(arguments.recipes, arguments.variants, range(arguments.seeds)))
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(partial(train, arguments=arguments), jobs))
+    known = arguments.json is not None and arguments.json.is_file()
+    found = json.loads(arguments.json.read_text(encoding="utf-8")) if known else {}
+    for recipe in arguments.recipes:
+        found[recipe] = found.get(recipe, {}) | collect(recipe, arguments)
+        print(f"\n{recipe}: {TITLES[recipe]}\n\n{table(found[recipe])}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        draw(arguments.json.with_suffix(".png"), found)
+        draw(arguments.json.with_suffix(".png"), {recipe: rows for recipe, rows in found.items() if rows})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ alone. One ``backward`` serves both.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +29,7 @@ from samix.mixups.frozen import start_from
 from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
 from samix.networks.backbone import TimmBackbone, TwoHeads, as_backbone, feature_dim
 from samix.networks.compiled import compile_methods
+from samix.networks.folding import Pair, foldable, folded
 from samix.networks.modes import evaluating
 from samix.networks.momentum import (
     average_buffers,
@@ -107,6 +110,7 @@ class AutoMix(Method):
             start_from(self.mixer, self.options.init)
         self.mixer.to(next(model.parameters()).device)
         self.generator = new_generator() if generator is None else generator
+        self.pairs: list[Pair] | None = None  # of the momentum copy's layers that are folded; found when first needed
         count_steps(self)
         self.train()
 
@@ -200,11 +204,11 @@ class AutoMix(Method):
         have statistics of clean images too; the others stop at the map. Statistics of shrunk images would not do at
         test time: with a ``guide_scale`` the passes that keep them are further ones, on images as they are.
         """
-        if self.guide_scale == 1.0:
+        if self.guide_scale == 1.0 and self.options.statistics != "averaged":
             return self.momentum.feature_map(images, whole=self.whole_pass_due)
         if self.whole_pass_due:
             self.momentum.feature_map(images, whole=True)
-        with untracked_batchnorm(self.momentum):
+        with self.copy_left_alone(images):
             return self.momentum.feature_map(scaled(images, self.guide_scale))
 
     @property
@@ -260,8 +264,23 @@ class AutoMix(Method):
         """Logits (B, K) of the momentum copy's head of mixed images; its statistics move only where asked to."""
         if self.options.statistics == "both":
             return self.momentum.mixed(images)
-        with untracked_batchnorm(self.momentum):
+        with self.copy_left_alone(images):
             return self.momentum.mixed(images)
+
+    @contextmanager
+    def copy_left_alone(self, images: Tensor) -> Iterator[None]:
+        """Inside, passes of the momentum copy leave its statistics as they are.
+
+        With ``statistics="averaged"`` its norms are constants, and folded into the convolutions before them.
+        """
+        if self.options.statistics != "averaged":
+            with untracked_batchnorm(self.momentum):
+                yield
+            return
+        if self.pairs is None:
+            self.pairs = foldable(self.momentum.backbone, images.detach())
+        with folded(self.momentum.backbone, self.pairs):
+            yield
 
     def generator_loss(self, logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor) -> Tensor:
         """Mixed cross-entropy, or SAMix's eta balance ``l_+ + eta l_-`` (arXiv:2111.15454, section 3.2)."""

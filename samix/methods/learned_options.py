@@ -29,7 +29,8 @@ class StepOptions:
         lam_margin: plain MixUp where min(lam, 1 - lam) is at most this [released code]; negative switches it off.
         statistics: ``clean`` keeps the momentum copy's BatchNorm statistics of clean images only, and lets most clean
             passes stop at the feature map; ``both`` averages clean and mixed images [released code]; ``averaged`` runs
-            the copy in eval mode, with averages of the network's own statistics, which are then of clean images only.
+            the copy in eval mode, with averages of the network's own statistics, which are then of clean images only;
+            its norms are then folded into the convolutions before them.
         smoothing: label smoothing of the classification losses, in [0, 1).
     """
 
