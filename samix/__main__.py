@@ -13,13 +13,13 @@ from typing import Any
 
 from samix.options import Command, parse_run
 from samix.parts import Part
-from samix.recipes import RECIPES, Recipe, named_recipe
+from samix.recipes import RECIPES, Recipe, named_recipe, usual_recipe
 from samix.terminal import SteadyStream, say, tell
 
 USAGE = """samix: learned mixup for image networks
 
-  samix train      train a network with any mixup       samix train --recipe digits-quick --mixup samix
-  samix pretrain   learn features without labels        samix pretrain --method moco --mixup samix
+  samix train      train a network with any mixup       samix train --data DIR --mixup samix
+  samix pretrain   learn features without labels        samix pretrain --data DIR --method moco --mixup samix
   samix evaluate   accuracy and calibration             samix evaluate runs/NAME/best.pt
   samix compare    mixups under one recipe, with report samix compare vanilla mixup cutmix samix --seeds 3
   samix show       paint what a mixup does              samix show runs/NAME/best.pt a.jpg b.jpg
@@ -31,8 +31,9 @@ USAGE = """samix: learned mixup for image networks
 `samix COMMAND --help` lists every option. `samix train` alone trains SAMix on scanned digits in a minute or two.
 """
 
-TRAIN = """Trains a network with any mixup. The recipe gives the values that are not given here; `samix recipes` lists
-them. Without an option: SAMix on scanned digits."""
+TRAIN = """Trains a network with any mixup. The recipe gives the values that are not given here; where none is named, it
+is that of the data, for your own images `images`; `samix recipes` lists them. Without an option: SAMix on scanned
+digits."""
 
 DEBUG = "--debug"
 
@@ -123,7 +124,8 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
         owner=options_owner,
     )
     recipes = {name: lambda called, entry=entry: entry.build(called["mixup"]) for name, entry in RECIPES.items()}
-    return parse_run(Command("samix train", TRAIN, recipes, Recipe, {"mixup": mixup}, {"mixup": "samix"}), arguments)
+    parts, fallback = {"mixup": mixup}, {"mixup": "samix"}
+    return parse_run(Command("samix train", TRAIN, recipes, usual_recipe, Recipe, parts, fallback), arguments)
 
 
 def pretrain(arguments: list[str]) -> int:

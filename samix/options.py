@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from samix.parts import Part
-from samix.recipes import Recipe, from_dict, read_recipe_file
+from samix.recipes import Recipe, from_dict, read_recipe_file, with_model
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Command:
     Args:
         prog: as it is typed.
         description: for its help.
-        recipes: the named recipes: (name, what the parts are called) -> recipe; the first name is the default.
+        recipes: the named recipes: (name, what the parts are called) -> recipe.
+        usual: the name of the recipe that is taken for some data where none is named.
         kind: type of the recipes.
         parts: what a recipe names, by field.
         fallback: what the parts are called where nothing says it; a function is given what the parts before it are
@@ -36,6 +37,7 @@ class Command:
     prog: str
     description: str
     recipes: Mapping[str, Callable[[Mapping[str, str]], Recipe]]
+    usual: Callable[[str | None], str]
     kind: type[Recipe]
     parts: Mapping[str, Part]
     fallback: Mapping[str, str | Callable[[Mapping[str, str]], str]]
@@ -51,8 +53,9 @@ class Command:
         return {part: called[part] for part in self.parts}
 
     def recipe_name(self, arguments: Sequence[str], values: Mapping[str, Any]) -> str:
-        """The recipe: that of the command line, else of the file, else the first one."""
-        return str(peek(arguments, "--recipe", values.get("name", next(iter(self.recipes)))))
+        """The recipe: that of the command line, else of the file, else the usual one of the data."""
+        named = peek(arguments, "--recipe", values.get("name"))
+        return str(self.usual(peek(arguments, "--data", values.get("data"))) if named is None else named)
 
     def named(self, name: str, called: Mapping[str, str]) -> Recipe:
         """The recipe of that name.
@@ -68,7 +71,8 @@ class Command:
 def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
     """The recipe and the run options of a command line.
 
-    Precedence, weakest first: the named recipe, the file of ``--config``, the command line.
+    Precedence, weakest first: the named recipe, the file of ``--config``, the command line. A network that is named
+    comes without the arguments of the one that it takes the place of.
 
     Raises:
         ValueError: unknown names or fields.
@@ -83,7 +87,7 @@ def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
         if values.get(part, name) != name:
             values.pop(f"{part}_options", None)  # the file's options are those of its own mixup
     recipe_name = command.recipe_name(arguments, values)
-    recipe = from_dict({**values, "name": recipe_name, **called}, command.named(recipe_name, called))
+    recipe = with_values(command.named(recipe_name, called), {**values, "name": recipe_name, **called}, arguments)
     fields = recipe_fields(recipe, command)
     names, groups = [], []
     for part, name in called.items():
@@ -115,6 +119,18 @@ def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
         own[part] = name
         own[f"{part}_options"] = {k: v for k, v in options.items() if k == "preset" or base[k] != v}
     return dataclasses.replace(recipe, **own), chosen.run_options
+
+
+def with_values(named: Recipe, values: Mapping[str, Any], arguments: Sequence[str]) -> Recipe:
+    """A named recipe with the values of a file, and with the network of the command line.
+
+    Raises:
+        ValueError: unknown fields.
+    """
+    recipe = with_model(named, str(values["model"])) if "model" in values else named
+    recipe = from_dict(values, recipe)
+    model = peek(arguments, "--model")
+    return recipe if model is None else with_model(recipe, model)
 
 
 def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:

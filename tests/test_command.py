@@ -12,8 +12,9 @@ from runs import SMALL_FLAGS, fit, rows, small_recipe
 
 import samix.engine
 import samix.pretraining.run
-from samix.__main__ import COMMANDS, main, parse_train
+from samix.__main__ import COMMANDS, main, parse_pretrain, parse_train
 from samix.build import NAMES
+from samix.comparing.arguments import read_plan
 from samix.engine import Run
 from samix.recipes import RECIPES, named_recipe
 
@@ -181,6 +182,71 @@ def test_train_alone_is_samix_on_digits():
     recipe, options = parse_train([])
     assert (recipe.name, recipe.mixup, recipe.data) == ("digits-quick", "samix", "digits")
     assert options == samix.engine.RunOptions()
+
+
+@pytest.mark.parametrize(
+    ("data", "train", "pretrain"),
+    [
+        ("digits", "digits-quick", "digits-moco"),
+        ("cifar10", "cifar10-r18", "cifar10-moco"),
+        ("cifar100:DIR", "cifar100-r18", "cifar10-moco"),
+        ("tiny-imagenet:DIR", "tiny-r18", "tiny-moco"),
+        ("imagenet:DIR", "in1k-r50", "in1k-moco"),
+        ("cub:DIR", "cub-r18", "images-moco"),
+        ("stl10-unlabeled", "images", "stl10-moco"),
+        ("folder:DIR", "images", "images-moco"),
+        ("wds:a.tar", "images", "images-moco"),
+        ("/home/me/pictures", "images", "images-moco"),
+    ],
+)
+def test_where_no_recipe_is_named_it_is_that_of_the_data(tmp_path, data, train, pretrain):
+    file = config(tmp_path, {"data": data})
+    for words in (["--data", data], [f"--data={data}"], ["--config", file]):
+        recipe, _ = parse_train(words)
+        assert (recipe.name, recipe.data) == (train, data)
+        recipe, _ = parse_pretrain(words)
+        assert (recipe.name, recipe.data) == (pretrain, data)
+        plan = read_plan(["vanilla", *words])
+        assert (plan.recipe_name, plan.entrants[0].recipe.data) == (train, data)
+    assert parse_train(["--recipe", "tiny-r18", "--data", data])[0].name == "tiny-r18"
+
+
+def test_photographs_are_not_trained_as_digits_are():
+    """In size, stem, augmentation and network."""
+    recipe, _ = parse_train(["--data", "folder:DIR", "--model", "resnet50", "--mixup", "samix"])
+    assert (recipe.size, recipe.stem, recipe.augment) == (224, "default", "auto")
+    assert (recipe.model, recipe.model_args, recipe.feature) == ("resnet50", "{}", None)
+    recipe, _ = parse_pretrain(["--data", "folder:DIR", "--model", "resnet18", "--method", "moco"])
+    assert (recipe.size, recipe.stem, recipe.augment, recipe.views) == (224, "default", "resized-crop", "moco-v2")
+    assert (recipe.model, recipe.model_args, recipe.feature) == ("resnet18", "{}", None)
+
+
+def test_a_network_that_is_named_comes_without_the_arguments_of_another(tmp_path):
+    slim = named_recipe("digits-quick").model_args
+    for recipe in ("digits-quick", "cifar-few"):
+        for model in ("--model=resnet50", "--model=resnet18"):
+            parsed, _ = parse_train(["--recipe", recipe, model])
+            assert (parsed.name, parsed.model_args, parsed.feature) == (recipe, "{}", None)
+    assert parse_pretrain(["--model", "resnet50"])[0].model_args == "{}"
+    recipe, _ = parse_train(["--model", "resnet50", "--model-args", '{"drop_rate": 0.1}', "--feature", "1"])
+    assert (recipe.model, recipe.model_args, recipe.feature) == ("resnet50", '{"drop_rate": 0.1}', 1)
+    assert parse_train(["--mixup", "cutmix"])[0].model_args == slim
+    # a file: its own arguments go with its network, not with that of the command line
+    assert parse_train(["--config", config(tmp_path, {"model": "resnet50"})])[0].model_args == "{}"
+    whole = config(tmp_path, {"model": "resnet18", "model_args": slim, "feature": 2}, "whole.json")
+    recipe, _ = parse_train(["--config", whole])
+    assert (recipe.model_args, recipe.feature) == (slim, 2)
+    recipe, _ = parse_train(["--config", whole, "--model", "resnet50"])
+    assert (recipe.model_args, recipe.feature) == ("{}", None)
+
+
+def test_a_row_of_a_comparison_that_names_a_network_has_no_arguments_of_another():
+    rows = ["samix", "samix:recipe.model=resnet50", "samix:recipe.model=resnet26,recipe.feature=1"]
+    slim, whole, chosen = (entrant.recipe for entrant in read_plan(rows).entrants)
+    assert (slim.model_args, slim.feature) == (named_recipe("digits-quick").model_args, 2)
+    assert (whole.model, whole.model_args, whole.feature) == ("resnet50", "{}", None)
+    assert (chosen.model, chosen.model_args, chosen.feature) == ("resnet26", "{}", 1)
+    assert read_plan(["vanilla", "--model", "resnet50"]).entrants[0].recipe.model_args == "{}"
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -353,7 +419,9 @@ def test_train_says_what_it_does_and_shows_progress(tmp_path, capsys, no_picture
     flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
     status, out, error = run(capsys, "train", "--mixup", "samix", "--out", tmp_path, *flags)
     assert status == 0
-    assert out.startswith("samix on digits: resnet18 at 8 px, 2 epochs of 5 steps, on cpu -> ")
+    assert out.startswith(
+        "samix on digits (100 images, 359 held out): recipe digits-quick, resnet18 at 8 px, 2 epochs of 5 steps, on cpu"
+    )
     assert "10/10" in error
     assert "img_s" in error
     assert "already holds a run" in fails(capsys, "train", "--mixup", "samix", "--out", tmp_path, *flags)

@@ -53,6 +53,53 @@ def test_folder_takes_test_where_there_is_no_val(folder):
     assert len(load_data(f"folder:{folder}").val) == 6
 
 
+def test_the_path_of_a_folder_is_its_data(folder, monkeypatch):
+    for spec in (str(folder), f"{folder}/"):
+        data = load_data(spec)
+        assert (data.name, len(data.train), len(data.val)) == ("folder", 6, 6)
+    monkeypatch.chdir(folder.parent)
+    assert len(load_data(folder.name).train) == 6
+    with pytest.raises(ValueError, match=r"unknown data set 'nowhere'; known: digits, .*, or the path of a folder"):
+        load_data("nowhere")
+
+
+@pytest.fixture
+def undivided(tmp_path):
+    for label, (name, count) in enumerate({"cat": 10, "dog": 23, "emu": 2}.items()):
+        for k in range(count):
+            write(tmp_path / name / f"{name}{k}.png", 40 * label + k)
+    return tmp_path
+
+
+def test_of_undivided_classes_a_fifth_is_held_out(undivided):
+    data = load_data(str(undivided))
+    assert data.class_names == ("cat", "dog", "emu")
+    assert data.val.labels.bincount().tolist() == [2, 5, 1]  # at least one of each
+    assert sorted(values(data.train) + values(data.val)) == sorted(
+        (40 * label + k, label) for label, count in enumerate((10, 23, 2)) for k in range(count)
+    )
+    again = load_data(f"folder:{undivided}")
+    assert (values(again.train), values(again.val)) == (values(data.train), values(data.val))
+
+
+def test_who_is_held_out_does_not_depend_on_other_images(undivided):
+    before = values(load_data(str(undivided)).val)
+    write(undivided / "ant" / "0.png", 200)
+    write(undivided / "ant" / "1.png", 201)
+    (undivided / "dog" / "dog22.png").rename(undivided / "cat" / "dog22.png")
+    after = [value for value, _ in values(load_data(str(undivided)).val) if value < 200 and value != 62]
+    assert len({value for value, _ in before} - set(after)) <= 1  # a class's count, or its new image, took its place
+
+
+def test_undivided_folders_that_are_no_classes_are_refused(undivided):
+    write(undivided / "fox" / "0.png")
+    with pytest.raises(ValueError, match=r"class 'fox' has one image in .*; it needs two at least"):
+        load_data(str(undivided))
+    (undivided / "fox").rename(undivided / "emu" / "fox")
+    with pytest.raises(ValueError, match=r"emu holds folders \(fox\), so it is no class; .*train/CLASS/"):
+        load_data(str(undivided))
+
+
 def test_native_size_is_known_only_where_all_images_are_squares_of_one_size(folder):
     assert load_data(f"folder:{folder}").native_size == 4
     write(folder / "train" / "cat" / "0.png", size=(8, 8))
@@ -78,7 +125,7 @@ def test_folder_errors(folder):
 def test_folder_without_classes_and_images_is_refused(tmp_path):
     text(tmp_path / "train" / "notes.txt", "no image")
     write(tmp_path / "val" / "a.png")
-    with pytest.raises(ValueError, match=r"train holds no class folders; expected one folder of images per class"):
+    with pytest.raises(ValueError, match=r"train holds no class folders; .* per class \(.*images:"):
         load_data(f"folder:{tmp_path}")
 
 

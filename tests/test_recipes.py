@@ -12,7 +12,7 @@ from samix.build import build_method, build_network, resolve_options
 from samix.losses import LOSSES
 from samix.recipes import RECIPES, LossName, Recipe, from_dict, named_recipe, read_recipe_file
 
-SMALL = ("digits-quick", "cifar-slim", "cifar-few")
+SMALL = ("digits-quick", "cifar-slim", "cifar-few", "images")  # ours, nothing is published of them
 
 
 def test_a_recipe_survives_json():

@@ -11,12 +11,12 @@ import yaml
 
 from samix.build import MIXER
 from samix.comparing.ablations import ABLATION, ABLATIONS, Variant, expand
-from samix.comparing.kinds import Kind, kind_of, method_of
+from samix.comparing.kinds import LABELLED, Kind, kind_of, method_of
 from samix.comparing.plan import CompareOptions, Entrant, Plan, order_jobs
 from samix.engine.options import short_name
-from samix.options import Command, described, peek, read_config, recipe_fields, typed
+from samix.options import Command, described, peek, read_config, recipe_fields, typed, with_values
 from samix.pretraining.recipe import PretrainRecipe
-from samix.recipes import RECIPES, Recipe, from_dict
+from samix.recipes import Recipe, with_model
 
 ABOUT = """Trains mixups under one recipe with the same seeds, and writes report.html, table.md, table.csv and
 results.json. Finished runs are read, interrupted ones continued, so the same command may be given again.
@@ -47,7 +47,8 @@ def read_plan(arguments: list[str]) -> Plan:
     check_flags(flags)
     names = [spec.removeprefix(ABLATION) for spec in specs if spec.startswith(ABLATION)]
     values = file_values(flags)
-    usual = expand(names[0]).recipe if names else next(iter(RECIPES))
+    kind = kind_of(expand(names[0]).recipe) if names else LABELLED
+    usual = kind.usual(peek(flags, "--data", values.get("data")))
     name = str(peek(flags, "--recipe", values.get("name", usual)))
     kind = kind_of(name)
     variants = read_variants(specs or ["vanilla"])
@@ -143,8 +144,8 @@ def parse_recipe(
     """
     import tyro
 
-    recipe = from_dict({**values, "name": name}, kind.named(name, mixup, method_of(flags, values)))
-    command = Command("samix compare", ABOUT, {}, kind.recipe, {}, {})
+    recipe = with_values(kind.named(name, mixup, method_of(flags, values)), {**values, "name": name}, flags)
+    command = Command("samix compare", ABOUT, {}, kind.usual, kind.recipe, {}, {})
     fields = [field for field in recipe_fields(recipe, command) if field[0] not in (*FIXED, *kind.skipped)]
     whole = dataclasses.make_dataclass(
         "Compare",
@@ -168,7 +169,9 @@ def new_entrant(variant: Variant, recipe: Recipe, kind: Kind) -> Entrant:
         chosen = {k: option_value(k, hints.get(k, str), v) for k, v in given.items() if not k.startswith(FIELD)}
         own = {**recipe.mixup_options, **chosen}
         as_named = kind.resolve(name, own) == kind.resolve(name, recipe.mixup_options) and not changes
-        changed = dataclasses.replace(recipe, mixup_options=own, seed=0, **field_values(changes, recipe, kind))
+        fields = field_values(changes, recipe, kind)
+        base = with_model(recipe, fields["model"]) if "model" in fields else recipe
+        changed = dataclasses.replace(base, mixup_options=own, seed=0, **fields)
     except ValueError as error:
         return Entrant(variant.label, name, None, variant, str(error))
     published = kind.published(recipe.name).get(name) if as_named else None

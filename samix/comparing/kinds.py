@@ -9,7 +9,7 @@ from typing import Any
 
 from samix import build
 from samix.options import peek
-from samix.recipes import RECIPES, Recipe, named_recipe
+from samix.recipes import RECIPES, Recipe, named_recipe, usual_recipe
 
 METRICS = {"top1": "top1", "top5": "top5", "nll": "nll", "ece": "ece"}  # ours: a run's
 
@@ -21,6 +21,7 @@ class Kind:
     Args:
         recipe: their type.
         recipes: their names.
+        usual: data or None -> the name of the recipe where none is named.
         mixups: that can be named, beside ``mixer:PATH``.
         named: (recipe, mixup, method or None) -> recipe.
         owner: mixup -> the class whose fields are its options.
@@ -33,6 +34,7 @@ class Kind:
 
     recipe: type[Recipe]
     recipes: Sequence[str]
+    usual: Callable[[str | None], str]
     mixups: Sequence[str]
     named: Callable[[str, str, str | None], Recipe]
     owner: Callable[[str], type[Any]]
@@ -46,6 +48,7 @@ class Kind:
 LABELLED = Kind(
     recipe=Recipe,
     recipes=tuple(RECIPES),
+    usual=usual_recipe,
     mixups=build.NAMES,
     named=lambda name, mixup, method: named_recipe(name, mixup),
     owner=build.options_owner,
@@ -61,7 +64,7 @@ LABELLED = Kind(
 def unlabelled() -> Kind:
     """Recipes of ``samix pretrain``, scored by the nearest neighbours."""
     from samix.pretraining.build import MIXUP_NAMES, MIXUP_PART
-    from samix.pretraining.named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
+    from samix.pretraining.named import PRETRAIN_COMMAND, PRETRAIN_RECIPES, usual_pretrain_recipe
     from samix.pretraining.recipe import PretrainRecipe
 
     def named(name: str, mixup: str, method: str | None) -> Recipe:
@@ -74,6 +77,7 @@ def unlabelled() -> Kind:
     return Kind(
         recipe=PretrainRecipe,
         recipes=tuple(PRETRAIN_RECIPES),
+        usual=usual_pretrain_recipe,
         mixups=MIXUP_NAMES,
         named=named,
         owner=MIXUP_PART.owner,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from samix.data.images import IMAGE_ENDINGS, FileImages, ImageSet, file_names, no_labels
+from samix.data.order import stream_seed
 
 
 class Splits(NamedTuple):
@@ -35,7 +36,10 @@ def class_folders(folder: Path) -> list[str]:
     """
     names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
     if not names:
-        raise ValueError(f"{folder} holds no class folders; expected one folder of images per class")
+        raise ValueError(
+            f"{folder} holds no class folders; expected one folder of images per class (without labels, for `samix "
+            f"pretrain`: images:{folder})"
+        )
     return names
 
 
@@ -75,8 +79,10 @@ def held_out_folder(folder: Path) -> Path | None:
 
 
 def read_folder(folder: Path) -> Splits:
-    """`folder:DIR`: DIR/train/CLASS/... and DIR/val/CLASS/..., or test where there is no val."""
+    """`folder:DIR`: DIR/train/CLASS/ and DIR/val/CLASS/, or test where there is no val; or DIR/CLASS/ alone."""
     held_out = held_out_folder(folder)
+    if held_out is None and not (folder / "train").is_dir():
+        return read_undivided(folder)
     if not (folder / "train").is_dir() or held_out is None:
         found = ", ".join(sorted(e.name for e in os.scandir(folder) if e.is_dir())) or "none"
         raise FileNotFoundError(
@@ -91,6 +97,39 @@ def read_folder(folder: Path) -> Splits:
             f"only in {held_out.name} {only_val}; both need the same class folders"
         )
     return Splits(read_classes(folder / "train", classes), read_classes(held_out, classes), tuple(classes))
+
+
+def read_undivided(folder: Path) -> Splits:
+    """Class folders that nobody has divided: of each class a fifth is held out, at least one image.
+
+    Which ones is a function of the files' names alone, so that images that come or go leave almost all others where
+    they are.
+
+    Raises:
+        ValueError: no class folders, one that holds folders, or a class has fewer than two images.
+    """
+    classes = class_folders(folder)
+    for name in classes:
+        inside = sorted(e.name for e in os.scandir(folder / name) if e.is_dir() and not e.name.startswith("."))
+        if inside:  # such as a folder `validation`, which must not become a class
+            raise ValueError(
+                f"{folder / name} holds folders ({', '.join(inside[:5])}), so it is no class; expected "
+                f"{folder}/CLASS/ with images, or {folder}/train/CLASS/ and {folder}/val/CLASS/"
+            )
+    images = read_classes(folder, classes)
+    names = [images.path(row).name for row in range(len(images))]
+    train, val = list[int](), list[int]()
+    for label, name in enumerate(classes):
+        rows = (images.labels == label).nonzero().flatten().tolist()
+        if len(rows) < 2:
+            raise ValueError(
+                f"class {name!r} has one image in {folder / name}; it needs two at least, as one is held out to test on"
+            )
+        rows.sort(key=lambda row: (stream_seed(names[row]), names[row], row))
+        count = max(1, round(len(rows) / 5))
+        val += rows[:count]
+        train += rows[count:]
+    return Splits(images.subset(torch.tensor(sorted(train))), images.subset(torch.tensor(sorted(val))), tuple(classes))
 
 
 def read_tiny_imagenet(folder: Path) -> Splits:

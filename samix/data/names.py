@@ -144,7 +144,7 @@ def load_data(
     | `cub:DIR` | images/ with images.txt, classes.txt, image_class_labels.txt, train_test_split.txt |
     | `inat2017:DIR`, `inat2018:DIR` | images with train20xx.json and val20xx.json |
     | `places205:DIR` | images256/ with train_places205.csv and val_places205.csv |
-    | `folder:DIR` | train/CLASS/ and val/CLASS/ or test/CLASS/ |
+    | `folder:DIR`, `DIR` | train/CLASS/ and val/CLASS/ or test/CLASS/; or CLASS/ alone: a fifth of each is held out |
     | `list:TRAIN.txt,VAL.txt[,DIR[,VALDIR]]` | lines of name and label, parted by space, comma or semicolon |
     | `images:DIR` | images at any depth, without labels |
     | `wds:TRAIN.tar[,VAL.tar]`, `wds:DIR` | tar shards of webdataset's form, see `samix.data.shards.read_shards` |
@@ -164,7 +164,7 @@ def load_data(
         OSError: a download failed.
         ValueError: unknown name, wrong layout, empty class or split, labels out of range, or a limit too small.
     """
-    name, _, place = spec.partition(":")
+    name, place = name_and_place(spec)
     splits = _read(name, place, Path(root).expanduser(), download)
     if name == "digits":
         mean, std = _statistics(splits.train)
@@ -178,10 +178,22 @@ def load_data(
     return replace(data, train=data.train.subset(balanced_rows(labels, max(1, data.num_classes), limit, seed)))
 
 
+def name_and_place(spec: str) -> tuple[str, str]:
+    """The two parts of `NAME:PLACE`; the path of a folder alone is `folder:PLACE`."""
+    name, _, place = spec.partition(":")
+    if not _is_known(name) and Path(spec).expanduser().is_dir():
+        return "folder", spec
+    return name, place
+
+
+def _is_known(name: str) -> bool:
+    return name in ("digits", "list", "wds", *TORCHVISION_FOLDERS, *OFFICIAL)
+
+
 def _read(name: str, place: str, root: Path, download: bool) -> layouts.Splits:
-    known = ["digits", *TORCHVISION_FOLDERS, *OFFICIAL, "list", "wds"]
-    if name not in known:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
+    if not _is_known(name):
+        known = ", ".join(["digits", *TORCHVISION_FOLDERS, *OFFICIAL, "list", "wds"])
+        raise ValueError(f"unknown data set {name!r}; known: {known}, or the path of a folder that is there")
     if name == "digits":
         if place:
             raise ValueError(f"digits lies inside scikit-learn and takes no folder, got digits:{place}")

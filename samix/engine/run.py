@@ -142,9 +142,19 @@ class Run:
         """What this run is, for the terminal."""
         recipe = self.recipe
         return (
-            f"{recipe.mixup} on {recipe.data}: {recipe.model} at {recipe.size} px, {recipe.epochs} epochs of "
-            f"{self.steps_per_epoch} steps, on {self.device} -> {self.folder}"
+            f"{recipe.mixup} on {recipe.data} ({self.count_images()}): recipe {recipe.name}, {recipe.model} at "
+            f"{recipe.size} px, {recipe.epochs} epochs of {self.steps_per_epoch} steps, on {self.device} -> "
+            f"{self.folder}"
         )
+
+    def count_images(self) -> str:
+        """How many images there are to learn from and to test on, and whether they are enlarged."""
+        native, size = self.data.native_size, self.recipe.size
+        counts = f"{len(self.data.train):,} images, {len(self.data.val):,} held out"
+        if native is None or size <= 2 * native:
+            return counts
+        stem = " --stem small" if native <= 64 else ""
+        return f"{counts}, enlarged from {native} px; --size {native}{stem} keeps them as they are"
 
     def conclude(self, summary: dict[str, Any]) -> str:
         """What came of it."""

@@ -117,6 +117,24 @@ def cifar10_moco(called: Called) -> PretrainRecipe:
     )
 
 
+def images_moco(called: Called) -> PretrainRecipe:
+    """Anyone's images at 224 pixels, ResNet-18, MoCo v2 with a queue of 1024, batch 64, 200 epochs; not published.
+
+    The learning rate is MoCo's 0.03 per 256 images, the momentum 0.99, for runs of some ten thousand steps. For images
+    of 96 pixels or less take ``stl10-moco`` or ``cifar10-moco``.
+    """
+    return dataclasses.replace(
+        _moco96(called, "images-moco", "images:data/images", 200),
+        size=224,
+        augment="resized-crop",
+        method_options=queue_only(called, queue=1024, random_start=False, momentum=0.99),
+        batch_size=64,
+        lr=0.0075,
+        mixer_lr=0.0025 if called["mixup"] in LEARNED else None,
+        workers=4,
+    )
+
+
 def _moco96(called: Called, name: str, data: str, epochs: int) -> PretrainRecipe:
     return PretrainRecipe(
         name=name,
@@ -187,17 +205,37 @@ PRETRAIN_RECIPES: dict[str, Callable[[Called], PretrainRecipe]] = {
     "digits-moco": digits_moco,
     "cifar-slim-moco": cifar_slim_moco,
     "cifar10-moco": cifar10_moco,
+    "images-moco": images_moco,
     "stl10-moco": stl10_moco,
     "tiny-moco": tiny_moco,
     "in1k-moco": in1k_moco,
     "in1k-mocov3-vits": in1k_mocov3_vits,
 }
 
+# The recipe of a data set where none is named; that of all other data is ``images-moco``.
+OF_DATA = {
+    "digits": "digits-moco",
+    "cifar10": "cifar10-moco",
+    "cifar100": "cifar10-moco",
+    "stl10": "stl10-moco",
+    "stl10-unlabeled": "stl10-moco",
+    "tiny-imagenet": "tiny-moco",
+    "imagenet": "in1k-moco",
+}
+
+
+def usual_pretrain_recipe(data: str | None) -> str:
+    """The name of the recipe that is taken for data; None is the digits."""
+    return OF_DATA.get((data or "digits").partition(":")[0], "images-moco")
+
+
 PRETRAIN_COMMAND = Command(
     prog="samix pretrain",
     description="Learns features without labels, with any mixup. The recipe gives the values that are not given here. "
+    "Where none is named, it is that of the data, for your own images `images-moco`. "
     "Without an option: MoCo with SAMix-I on scanned digits.",
     recipes=PRETRAIN_RECIPES,
+    usual=usual_pretrain_recipe,
     kind=PretrainRecipe,
     parts={"method": METHOD_PART, "mixup": MIXUP_PART},
     fallback={

@@ -153,8 +153,9 @@ class PretrainRun(Run):
         recipe = self.recipe
         mixed = "" if recipe.mixup == "vanilla" else f" + {recipe.mixup}"
         return (
-            f"{recipe.method}{mixed} on {recipe.data}, without labels: {recipe.model} at {recipe.size} px, "
-            f"{recipe.epochs} epochs of {self.steps_per_epoch} steps, on {self.device} -> {self.folder}"
+            f"{recipe.method}{mixed} on {recipe.data}, without labels ({self.count_images()}): recipe {recipe.name}, "
+            f"{recipe.model} at {recipe.size} px, {recipe.epochs} epochs of {self.steps_per_epoch} steps, on "
+            f"{self.device} -> {self.folder}"
         )
 
     def conclude(self, summary: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from samix.recipes.photographs import images
 from samix.recipes.published import (
     aircraft_r18,
     cifar10_r18,
@@ -33,6 +34,7 @@ RECIPES: dict[str, Entry] = {
     "digits-quick": Entry(digits_quick, {}, "a minute or two, 2 CPU cores"),
     "cifar-slim": Entry(cifar_slim, {}, "some minutes, 2 CPU cores"),
     "cifar-few": Entry(cifar_few, {}, "some minutes, 2 CPU cores"),
+    "images": Entry(images, {}, "by the number of images"),
     "cifar10-r18": Entry(
         cifar10_r18,
         {
@@ -163,6 +165,23 @@ RECIPES: dict[str, Entry] = {
         "0.5 to 1.5 GPU-hours",
     ),
 }
+
+
+# The recipe of a data set where none is named; that of all other data is ``images``.
+OF_DATA = {
+    "digits": "digits-quick",
+    "cifar10": "cifar10-r18",
+    "cifar100": "cifar100-r18",
+    "tiny-imagenet": "tiny-r18",
+    "imagenet": "in1k-r50",
+    "cub": "cub-r18",
+    "aircraft": "aircraft-r18",
+}
+
+
+def usual_recipe(data: str | None) -> str:
+    """The name of the recipe that is taken for data, such as ``cifar10`` or ``folder:DIR``; None is the digits."""
+    return OF_DATA.get((data or "digits").partition(":")[0], "images")
 
 
 def named_recipe(name: str, mixup: str = "samix") -> Recipe:

@@ -18,8 +18,8 @@ class Recipe:
 
     Args:
         name: of the recipe these values come from.
-        data: ``digits``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet:DIR``, ``folder:DIR``, ``imagenet:DIR``,
-            ``cub:DIR``, ``aircraft``, ... ; see ``samix.data.load_data``.
+        data: ``digits``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet:DIR``, ``folder:DIR`` or ``DIR``,
+            ``imagenet:DIR``, ``cub:DIR``, ``aircraft``, ... ; see ``samix.data.load_data``.
         limit: class-balanced number of training images to use; 0 takes all.
         size: side of the images the network sees, in pixels.
         augment: kind of augmentation, see ``samix.data.Augment``; ``auto`` takes the published one of the data.
@@ -148,6 +148,14 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return dataclasses.asdict(self)
+
+
+def with_model(recipe: Recipe, model: str) -> Recipe:
+    """The recipe with another network, to which arguments and feature stage of its own network do not apply.
+
+    That holds for the same name, too: ``resnet18`` is timm's ResNet-18, and not a recipe's slim one.
+    """
+    return dataclasses.replace(recipe, model=model, model_args="{}", feature=None)
 
 
 def from_dict(values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
