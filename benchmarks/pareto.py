@@ -3,12 +3,13 @@
     python benchmarks/pareto.py --data folder:DIR --seeds 3 --out runs/pareto --json docs/results/pareto.json
 
 DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. Every variant is trained by ``samix train`` in a folder of
-its own, under two recipes: ``cifar-few``, in which the network overfits, and ``cifar-slim``, in which it under-fits.
+its own, in three settings: ``cifar-few``, in which the network overfits, ``cifar-slim``, in which it under-fits, and
+``cifar-more``, a run of 3,000 steps.
 Finished runs are read, so the command can be given again, and ``--table`` trains nothing. Beside the top-1 of the
 network to keep stand its loss, which is no matter of a few images more or less, and the price of a step relative to a
 plain one: counted in floating-point operations, which no busy machine changes. The JSON keeps what it has of variants
-that the folder has no run of. The picture goes beside it, a panel a recipe; its lines join the variants that no other
-beats in both.
+that the folder has no run of. The picture goes beside it, a panel a setting; its lines join the variants that no
+other beats in both.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,22 @@ from training_command import one_thread
 from samix.build import build_method
 from samix.recipes import named_recipe
 
-TITLES = {
-    "cifar-few": "1,000 CIFAR-10 images, 100 epochs, slim ResNet",
-    "cifar-slim": "2,500 CIFAR-10 images, 40 epochs, slim ResNet",
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe, what is changed in it on the command line, and what it is in words."""
+
+    recipe: str
+    changes: tuple[str, ...]
+    title: str
+
+
+SETTINGS = {
+    "cifar-few": Setting("cifar-few", (), "1,000 CIFAR-10 images, 100 epochs, slim ResNet"),
+    "cifar-slim": Setting("cifar-slim", (), "2,500 CIFAR-10 images, 40 epochs, slim ResNet"),
+    "cifar-more": Setting(
+        "cifar-slim", ("--limit", "5000", "--epochs", "60"), "5,000 CIFAR-10 images, 60 epochs, slim ResNet"
+    ),
 }
 ONCE = {"clean_share": 0.5, "mixed_share": 0.5, "generator_share": 0.5}
 HALF_MIXED = {"mixed_share": 0.5, "generator_share": 0.5, "generator_every": 2}
@@ -68,18 +83,21 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "half-mixed": ("samix", HALF_MIXED),
     "half-mixed-online": ("samix", {**HALF_MIXED, "guide": "online"}),
     "paper": ("samix", {"preset": "paper"}),
+    "paper-half-mixed": ("samix", {"preset": "paper", **HALF_MIXED}),
+    "paper-each-once-g2": ("samix", {"preset": "paper", **ONCE, "generator_every": 2}),
     **{f"paper-{name}": ("samix", options) for name, options in PAPER.items()},
 }
 
 
 def train(job: tuple[str, str, int], arguments: argparse.Namespace) -> None:
-    """Trains (or continues, or finds) one run, of a recipe, a variant and a seed."""
-    recipe, name, seed = job
-    folder = arguments.out / recipe / f"{name}-s{seed}"
+    """Trains (or continues, or finds) one run, of a setting, a variant and a seed."""
+    setting, name, seed = job
+    folder = arguments.out / setting / f"{name}-s{seed}"
     if (folder / "summary.json").is_file():
         return
     mixup, options = VARIANTS[name]
-    command = [sys.executable, "-m", "samix", "train", "--recipe", recipe, "--data", arguments.data]
+    command = [sys.executable, "-m", "samix", "train", "--recipe", SETTINGS[setting].recipe, "--data", arguments.data]
+    command += SETTINGS[setting].changes
     command += ["--mixup", mixup, "--seed", str(seed), "--eval-every", "50", "--out", str(folder.parent)]
     command += ["--run", folder.name, "--quiet", "--resume"]
     for key, value in options.items():
@@ -87,7 +105,7 @@ def train(job: tuple[str, str, int], arguments: argparse.Namespace) -> None:
     done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
-    print(f"{recipe}, {folder.name}: {done.stdout.splitlines()[0]}", flush=True)
+    print(f"{setting}, {folder.name}: {done.stdout.splitlines()[0]}", flush=True)
 
 
 @cache
@@ -113,11 +131,12 @@ def price(recipe_name: str, name: str) -> float:
     return cost
 
 
-def collect(recipe: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What is known of every variant with at least one finished run under a recipe."""
+def collect(setting: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is known of every variant with at least one finished run in a setting."""
     found: dict[str, dict[str, Any]] = {}
+    recipe = SETTINGS[setting].recipe
     for name, (mixup, options) in VARIANTS.items():
-        files = [arguments.out / recipe / f"{name}-s{seed}" / "summary.json" for seed in range(arguments.seeds)]
+        files = [arguments.out / setting / f"{name}-s{seed}" / "summary.json" for seed in range(arguments.seeds)]
         summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         if not summaries:
             continue
@@ -156,18 +175,18 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Accuracy over cost, with standard errors and the front, a panel a recipe."""
+    """Accuracy over cost, with standard errors and the front, a panel a setting."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 4.8 * len(found)), dpi=130, layout="constrained")
-    for ax, (recipe, rows) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
-        draw_recipe(ax, rows)
-        ax.set_title(f"SAMix's step made cheaper: {TITLES[recipe]}", fontsize=10)
+    for ax, (setting, rows) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
+        draw_setting(ax, rows)
+        ax.set_title(f"SAMix's step made cheaper: {SETTINGS[setting].title}", fontsize=10)
     figure.savefig(path)
 
 
-def draw_recipe(ax: Any, found: dict[str, dict[str, Any]]) -> None:
-    """One recipe's panel."""
+def draw_setting(ax: Any, found: dict[str, dict[str, Any]]) -> None:
+    """One setting's panel."""
     best = front(found)
     for name, row in found.items():
         colour = "tab:blue" if name in best else "0.55"
@@ -209,7 +228,7 @@ def main() -> None:
     """Trains what is missing, prints the tables, writes JSON and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="folder:DIR")
-    parser.add_argument("--recipes", nargs="+", default=list(TITLES), choices=list(TITLES))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, of one thread each")
@@ -218,17 +237,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     if not arguments.table:
-        jobs = list(itertools.product(arguments.recipes, arguments.variants, range(arguments.seeds)))
+        jobs = list(itertools.product(arguments.settings, arguments.variants, range(arguments.seeds)))
         with ThreadPoolExecutor(arguments.jobs) as pool:
             list(pool.map(partial(train, arguments=arguments), jobs))
     known = arguments.json is not None and arguments.json.is_file()
     found = json.loads(arguments.json.read_text(encoding="utf-8")) if known else {}
-    for recipe in arguments.recipes:
-        found[recipe] = found.get(recipe, {}) | collect(recipe, arguments)
-        print(f"\n{recipe}: {TITLES[recipe]}\n\n{table(found[recipe])}")
+    for setting in arguments.settings:
+        found[setting] = found.get(setting, {}) | collect(setting, arguments)
+        print(f"\n{setting}: {SETTINGS[setting].title}\n\n{table(found[setting])}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        draw(arguments.json.with_suffix(".png"), {recipe: rows for recipe, rows in found.items() if rows})
+        draw(arguments.json.with_suffix(".png"), {setting: rows for setting, rows in found.items() if rows})
 
 
 if __name__ == "__main__":

@@ -268,6 +268,9 @@ def test_split_batchnorm_takes_channels_last_and_half_precision():
 def test_split_batchnorm_refuses_a_batch_that_does_not_divide():
     with pytest.raises(ValueError, match="divisible by its 4 groups, got 6"):
         SplitBatchNorm2d(3, 4)(torch.randn(6, 3, 2, 2))
+    with pytest.raises(ValueError, match="over 4 groups has one value per channel in each: 4 images with maps of"):
+        SplitBatchNorm2d(3, 4)(torch.randn(4, 3, 1, 1))
+    assert SplitBatchNorm2d(3, 4)(torch.randn(4, 3, 1, 2)).shape == (4, 3, 1, 2)
     with pytest.raises(ValueError, match="at least 1"):
         SplitBatchNorm2d(3, 0)
 

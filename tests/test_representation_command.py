@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 from runs import fit, small_recipe
 from test_detection import rectangles, write_voc
 
@@ -40,6 +41,18 @@ def test_knn_of_a_checkpoint_on_the_data_it_was_trained_on(run):
     assert list(numbers) == ["k1", "k20"]
     assert 10 < numbers["k20"] <= 100
     assert line == f"kNN top-1 % on digits: k1 {numbers['k1']:.2f}  k20 {numbers['k20']:.2f}"
+
+
+def test_knn_takes_no_more_neighbours_than_there_are_images_unless_they_are_asked_for(run, tmp_path):
+    for split, count in (("train", 30), ("val", 3)):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((8, 8), 40.0 + number).save(tmp_path / split / label / f"{number}.png")
+    source = str(run / "last.pt")
+    assert list(evaluate_representation("knn", source, str(tmp_path), **SMALL)[0]) == ["k10", "k20"]
+    with pytest.raises(ValueError, match=r"k must be in 1\.\.60"):
+        evaluate_representation("knn", source, str(tmp_path), ks=(61,), **SMALL)
 
 
 def test_a_linear_probe_of_several_rates(run):

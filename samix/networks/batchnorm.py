@@ -7,6 +7,7 @@ that.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         """(B, C, h, w) -> (B, C, h, w).
 
         Raises:
-            ValueError: a batch that is not divisible by the groups.
+            ValueError: a batch that is not divisible by the groups, or one value per channel and group.
         """
         if not self.training or self.groups == 1:
             return super().forward(input)
@@ -43,6 +44,11 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         if batch % self.groups:
             raise ValueError(
                 f"split BatchNorm needs a batch divisible by its {self.groups} groups, got {batch}; change batch_size"
+            )
+        if batch * math.prod(size) == self.groups:
+            raise ValueError(
+                f"split BatchNorm over {self.groups} groups has one value per channel in each: {batch} images with "
+                f"maps of {tuple(size)}; take a larger batch or images, fewer groups (--method.groups), or a small stem"
             )
         groups, rows = self.groups, batch // self.groups
         kept = self.running_mean if self.track_running_stats else None

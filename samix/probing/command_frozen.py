@@ -21,16 +21,16 @@ class Knn(Options):
     """Weighted nearest neighbours on frozen features (Wu et al. 2018).
 
     Args:
-        ks: numbers of neighbours; those above the number of training images are refused.
+        ks: numbers of neighbours, at most as many as training images; empty takes those of 10, 20, 100, 200 that are.
         temperature: of the votes; 0.1 with k = 200 is the monitor of CIFAR runs.
     """
 
-    ks: tuple[int, ...] = (10, 20, 100, 200)
+    ks: tuple[int, ...] = ()
     temperature: float = 0.07
 
     def run(self) -> tuple[Numbers, str]:
         """``k10``, ``k20``, ...: top-1 in percent."""
-        from samix.probing.knn import knn_accuracy
+        from samix.probing.knn import KS, knn_accuracy
 
         source = self.load()
         data = self.load_images(source)
@@ -40,7 +40,7 @@ class Knn(Options):
             bank_labels,
             queries,
             labels,
-            ks=self.ks,
+            ks=self.ks or [k for k in KS if k <= len(bank)] or [len(bank)],
             temperature=self.temperature,
             num_classes=data.num_classes,
         )
