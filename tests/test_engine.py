@@ -17,6 +17,7 @@ import samix.engine.run
 from samix.checkpoint import load_checkpoint
 from samix.data import TrainBatches
 from samix.engine import Interrupted, NonFiniteLoss, Run, RunOptions
+from samix.engine.batches import common_options
 from samix.finite import Watch
 from samix.methods.base import Method
 
@@ -615,3 +616,10 @@ def test_a_run_in_a_thread_leaves_signals_alone(tmp_path, no_pictures):
 )
 def test_a_run_says_where_images_are_enlarged(tmp_path, size, told):
     assert told in new_run(small_recipe("cutmix", size=size), tmp_path).describe()
+
+
+def test_there_are_no_more_loader_processes_than_cores(monkeypatch):
+    monkeypatch.setattr("samix.engine.batches.usable_cores", lambda: 3)
+    for asked, given in ((2, 2), (16, 3)):
+        recipe = small_recipe("cutmix", workers=asked, device_data=False)
+        assert common_options(recipe, torch.device("cpu"))["workers"] == given

@@ -375,3 +375,13 @@ def test_what_reads_a_network_by_hooks_is_not_compiled():
             Supervised(tiny_cnn(), mix, num_classes=5).compile_parts()
     with pytest.raises(ValueError, match="cannot be compiled"):
         Method().compile_parts()
+
+
+@pytest.mark.parametrize("name", ["guide_scale", "generator_scale"])
+def test_a_network_of_one_size_takes_no_shrunk_images(name):
+    with pytest.raises(ValueError, match=f"{name} must be 1, got 0.5: this network takes images of one size only"):
+        build("vit", **{name: 0.5})
+    vit = tiny_vit(img_size=(32, 48), dynamic_img_size=True)
+    method = SAMix(vit, 5, samix.SAMixOptions(**{name: 0.5}))
+    loss, _ = method((torch.randn(4, 3, 32, 48), torch.tensor([0, 1, 2, 3])))
+    assert loss.isfinite()

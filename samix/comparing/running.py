@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 
 from samix.comparing.kinds import kind_of
 from samix.comparing.plan import CompareOptions, Job, Plan
+from samix.machine import usable_cores
 
 LOG = "log.txt"  # of a run's process, in its folder
 POLL = 0.2  # seconds between looks at the runs
@@ -58,7 +59,7 @@ class Child:
                 "quiet": True,
             },
         }
-        threads = str(max(cores() // side_by_side(options), 1))
+        threads = str(max(usable_cores() // side_by_side(options), 1))
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "samix.comparing.child"],
@@ -146,12 +147,7 @@ def side_by_side(options: CompareOptions) -> int:
     import torch
 
     on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    return options.jobs or (1 if on_gpu else cores())
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return options.jobs or (1 if on_gpu else usable_cores())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from samix.build import build_augment
 from samix.data import EvalBatches, ImageData, TrainBatches
 from samix.data.stand_ins import OnBadImage
+from samix.machine import usable_cores
 from samix.recipes import Recipe
 
 
@@ -49,7 +50,7 @@ def common_options(
         "size": recipe.size,
         "rank": rank,
         "world_size": world_size,
-        "workers": 0 if recipe.device_data else recipe.workers,
+        "workers": 0 if recipe.device_data else min(recipe.workers, usable_cores()),
         "device": device,
         "on_device": recipe.device_data,
         "on_bad_image": on_bad_image,

@@ -79,7 +79,8 @@ class AutoMix(Method):
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
 
     Raises:
-        ValueError: unknown preset, a stage or layer the network lacks, another number of classes.
+        ValueError: unknown preset, a stage or layer the network lacks, another number of classes, images to be shrunk
+            for a network that takes one size.
     """
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS
@@ -109,10 +110,22 @@ class AutoMix(Method):
         if getattr(self.options, "init", ""):
             start_from(self.mixer, self.options.init)
         self.mixer.to(next(model.parameters()).device)
+        self.check_scales()
         self.generator = new_generator() if generator is None else generator
         self.pairs: list[Pair] | None = None  # of the momentum copy's layers that are folded; found when first needed
         count_steps(self)
         self.train()
+
+    def check_scales(self) -> None:
+        """Raises ValueError where images are to be shrunk for a network that takes images of one size only."""
+        embedding = getattr(getattr(self.online.backbone, "model", None), "patch_embed", None)
+        for name in ("guide_scale", "generator_scale"):
+            scale = getattr(self.options, name, 1.0)
+            if scale != 1.0 and getattr(embedding, "strict_img_size", False):
+                raise ValueError(
+                    f"{name} must be 1, got {scale}: this network takes images of one size only; with another, make "
+                    "it with dynamic_img_size=True (--model-args '{\"dynamic_img_size\": true}')"
+                )
 
     def build_mixer(self, dim: int) -> LearnedMixer:
         """The Mix Block for feature maps of ``dim`` channels."""

@@ -59,7 +59,7 @@ class Recipe:
         channels_last: memory layout of images and kernels.
         compile: ``torch.compile`` the passes of the networks: a slow start, then faster steps; rounding differs.
         device_data: keep all images on the device and augment there; for small data.
-        workers: loader processes, where ``device_data`` is off.
+        workers: loader processes, where ``device_data`` is off; at most as many as the machine has cores.
         eval_every: epochs between evaluations.
         seed: of weights, data order, augmentation and mixing.
     """
