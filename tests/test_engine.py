@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import samix.data.stand_ins
 import samix.engine.pictures
-import samix.engine.run
+import samix.engine.training
 from samix.checkpoint import load_checkpoint
 from samix.data import TrainBatches
 from samix.engine import Interrupted, NonFiniteLoss, Run, RunOptions
@@ -189,13 +189,13 @@ def test_two_half_batches_equal_one_batch(tmp_path, no_pictures, clip):
 def plain_loop(recipe, run):
     """The same training by a bare loop: SGD with momentum, cosine, clipping; the losses of all steps."""
     method = copy.deepcopy(run.method)
-    optimizer = samix.engine.run.build_optimizer(method, recipe)
+    optimizer = samix.engine.training.build_optimizer(method, recipe)
     total, step, losses = recipe.epochs * run.steps_per_epoch, 0, []
     for epoch in range(recipe.epochs):
         method.train()
         for images, labels in run.train_batches.epoch(epoch):
-            samix.engine.run.set_learning_rates(optimizer, recipe, step, run.steps_per_epoch)
-            samix.engine.run.seed_draws(method, recipe.seed, 0, step)
+            samix.engine.training.set_learning_rates(optimizer, recipe, step, run.steps_per_epoch)
+            samix.engine.training.seed_draws(method, recipe.seed, 0, step)
             loss, _ = method((images, labels))
             loss.backward()
             if recipe.clip:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samix.build import METHODS, NAMES, build_method, mixup_defaults
-from samix.engine.run import seed_draws
+from samix.engine.training import seed_draws
 from samix.mixups import LABEL_SIDE, MIXUPS
 from samix.mixups.image_side import OF_TOKENS
 from samix.recipes import Recipe
