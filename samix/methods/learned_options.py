@@ -88,7 +88,9 @@ class LearnedOptions(StepOptions):
             ``online`` network's clean pass, which saves f but for one whole pass of the copy in four.
         guide_scale: scale of the images for that pass, in (0, 1]; costs f times its square.
         generator_scale: scale of the images that the momentum copy judges, in (0, 1]; costs 2 times its square.
-        sequential: use each loss's graph before the next is made: the same step in less memory.
+        sequential: use each loss's graph before the next is made: the same step in half of the memory. Off, one
+            backward pass serves all: for second derivatives, and where several processes exchange gradients over a slow
+            network, which then overlaps with that pass.
     """
 
     adjust_prob: float = 0.0
@@ -107,7 +109,7 @@ class LearnedOptions(StepOptions):
     guide: Literal["momentum", "online"] = "momentum"
     guide_scale: float = 1.0
     generator_scale: float = 1.0
-    sequential: bool = False
+    sequential: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
