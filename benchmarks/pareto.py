@@ -76,11 +76,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "low-guide": ("samix", {"guide_scale": 0.5}),
     "low-generator": ("samix", {"generator_scale": 0.5}),
     "each-once": ("samix", ONCE),
-    "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),  # the preset ``fast``
+    "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),
     "each-once-g4": ("samix", {**ONCE, "generator_every": 4}),
     "each-once-automix": ("automix", ONCE),
     "generator-2nd": ("samix", {"generator_every": 2}),
-    "half-mixed": ("samix", HALF_MIXED),
+    "half-mixed": ("samix", HALF_MIXED),  # the preset ``fast``
+    "half-mixed-g4": ("samix", {**HALF_MIXED, "generator_every": 4}),
     "half-mixed-online": ("samix", {**HALF_MIXED, "guide": "online"}),
     "paper": ("samix", {"preset": "paper"}),
     "paper-half-mixed": ("samix", {"preset": "paper", **HALF_MIXED}),

@@ -62,7 +62,7 @@ class AutoMixOptions(LearnedOptions):
 AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
     "reference": AutoMixOptions(),
     "paper": AutoMixOptions(preset="paper", momentum_end=1.0, mask_over_batch=False, mask_schedule="linear"),
-    "fast": AutoMixOptions(preset="fast", clean_share=0.5, mixed_share=0.5, generator_share=0.5, generator_every=2),
+    "fast": AutoMixOptions(preset="fast", mixed_share=0.5, generator_share=0.5, generator_every=2),
 }
 
 

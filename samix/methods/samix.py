@@ -51,7 +51,7 @@ SAMIX_PRESETS: dict[str, SAMixOptions] = {
         mask_schedule="linear",
         adjust_prob=0.25,
     ),
-    "fast": SAMixOptions(preset="fast", clean_share=0.5, mixed_share=0.5, generator_share=0.5, generator_every=2),
+    "fast": SAMixOptions(preset="fast", mixed_share=0.5, generator_share=0.5, generator_every=2),
 }
 
 
@@ -62,8 +62,8 @@ class SAMix(AutoMix):
         model, num_classes, feature, classifier, generator: as for :class:`AutoMix`.
         options: a :class:`SAMixOptions`, or the name of a preset: ``reference`` (as the released code trains),
             ``paper`` (learned gamma, eta-balanced generator loss, per-sample mask loss), or ``fast`` (as ``reference``,
-            for half of the price: half of the batch is shown clean and half mixed, and in every second step the
-            Mixer learns from half of it).
+            for two thirds of the price: half of the batch is mixed, and in every second step the Mixer learns from
+            half of it).
     """
 
     presets: ClassVar[Any] = SAMIX_PRESETS
