@@ -88,9 +88,9 @@ class LearnedOptions(StepOptions):
             ``online`` network's clean pass, which saves f but for one whole pass of the copy in four.
         guide_scale: scale of the images for that pass, in (0, 1]; costs f times its square.
         generator_scale: scale of the images that the momentum copy judges, in (0, 1]; costs 2 times its square.
-        sequential: use each loss's graph before the next is made: the same step in half of the memory. Off, one
-            backward pass serves all: for second derivatives, and where several processes exchange gradients over a slow
-            network, which then overlaps with that pass.
+        sequential: use each loss's graph before the next is made: the same step in a quarter to half less memory. Off,
+            one backward pass serves all: for second derivatives, and where several processes exchange gradients over a
+            slow network, which then overlaps with that pass.
     """
 
     adjust_prob: float = 0.0
