@@ -38,10 +38,10 @@ sys.path.insert(0, str(ROOT))
 from measuring import interleaved, quartiles, ratios, timed  # noqa: E402
 from training_command import one_thread  # noqa: E402
 
-from samix.build import build_method  # noqa: E402
-from samix.engine import Run, RunOptions  # noqa: E402
-from samix.optim import build_optimizer  # noqa: E402
 from samix.recipes import Recipe, named_recipe  # noqa: E402
+from samix.recipes.build import build_method  # noqa: E402
+from samix.train import Run, RunOptions  # noqa: E402
+from samix.train.optim import build_optimizer  # noqa: E402
 
 SLIM = '{"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}'
 VIT = '{"patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 2}'

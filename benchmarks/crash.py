@@ -44,10 +44,10 @@ from training_command import SLIM, copy_package, one_thread
 CODE = """
 import sys
 import torch
-import samix.engine
+import samix.train
 from samix.__main__ import main
 torch.set_num_threads(1)
-samix.engine.Run.draw = lambda run: None  # pictures take most of so short a run
+samix.train.Run.draw = lambda run: None  # pictures take most of so short a run
 sys.exit(main(sys.argv[1:]))
 """
 COMMON = ["--model-args", SLIM, "--limit", "100", "--batch-size", "20", "--size", "8", "--device", "cpu"]

@@ -35,7 +35,7 @@ from fuzzing.file_calls import call_checkpoint, call_image, call_layout, call_re
 from fuzzing.judging import KINDS, Call, judge
 from fuzzing.mixing_calls import call_method, call_mixup
 
-import samix.engine
+import samix.train
 
 CALLS: dict[str, tuple[Call, int]] = {  # and how often each is made, relative to the others
     "mixup": (call_mixup, 50),
@@ -87,7 +87,7 @@ def run() -> int:
     parser.add_argument("--out", type=Path, default=None, help="JSON")
     arguments = parser.parse_args()
     names = arguments.kinds.split(",")
-    samix.engine.Run.fit = no_steps  # type: ignore[method-assign,assignment]
+    samix.train.Run.fit = no_steps  # type: ignore[method-assign,assignment]
     torch.set_num_threads(1)
     if arguments.call >= 0:
         return one_call(arguments.seed, arguments.call, names)

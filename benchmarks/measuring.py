@@ -18,7 +18,7 @@ import torch
 from processes import own_kibibytes
 from torch.utils.flop_counter import FlopCounterMode
 
-from samix.machine import device_name, versions
+from samix.runtime.environment import device_name, versions
 
 Call = Callable[[], object]
 Key = TypeVar("Key")

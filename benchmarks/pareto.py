@@ -32,8 +32,8 @@ import torch
 from measuring import counted
 from training_command import one_thread
 
-from samix.build import build_method
 from samix.recipes import named_recipe
+from samix.recipes.build import build_method
 
 
 @dataclass(frozen=True)

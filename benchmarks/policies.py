@@ -32,11 +32,11 @@ from measuring import interleaved, quartiles, ratios, save, timed
 from torch import Tensor, nn
 
 from samix.compat.loader import check_input_stage
-from samix.machine import device_name
-from samix.mixing import Augmentation
 from samix.mixups import MIXUPS
+from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
 from samix.networks.create import small_stem
+from samix.runtime.environment import device_name
 
 Entries = dict[tuple[str, str], Callable[[], object]]  # (mixup, who) -> one call
 CLASSES = 100

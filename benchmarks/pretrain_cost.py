@@ -24,9 +24,9 @@ import torch
 from measuring import Call
 from step_table import PLAIN, Comparison, compare, step_parser, training_step
 
-from samix.optim import build_optimizer
-from samix.pretraining.build import LEARNED, build_pretraining
-from samix.pretraining.recipe import PretrainRecipe
+from samix.recipes.build_pretraining import LEARNED, build_pretraining
+from samix.recipes.pretrain_recipe import PretrainRecipe
+from samix.train.optim import build_optimizer
 
 MIXUPS = (PLAIN, "mixup", "samix", "samix-c")  # of which the first is MoCo alone
 

@@ -30,14 +30,14 @@ import torch
 from measuring import Call
 from step_table import PLAIN, Comparison, compare, headline, step_parser, training_step
 
-from samix.build import build_method, build_network, options_owner, resolve_options
-from samix.comparing.arguments import option_value, split_spec
+from samix.compare.arguments import option_value, split_spec
+from samix.hub.mixer_export import mixer_network
 from samix.methods.base import Method
 from samix.methods.supervised import Supervised
-from samix.mixups.frozen import Mixer
-from samix.optim import build_optimizer
+from samix.mixers.pretrained import Mixer
 from samix.recipes import Recipe
-from samix.sharing.writing import mixer_network
+from samix.recipes.build import build_method, build_network, options_owner, resolve_options
+from samix.train.optim import build_optimizer
 
 FROZEN = "frozen:"
 CYCLE = 4  # steps: in every fourth the momentum copy's clean pass is whole, in some only the Mixer is trained

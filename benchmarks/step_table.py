@@ -24,8 +24,8 @@ from measuring import (
     timed,
 )
 
-from samix.machine import device_name
 from samix.methods.base import Method
+from samix.runtime.environment import device_name
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 PLAIN = "vanilla"  # the first of all mixups, which the ratios refer to

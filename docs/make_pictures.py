@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samix.mixups import MIXUPS
-from samix.showing.show import show_mixup
+from samix.viz.show import show_mixup
 
 PAIRS = (
     ("goldfish", "zebra"),

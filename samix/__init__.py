@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "samix.batch": ["Mixed", "MixedBatch"],
-    "samix.mixing": ["Augmentation", "blend", "sample_lam", "sample_partners"],
+    "samix.mixups.base": ["Augmentation", "blend", "sample_lam", "sample_partners"],
     "samix.mixups.handmade": [
         "CutMix",
         "FMix",
@@ -38,15 +38,15 @@ _HOMES = {
     "samix.mixups.sumix": ["SUMix"],
     "samix.mixups.token_align": ["TokenLabelAlign"],
     "samix.mixups.transmix": ["TransMix"],
-    "samix.mixups.learned": ["AutoMixer", "SAMixer"],
-    "samix.mixups.adversarial": ["AdversarialMixer"],
-    "samix.mixups.frozen": ["Mixer"],
+    "samix.mixers.learned": ["AutoMixer", "SAMixer"],
+    "samix.mixers.adversarial": ["AdversarialMixer"],
+    "samix.mixers.pretrained": ["Mixer"],
     "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
     "samix.methods.samix": ["SAMix", "SAMixOptions"],
     "samix.methods.adautomix": ["AdAutoMix", "AdAutoMixOptions"],
     "samix.methods.supervised": ["Supervised"],
-    "samix.methods.moco": ["MoCo", "MoCoOptions"],
-    "samix.methods.samix_i": ["SAMixIOptions"],
+    "samix.methods.contrastive.moco": ["MoCo", "MoCoOptions"],
+    "samix.methods.contrastive.samix_i": ["SAMixIOptions"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -70,22 +70,24 @@ if TYPE_CHECKING:
     from samix.methods.adautomix import AdAutoMixOptions as AdAutoMixOptions
     from samix.methods.automix import AutoMix as AutoMix
     from samix.methods.automix import AutoMixOptions as AutoMixOptions
-    from samix.methods.moco import MoCo as MoCo
-    from samix.methods.moco import MoCoOptions as MoCoOptions
+    from samix.methods.contrastive.moco import MoCo as MoCo
+    from samix.methods.contrastive.moco import MoCoOptions as MoCoOptions
+    from samix.methods.contrastive.samix_i import SAMixIOptions as SAMixIOptions
     from samix.methods.samix import SAMix as SAMix
     from samix.methods.samix import SAMixOptions as SAMixOptions
-    from samix.methods.samix_i import SAMixIOptions as SAMixIOptions
     from samix.methods.supervised import Supervised as Supervised
-    from samix.mixing import Augmentation as Augmentation
-    from samix.mixing import blend as blend
-    from samix.mixing import sample_lam as sample_lam
-    from samix.mixing import sample_partners as sample_partners
-    from samix.mixups.adversarial import AdversarialMixer as AdversarialMixer
+    from samix.mixers.adversarial import AdversarialMixer as AdversarialMixer
+    from samix.mixers.learned import AutoMixer as AutoMixer
+    from samix.mixers.learned import SAMixer as SAMixer
+    from samix.mixers.pretrained import Mixer as Mixer
     from samix.mixups.align import AlignMix as AlignMix
     from samix.mixups.attentive import AttentiveMix as AttentiveMix
     from samix.mixups.attentive import SnapMix as SnapMix
+    from samix.mixups.base import Augmentation as Augmentation
+    from samix.mixups.base import blend as blend
+    from samix.mixups.base import sample_lam as sample_lam
+    from samix.mixups.base import sample_partners as sample_partners
     from samix.mixups.comix import CoMixup as CoMixup
-    from samix.mixups.frozen import Mixer as Mixer
     from samix.mixups.handmade import CutMix as CutMix
     from samix.mixups.handmade import FMix as FMix
     from samix.mixups.handmade import GridMix as GridMix
@@ -95,8 +97,6 @@ if TYPE_CHECKING:
     from samix.mixups.handmade import ResizeMix as ResizeMix
     from samix.mixups.handmade import SmoothMix as SmoothMix
     from samix.mixups.hidden import ManifoldMix as ManifoldMix
-    from samix.mixups.learned import AutoMixer as AutoMixer
-    from samix.mixups.learned import SAMixer as SAMixer
     from samix.mixups.maskmix import MaskMix as MaskMix
     from samix.mixups.mixpro import MixPro as MixPro
     from samix.mixups.patch_cutmix import PatchCutMix as PatchCutMix

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from samix.options import Command, parse_run
-from samix.parts import Part
+from samix.cli.options import Command, parse_run
 from samix.recipes import RECIPES, Recipe, named_recipe, usual_recipe
-from samix.terminal import SteadyStream, say, tell
+from samix.recipes.option_groups import Part
+from samix.runtime.console import SteadyStream, say, tell
 
 USAGE = """samix: learned mixup for image networks
 
@@ -87,14 +87,14 @@ def one_line(error: Exception) -> str:
 def train(arguments: list[str]) -> int:
     """``samix train``."""
     recipe, options = parse_train(arguments)
-    from samix.engine import Run
+    from samix.train import Run
 
     return execute(Run(recipe, options), options.quiet)
 
 
 def execute(run: Any, quiet: bool) -> int:
     """Fits a run, and prints what it is before and what came of it after."""
-    from samix.engine import Interrupted
+    from samix.train import Interrupted
 
     chief = run.accelerator.is_main_process
     if chief and not quiet:
@@ -116,7 +116,7 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
     Raises:
         ValueError: unknown names or fields.
     """
-    from samix.build import NAMES, mixup_defaults, options_owner
+    from samix.recipes.build import NAMES, mixup_defaults, options_owner
 
     mixup = Part(
         help=f"one of {', '.join(NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME",
@@ -131,7 +131,7 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
 def pretrain(arguments: list[str]) -> int:
     """``samix pretrain``."""
     recipe, options = parse_pretrain(arguments)
-    from samix.pretraining.run import PretrainRun
+    from samix.train.pretraining import PretrainRun
 
     return execute(PretrainRun(recipe, options), options.quiet)
 
@@ -142,7 +142,7 @@ def parse_pretrain(arguments: list[str]) -> tuple[Any, Any]:
     Raises:
         ValueError: unknown names or fields.
     """
-    from samix.pretraining.named import PRETRAIN_COMMAND
+    from samix.recipes.pretrain_named import PRETRAIN_COMMAND
 
     return parse_run(PRETRAIN_COMMAND, arguments)
 
@@ -152,35 +152,35 @@ def parse_pretrain(arguments: list[str]) -> tuple[Any, Any]:
 
 def evaluate(arguments: list[str]) -> int:
     """``samix evaluate``."""
-    from samix.probing.command import evaluate
+    from samix.cli.evaluate import evaluate
 
     return evaluate(arguments)
 
 
 def compare(arguments: list[str]) -> int:
     """``samix compare``."""
-    from samix.comparing.command import compare
+    from samix.cli.compare import compare
 
     return compare(arguments)
 
 
 def show(arguments: list[str]) -> int:
     """``samix show``."""
-    from samix.showing.command import show
+    from samix.cli.show import show
 
     return show(arguments)
 
 
 def analyse(arguments: list[str]) -> int:
     """``samix analyse``."""
-    from samix.analysis.command import analyse
+    from samix.cli.analyse import analyse
 
     return analyse(arguments)
 
 
 def mixer(arguments: list[str]) -> int:
     """``samix mixer export | check | card``."""
-    from samix.sharing.command import mixer as run
+    from samix.cli.mixer import mixer as run
 
     return run(arguments)
 
@@ -188,7 +188,7 @@ def mixer(arguments: list[str]) -> int:
 def recipes(arguments: list[str]) -> int:
     """``samix recipes``: the named recipes, their published top-1 in percent by mixup, and a rough cost."""
     if arguments and arguments[0] in RECIPES and not {"-h", "--help"} & set(arguments):
-        from samix.build import NAMES
+        from samix.recipes.build import NAMES
 
         mixup = arguments[1] if len(arguments) > 1 else "samix"
         if mixup not in NAMES or len(arguments) > 2:

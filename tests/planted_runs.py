@@ -2,7 +2,7 @@
 
 import json
 
-from samix.comparing.arguments import read_plan
+from samix.compare.arguments import read_plan
 
 
 def plant_run(job, scores, score="top1", **cost):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from samix.engine import Run, RunOptions
 from samix.recipes import Recipe, named_recipe
+from samix.train import Run, RunOptions
 
 ROOT = Path(__file__).parent.parent
 SLIM = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 4}'
@@ -92,9 +92,9 @@ def python(code: str, *arguments: object, check: bool = True, **environment: str
 PLAIN_COMMAND = """
 import sys
 import torch
-import samix.engine
+import samix.train
 from samix.__main__ import main
 torch.set_num_threads(1)
-samix.engine.Run.draw = lambda run: None  # pictures take most of so short a run
+samix.train.Run.draw = lambda run: None  # pictures take most of so short a run
 sys.exit(main(sys.argv[1:]))
 """

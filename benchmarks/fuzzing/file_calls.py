@@ -18,11 +18,11 @@ from PIL import Image
 
 from fuzzing.judging import require
 from fuzzing.random_input import TEXT, damage, fitting, random_value
-from samix.checkpoint import PARTS, load_checkpoint, save_checkpoint
+from samix.cli.options import read_config
 from samix.data import load_data, open_image
-from samix.options import read_config
-from samix.pretraining.recipe import PretrainRecipe
 from samix.recipes import Recipe, from_dict
+from samix.recipes.pretrain_recipe import PretrainRecipe
+from samix.train.checkpoint import PARTS, load_checkpoint, save_checkpoint
 
 FORMATS = {"png": {}, "jpg": {}, "gif": {}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "webp": {}, "ppm": {}}
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fuzzing.judging import require
 from fuzzing.random_input import K, Net, random_batch, random_options
-from samix.build import METHODS
 from samix.methods.supervised import Supervised
 from samix.mixups import MIXUPS
-from samix.pretraining.build import METHODS as VIEW_METHODS
-from samix.pretraining.build import PRESETS
+from samix.recipes.build import METHODS
+from samix.recipes.build_pretraining import METHODS as VIEW_METHODS
+from samix.recipes.build_pretraining import PRESETS
 
 
 def call_mixup(draw: random.Random, place: Path) -> None:

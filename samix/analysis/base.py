@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
-from samix.files import write_text, write_whole
+from samix.runtime.atomic_files import write_text, write_whole
 
 LAMS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samix.evaluate import BINS
+from samix.train.metrics import BINS
 
 
 @dataclass(frozen=True)

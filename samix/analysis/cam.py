@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images, check_labels
 from samix.networks.backbone import find_layer, hooked
+from samix.networks.inference import looking
 from samix.networks.last_map import LastMap, catch_last_map
-from samix.networks.modes import looking
 
 
 @dataclass(frozen=True, eq=False)

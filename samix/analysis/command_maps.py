@@ -23,7 +23,7 @@ from samix.analysis.localisation import (
     shrink,
 )
 from samix.analysis.subject import Subject
-from samix.saliency import class_activation
+from samix.mixups.saliency import class_activation
 
 
 @dataclass(frozen=True)

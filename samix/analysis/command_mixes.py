@@ -15,7 +15,7 @@ from samix.analysis.base import LAMS, Analysis, paint, plain
 from samix.analysis.information import information_curve
 from samix.analysis.masks import mask_history, mask_numbers
 from samix.analysis.subject import Subject, checkpoints, epoch_of, read_source
-from samix.checkpoint import load_checkpoint
+from samix.train.checkpoint import load_checkpoint
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from samix.analysis.cost import StepCost, network_cost, step_cost
 from samix.analysis.landscape import between, filter_direction, mixing_line, weight_line
 from samix.analysis.subject import Subject, read_source
 from samix.analysis.tsne import feature_map
-from samix.pretraining.recipe import without_labels
-from samix.probing.features import headless
+from samix.eval.features import headless
+from samix.recipes.pretrain_recipe import without_labels
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curv
 from samix.analysis.prediction import lambda_curve
 from samix.analysis.robustness import attack_curve, corruption_table, pgd_curve
 from samix.analysis.subject import Subject
-from samix.evaluate import BINS
+from samix.train.metrics import BINS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from samix.networks.modes import evaluating, looking
+from samix.networks.inference import evaluating, looking
 
 
 @dataclass(frozen=True)

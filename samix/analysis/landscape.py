@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from samix.analysis.passes import Predict, accuracy, check_classified
-from samix.networks.modes import evaluating
+from samix.networks.inference import evaluating
 
 Weights = Mapping[str, Tensor]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from samix.analysis.cam import enlarge
-from samix.probing.boxes import needed
+from samix.eval.boxes import needed
 
 OVERLAPS = (0.3, 0.5, 0.7)
 

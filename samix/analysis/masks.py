@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from samix.batch import MixedBatch
-from samix.showing.mixes import mask_statistics
+from samix.viz.mixes import mask_statistics
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.analysis.passes import Predict, accuracy, check_classified
+from samix.mixups.saliency import gradient_saliency
 from samix.networks.attention import attention_layers, class_attention
-from samix.networks.modes import evaluating
-from samix.saliency import gradient_saliency
+from samix.networks.inference import evaluating
 
 
 @dataclass(frozen=True)

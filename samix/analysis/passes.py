@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from samix.networks.modes import evaluating
+from samix.networks.inference import evaluating
 
 Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> logits (B, K)
 

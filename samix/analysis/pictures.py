@@ -20,7 +20,7 @@ from samix.analysis.occlusion import OcclusionCurve
 from samix.analysis.prediction import LambdaCurve, chance
 from samix.analysis.robustness import AttackCurve, CorruptionTable
 from samix.analysis.tsne import FeatureMap
-from samix.showing.pictures import draw, figure
+from samix.viz.pictures import draw, figure
 
 OWN, PARTNER, THIRD, GUESS = "#1b6ca8", "#d1495b", "#3a7d44", "0.55"  # one colour for one thing, in all pictures
 DPI = 110

@@ -13,7 +13,7 @@ from samix.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from samix.analysis.passes import accuracy, check_classified, predictor
 from samix.data import denormalize, normalize
 from samix.data.names import Channels
-from samix.networks.modes import looking
+from samix.networks.inference import looking
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from samix.analysis.passes import Predict, predictor
 from samix.analysis.prediction import mixed_in_parts, partners_within
 from samix.batch import MixedBatch
-from samix.build import METHODS, MIXER, NAMES, build_augment
-from samix.checkpoint import load_checkpoint
 from samix.data import EvalBatches, FileImages, ImageData, load_data
 from samix.data.names import Channels, balanced_rows
 from samix.data.transforms import test_transform
-from samix.machine import check_device
+from samix.hub.load import load_export, load_method
 from samix.methods.base import Method
 from samix.mixups.guided import GuidedAugmentation
-from samix.pretraining.recipe import without_labels
 from samix.recipes import Recipe
-from samix.showing.mixes import named_mixup
-from samix.trained import load_export, load_method
+from samix.recipes.build import METHODS, MIXER, NAMES, build_augment
+from samix.recipes.pretrain_recipe import without_labels
+from samix.runtime.environment import check_device
+from samix.train.checkpoint import load_checkpoint
+from samix.viz.mixes import named_mixup
 
 PLAIN = ("vanilla", "manifoldmix", "alignmix")  # runs whose own mixup leaves images as they are
 

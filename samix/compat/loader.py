@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import default_collate, get_worker_info
 from torchvision import tv_tensors
 
-from samix import distributed
 from samix.batch import MixedBatch, check_images, check_labels, check_smoothing
-from samix.mixing import Augmentation
+from samix.mixups.base import Augmentation
 from samix.mixups.handmade import RandomChoice
+from samix.runtime import distributed
 
 _EXTRA_LOSSES = ("cell_weight", "clean_weight")  # options that, at 0, leave nothing to be done in the forward pass
 

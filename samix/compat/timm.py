@@ -23,7 +23,7 @@ from torch import Tensor
 
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.compat.loader import InputStage
-from samix.mixing import (
+from samix.mixups.base import (
     Augmentation,
     Guides,
     Pairing,

@@ -14,7 +14,7 @@ from samix.data.names import ImageData
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, epoch_order, rank_rows, stream_seed
-from samix.data.stand_ins import OnBadImage, check_on_bad_image, read_image, stand_ins
+from samix.data.replacements import OnBadImage, check_on_bad_image, read_image, stand_ins
 from samix.data.transforms import Augment, Fit, Transform, normalize, test_transform, train_transform
 from samix.data.views import ViewAugment, ViewImages, view_transforms
 
@@ -44,7 +44,7 @@ class TrainBatches:
         device: where the batches are wanted.
         on_device: keep the split on the device and augment there.
         on_bad_image: what to do about an image that cannot be read: ``stop`` with its name, or ``skip`` it: another
-            one stands in, by `samix.data.stand_ins`, and its row is put into `bad`.
+            one stands in, by `samix.data.replacements`, and its row is put into `bad`.
 
     Raises:
         ValueError: a batch larger than the data, numbers out of range, an augmentation that on_device lacks, neither

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from samix.data.images import ImageSet, to_uint8
 from samix.data.order import stream_seed
-from samix.data.stand_ins import read_image
+from samix.data.replacements import read_image
 from samix.data.transforms import Chain, Transform
 
 v2: Any = transforms_v2  # torchvision re-exports its classes in a way that strict mypy does not follow

@@ -17,10 +17,10 @@ from samix.batch import MixedBatch
 from samix.methods.automix import AutoMix
 from samix.methods.base import Batch
 from samix.methods.branch import Draw
-from samix.methods.learned_options import StepOptions
-from samix.mixing import sample_lam, sample_partners, to_device
-from samix.mixups.adversarial import AdversarialMixer
-from samix.mixups.learned import LearnedMixer, Upsample
+from samix.methods.options import StepOptions
+from samix.mixers.adversarial import AdversarialMixer
+from samix.mixers.learned import LearnedMixer, Upsample
+from samix.mixups.base import sample_lam, sample_partners, to_device
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
-from samix.losses import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
+from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
 from samix.methods.base import Batch, Method
 from samix.methods.branch import Draw, part_of, scaled
-from samix.methods.learned_options import LearnedOptions, mask_schedule
+from samix.methods.options import LearnedOptions, mask_schedule
 from samix.methods.step_count import count_steps
-from samix.mixing import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
-from samix.mixups.frozen import start_from
-from samix.mixups.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
+from samix.mixers.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
+from samix.mixers.pretrained import start_from
+from samix.mixups.base import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
 from samix.networks.backbone import TimmBackbone, TwoHeads, as_backbone, feature_dim
-from samix.networks.compiled import compile_methods
-from samix.networks.folding import Pair, foldable, folded
-from samix.networks.modes import evaluating
-from samix.networks.momentum import (
+from samix.networks.compile import compile_methods
+from samix.networks.early_backward import gradients_now
+from samix.networks.ema import (
     average_buffers,
     momentum_at,
     momentum_copy,
@@ -39,7 +38,8 @@ from samix.networks.momentum import (
     untracked_batchnorm,
     update_momentum,
 )
-from samix.networks.sequential import gradients_now
+from samix.networks.folding import Pair, foldable, folded
+from samix.networks.inference import evaluating
 
 WHOLE_EVERY = 4  # of the clean passes that keep statistics, one in so many runs the whole network
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from samix.methods.automix import AutoMix
-from samix.methods.learned_options import LearnedOptions, samixer_of
-from samix.mixups.learned import Attention, Content, LearnedMixer, Upsample
+from samix.methods.options import LearnedOptions, samixer_of
+from samix.mixers.learned import Attention, Content, LearnedMixer, Upsample
 
 
 @dataclass(frozen=True)
 class SAMixOptions(LearnedOptions):
-    """Options of SAMix: those of the step, and its Mixer's, see :class:`samix.mixups.learned.SAMixer`.
+    """Options of SAMix: those of the step, and its Mixer's, see :class:`samix.mixers.learned.SAMixer`.
 
     Args:
         mask_variance: weight of the mask's variance in the mask loss.

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_smoothing, pair_batch
 from samix.methods.base import Batch, Method
-from samix.mixing import Augmentation, as_map
+from samix.mixups.base import Augmentation, as_map
 from samix.mixups.handmade import RandomChoice
-from samix.networks.modes import evaluating
+from samix.networks.inference import evaluating
 
 Loss = Callable[[Tensor, MixedBatch], Tensor]  # (logits (B, K), batch) -> scalar
 
@@ -27,7 +27,7 @@ class Supervised(Method):
         mixup: an augmentation object.
         num_classes: K, to check labels and for mixups that train a head of their own; None checks shapes only.
         smoothing: label smoothing in [0, 1), of the default loss.
-        loss: (logits, batch) -> scalar, see :mod:`samix.losses`; None is the mixed cross-entropy.
+        loss: (logits, batch) -> scalar, see :mod:`samix.losses.supervised`; None is the mixed cross-entropy.
         clean_weight: weight of the same loss on the images as they are, beside the mixed one; above 0 it costs a
             further pass.
 

@@ -1,6 +1,6 @@
 """Every mixup by its name. Those that train a Mixer are methods: AutoMix, SAMix, Adversarial AutoMix."""
 
-from samix.mixing import Augmentation
+from samix.mixups.base import Augmentation
 from samix.mixups.image_side import IMAGE_SIDE
 from samix.mixups.mixpro import MixPro
 from samix.mixups.sumix import SUMix

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair, pair_batch
-from samix.mixing import Augmentation, Guides, as_map, blend
+from samix.mixups.base import Augmentation, Guides, as_map, blend
 from samix.mixups.handmade import mixup
 from samix.mixups.hidden import forward_mixed_after, forward_mixed_at
 from samix.networks.backbone import find_layer
-from samix.networks.modes import unwrap
+from samix.networks.inference import unwrap
 
 
 def sinkhorn(cost: Tensor, epsilon: float = 0.1, iterations: int = 100) -> Tensor:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixing import Guides, choose, sample_lam, take_rows, to_device
+from samix.mixups.base import Guides, choose, sample_lam, take_rows, to_device
 from samix.mixups.guided import GuidedAugmentation, check_guide
+from samix.mixups.saliency import activation_map, as_pixels, class_activation
 from samix.mixups.salient import need_guides
-from samix.saliency import activation_map, as_pixels, class_activation
 
 # ---------------------------------------------------------------------------------------------------------------------
 # AttentiveMix.

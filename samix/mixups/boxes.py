@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samix.batch import Mixed, check_pair
-from samix.mixing import Augmentation, Guides, as_array, choose, on_host
+from samix.mixups.base import Augmentation, Guides, as_array, choose, on_host
 
 
 def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: bool = True) -> Mixed:
@@ -51,7 +51,7 @@ def cutmix_rows(x: Tensor, index: Tensor, lam: Tensor, centre: Tensor, *, clip: 
     """``cutmix(x, x[index], ...)`` on the CPU: copies x once, and of the partners only what is inside a box.
 
     Args:
-        x: (B, C, H, W), see :func:`samix.mixing.on_host`. Not modified.
+        x: (B, C, H, W), see :func:`samix.mixups.base.on_host`. Not modified.
         index: (B,) int64 rows of the partners.
         lam: as above.
         centre: as above.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from samix.mixing import Pairing, new_generator
+from samix.mixups.base import Pairing, new_generator
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images, check_labels
-from samix.mixing import blend, to_device
+from samix.mixups.base import blend, to_device
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.puzzle import Saliency, block_grid, block_saliency, check_choice, look_at, with_clean_loss
 from samix.mixups.transport import Grid, cells

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samix.batch import Mixed, check_pair
-from samix.mixing import Augmentation, Guides, blend, choose
+from samix.mixups.base import Augmentation, Guides, blend, choose
 
 
 def fourier_map(noise: Tensor, size: tuple[int, int], decay_power: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair
-from samix.mixing import Augmentation, Guides, choose
+from samix.mixups.base import Augmentation, Guides, choose
 from samix.networks.last_map import catch_last_map, last_width
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, pair_batch
-from samix.mixing import Augmentation, as_lam, take_rows, to_device
+from samix.mixups.base import Augmentation, as_lam, take_rows, to_device
 
 
 @dataclass

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair
-from samix.mixing import Augmentation, Guides, as_map, blend, take_rows
+from samix.mixups.base import Augmentation, Guides, as_map, blend, take_rows
 from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
 from samix.mixups.fourier import FMix, fmix
 from samix.mixups.grid import GridMix, gridmix_cells, gridmix_holes

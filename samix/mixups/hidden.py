@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
-from samix.mixing import Augmentation, Guides, as_map
+from samix.mixups.base import Augmentation, Guides, as_map
 from samix.mixups.handmade import mixup
 from samix.networks.backbone import find_layer, hooked
-from samix.networks.modes import unwrap
+from samix.networks.inference import unwrap
 
 Policy = Callable[[Tensor, Tensor, Tensor], Mixed]  # (x, partner, lam) -> Mixed
 INPUT = "input"

@@ -1,8 +1,8 @@
 """Mixups of images, by kind and by name: those that a label-side method can be asked to wrap."""
 
-from samix.mixing import Augmentation
 from samix.mixups.align import AlignMix
 from samix.mixups.attentive import AttentiveMix, SnapMix
+from samix.mixups.base import Augmentation
 from samix.mixups.boxes import CutMix, ResizeMix
 from samix.mixups.choice import DeiTMix, RSBMix
 from samix.mixups.comix import CoMixup

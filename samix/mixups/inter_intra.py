@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.mixing import Augmentation, Guides, check_alpha, sample_lam, take_rows, to_device
+from samix.mixups.base import Augmentation, Guides, check_alpha, sample_lam, take_rows, to_device
 from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import mixup
 
@@ -47,7 +47,7 @@ class InterIntraMix(Augmentation):
     """CutMix of pairs of two classes and MixUp of pairs of one, see :func:`inter_intra_mix`.
 
     The hand-made reference of SAMix-C (arXiv:2111.15454). ``alpha`` is CutMix's; published: 2 or 4. Without labels it
-    takes clusters, see :class:`samix.methods.pseudo_labels.PseudoLabelOptions`.
+    takes clusters, see :class:`samix.methods.contrastive.pseudo_labels.PseudoLabelOptions`.
 
     Args:
         intra_alpha: lam ~ Beta(intra_alpha, intra_alpha) of pairs of one class.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samix.batch import Mixed, check_pair
-from samix.mixing import Augmentation, Guides, choose
+from samix.mixups.base import Augmentation, Guides, choose
 from samix.mixups.cells import check_side
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
-from samix.mixing import Augmentation
+from samix.mixups.base import Augmentation
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.relabelling import Relabelling, area, with_lam

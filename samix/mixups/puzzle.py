@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixing import Guides, blend, choose, take_rows
+from samix.mixups.base import Guides, blend, choose, take_rows
 from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, solve_exact, solve_icm
 from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, cells, move_blocks, plan_by_swaps, plan_exactly, transport_cost
-from samix.saliency import as_pixels, gradient_saliency, spectral_residual
 
 Saliency = Literal["gradient", "spectral"]
 MaskSolver = Literal["dual", "exact", "icm"]

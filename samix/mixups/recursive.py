@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images
-from samix.mixing import Augmentation, Guides, as_lam, check_alpha, choose, take_rows, to_device
+from samix.mixups.base import Augmentation, Guides, as_lam, check_alpha, choose, take_rows, to_device
 from samix.networks.last_map import catch_last_map, last_width
 
 

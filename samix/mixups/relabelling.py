@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels
-from samix.mixing import Augmentation, Guides
 from samix.mixups.align import AlignMix
+from samix.mixups.base import Augmentation, Guides
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.hidden import ManifoldMix
 from samix.mixups.image_side import IMAGE_SIDE

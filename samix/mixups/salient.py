@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samix.batch import Mixed, check_pair
-from samix.mixing import Guides, blend, choose
+from samix.mixups.base import Guides, blend, choose
 from samix.mixups.boxes import cutmix
 from samix.mixups.guided import GuidedAugmentation, check_guide
-from samix.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
+from samix.mixups.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Policies.
@@ -225,8 +225,8 @@ class SaliencyMix(GuidedAugmentation):
     """SaliencyMix, see :func:`saliencymix`. Published: alpha 1, prob 0.5.
 
     Args:
-        saliency: the detector: ``spectral`` :func:`samix.saliency.spectral_residual`, the cheaper; ``fine``
-            :func:`samix.saliency.fine_grained`, the paper's.
+        saliency: the detector: ``spectral`` :func:`samix.mixups.saliency.spectral_residual`, the cheaper; ``fine``
+            :func:`samix.mixups.saliency.fine_grained`, the paper's.
         one_box: one box for the whole batch, from the partner of the first image, as in the released code.
     """
 
@@ -264,8 +264,8 @@ class GuidedMixup(GuidedAugmentation):
     Args:
         alpha: not used, but <= 0 switches mixing off.
         prob: 0.5 is published for ``spectral``, 0.8 for ``gradient``.
-        saliency: ``spectral`` :func:`samix.saliency.spectral_residual`, no network; ``gradient``
-            :func:`samix.saliency.gradient_saliency` of the network in training.
+        saliency: ``spectral`` :func:`samix.mixups.saliency.spectral_residual`, no network; ``gradient``
+            :func:`samix.mixups.saliency.gradient_saliency` of the network in training.
         greedy: pair by :func:`farthest_cycle`; False pairs as ``pairing`` says.
     """
 

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair
-from samix.mixing import Guides, choose
+from samix.mixups.base import Guides, choose
 from samix.mixups.cells import between, to_pixels
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.switching import SwitchingAugmentation, idle
 from samix.networks.attention import attention_layers, patches_of, received_attention
 from samix.networks.backbone import hooked
-from samix.networks.modes import looking, unwrap
+from samix.networks.inference import looking, unwrap
 
 
 def smmix(

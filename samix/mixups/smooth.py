@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from samix.batch import Mixed
-from samix.mixing import Augmentation, blend, take_rows, to_device
+from samix.mixups.base import Augmentation, blend, take_rows, to_device
 
 
 def smoothmix(x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor, *, isotropic: bool = False) -> Mixed:

@@ -14,7 +14,7 @@ from samix.batch import MixedBatch, check_range
 from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.mixups.switching import idle
 from samix.networks.backbone import find_layer, hooked
-from samix.networks.modes import unwrap
+from samix.networks.inference import unwrap
 
 
 def sumix_distance(clean: Tensor, mixed: Tensor, own: Tensor, other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
-from samix.mixing import Augmentation, check_alpha
+from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.handmade import MixUp
 
 

@@ -19,7 +19,7 @@ from samix.networks.attention import (
     prefix_tokens,
     watching,
 )
-from samix.networks.modes import unwrap
+from samix.networks.inference import unwrap
 
 
 def align_labels(attentions: Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixing import Guides, choose, take_rows, to_device
+from samix.mixups.base import Guides, choose, take_rows, to_device
 from samix.mixups.cells import check_side, grid_of, to_pixels
 from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.saliency import class_activation
 from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import class_attention
-from samix.networks.modes import looking
-from samix.saliency import class_activation
+from samix.networks.inference import looking
 
 
 def tokenmix(x: Tensor, partner: Tensor, lam: Tensor, cells: Tensor) -> Mixed:

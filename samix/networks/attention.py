@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.networks.backbone import hooked
-from samix.networks.modes import unwrap
+from samix.networks.inference import unwrap
 
 See = Callable[[Tensor], None]  # is given a block's attention (B, heads, queries, T), float32
 Rows = Literal["all", "class"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.networks.backbone import Backbone, HookedBackbone, TimmBackbone, feature_dim, run_first
-from samix.networks.modes import evaluating
+from samix.networks.inference import evaluating
 
 
 class Trunk(Backbone):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samix.networks.backbone import Backbone, hooked
-from samix.networks.modes import looking
+from samix.networks.inference import looking
 
 CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # by name, the second being timm's: they use their weight as it is
 SAME = 1e-6  # largest difference of features in float64, relative to the largest feature

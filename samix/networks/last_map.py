@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from samix.networks.backbone import HookedBackbone, feature_dim, find_layer, hooked
-from samix.networks.modes import unwrap
+from samix.networks.inference import unwrap
 
 
 class LastMap:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix import distributed
+from samix.runtime import distributed
 
 
 class Queue(nn.Module):

@@ -1,7 +1,7 @@
 """Recipes: everything that decides a training run, as one flat value; and the published ones, by name.
 
 A recipe is a function of the mixup's name, because the published settings differ by mixup: the final learning rate of
-the learned ones, the alpha of each. Recipes without labels are in :mod:`samix.pretraining`.
+the learned ones, the alpha of each. Recipes without labels are in :mod:`samix.recipes.pretrain_named`.
 """
 
 from samix.recipes.named import RECIPES as RECIPES

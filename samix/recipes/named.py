@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from samix.recipes.photographs import images
+from samix.recipes.images import images
 from samix.recipes.published import (
     aircraft_r18,
     cifar10_r18,

@@ -49,7 +49,7 @@ class Recipe:
         smoothing: label smoothing of hand-made mixups, in [0, 1); learned ones have it among their options.
         loss: of mixed images, for mixups without losses of their own: ``ce`` mixed cross-entropy, ``bce`` binary,
             ``softmax_bce`` as ManifoldMix's and PuzzleMix's released code, ``decoupled`` and ``decoupled_bce``; see
-            ``samix.losses``.
+            ``samix.losses.supervised``.
         bce_threshold: of ``bce``, targets above it become 1 and all others 0; None keeps them soft.
         decoupled_eta: of ``decoupled``, weight of its further term.
         clean_weight: weight of the loss of the images as they are, beside the mixed one, for mixups without losses of

@@ -1,0 +1,1 @@
+"""The ``samix`` command: one file per subcommand."""

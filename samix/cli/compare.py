@@ -1,0 +1,110 @@
+"""The comparison from its plan to its report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import IO
+
+from samix.compare.arguments import read_plan
+from samix.compare.finished import find_finished
+from samix.compare.page import report_page
+from samix.compare.plan import Job, Plan
+from samix.compare.previews import MASKS, look_again
+from samix.compare.publish import publish
+from samix.compare.results import Found, collect
+from samix.compare.running import Child, Start, is_finished, only_here, run_jobs
+from samix.compare.tables import comma_separated, failures, markdown, plain
+from samix.runtime.atomic_files import write_text
+from samix.viz.webpage import write_page
+
+
+def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = None) -> int:
+    """``samix compare``: runs what is not finished, writes the report, prints the table.
+
+    Args:
+        arguments: of the command line.
+        start: how a run is started.
+        out: where to print; None is standard output.
+
+    Returns:
+        0, or 1 where a run failed.
+
+    Raises:
+        ValueError: something is wrong with the command as a whole.
+        KeyboardInterrupt: stopped; the same command continues.
+    """
+    out = out or sys.stdout
+    plan = read_plan(arguments)
+    command = shlex.join(["samix", "compare", *arguments])
+    if plan.options.read:
+        results = read_and_write(find_finished(plan), command)
+    else:
+        with only_here(plan.out):
+            results = run_and_write(find_finished(plan), command, start, out)
+    print(plain(results), file=out)
+    print(f"\nreport.html, table.md, table.csv, results.json: {plan.out}", file=out)
+    if plan.options.publish:
+        paths = publish(Path(plan.options.publish), results, ["samix", "compare", *arguments])
+        print(f"published: {', '.join(map(str, paths))}", file=out)
+    return 1 if failures(results) else 0
+
+
+def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Found:
+    """Runs all jobs; the report is written anew whenever one ends, and at the end."""
+    errors: dict[tuple[str, int], str] = {}
+
+    def ended(job: Job, error: str) -> None:
+        if error:
+            errors[job.label, job.seed] = error
+        write_report(plan, collect(plan, errors), command)
+
+    try:
+        run_jobs(plan, ended, start, out)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command continues. What is finished: {plan.out / 'report.html'}", file=sys.stderr)
+        raise
+    look_at_others(plan)
+    results = collect(plan, errors)
+    write_report(plan, results, command)
+    return results
+
+
+def read_and_write(plan: Plan, command: str) -> Found:
+    """Reads what is finished and writes the report; trains nothing, so a comparison at work there is left in peace.
+
+    Raises:
+        ValueError: nothing is finished.
+    """
+    if not any(is_finished(job.folder) for job in plan.jobs):
+        raise ValueError(f"--read trains nothing, and {plan.out} holds no finished run of this comparison")
+    look_at_others(plan, elsewhere=True)
+    results = collect(plan, {})
+    write_report(plan, results, command)
+    return results
+
+
+def look_at_others(plan: Plan, elsewhere: bool = False) -> None:
+    """Pictures and mask statistics of runs that were trained by other means, where they are missing.
+
+    Args:
+        plan: the comparison.
+        elsewhere: leaves alone those in the comparison's own folder, which may be at it themselves.
+    """
+    for job in plan.jobs:
+        if elsewhere and job.folder.parent == plan.out:
+            continue
+        if is_finished(job.folder) and not (job.folder / MASKS).is_file():
+            look_again(job.folder, plan.options.data_root)
+
+
+def write_report(plan: Plan, results: Found, command: str) -> Path:
+    """Writes the four files, and returns the page's path."""
+    folder = plan.out
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "results.json", json.dumps({"command": command, **results}, indent=1))
+    write_text(folder / "table.md", markdown(results, command))
+    write_text(folder / "table.csv", comma_separated(results))
+    return write_page(folder / "report.html", report_page(results, command))

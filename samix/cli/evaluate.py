@@ -1,0 +1,89 @@
+"""``samix evaluate``: metrics of a classifier, or a representation judged in one of six ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from samix.cli.evaluate_base import Numbers, Options
+from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
+from samix.cli.evaluate_trained import Detection, Finetune
+from samix.cli.options import parse
+
+KINDS: dict[str, type[Options]] = {
+    "knn": Knn,
+    "linear": Linear,
+    "svm": Svm,
+    "fewshot": Fewshot,
+    "finetune": Finetune,
+    "detection": Detection,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
+
+    Args:
+        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), or its ``export`` folder.
+        data: data set; empty takes the one it was trained on.
+        data_root: where torchvision's data sets lie.
+        batch_size: images per pass.
+        device: auto, cpu or cuda.
+    """
+
+    path: Annotated[Path, "positional"]
+    data: str = ""
+    data_root: str = "data"
+    batch_size: int = 100
+    device: str = "auto"
+
+
+EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder
+samix evaluate KIND SOURCE ...       a representation: {kinds}
+
+SOURCE is a checkpoint, an export's folder, timm:NAME or timm:NAME:pretrained; `samix evaluate KIND --help` has more.
+"""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``samix evaluate``."""
+    if arguments and arguments[0] in KINDS:
+        print(parse(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
+        return 0
+    if not arguments or {"-h", "--help"} & set(arguments[:1]):
+        print(EVALUATE.format(kinds=" | ".join(KINDS)))
+    asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
+    from samix.hub.load import evaluate_path
+
+    results = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device)
+    width = max(map(len, results))
+    print(f"{'':{width}}   top-1 %   top-5 %   NLL nats   ECE %")
+    for name, row in results.items():
+        print(f"{name:{width}}   {row['top1']:7.2f}   {row['top5']:7.2f}   {row['nll']:8.4f}   {row['ece']:5.2f}")
+    return 0
+
+
+def evaluate_representation(kind: str, source: str, data: str = "", **options: Any) -> tuple[Numbers, str]:
+    """Judges a backbone.
+
+    Args:
+        kind: knn, linear, svm, fewshot, finetune or detection.
+        source: see :class:`Options`.
+        data: see :class:`Options`; detection, and SVMs on images with several labels, take ``voc07:DIR``.
+        options: further fields of that kind.
+
+    Returns:
+        Numbers by name, and one line to print.
+
+    Raises:
+        FileNotFoundError, ValueError: no such kind, source, data or option.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(KINDS)}")
+    known = [f.name for f in dataclasses.fields(KINDS[kind])]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"{kind} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return KINDS[kind](source=source, data=data, **options).run()

@@ -1,0 +1,124 @@
+"""What every kind of ``samix evaluate KIND`` shares: its options, its images, the line it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from samix.data import Augment, EvalBatches, ImageData, TrainBatches, default_augment, load_data
+from samix.eval.features import Features, extract
+from samix.eval.source import Source, load_source, scaled
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every kind is told.
+
+    Args:
+        source: a run's folder or its ``last.pt``, an export's folder, ``timm:NAME`` or ``timm:NAME:pretrained``.
+        data: data set, see ``samix.data.load_data``; empty takes the one it was trained on.
+        data_root: where torchvision's data sets lie.
+        size: side of the images in pixels; 0 takes the source's, or 224.
+        stem: of ``timm:NAME``: ``default``, ``small`` or ``half``.
+        batch_size: images per pass; training takes its protocol's where that is 0.
+        workers: loader processes.
+        device: auto, cpu or cuda.
+        seed: of whatever is drawn.
+    """
+
+    source: Annotated[str, "positional"]
+    data: str = ""
+    data_root: str = "data"
+    size: int = 0
+    stem: Literal["default", "small", "half"] = "default"
+    batch_size: int = 0
+    workers: int = 0
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.batch_size < 0 or self.workers < 0:
+            raise ValueError(
+                f"size, batch_size and workers must be at least 0, got {self.size}, {self.batch_size}, {self.workers}"
+            )
+
+    def run(self) -> tuple[Numbers, str]:
+        """Numbers, and the line to print."""
+        raise NotImplementedError
+
+    @property
+    def place(self) -> torch.device:
+        """The device.
+
+        Raises:
+            ValueError: unknown, or no GPU.
+        """
+        from samix.runtime.environment import check_device
+
+        check_device(self.device)
+        return torch.device(
+            "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
+        )
+
+    def load(self) -> Source:
+        """The source on the device."""
+        return load_source(self.source, size=self.size, stem=self.stem, device=self.place)
+
+    def load_images(self, source: Source) -> ImageData:
+        """The data set, with pixels scaled as the source wants them.
+
+        Raises:
+            ValueError: no data named, and none known.
+        """
+        name = self.data or source.data
+        if not name:
+            raise ValueError(f"{self.source} does not say what it was trained on; give --data")
+        return scaled(load_data(name, root=self.data_root), source)
+
+    def side(self, source: Source) -> int:
+        """Side of the images in pixels."""
+        return self.size or source.size or 224
+
+    def split(self, source: Source, data: ImageData, split: Literal["train", "val"]) -> EvalBatches:
+        """A split under the test transform."""
+        return EvalBatches(
+            data,
+            batch_size=self.batch_size or 256,
+            size=self.side(source),
+            augment=default_augment(data),
+            split=split,
+            workers=self.workers,
+            device=self.place,
+        )
+
+    def train_batches(self, source: Source, data: ImageData, batch_size: int) -> TrainBatches:
+        """The train split under the train transform, in batches of that size or of the whole split."""
+        return TrainBatches(
+            data,
+            batch_size=min(batch_size, len(data.train)),
+            size=self.side(source),
+            augment=probe_augment(data),
+            seed=self.seed,
+            workers=self.workers,
+            device=self.place,
+        )
+
+    def both(self, source: Source, data: ImageData, features: Features) -> list[tuple[Tensor, Tensor]]:
+        """Features and labels of train and val."""
+        return [extract(features, self.split(source, data, split).batches()) for split in ("train", "val")]
+
+
+def probe_augment(data: ImageData) -> Augment:
+    """The probes' train transform: that of the data set; for STL-10, crops of at least 0.2 of the area."""
+    augment = default_augment(data)
+    return Augment("resized-crop", min_scale=0.2) if data.name == "stl10" else augment
+
+
+def line(kind: str, data: str, numbers: Numbers) -> str:
+    """``knn on cifar10: k20 78.10  k200 77.42``."""
+    return f"{kind} on {data}: " + "  ".join(f"{name} {value:.2f}" for name, value in numbers.items())

@@ -1,0 +1,98 @@
+"""``samix evaluate finetune | detection``: what a backbone is worth as the start of further training."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from samix.cli.evaluate_base import Numbers, Options, line
+
+
+@dataclass(frozen=True)
+class Finetune(Options):
+    """Trains all layers on a small labelled part of the training images.
+
+    Args:
+        protocol: toolbox-1, toolbox-10, swav-1, swav-10, simclr-1 or barlow-1; the number is the percentage.
+        fraction: share of the training images, drawn by class.
+        names: file of image names, one a line, in the place of a fraction (the public lists of ImageNet).
+        epochs: in the place of the protocol's; 0 keeps it. Steps of the learning rate move in proportion.
+        grid: try the toolbox's nine pairs of learning rates and report the best.
+    """
+
+    protocol: str = "swav-1"
+    fraction: float = 0.01
+    names: str = ""
+    epochs: int = 0
+    grid: bool = False
+
+    def run(self) -> tuple[Numbers, str]:
+        """``top1``, ``top5``, ``nll``, ``ece`` and the two learning rates."""
+        from samix.eval.finetune import (
+            fine_tune,
+            finetune_metrics,
+            finetune_protocol_named,
+            labelled_part,
+            toolbox_grid,
+        )
+
+        protocol = finetune_protocol_named(self.protocol)
+        if self.epochs:
+            steps = tuple(round(step * self.epochs / protocol.epochs) for step in protocol.steps)
+            protocol = dataclasses.replace(protocol, epochs=self.epochs, steps=steps)
+        source = self.load()
+        data = self.load_images(source)
+        part = labelled_part(
+            data, fraction=self.fraction, names=Path(self.names) if self.names else None, seed=self.seed
+        )
+        batches = self.train_batches(source, part, self.batch_size or protocol.batch_size)
+        best: Numbers = {}
+        protocols = toolbox_grid(protocol) if self.grid else [protocol]
+        for one in protocols:
+            network = fine_tune(source.backbone, batches, data.num_classes, one, seed=self.seed)
+            found = finetune_metrics(network, self.split(source, data, "val"), data.num_classes)
+            if not best or found["top1"] > best["top1"]:
+                best = {**found, "backbone_lr": one.backbone_lr, "head_lr": one.head_lr}
+        chosen = f", best of {len(protocols)} on the test images" if self.grid else ""
+        return best, line(f"fine-tuned on {len(part.train)} images ({self.protocol}{chosen})", data.name, best)
+
+
+@dataclass(frozen=True)
+class Detection(Options):
+    """Transfer to detection: Faster R-CNN on ``--data voc0712:DIR`` or ``voc07:DIR``, Mask R-CNN on ``coco:DIR``.
+
+    Args:
+        iterations: updates; 0 takes the protocol's 24,000 or 180,000. Steps of the learning rate move in proportion.
+        lr: learning rate; 0 takes 0.02 per 16 images.
+        test_side: short side of test images in pixels; 0 takes 800. Training sizes and anchors keep their ratio to
+            it.
+        precise: batches over which BatchNorm's statistics are measured before testing; 0 keeps the moving ones.
+    """
+
+    iterations: int = 0
+    lr: float = 0.0
+    test_side: int = 0
+    precise: int = 200
+
+    def run(self) -> tuple[Numbers, str]:
+        """``ap``, ``ap50``, ``ap75`` in percent, and those of masks for COCO."""
+        from samix.eval.boxes import load_boxes
+        from samix.eval.detection import detection_metrics, train_detector
+        from samix.eval.detector import DETECTION_PROTOCOLS
+
+        boxes = load_boxes(self.data)
+        protocol = DETECTION_PROTOCOLS[boxes.name]
+        if self.iterations:
+            protocol = protocol.shortened(self.iterations)
+        if self.test_side:
+            protocol = protocol.resized(self.test_side)
+        batch_size = self.batch_size or protocol.batch_size
+        lr = self.lr or protocol.lr * batch_size / protocol.batch_size
+        protocol = dataclasses.replace(protocol, batch_size=batch_size, lr=lr, precise=self.precise)
+        source = self.load()
+        model = train_detector(
+            source.backbone, boxes, protocol, seed=self.seed, device=self.place, workers=self.workers
+        )
+        numbers = detection_metrics(model, boxes, protocol, self.place)
+        return numbers, line("detection (torchvision), %", boxes.name, numbers)

@@ -1,0 +1,90 @@
+"""``samix mixer``: Mixers out of checkpoints, their cards, and checks of strangers' ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from samix.cli.options import parse
+
+MIXER = """samix mixer: trained Mixers as things to share
+
+  samix mixer export runs/NAME/last.pt DIR   a Mixer's folder out of a checkpoint (a run leaves one in runs/NAME/mixer)
+  samix mixer check PATH [a.jpg b.jpg ...]   how its masks follow lambda, on digits or on your images
+  samix mixer card DIR [--licence NAME]      write its card anew, and print it
+
+PATH is a folder, a model.safetensors, a hub id owner/name, or default. Use one: samix train --mixup mixer:PATH
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerExport:
+    """Makes the folder of a Mixer out of a checkpoint.
+
+    Args:
+        checkpoint: of AutoMix or SAMix: last.pt, best.pt, or a run's folder.
+        folder: where to write it.
+        licence: of the weights, for the card.
+    """
+
+    checkpoint: Annotated[Path, "positional"]
+    folder: Annotated[Path, "positional"]
+    licence: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerCheck:
+    """Reads a Mixer and measures its masks over lambda.
+
+    Args:
+        path: of the Mixer.
+        images: image files to mix; empty takes digits.
+        size: side of the images in pixels.
+        data_root: where torchvision's data sets lie.
+    """
+
+    path: Annotated[str, "positional"]
+    images: Annotated[tuple[Path, ...], "positional"] = ()
+    size: int = 64
+    data_root: str = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerCard:
+    """Writes a Mixer's card anew.
+
+    Args:
+        folder: of the Mixer.
+        licence: of the weights; empty keeps what is there.
+    """
+
+    folder: Annotated[Path, "positional"]
+    licence: str = ""
+
+
+def mixer(arguments: list[str]) -> int:
+    """``samix mixer export | check | card``."""
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if action in ("-h", "--help"):
+        print(MIXER)
+        return 0
+    if action not in ("export", "check", "card"):
+        raise ValueError(f"samix mixer has export, check and card, got {action!r}")
+    if action == "export":
+        export: MixerExport = parse(MixerExport, rest, "samix mixer export")
+        from samix.hub.mixer_check import export_mixer
+
+        print(export_mixer(export.checkpoint, export.folder, export.licence))
+        return 0
+    if action == "card":
+        card: MixerCard = parse(MixerCard, rest, "samix mixer card")
+        from samix.hub.mixer_check import write_card
+
+        print(write_card(card.folder, card.licence))
+        return 0
+    check: MixerCheck = parse(MixerCheck, rest, "samix mixer check")
+    from samix.hub.mixer_check import check_shared
+
+    print(check_shared(check.path, check.images, check.size, check.data_root))
+    return 0

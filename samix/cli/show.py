@@ -1,0 +1,50 @@
+"""``samix show``: pairs of images by lambda as a picture, or every mixup on a page."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from samix.cli.options import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Paints pairs of images by lambda: the mixed image and, below it, the mask.
+
+    ``samix show --html page.html a.jpg b.jpg`` writes a page instead: every mixup side by side, with a slider for
+    lambda; ``samix show --html page.html --help`` lists its options.
+
+    Args:
+        source: a checkpoint of a learned mixup (``runs/NAME/best.pt``), or the name of a mixup.
+        images: two or more image files; the first is paired with the second, and so on. Empty takes held-out images of
+            the checkpoint's data, or digits.
+        out: the PNG to write.
+        size: side of the images in pixels; 0 takes the checkpoint's, or 224.
+        lams: shares of the own image.
+        seed: of a mixup's further draws, such as the place of a box.
+        data_root: where torchvision's data sets lie.
+    """
+
+    source: Annotated[str, "positional"]
+    images: Annotated[tuple[Path, ...], "positional"] = ()
+    out: Path = Path("mixed.png")
+    size: int = 0
+    lams: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    seed: int = 0
+    data_root: str = "data"
+
+
+def show(arguments: list[str]) -> int:
+    """``samix show``, and with --html a page of all mixups."""
+    if any(argument.partition("=")[0] == "--html" for argument in arguments):
+        from samix.viz.playground import Playground
+
+        print(parse(Playground, arguments, "samix show").write())
+        return 0
+    asked: Show = parse(Show, arguments, "samix show")
+    from samix.viz.show import show_mixup
+
+    print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))
+    return 0

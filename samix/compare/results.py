@@ -1,0 +1,152 @@
+"""What the runs of a comparison found: read from their folders, put together over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samix.compare.ablations import expand
+from samix.compare.plan import Entrant, Job, Plan
+from samix.compare.previews import MASKS
+from samix.compare.running import is_finished
+
+BASELINE = "vanilla"
+METRICS = ("top1", "top5", "nll", "ece")  # of the reported classifier; of runs without labels the first is kNN's
+CURVES = (*METRICS, "loss", "mask_std")
+Found = dict[str, Any]
+
+
+def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
+    """The results of a comparison as plain values: what ``results.json`` holds.
+
+    Args:
+        plan: the comparison.
+        errors: of the runs that failed, by label and seed.
+    """
+    mixups = {entrant.label: summarise(entrant, plan, errors) for entrant in plan.entrants}
+    for found in mixups.values():
+        compare_with(found, mixups.get(BASELINE))
+    first: Found = next((run for found in mixups.values() for run in found["runs"]), {})
+    recipe = next((e.recipe for e in plan.entrants if e.recipe is not None), None)
+    return {
+        "recipe": plan.recipe_name,
+        "score": plan.kind.score,
+        "ablations": [
+            {"name": name, "question": expand(name).question, "published": expand(name).published}
+            for name in plan.ablations
+        ],
+        "overrides": plan.overrides,
+        "seeds": plan.options.seeds,
+        "median_of_last": plan.last,
+        "epochs": recipe.epochs if recipe else 0,
+        "data": recipe.data if recipe else "",
+        "model": recipe.model if recipe else "",
+        "size": recipe.size if recipe else 0,
+        "device": first.get("device", ""),
+        "threads": first.get("threads"),
+        "memory_of": first.get("memory_of", ""),
+        "versions": first.get("versions", {}),
+        "mixups": mixups,
+    }
+
+
+def summarise(entrant: Entrant, plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
+    """One mixup over its seeds."""
+    runs: list[Found] = []
+    failed: list[Found] = []
+    missing = 0
+    if entrant.recipe is None:
+        failed.append({"seed": None, "error": entrant.error})
+    for job in plan.jobs:
+        if job.label != entrant.label:
+            continue
+        if (job.label, job.seed) in errors:
+            failed.append({"seed": job.seed, "error": errors[job.label, job.seed]})
+        elif is_finished(job.folder):
+            runs.append(read_run(job, plan.last, plan.kind.metrics))
+        else:
+            missing += 1
+    names = (*METRICS, "top1_end", "top1_best", "seconds", "memory", "mask_std", "mask_correlation", "mask_error")
+    told = {name: mean_and_std([run[name] for run in runs if run.get(name) is not None]) for name in names}
+    spec = entrant.variant.spec + (f", by the Mixer of {entrant.variant.mixer_of}" if entrant.variant.mixer_of else "")
+    of_it = {"mixup": entrant.mixup, "spec": spec, "published": entrant.published}
+    return {**of_it, **told, "runs": runs, "failed": failed, "missing": missing}
+
+
+def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Found:
+    """What a finished run found. ``metrics`` are our names to those of its log.
+
+    ``top1``, ``top5``, ``nll`` and ``ece`` are medians over its last evaluations; ``top1_end`` is the last one.
+    """
+    summary = read(job.folder / "summary.json")
+    text = (job.folder / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    rows = [renamed(row, metrics) for row in lines if metrics["top1"] in row]
+    cost, masks = read(job.folder / "cost.json"), read(job.folder / MASKS)
+    return {
+        "seed": job.seed,
+        "folder": str(job.folder),
+        **{name: median(rows[-last:], name) for name in METRICS},
+        "top1_end": rows[-1]["top1"],
+        "top1_best": max(row["top1"] for row in rows),
+        "seconds": summary["seconds"],
+        "memory": cost.get("memory"),
+        "memory_of": cost.get("of", ""),
+        "threads": cost.get("threads"),
+        **{f"mask_{name}": masks.get(name) for name in ("std", "correlation", "error")},
+        "device": summary.get("device", ""),
+        "machine": cost.get("machine", ""),
+        "commit": cost.get("commit", ""),
+        "versions": summary.get("versions", {}),
+        "curves": {
+            "epoch": [row["epoch"] for row in rows],
+            **{name: [row[name] for row in rows] for name in CURVES if all(name in row for row in rows)},
+        },
+    }
+
+
+def renamed(row: Found, metrics: Mapping[str, str]) -> Found:
+    """A line of a run's log with our names."""
+    return {**row, **{ours: row[its] for ours, its in metrics.items() if its in row}}
+
+
+def median(rows: Sequence[Found], name: str) -> float | None:
+    """Over those rows that have it; None where none has."""
+    known = [row[name] for row in rows if name in row]
+    return statistics.median(known) if known else None
+
+
+def read(path: Path) -> Found:
+    """A JSON object; empty where there is no such file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def mean_and_std(values: Sequence[float]) -> Found | None:
+    """Mean and sample standard deviation (n - 1); the latter None for a single value; None for no value."""
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "n": len(values)}
+
+
+def compare_with(found: Found, baseline: Found | None) -> None:
+    """Adds ``gain`` in top-1 over the baseline with its standard error, and time and memory relative to it.
+
+    The standard error is that of a difference of two independent means, sqrt(s1^2 / n1 + s2^2 / n2).
+    """
+    own, base = found["top1"], baseline["top1"] if baseline else None
+    found["gain"] = None if own is None or base is None or found is baseline else difference(own, base)
+    for name in ("seconds", "memory"):
+        mine, other = found[name], baseline[name] if baseline else None
+        found[f"relative_{name}"] = mine["mean"] / other["mean"] if mine and other and other["mean"] > 0 else None
+
+
+def difference(own: Found, base: Found) -> Found:
+    """Difference of two means, and its standard error; None where either is of one value."""
+    both = own["std"] is not None and base["std"] is not None
+    error = math.sqrt(own["std"] ** 2 / own["n"] + base["std"] ** 2 / base["n"]) if both else None
+    return {"mean": own["mean"] - base["mean"], "se": error}

@@ -1,0 +1,123 @@
+"""One run of a comparison, in a process of its own: ``python -m samix.compare.worker`` with the job on its input.
+
+The parent keeps the input open. When it ends, by whatever cause, the run saves its state and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samix.compare.plan import mixer_folder
+from samix.compare.previews import look_at
+from samix.compare.provenance import commit, machine
+from samix.hub.mixer_export import write_mixer
+from samix.recipes import Recipe
+from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
+from samix.runtime.atomic_files import write_text
+from samix.train import Interrupted, Run, RunOptions
+from samix.train.pretraining import PretrainRun
+from samix.train.record import describe_data
+
+
+class ComparedRun(Run):
+    """A run that draws its pictures once, at its end; they take as long as a short epoch.
+
+    ``mixers`` are the epochs after which its Mixer is kept, in a folder each.
+    """
+
+    mixers: Sequence[int] = ()
+
+    def draw(self) -> None:
+        """Curves and mixed pictures of the last epoch."""
+        if int(self.rows[-1]["epoch"]) == self.recipe.epochs:
+            super().draw()
+
+    def write_row(self, row: dict[str, float], last: bool) -> None:
+        """Keeps the Mixer, before the checkpoint says that the epoch is over."""
+        epoch = int(row["epoch"])
+        if epoch in self.mixers:
+            write_mixer(
+                self.folder / mixer_folder(epoch, self.recipe), self.method, self.recipe, describe_data(self.data), {}
+            )
+        super().write_row(row, last)
+
+
+class ComparedPretrainRun(ComparedRun, PretrainRun):
+    """The same without labels."""
+
+
+def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> None:
+    """Trains or continues a run, and leaves what the report shows of it beside its other files.
+
+    Args:
+        recipe: of the run, with or without labels.
+        options: of the run.
+        mixers: epochs after which its Mixer is kept.
+    """
+    run = ComparedPretrainRun(recipe, options) if isinstance(recipe, PretrainRecipe) else ComparedRun(recipe, options)
+    run.mixers = mixers
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
+    try:
+        run.fit()
+    finally:
+        if run.folder.is_dir():
+            write_cost(run.folder, run.device)
+    look_at(run.method, recipe, run.data, run.folder)
+
+
+def write_cost(folder: Path, device: torch.device) -> None:
+    """Writes ``cost.json``: the most memory so far, over all parts of an interrupted run, in MiB; machine, commit."""
+    path, memory = folder / "cost.json", peak_memory(device)
+    if path.is_file():
+        memory = max(memory, float(json.loads(path.read_text(encoding="utf-8"))["memory"]))
+    told: dict[str, Any] = {"memory": round(memory, 1), "of": "GPU" if device.type == "cuda" else "process"}
+    told |= {"threads": torch.get_num_threads(), "machine": machine(), "commit": commit()}
+    write_text(path, json.dumps(told))
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: what tensors took on the GPU at most, or what the process had in memory at most."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def stop_with_parent() -> None:
+    """Asks this process to stop when its input ends."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """Reads the job, runs it, and says in one line what went wrong."""
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    stop_with_parent()
+    try:
+        train(recipe_of(job["recipe"]), RunOptions(**job["options"]), job.get("mixers", ()))
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"{str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

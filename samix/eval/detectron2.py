@@ -1,0 +1,112 @@
+"""ResNet weights between the names of torchvision (and timm) and those of detectron2, in both directions.
+
+detectron2 is no dependency; it reads the file written here by matching the ends of names, so that the same file serves
+C4 (where the last stage belongs to the heads) and FPN. Train it with RGB input, mean 123.675, 116.28, 103.53, std
+58.395, 57.12, 57.375, and the stride in the 3 x 3 convolution (``STRIDE_IN_1X1: False``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samix.runtime.atomic_files import write_whole
+
+NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+STEM = re.compile(rf"conv1\.weight|bn1\.{NORM}")
+BLOCK = re.compile(rf"layer[1-4]\.\d+\.(conv[123]\.weight|bn[123]\.{NORM}|downsample\.0\.weight|downsample\.1\.{NORM})")
+COUNTER = "num_batches_tracked"
+
+
+def to_torchvision(state: Mapping[str, Tensor], prefix: str | None = None) -> dict[str, Tensor]:
+    """The backbone's entries under torchvision's names: loads with ``strict=True`` into a ResNet without ``fc``.
+
+    Args:
+        state: of a network, or of a whole method; classifiers, projectors and all else are left out.
+        prefix: what stands before ``conv1.weight``, such as ``module.encoder_q.``; None finds it.
+
+    Raises:
+        ValueError: no ResNet, several (then give a prefix), or one of another form.
+    """
+    prefix = find_prefix(state) if prefix is None else prefix
+    inner = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    found = {name: value for name, value in inner.items() if STEM.fullmatch(name) or BLOCK.fullmatch(name)}
+    other = [n for n in inner if n not in found and n.startswith(("conv1.", "bn1.", "layer"))]
+    if other or not {"conv1.weight", "bn1.weight", "layer4.0.conv1.weight"} <= set(found):
+        hint = f"; it has {other[0]!r}" if other else f"; nothing like it begins with {prefix!r}"
+        raise ValueError(f"these are not the weights of a plain ResNet with four stages{hint}")
+    return found
+
+
+def find_prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before the names of the only ResNet in a state.
+
+    Raises:
+        ValueError: none, or several; lists them.
+    """
+    ends = ("layer1.0.conv1.weight",)
+    found = sorted({name[: -len(end)] for name in state for end in ends if name.endswith(end)})
+    if len(found) != 1:
+        raise ValueError(
+            f"one ResNet is wanted, found {len(found)}: {', '.join(map(repr, found)) or 'no layer1.0.conv1.weight'}; "
+            "give its prefix"
+        )
+    return found[0]
+
+
+def to_detectron2(
+    state: Mapping[str, Tensor], prefix: str | None = None, *, counters: bool = False
+) -> dict[str, Tensor]:
+    """The backbone's entries under detectron2's names: ``stem.conv1.norm.weight``, ``res2.0.shortcut.weight``, ...
+
+    Args:
+        state: see :func:`to_torchvision`.
+        prefix: see :func:`to_torchvision`.
+        counters: keep BatchNorm's step counters, of which detectron2 has no use.
+
+    Raises:
+        ValueError: see :func:`to_torchvision`.
+    """
+    found = {renamed(name): value for name, value in to_torchvision(state, prefix).items()}
+    return {name: value for name, value in found.items() if counters or not name.endswith(COUNTER)}
+
+
+def renamed(name: str) -> str:
+    """One name of torchvision as detectron2's."""
+    name = re.sub(r"\bbn(\d)\b", r"conv\1.norm", name)
+    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    stage = re.match(r"layer(\d)(.*)", name)
+    return f"res{int(stage[1]) + 1}{stage[2]}" if stage else f"stem.{name}"
+
+
+def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`to_detectron2`."""
+    found = {}
+    for name, value in state.items():
+        name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+        name = re.sub(r"\bconv(\d)\.norm\b", r"bn\1", name)
+        found[re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)] = value
+    return found
+
+
+def save_detectron2(path: Path, state: Mapping[str, Tensor], prefix: str | None = None) -> None:
+    """Writes a ``.pth`` file for detectron2's ``MODEL.WEIGHTS``; it holds plain tensors and runs no code when read.
+
+    Args:
+        path: of the file; detectron2 goes by its ending.
+        state: see :func:`to_torchvision`.
+        prefix: see :func:`to_torchvision`.
+
+    Raises:
+        ValueError: another ending, or see :func:`to_torchvision`.
+    """
+    if path.suffix != ".pth":
+        raise ValueError(f"detectron2 reads such a file by the ending .pth, got {path.name}")
+    weights = {name: value.detach().cpu().clone() for name, value in to_detectron2(state, prefix).items()}
+    content: dict[str, Any] = {"model": weights, "__author__": "samix", "matching_heuristics": True}
+    write_whole(path, lambda temporary: torch.save(content, temporary))

@@ -1,0 +1,125 @@
+"""Features of a split, computed once: the network is frozen, in eval mode, and looked at without a gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.networks.inference import evaluating
+
+Features = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> (B, F)
+
+
+def frozen(backbone: nn.Module) -> Features:
+    """A backbone as a function of images that leaves no trace: eval mode, no gradient, and the mode put back.
+
+    Args:
+        backbone: maps (B, C, H, W) to (B, F), such as a timm network with ``num_classes=0``.
+
+    Returns:
+        The function; it raises ValueError where the backbone does not give (B, F).
+    """
+
+    def features(images: Tensor) -> Tensor:
+        with evaluating(backbone):
+            found = backbone(images)
+        return checked(found, len(images))
+
+    return features
+
+
+def checked(found: Any, count: int) -> Tensor:
+    """The features, if they are (count, F).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != count:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"features must be ({count}, F), one vector an image, got {got}; give the pooled features")
+    return found
+
+
+def headless(network: nn.Module) -> nn.Module:
+    """A copy of a timm network that gives pooled features (B, F) instead of logits.
+
+    Raises:
+        ValueError: not a timm network; give a module that maps images to (B, F) instead.
+    """
+    reset = getattr(network, "reset_classifier", None)
+    if reset is None:
+        raise ValueError(
+            f"{type(network).__name__} has no reset_classifier, so it is no timm network; take its classifier away "
+            "yourself and give what maps (B, C, H, W) to (B, F)"
+        )
+    backbone: Any = copy.deepcopy(network)
+    backbone.reset_classifier(0)
+    return backbone  # type: ignore[no-any-return]
+
+
+def stage_features(network: nn.Module, stage: int, target: int = 9000) -> Features:
+    """Features after an inner stage of a timm network, pooled to a square of cells so that F is about ``target``.
+
+    The size is that of Goyal et al. 2019 (arXiv:1905.01235), who compare stages at about nine thousand numbers each: a
+    ResNet-50 gives 12 x 12 x 64, 6 x 6 x 256, 4 x 4 x 512, 3 x 3 x 1024 and 2 x 2 x 2048.
+
+    Args:
+        network: a timm network.
+        stage: as timm counts its intermediates; negative counts from the end.
+        target: numbers wanted; at least one cell is kept.
+
+    Returns:
+        Function of images (B, C, H, W) to (B, D * s * s), with s = round(sqrt(target / D)).
+
+    Raises:
+        ValueError: no timm network, or no such stage.
+    """
+    model: Any = network
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"{type(network).__name__} is no timm network: its stages are not known")
+    count = len(model.feature_info)
+    if not -count <= stage < count:
+        raise ValueError(f"stage must be in {-count}..{count - 1} for this network, got {stage}")
+
+    def features(images: Tensor) -> Tensor:
+        with evaluating(network):
+            found = model.forward_intermediates(
+                images, indices=[stage], stop_early=True, output_fmt="NCHW", intermediates_only=True
+            )[-1]
+        side = max(1, round((target / found.shape[1]) ** 0.5))
+        return F.adaptive_avg_pool2d(found.float(), side).flatten(1)
+
+    return features
+
+
+@torch.no_grad()
+def extract(features: Features, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Features and labels of all batches, in their order and on their device, which is waited for once, at the end.
+
+    Args:
+        features: images (B, C, H, W) to (B, F), see :func:`frozen`.
+        batches: (images, labels (B,)) pairs, such as ``EvalBatches(...).batches()``.
+
+    Returns:
+        Features (N, F) float32 and labels (N,) int64.
+
+    Raises:
+        ValueError: no batches, features of another shape, or features that are not finite.
+    """
+    found: list[Tensor] = []
+    labels: list[Tensor] = []
+    for images, batch_labels in batches:
+        found.append(checked(features(images), len(images)).float())
+        labels.append(batch_labels)
+    if not found:
+        raise ValueError("nothing to take features of: the split is empty")
+    joined = torch.cat(found)
+    broken = int((~joined.isfinite()).any(1).sum())
+    if broken:
+        raise ValueError(f"the features of {broken} of {len(joined)} images are not finite; the network is broken")
+    return joined, torch.cat(labels).to(joined.device)

@@ -1,0 +1,1 @@
+"""Networks and Mixers on disk and on the hub: written, read, checked."""

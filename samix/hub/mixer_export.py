@@ -1,0 +1,127 @@
+"""A Mixer out of a training method, written as a folder to share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samix.methods.automix import AutoMix
+from samix.methods.base import Method
+from samix.mixers.folder import CARD, MixerConfig, MixerNetwork
+from samix.mixers.learned import AutoMixer, LearnedMixer, SAMixer
+from samix.networks.backbone import TimmBackbone
+from samix.recipes import Recipe
+
+
+def has_mixer(method: Method) -> bool:
+    """Whether a method trains a Mixer that can be shared: AutoMix's or SAMix's, on a network that timm knows."""
+    return (
+        isinstance(method, AutoMix)
+        and type(method.mixer) in (AutoMixer, SAMixer)
+        and isinstance(method.online.backbone, TimmBackbone)
+    )
+
+
+def mixer_network(
+    method: Method, recipe: Recipe, mean: Sequence[float], std: Sequence[float], about: Mapping[str, Any]
+) -> MixerNetwork:
+    """The Mixer of a method with its encoder, the momentum copy up to the feature stage; a copy of its own.
+
+    Args:
+        method: AutoMix or SAMix.
+        recipe: it was trained by.
+        mean: of its images' normalisation.
+        std: as mean.
+        about: for the card.
+
+    Raises:
+        ValueError: a method without such a Mixer, or a network that timm does not know.
+    """
+    if not has_mixer(method):
+        raise ValueError(f"{type(method).__name__} holds no Mixer to share: train AutoMix or SAMix on a timm network")
+    assert isinstance(method, AutoMix)
+    backbone = method.online.backbone
+    assert isinstance(backbone, TimmBackbone)
+    options = mixer_options(method.mixer)
+    count = len(list(backbone.model.feature_info))
+    config = MixerConfig(
+        kind="samix" if isinstance(method.mixer, SAMixer) else "automix",
+        mixer=options,
+        dim=method.mixer.dim,
+        architecture=recipe.model.split(".")[0],
+        model_args=recipe.model_kwargs,
+        stem=recipe.stem,
+        stage=backbone.stage % count,
+        size=recipe.size,
+        mean=tuple(mean),
+        std=tuple(std),
+        about=dict(about),
+    )
+    network = MixerNetwork(config)
+    trained = {f"backbone.{k}": v for k, v in method.momentum.backbone.state_dict().items()}
+    trained.update({f"mixer.{k}": v for k, v in method.mixer.state_dict().items()})
+    network.load_state_dict({k: trained[k] for k in network.state_dict()})
+    return network
+
+
+def mixer_options(mixer: LearnedMixer) -> dict[str, Any]:
+    """What a Mixer was made with, as plain values."""
+    if isinstance(mixer, AutoMixer):
+        return {"lam_channel": mixer.lam_channel, "upsample": mixer.upsample}
+    assert isinstance(mixer, SAMixer)
+    return {
+        "gamma": mixer.gamma if isinstance(mixer.gamma, float) else None,
+        "lam_scale": mixer.lam_scale,
+        "dropout": mixer.dropout.p,
+        "activation": "elu" if isinstance(mixer.activation, torch.nn.ELU) else "relu",
+        "norm": "layer" if isinstance(getattr(mixer, "norm", None), torch.nn.LayerNorm) else "batch",
+        "upsample": mixer.upsample,
+        "scale_content": mixer.scale_content,
+        **({"attention": mixer.attention} if mixer.attention != "mixing" else {}),
+        **({"content": mixer.content} if mixer.content != "nonlinear" else {}),
+    }
+
+
+def write_mixer(
+    folder: Path,
+    method: Method,
+    recipe: Recipe,
+    data: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    picture: Path | None = None,
+    licence: str = "",
+) -> None:
+    """Writes ``config.json``, ``model.safetensors``, ``README.md`` and a picture of the masks.
+
+    Args:
+        folder: made if it is not there.
+        method: what was trained.
+        recipe: by which.
+        data: ``name``, ``mean`` and ``std`` of the data.
+        measured: numbers for the card.
+        picture: a PNG of masks, copied.
+        licence: of the weights; empty says that none is given.
+    """
+    import samix
+
+    steps = f"{recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"
+    about = {
+        "trained_on": data["name"],
+        "recipe": recipe.name,
+        "preset": recipe.mixup_options.get("preset", "reference"),
+        "training": steps,
+        **measured,
+        "samix": samix.__version__,
+        "licence": licence or "not given",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if picture is not None and picture.is_file():
+        shutil.copyfile(picture, folder / "masks.png")
+        about["picture"] = "masks.png"
+    network = mixer_network(method, recipe, data["mean"], data["std"], about)
+    (folder / CARD).unlink(missing_ok=True)
+    network.save_pretrained(folder)

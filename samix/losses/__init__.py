@@ -1,0 +1,1 @@
+"""Losses: pure functions, one value per sample or a mean, with their equations."""

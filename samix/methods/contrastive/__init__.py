@@ -1,0 +1,1 @@
+"""Contrastive and other self-supervised methods: one training step a file."""

@@ -1,0 +1,82 @@
+"""BSIM and WBSIM: a mix is a spurious positive of both its images (Chu et al. 2020, arXiv:2012.09387)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from samix.methods.contrastive.base import choose_options
+from samix.methods.contrastive.mixup import mix_views
+from samix.methods.contrastive.moco import MoCoOptions
+from samix.methods.contrastive.queue_mix import QueueMix
+from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.boxes import CutMix
+
+
+@dataclass(frozen=True)
+class BSIMOptions(MoCoOptions):
+    """Options of BSIM and WBSIM.
+
+    Args:
+        alpha: lam ~ Beta(alpha, alpha), one for the batch.
+        clean_weight: weight of the clean loss: 0 is BSIM, and 1 WBSIM (the published weights are not known to us).
+    """
+
+    name: ClassVar[str] = "bsim"
+
+    preset: str = "bsim"
+    alpha: float = 1.0
+    clean_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_alpha(self.alpha)
+
+
+BSIM_PRESETS: dict[str, BSIMOptions] = {
+    "bsim": BSIMOptions(),
+    "wbsim": BSIMOptions(preset="wbsim", clean_weight=1.0),
+    "cifar": BSIMOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99),
+}
+
+
+class BSIM(QueueMix):
+    """BSIM: a CutMix of two images is a "spurious positive" of both, in their shares; WBSIM adds the clean loss.
+
+    Chu et al. 2020, arXiv:2012.09387. There is no official code, and this is reconstructed:
+    ``L = lam nce(z_m, key) + (1 - lam) nce(z_m, partner's key)``, with a softmax for each. Beside BYOL and SimSiam, the
+    form is that of :func:`samix.losses.contrastive.mixed_regression_loss`: ``BYOL(model, mixup=CutMix())`` is WBSIM.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
+        options: a :class:`BSIMOptions`, or the name of a preset: ``bsim``, ``wbsim``, ``cifar``.
+        mixup: None; BSIM mixes by CutMix.
+        generator: CPU generator of all draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, a network that cannot be used, or a mixup.
+    """
+
+    presets: ClassVar[Any] = BSIM_PRESETS
+
+    options: BSIMOptions
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: BSIMOptions | str = "bsim",
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        chosen: BSIMOptions = choose_options(options, BSIM_PRESETS)
+        super().__init__(model, chosen, CutMix(alpha=chosen.alpha), mixup=mixup, generator=generator)
+
+    def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``mixed``, and ``nce`` if it has a weight."""
+        z, batch = mix_views(self.mixing.mixup, self.online, view)
+        mixed = self.separate(z, batch, key, negatives)
+        return self.beside_clean(mixed, self.options.clean_weight, view, key, negatives)

@@ -1,0 +1,107 @@
+"""DACL: two noisy versions of an image are positives, the noise being a little of other images.
+
+Verma et al. 2021, arXiv:2011.04419. There is no official code, and this is reconstructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samix.methods.contrastive.base import check_numbers, choose_options
+from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.queue_mix import refuse_mixup
+from samix.methods.contrastive.simclr import SimCLR, SimCLROptions
+from samix.mixers.learned import check_choice
+from samix.mixups.base import Augmentation, choose, sample_partners, to_device
+from samix.mixups.handmade import mixup
+
+
+@dataclass(frozen=True)
+class DACLOptions(SimCLROptions):
+    """Options of DACL; those of its SimCLR are SimCLR's.
+
+    Args:
+        noise: ``linear``, the MixUp noise that SAMix's comparison calls vanilla mixup, or ``binary``, pixels of the
+            other image at random places.
+        least: a, smallest share of the own image: lam ~ U(a, 1) for each image and view; about 0.9, as far as we know.
+    """
+
+    name: ClassVar[str] = "dacl"
+    mixed_weight: ClassVar[float] = 0.0  # type: ignore[misc]  # no option here: there is no mixed loss beside the loss
+
+    preset: str = "imagenet"
+    noise: Literal["linear", "binary"] = "linear"
+    least: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("noise", self.noise, ("linear", "binary"))
+        check_numbers(self, shares=("least",))
+
+
+DACL_PRESETS: dict[str, DACLOptions] = {
+    "imagenet": DACLOptions(),
+    "cifar": DACLOptions(preset="cifar", temperature=0.5),
+}
+
+
+class DACL(SimCLR):
+    """SimCLR on views into which a little of another image is mixed; the other image is noise and no second positive.
+
+    Each view is mixed by draws of its own, ``lam x + (1 - lam) x~``, and the loss is NT-Xent of the two.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.SimCLR`; trained in place.
+        options: a :class:`DACLOptions`, or the name of a preset: ``imagenet``, ``cifar``.
+        mixup: None; DACL mixes by itself.
+        generator: CPU generator of all draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, a network that cannot be used, or a mixup.
+    """
+
+    presets: ClassVar[Any] = DACL_PRESETS
+
+    options: DACLOptions
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: DACLOptions | str = "imagenet",
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        refuse_mixup(mixup, "DACL")
+        chosen: DACLOptions = choose_options(options, DACL_PRESETS)
+        super().__init__(model, chosen, generator=generator)
+
+    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step.
+
+        Args:
+            batch: two views (B, C, H, W) of the same images, normalised.
+
+        Returns:
+            Loss, and its parts: ``nce``, and ``key_std``, the embeddings' spread (1 is healthy, 0 collapsed).
+
+        Raises:
+            ValueError: one view only, or views of another shape.
+        """
+        view_1, view_2, _ = check_views(batch)
+        return super().forward((self.noisy(view_1), self.noisy(view_2)))
+
+    def noisy(self, view: Tensor) -> Tensor:
+        """Images (B, C, H, W) with a little of the others in them."""
+        o, g = self.options, self.generator
+        lam = o.least + (1.0 - o.least) * torch.rand(len(view), generator=g)
+        lam, index = (to_device(draw, view.device) for draw in (lam, sample_partners(len(view), "cycle", generator=g)))
+        if o.noise == "linear":
+            return mixup(view, view[index], lam).images
+        places = to_device(torch.rand(len(view), 1, *view.shape[2:], generator=g), view.device)
+        return choose(view, view[index], (places < lam.view(-1, 1, 1, 1)).float()).images

@@ -1,0 +1,122 @@
+"""i-Mix: a mix's virtual label is predicted among the keys of the batch (Lee et al. 2021, arXiv:2010.08887)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samix.losses.contrastive import in_batch_info_nce
+from samix.methods.contrastive.base import choose_options
+from samix.methods.contrastive.mixup import mix_views
+from samix.methods.contrastive.moco import MoCoOptions
+from samix.methods.contrastive.queue_mix import QueueMix
+from samix.mixers.learned import check_choice
+from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.boxes import CutMix
+from samix.mixups.handmade import MixUp
+from samix.mixups.hidden import ManifoldMix
+from samix.runtime import distributed
+
+
+class LargerShare(Augmentation):
+    """A mixup whose own image has the larger share: ``max(lam, 1 - lam)``."""
+
+    def draw_lam(self, batch_size: int) -> Tensor:
+        """(B,) in [1/2, 1]."""
+        lam = super().draw_lam(batch_size)
+        return torch.maximum(lam, 1.0 - lam)
+
+
+class LargerMixUp(LargerShare, MixUp):
+    """MixUp by the larger share."""
+
+
+class LargerCutMix(LargerShare, CutMix):
+    """CutMix by the larger share; what the border cuts off a box makes it larger still."""
+
+
+class LargerManifoldMix(LargerShare, ManifoldMix):
+    """ManifoldMix by the larger share."""
+
+
+@dataclass(frozen=True)
+class IMixOptions(MoCoOptions):
+    """Options of i-Mix; the defaults are those of its ImageNet run.
+
+    Args:
+        image_mix: ``cutmix`` (ImageNet), ``mixup`` (CIFAR), or ``manifoldmix``: MixUp at a random layer.
+        alpha: lam ~ Beta(alpha, alpha) for each image, and then the larger of lam and 1 - lam.
+        layers: of ``manifoldmix``, dotted names by commas; empty takes the first stages of a timm network.
+        clean_weight: weight of the clean loss; 0, as published, leaves it out.
+    """
+
+    name: ClassVar[str] = "imix"
+
+    preset: str = "imagenet"
+    image_mix: Literal["cutmix", "mixup", "manifoldmix"] = "cutmix"
+    alpha: float = 1.0
+    layers: str = ""
+    clean_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("image_mix", self.image_mix, ("cutmix", "mixup", "manifoldmix"))
+        check_alpha(self.alpha)
+
+    def build(self) -> Augmentation:
+        """What mixes the images."""
+        if self.image_mix == "manifoldmix":
+            return LargerManifoldMix(alpha=self.alpha, per_sample=True, layers=self.layers)
+        kind = LargerCutMix if self.image_mix == "cutmix" else LargerMixUp
+        return kind(alpha=self.alpha, per_sample=True)
+
+
+IMIX_PRESETS: dict[str, IMixOptions] = {
+    "imagenet": IMixOptions(),
+    "cifar": IMixOptions(preset="cifar", image_mix="mixup", queue=4096),
+}
+
+
+class IMix(QueueMix):
+    """i-Mix: the mix's virtual label, shared out between two images, is predicted among the keys of batch and queue.
+
+    Lee et al. 2021, arXiv:2010.08887, section 3, with the released code's settings, in the form for MoCo: the query
+    view is mixed, and ``L = mean_b lam_b CE(b) + (1 - lam_b) CE(b')`` over the N keys of the batch, of all processes,
+    and the K of the queue, in one softmax. It replaces the clean loss.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
+        options: an :class:`IMixOptions`, or the name of a preset: ``imagenet``, ``cifar``.
+        mixup: None; i-Mix mixes by itself.
+        generator: CPU generator of all draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, a network that cannot be used, or a mixup.
+    """
+
+    presets: ClassVar[Any] = IMIX_PRESETS
+
+    options: IMixOptions
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: IMixOptions | str = "imagenet",
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        chosen: IMixOptions = choose_options(options, IMIX_PRESETS)
+        super().__init__(model, chosen, chosen.build(), mixup=mixup, generator=generator)
+
+    def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``mixed``, and ``nce`` if it has a weight."""
+        o = self.options
+        z, batch = mix_views(self.mixing.mixup, self.online, view)
+        targets = batch.index + distributed.rank() * len(view)
+        keys = distributed.gather(key)  # (W B, D)
+        mixed = in_batch_info_nce(z, keys, targets, o.temperature, batch.weights, negatives).mean()
+        return self.beside_clean(mixed, o.clean_weight, view, key, negatives)

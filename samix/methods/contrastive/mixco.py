@@ -1,0 +1,91 @@
+"""MixCo: the halves of a batch are mixed with each other (Kim et al. 2020, arXiv:2010.06300)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from samix.losses.contrastive import in_batch_info_nce, normalized
+from samix.methods.contrastive.base import check_numbers, choose_options
+from samix.methods.contrastive.moco import MoCoOptions
+from samix.methods.contrastive.queue_mix import QueueMix, check_even
+from samix.mixups.base import Augmentation, sample_lam, to_device
+from samix.mixups.handmade import MixUp, mixup
+from samix.runtime import distributed
+
+
+@dataclass(frozen=True)
+class MixCoOptions(MoCoOptions):
+    """Options of MixCo; the defaults are the paper's but for the mixes' temperature on ImageNet.
+
+    Args:
+        mixed_temperature: of the softmax of the mixes.
+    """
+
+    name: ClassVar[str] = "mixco"
+
+    preset: str = "v2"
+    mixed_temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, positive=("mixed_temperature",))
+
+
+MIXCO_PRESETS: dict[str, MixCoOptions] = {
+    "v2": MixCoOptions(),
+    "imagenet": MixCoOptions(preset="imagenet", mixed_temperature=1.0),
+    "cifar": MixCoOptions(preset="cifar", projector="linear", queue=4096, momentum=0.99),
+}
+
+
+class MixCo(QueueMix):
+    """MixCo: the halves of the batch are mixed with each other, and predicted among the keys of batch and queue.
+
+    Kim et al. 2020, arXiv:2010.06300, section 3, with the released code's settings, in the form for MoCo:
+    ``lam_b x_b + (1 - lam_b) x_{b+N/2}``, b < N/2, lam_b ~ U(0, 1); ``L = L_MoCo + beta CE(soft target)`` over the N
+    keys of the batch, of all processes, and the K of the queue; beta is ``mixed_weight``.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
+        options: a :class:`MixCoOptions`, or the name of a preset: ``v2``, ``imagenet``, ``cifar``.
+        mixup: None; MixCo mixes by itself.
+        generator: CPU generator of all draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, a network that cannot be used, or a mixup.
+    """
+
+    presets: ClassVar[Any] = MIXCO_PRESETS
+
+    options: MixCoOptions
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: MixCoOptions | str = "v2",
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        chosen: MixCoOptions = choose_options(options, MIXCO_PRESETS)
+        super().__init__(model, chosen, MixUp(per_sample=True), mixup=mixup, generator=generator)
+
+    def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``nce``, and ``mixed`` of N / 2 mixes.
+
+        Raises:
+            ValueError: an odd batch, which has no halves.
+        """
+        check_even(len(view), "MixCo", "mixes the halves of the batch")
+        half = len(view) // 2
+        lam = to_device(sample_lam(1.0, half, per_sample=True, generator=self.generator), view.device)
+        z = normalized(self.online(mixup(view[:half], view[half:], lam).images))  # (N / 2, D)
+        first = distributed.rank() * len(view) + torch.arange(half, device=view.device)
+        targets, weights = torch.stack([first, first + half], 1), torch.stack([lam, 1.0 - lam], 1)
+        keys, t = distributed.gather(key), self.options.mixed_temperature
+        mixed = in_batch_info_nce(z, keys, targets, t, weights, negatives).mean()
+        return self.beside_clean(mixed, 1.0, view, key, negatives)

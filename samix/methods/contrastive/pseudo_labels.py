@@ -1,0 +1,268 @@
+"""Mixups that ask for labels, without labels: clusters stand in for classes.
+
+What SAMix-C (Li et al. 2022, arXiv:2111.15454) is compared with: PuzzleMix* and Inter-Intra*. There is no released code
+for them; the details are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.batch import MixedBatch
+from samix.losses.cluster import weighted_cross_entropy
+from samix.losses.contrastive import mixed_info_nce, normalized
+from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
+from samix.methods.contrastive.mixup import Mixing, Seen, for_views
+from samix.methods.contrastive.samix_c import ClusterMixing, SAMixCOptions, apply_exactly, untrained
+from samix.mixers.learned import LearnedMixer
+from samix.mixups.base import Augmentation
+from samix.mixups.guided import GuidedAugmentation
+from samix.networks.backbone import find_layer, hooked
+from samix.networks.encoder import Encoder
+from samix.networks.inference import looking
+from samix.networks.last_map import LastMap, check_timm
+
+if TYPE_CHECKING:
+    from samix.methods.contrastive.moco import MoCo
+
+LENGTH = 4.0  # of the features that are classified; see ClusterClassifier
+SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not vanish in fp16
+
+
+@dataclass(frozen=True)
+class PseudoLabelOptions(ClusterOptions):
+    """Options of a mixup that takes clusters for classes.
+
+    Args:
+        classifier_trains_encoder: let the loss of the clusters' classifier reach the query encoder, at the cost of one
+            more pass; off, the encoder learns from infoNCE alone.
+        layer: dotted name of the layer of the last feature map, for Grad-CAM; empty for timm networks.
+    """
+
+    name: ClassVar[str] = "pseudo-labels"
+
+    classifier_trains_encoder: bool = False
+    layer: str = ""
+
+
+class PseudoLabelMixing(Mixing):
+    """A mixup of classes or of saliency, with clusters as classes; until there are any, nothing is mixed.
+
+    A mixup guided by maps, as PuzzleMix, is given the Grad-CAM of a linear classifier of clusters that is trained
+    beside the encoder, for each image's own cluster.
+
+    Args:
+        mixup: :class:`samix.mixups.inter_intra.InterIntraMix`, or any mixup guided by maps.
+        encoder: the query encoder.
+        options: see :class:`PseudoLabelOptions`.
+        generator: of the mixup's draws.
+        images: N, number of training images.
+        dim: D of the embedding.
+
+    Raises:
+        ValueError: a mixup that looks neither at classes nor at maps, a network whose last feature map is not known, or
+            too few images for the clusters.
+    """
+
+    def __init__(
+        self,
+        mixup: Augmentation,
+        encoder: Encoder,
+        options: PseudoLabelOptions,
+        generator: torch.Generator,
+        images: int,
+        dim: int,
+    ) -> None:
+        super().__init__()
+        guided = isinstance(mixup, GuidedAugmentation)
+        if not guided and not getattr(mixup, "needs_classes", False):
+            raise ValueError(
+                f"{type(mixup).__name__} looks neither at classes nor at maps, so clusters change nothing; "
+                "leave mixing= away"
+            )
+        self.options = options
+        self.mixup = for_views(mixup, generator, classes=True)
+        device = next(encoder.parameters()).device
+        self.clusters = OnlineClusters(images, dim, options).to(device)
+        self.classifier: nn.Linear | None = None
+        if guided:
+            check_last_map(encoder.model, options.layer)
+            self.classifier = ClusterClassifier(encoder.width, options.clusters).to(device)
+
+    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mixed infoNCE, and the classifier's cross-entropy; then the bank takes in this step's keys."""
+        rows = self.clusters.rows(seen.ids, len(seen.view_q))
+        running = self.clusters.running
+        mixed = head = untrained(self) if self.classifier is not None else seen.key.new_zeros(())
+        if running:
+            labels = self.clusters.labels[rows]
+            batch, features = self.mix(method.online.model, seen.view_q, labels)
+            z = normalized(method.online(batch.images))
+            keys = seen.key[batch.index]  # (B, k, D)
+            nce = mixed_info_nce(z, keys, batch.weights, seen.negatives, method.options.temperature)
+            mixed, head = nce.mean(), self.classifier_loss(method, seen.view_q, features, labels)
+        parts = {"mixed": mixed, "clusters": head}
+        if method.training:
+            parts["changed"] = self.clusters.step(rows, seen.key)
+        return method.options.mixed_weight * mixed + head, parts
+
+    def mix(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        lam: Tensor | float | None = None,
+        index: Tensor | None = None,
+    ) -> tuple[MixedBatch, Tensor | None]:
+        """The mix by clusters (B,), and the clean features (B, F) that were seen on the way, without a graph."""
+        if not isinstance(self.mixup, GuidedAugmentation):
+            return self.mixup(images, labels, lam=lam, index=index), None
+        assert self.classifier is not None
+        maps, features = grad_cam(model, self.classifier, images, labels, self.options.layer)
+        return self.mixup(images, labels, lam=lam, index=index, guide=maps), features
+
+    def classifier_loss(self, method: MoCo, view: Tensor, features: Tensor | None, labels: Tensor) -> Tensor:
+        """Trains the classifier on clean features; with ``classifier_trains_encoder``, the encoder too."""
+        if self.classifier is None or features is None:
+            return self.clusters.weights.new_zeros(())
+        if self.options.classifier_trains_encoder:
+            features = method.online.features(view)
+        logits = apply_exactly(self.classifier, features)
+        ones = torch.ones(len(labels), 1, device=labels.device)
+        return weighted_cross_entropy(logits, labels.unsqueeze(1), ones, self.clusters.weights)
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """The classifier, where there is one: ``clusters``."""
+        return [{**group, "name": "clusters"} for group in super().parameter_groups(lr, weight_decay)]
+
+    def preview(
+        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+    ) -> MixedBatch | None:
+        """The mixup of these pairs, with the clusters that are nearest now; None while there are none."""
+        if not bool(self.clusters.started):
+            return None
+        nearest = self.clusters.nearest(normalized(method.momentum(images)))
+        state = self.mixup.generator.get_state()
+        try:
+            batch, _ = self.mix(method.online.model, images, nearest, lam, index)
+        finally:
+            self.mixup.generator.set_state(state)
+        return dataclasses.replace(batch, labels=labels[batch.index])
+
+
+class ClusterClassifier(nn.Linear):
+    """A linear classifier of features (B, F) brought to one length, weights N(0, 0.01^2), bias 0.
+
+    Features of an untrained network may have any length; as they are, the classifier diverges at the encoder's learning
+    rate. At length 4 gradient descent with momentum 0.9 is stable up to rates of about 0.5, whatever the network.
+    """
+
+    def __init__(self, width: int, clusters: int) -> None:
+        super().__init__(width, clusters)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return super().forward(LENGTH * F.normalize(features, dim=1, eps=1e-3))
+
+
+def mixing_by_clusters(
+    mixup: Augmentation | LearnedMixer,
+    encoder: Encoder,
+    options: ClusterOptions,
+    generator: torch.Generator,
+    images: int | None,
+    dim: int,
+) -> Mixing:
+    """SAMix-C for a learned Mixer, pseudo labels for a mixup that needs them.
+
+    Raises:
+        ValueError: no number of images, or options that do not go with this mixup.
+    """
+    if images is None:
+        raise ValueError("clusters keep a feature of each training image: say how many there are, images=N")
+    if isinstance(options, SAMixCOptions) and isinstance(mixup, LearnedMixer):
+        return ClusterMixing(mixup, encoder, options, generator, images, dim)
+    if isinstance(options, PseudoLabelOptions) and isinstance(mixup, Augmentation):
+        return PseudoLabelMixing(mixup, encoder, options, generator, images, dim)
+    raise ValueError(
+        f"{type(options).__name__} does not go with {type(mixup).__name__}; a Mixer that is trained (samix.SAMixer) "
+        "takes SAMixCOptions, InterIntraMix and mixups guided by maps take PseudoLabelOptions"
+    )
+
+
+def check_last_map(model: nn.Module, layer: str) -> None:
+    """Raises ValueError unless the layer of the last feature map is there, or the network is timm's."""
+    if layer:
+        find_layer(model, layer, "feature")
+    else:
+        check_timm(model)
+
+
+def grad_cam(
+    model: nn.Module, classifier: nn.Module, images: Tensor, labels: Tensor, layer: str = ""
+) -> tuple[Tensor, Tensor]:
+    """Grad-CAM: the last feature map, each channel weighed by the mean gradient of the label's logit, positive part.
+
+    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Eq. (1) and (2). One pass in eval mode that leaves no trace: the
+    gradient is taken down to the map and no further, and none is left in any parameter.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F).
+        classifier: maps (B, F) to logits (B, K).
+        images: (B, C, H, W). Not modified.
+        labels: (B,) int64, whose logit is explained.
+        layer: dotted name of the layer of the map; empty for timm networks.
+
+    Returns:
+        Maps (B, H, W) float32, at least 0, and the features (B, F) without a graph.
+
+    Raises:
+        ValueError: a layer that gives no map, or is not run.
+    """
+    with looking(model, grad=True) as net:
+        leaf, features = cut_at_map(net, images, layer)
+        picked = apply_exactly(classifier, features).gather(1, labels.unsqueeze(1)).sum()
+        (gradient,) = torch.autograd.grad(picked * SCALE, leaf)
+        activation, slope = as_map(net, leaf.detach()).float(), as_map(net, gradient).float() / SCALE
+    cam = (activation * slope.mean((2, 3), keepdim=True)).sum(1, keepdim=True).clamp(min=0.0)
+    cam = torch.where(cam.isfinite(), cam, 0.0)
+    size = (images.shape[2], images.shape[3])
+    return F.interpolate(cam, size, mode="bilinear", align_corners=False).squeeze(1), features.detach()
+
+
+def cut_at_map(net: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """The last feature map as a leaf, and the features (B, F) with the graph from it."""
+    if not layer:
+        check_timm(net)
+        with torch.no_grad():
+            found = net.forward_features(images)
+        leaf = found.detach().requires_grad_()
+        return leaf, net.forward_head(leaf)
+    leaves: list[Tensor] = []
+
+    def cut(_layer: nn.Module, _args: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"layer {layer!r} must give a map (B, D, h, w), got {type(output).__name__}")
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1].clone()  # layers behind may work in place
+
+    with hooked(find_layer(net, layer, "feature").register_forward_hook(cut)):
+        features = net(images)
+    if len(leaves) != 1:
+        raise ValueError(f"layer {layer!r} must be run once by the network, was run {len(leaves)} times; name another")
+    return leaves[0], features
+
+
+def as_map(net: nn.Module, values: Tensor) -> Tensor:
+    """(B, D, h, w): tokens and channels-last maps brought into this form."""
+    caught = LastMap()
+    caught.found = values
+    return caught.read(net)

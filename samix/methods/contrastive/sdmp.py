@@ -1,0 +1,182 @@
+"""SDMP: mixes that share images are positives of each other, in the measure of what they share.
+
+Ren et al. 2022, arXiv:2206.07692, on MoCo v3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samix.losses.contrastive import mixture_info_nce, normalized
+from samix.methods.contrastive.base import choose_options, detached, spread
+from samix.methods.contrastive.mixup import GivenMixing, check_views
+from samix.methods.contrastive.moco_v3 import MoCoV3, MoCoV3Options
+from samix.methods.contrastive.queue_mix import check_even, refuse_mixup
+from samix.mixers.learned import check_choice
+from samix.mixups.base import Augmentation, check_alpha, sample_lam, to_device
+from samix.mixups.boxes import CutMix, ResizeMix
+from samix.mixups.handmade import MixUp, RandomChoice
+from samix.runtime import distributed
+
+ImageMix = Literal["random", "mixup", "cutmix", "resizemix"]
+KINDS: dict[str, type[Augmentation]] = {"mixup": MixUp, "cutmix": CutMix, "resizemix": ResizeMix}
+
+
+@dataclass(frozen=True)
+class SDMPOptions(MoCoV3Options):
+    """Options of SDMP; those of its MoCo v3 are MoCo v3's for a ResNet-50.
+
+    Args:
+        image_mix: ``mixup``, ``cutmix``, ``resizemix``, or one of the three at ``random`` in each step [paper].
+        alpha: lam ~ Beta(alpha, alpha) for each image, shared by its views.
+        margin: lam is brought into [margin, 1 - margin].
+    """
+
+    name: ClassVar[str] = "sdmp"
+
+    image_mix: ImageMix = "random"
+    alpha: float = 1.0
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("image_mix", self.image_mix, ("random", *KINDS))
+        check_alpha(self.alpha)
+        if not 0.0 <= self.margin <= 0.5:
+            raise ValueError(f"margin must be in [0, 0.5], got {self.margin}")
+
+
+SDMP_PRESETS: dict[str, SDMPOptions] = {
+    "resnet": SDMPOptions(),
+    "vit": SDMPOptions(preset="vit", layers=3, predictor_norm=True, temperature=0.2),
+    "vit-released": SDMPOptions(
+        preset="vit-released", layers=3, predictor_norm=True, temperature=0.2, image_mix="resizemix", margin=0.1
+    ),
+    "cifar": SDMPOptions(preset="cifar", temperature=0.2),
+}
+
+
+class SDMP(MoCoV3):
+    """MoCo v3 with two further terms, of a mixed query among clean keys, and among the keys of the mixed other view.
+
+    Image i is mixed with image i', the one at the same place from the end of the batch over all processes. Both views
+    of an image have the same lam and the same box. With p the softmax of the mixed query over the keys:
+
+        source      CE(q_a, k_b), one direction, the views swapped with probability 1/2
+        mix_source  mean -log(lam p_i + (1 - lam) p_i') / 2,   keys of the other view
+        mix_mix     mean -log((p_i + c p_i') / (1 + c)) / 2,   keys of the mixed other view,
+                    c = min(lam_i, 1 - lam_i') + min(1 - lam_i, lam_i'), what mix i shares with mix i'
+
+    each times 2 temperature. Source: the paper, and its released code, from which we differ in that images are really
+    mixed: the code's test of which rows are its own is never true, so that it pastes nothing while its targets are
+    those of mixes. The code also mixes by ResizeMix alone, with lam in [0.1, 0.9] (preset ``vit-released``).
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCoV3`; trained in place.
+        options: an :class:`SDMPOptions`, or the name of a preset: ``resnet``, ``vit``, ``vit-released``, ``cifar``.
+        mixup: None; SDMP mixes by itself.
+        generator: CPU generator of all draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, a network that cannot be used, or a mixup.
+    """
+
+    presets: ClassVar[Any] = SDMP_PRESETS
+
+    options: SDMPOptions
+    mixing: GivenMixing
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: SDMPOptions | str = "resnet",
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        refuse_mixup(mixup, "SDMP")
+        chosen: SDMPOptions = choose_options(options, SDMP_PRESETS)
+        super().__init__(model, chosen, generator=generator)
+        kinds = KINDS.values() if chosen.image_mix == "random" else [KINDS[chosen.image_mix]]
+        self.kinds = [kind(generator=self.generator) for kind in kinds]
+        self.mixing = GivenMixing(RandomChoice(self.kinds), self.generator)  # for pictures
+
+    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step.
+
+        Args:
+            batch: two views (B, C, H, W) of the same images, normalised.
+
+        Returns:
+            Loss, and its parts: ``nce`` (the source term), ``mix_source``, ``mix_mix``, and ``key_std``, the keys'
+            spread (1 is healthy, 0 collapsed).
+
+        Raises:
+            ValueError: one view only, views of another shape, or an odd batch over all processes.
+        """
+        view_a, view_b, _ = check_views(batch)
+        rows = len(view_a) * distributed.world_size()
+        check_even(rows, "SDMP", "pairs each image with the one at the same place from the end")
+        swap, kind = self.draw_step(view_a.device)
+        if swap:
+            view_a, view_b = view_b, view_a
+        own = distributed.rank() * len(view_a) + torch.arange(len(view_a), device=view_a.device)
+        other = rows - 1 - own
+        mixed_a, mixed_b, lam = self.mix_pair(kind, view_a, view_b, other)
+        key_a, key_b, key_mixed = self.keys(view_a), self.keys(view_b), self.keys(mixed_a)  # (W B, D)
+        nce = self.contrast(self.online(view_a), key_b, own)
+        query = normalized(self.predictor(self.online(mixed_b)))
+        targets = torch.stack([own, other], dim=1)
+        mix_source = self.contrast_mixture(query, key_a, targets, torch.stack([lam, 1.0 - lam], dim=1))
+        mix_mix = self.contrast_mixture(query, key_mixed, targets, shared_weights(lam, distributed.gather(lam)[other]))
+        parts = {"nce": nce, "mix_source": mix_source, "mix_mix": mix_mix, "key_std": spread(key_b)}
+        return nce + self.options.mixed_weight * (mix_source + mix_mix), detached(parts)
+
+    def draw_step(self, device: torch.device) -> tuple[bool, Augmentation]:
+        """Whether the views are swapped, and what mixes them: the same on all processes, whose keys are shared."""
+        draws = torch.rand(2, generator=self.generator)
+        if distributed.world_size() > 1:
+            draws = distributed.from_first(draws.to(device)).cpu()
+        return bool(draws[0] < 0.5), self.kinds[int(draws[1] * len(self.kinds))]
+
+    def mix_pair(
+        self, kind: Augmentation, view_a: Tensor, view_b: Tensor, other: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both views mixed by the same lam and box, and lam (B,), what is really left of the own image.
+
+        Args:
+            kind: what mixes.
+            view_a: (B, C, H, W).
+            view_b: (B, C, H, W).
+            other: (B,) rows of the partners among the images of all processes.
+        """
+        o = self.options
+        lam = sample_lam(o.alpha, len(view_a), per_sample=True, generator=self.generator)
+        lam = to_device(o.margin + (1.0 - 2.0 * o.margin) * lam, view_a.device)
+        extras = {name: to_device(draw, view_a.device) for name, draw in kind.draw_extras(view_a.shape).items()}
+        first, second = (kind.apply(v, distributed.gather(v)[other], lam, None, **extras) for v in (view_a, view_b))
+        return first.images, second.images, first.lam
+
+    def contrast_mixture(self, query: Tensor, keys: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Half of ``2 temperature`` times the mean ``-log`` of the weighed probabilities of the targets (B, 2)."""
+        t = self.options.temperature
+        return t * mixture_info_nce(query, keys, targets, weights, t).mean()
+
+
+def shared_weights(lam: Tensor, partner_lam: Tensor) -> Tensor:
+    """``(1, c) / (1 + c)``, c what two mixes of the same two images have in common.
+
+    Args:
+        lam: (B,) share of image i in mix i.
+        partner_lam: (B,) share of image i' in mix i'.
+
+    Returns:
+        (B, 2) weights of mix i itself and of mix i'; the second is at most 1/2.
+    """
+    c = torch.minimum(lam, 1.0 - partner_lam) + torch.minimum(1.0 - lam, partner_lam)
+    return torch.stack([torch.ones_like(c), c], dim=1) / (1.0 + c).unsqueeze(1)

@@ -1,0 +1,98 @@
+"""SimCLR: each vector finds its other view among all vectors of the batch (Chen et al. 2020, arXiv:2002.05709).
+
+With a mixup, a mixed first view finds the second views of its sources, in their shares, among all second views; that
+loss is added to the clean one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from samix.losses.contrastive import in_batch_info_nce, normalized, nt_xent
+from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.mixup import check_views, mix_views
+from samix.networks.encoder import Encoder
+from samix.networks.heads import normed_mlp
+from samix.runtime import distributed
+
+
+@dataclass(frozen=True)
+class SimCLROptions:
+    """Options of SimCLR; the defaults are those for ImageNet.
+
+    Args:
+        preset: name of the preset these values come from.
+        hidden: width of the projector's hidden layer; None is that of the features.
+        dim: D of the embedding.
+        temperature: of the softmax.
+        mixed_weight: weight of the mixed loss.
+    """
+
+    name: ClassVar[str] = "simclr"
+
+    preset: str = "imagenet"
+    hidden: int | None = None
+    dim: int = 128
+    temperature: float = 0.1
+    mixed_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, counts=("hidden", "dim"), positive=("temperature",))
+
+
+SIMCLR_PRESETS: dict[str, SimCLROptions] = {
+    "imagenet": SimCLROptions(),
+    "cifar": SimCLROptions(preset="cifar", temperature=0.5),
+}
+
+
+class SimCLR(GivenMixupMethod[SimCLROptions]):
+    """An encoder and no more; the batch, over all processes, gives the negatives.
+
+    ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
+
+    Args:
+        options: a :class:`SimCLROptions`, or the name of a preset: ``imagenet``, ``cifar``.
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`.
+    """
+
+    presets: ClassVar[Any] = SIMCLR_PRESETS
+    title: ClassVar[str] = "SimCLR"
+
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder."""
+        o = self.options
+        self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
+
+    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step (arXiv:2002.05709, Algorithm 1), and with a mixup the mixed loss.
+
+        Args:
+            batch: two views (B, C, H, W) of the same images, normalised.
+
+        Returns:
+            Loss, and its parts: ``nce``, with a mixup ``mixed`` and what the mixup adds, and ``key_std``, the
+            embeddings' spread (1 is healthy, 0 collapsed).
+
+        Raises:
+            ValueError: one view only, or views of another shape.
+        """
+        view_1, view_2, _ = check_views(batch)
+        z1, z2 = normalized(self.online(torch.cat([view_1, view_2]))).chunk(2)
+        everyone = distributed.gather_with_gradient(z1), distributed.gather_with_gradient(z2)
+        first = distributed.rank() * len(z1)
+        nce = nt_xent(z1, z2, self.options.temperature, everyone, first).mean()
+        loss, parts = nce, {"nce": nce}
+        if self.mixing is not None:
+            z, mixed_batch = mix_views(self.mixing.mixup, self.online, view_1)
+            targets = mixed_batch.index + first  # (B, k) rows of the sources' second views
+            mixed = in_batch_info_nce(z, everyone[1], targets, self.options.temperature, mixed_batch.weights).mean()
+            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [mixed_batch])
+        parts["key_std"] = spread(z2)
+        return loss, detached(parts)

@@ -1,0 +1,220 @@
+"""SwAV: from one view's scores, predict which prototypes another view is assigned to.
+
+SwAV (Caron et al. 2020, arXiv:2006.09882), with multi-crop: two large views give the codes, and all others predict
+them. With a mixup, the large views are mixed, and predict the codes of the other large views of their sources, in their
+shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.batch import check_images
+from samix.losses.contrastive import normalized, similarities, sinkhorn, swapped_prediction
+from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.mixup import check_views
+from samix.networks.encoder import Encoder
+from samix.networks.heads import normed_mlp
+from samix.networks.queue import Queue
+from samix.runtime import distributed
+
+
+@dataclass(frozen=True)
+class SwAVOptions:
+    """Options of SwAV; the defaults are those for batches of thousands.
+
+    Args:
+        preset: name of the preset these values come from.
+        hidden: width of the projector's hidden layer.
+        dim: D of the embedding.
+        prototypes: P.
+        temperature: of the prediction's softmax.
+        epsilon: how even the codes are.
+        iterations: of the Sinkhorn algorithm.
+        freeze_steps: steps for which the prototypes are not trained.
+        queue: embeddings of earlier steps that share the prototypes out with the batch, for each large view; a multiple
+            of the batch; 0 for none.
+        queue_from: share of the run after which they do.
+        mixed_weight: weight of the mixed loss.
+    """
+
+    name: ClassVar[str] = "swav"
+
+    preset: str = "imagenet"
+    hidden: int = 2048
+    dim: int = 128
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3
+    freeze_steps: int = 313
+    queue: int = 0
+    queue_from: float = 0.075
+    mixed_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            counts=("hidden", "dim", "prototypes", "iterations"),
+            positive=("temperature", "epsilon"),
+            shares=("queue_from",),
+        )
+        if self.freeze_steps < 0 or self.queue < 0:
+            raise ValueError(f"freeze_steps and queue must be at least 0, got {self.freeze_steps} and {self.queue}")
+
+
+SWAV_PRESETS: dict[str, SwAVOptions] = {
+    "imagenet": SwAVOptions(),
+    "small-batch": SwAVOptions(preset="small-batch", freeze_steps=5005, queue=3840),
+    "cifar": SwAVOptions(preset="cifar", freeze_steps=390, queue=3840, queue_from=0.05),
+}
+
+
+class SwAV(GivenMixupMethod[SwAVOptions]):
+    """An encoder, prototypes, and, for small batches, a queue for each large view.
+
+    ``loss, parts = method((view_1, view_2))``, or with further, small views as a tuple at the end:
+    ``method((view_1, view_2, ids, (small_1, ...)))``. BatchNorm should see the batch of all processes: convert the
+    method by ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
+
+    Args:
+        options: a :class:`SwAVOptions`, or the name of a preset: ``imagenet``, ``small-batch`` (256), ``cifar``.
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`; the model
+            takes the sizes of all views.
+    """
+
+    presets: ClassVar[Any] = SWAV_PRESETS
+    title: ClassVar[str] = "SwAV"
+
+    def build(self, model: nn.Module) -> None:
+        """Makes the encoder, the prototypes and the queues."""
+        o = self.options
+        device = next(model.parameters()).device
+        self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), bias=True, last_norm=False))
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(o.prototypes, o.dim, device=device), dim=1))
+        self.queues = nn.ModuleList([Queue(o.queue, o.dim).to(device) for _ in range(2 if o.queue else 0)])
+        self.steps = 0
+
+    # The step ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step (arXiv:2006.09882, Algorithm 1), and with a mixup the mixed loss.
+
+        Args:
+            batch: two large views (B, C, H, W) of the same images, normalised, and, as a tuple at the end, small ones
+                of any size.
+
+        Returns:
+            Loss, and its parts: ``clean``, with a mixup ``mixed`` and what the mixup adds, and ``key_std``, the
+            embeddings' spread (1 is healthy, 0 collapsed).
+
+        Raises:
+            ValueError: one view only, large views of unlike shapes, or small ones of other images.
+        """
+        crops = check_crops(batch)
+        centres = self.centres()
+        z = self.embed(crops)
+        scores = [similarities(view, centres) for view in z]
+        codes = [self.codes(number, scores[number], centres) for number in (0, 1)]
+        clean = torch.stack([self.swapped(number, scores, codes) for number in (0, 1)]).mean()
+        loss, parts = clean, {"clean": clean}
+        if self.mixing is not None:
+            both = self.mix_both(crops[0], crops[1])
+            terms = []
+            for (embedding, m), other in zip(both, (codes[1], codes[0]), strict=True):
+                target = (m.weights.unsqueeze(2) * other[m.index]).sum(1)  # (B, P): the sources' codes, mixed
+                mixed_scores = similarities(normalized(embedding), centres)
+                terms.append(swapped_prediction(mixed_scores, target, self.options.temperature).mean())
+            mixed = torch.stack(terms).mean()
+            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [m for _, m in both])
+        if self.training:
+            for queue, view in zip(self.queues, z[:2], strict=False):
+                queue.enqueue(view)  # type: ignore[operator]  # they are Queues
+        parts["key_std"] = spread(z[1])
+        return loss, detached(parts)
+
+    def swapped(self, number: int, scores: list[Tensor], codes: list[Tensor]) -> Tensor:
+        """How well all other views predict the codes of one large view, a scalar."""
+        others = [view for place, view in enumerate(scores) if place != number]
+        t = self.options.temperature
+        return torch.stack([swapped_prediction(view, codes[number], t).mean() for view in others]).mean()
+
+    def embed(self, crops: Sequence[Tensor]) -> list[Tensor]:
+        """Unit embeddings (B, D) of every view; neighbours of one size go through the backbone together."""
+        groups = [list(group) for _, group in groupby(crops, key=lambda crop: crop.shape)]
+        features = torch.cat([self.online.features(torch.cat(group)) for group in groups])
+        return list(normalized(self.online.projector(features)).chunk(len(crops)))
+
+    def centres(self) -> Tensor:
+        """The prototypes (P, D), of unit length; in training they are brought back to it first, without gradient.
+
+        In the first steps they have a gradient of 0, not none, as several processes ask for one.
+        """
+        unit = F.normalize(self.prototypes.detach(), dim=1)
+        if not self.training:
+            return unit
+        with torch.no_grad():
+            self.prototypes.copy_(unit)
+        return self.prototypes if self.steps >= self.options.freeze_steps else unit + 0.0 * self.prototypes
+
+    @torch.no_grad()
+    def codes(self, number: int, scores: Tensor, centres: Tensor) -> Tensor:
+        """The codes (B, P) of a large view: its share of the prototypes among the images of all processes.
+
+        The queue takes part once it is full, and the run is far enough.
+
+        Args:
+            number: of the large view, 0 or 1.
+            scores: (B, P) of its embeddings.
+            centres: (P, D).
+        """
+        everyone = distributed.gather(scores.detach())
+        full = self.steps * len(everyone) >= self.options.queue
+        if self.queues and full and self.progress >= self.options.queue_from:
+            queue: Any = self.queues[number]
+            everyone = torch.cat([similarities(queue.keys, centres), everyone])
+        codes = sinkhorn(everyone, self.options.epsilon, self.options.iterations)
+        first = len(codes) - (distributed.world_size() - distributed.rank()) * len(scores)
+        return codes[first : first + len(scores)]
+
+    def after_step(self, progress: float) -> None:
+        """Counts the steps."""
+        self.progress = progress
+        self.steps += 1
+
+    # Part of the state dict: how many steps are done ------------------------------------------------------------------
+
+    def get_extra_state(self) -> Tensor:
+        """Steps that are done."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes them back."""
+        self.steps = int(state)
+
+
+def check_crops(batch: Sequence[Any]) -> list[Tensor]:
+    """The two large views and, from a tuple or list at the end of the batch, the small ones.
+
+    Raises:
+        TypeError, ValueError: not two views of one shape, or small ones of other images.
+    """
+    small: Sequence[Any] = ()
+    if isinstance(batch, tuple | list) and len(batch) > 2 and isinstance(batch[-1], tuple | list):
+        *batch, small = batch
+    view_1, view_2, _ = check_views(batch)
+    for view in small:
+        check_images(view)
+        if view.shape[:2] != view_1.shape[:2]:
+            raise ValueError(
+                f"small views must be of the same {len(view_1)} images, (B, C) = {tuple(view_1.shape[:2])}, "
+                f"got {tuple(view.shape)}"
+            )
+    return [view_1, view_2, *small]

@@ -1,0 +1,99 @@
+"""Un-Mix: the batch is mixed with itself in reverse (Shen et al. 2022, arXiv:2003.05438)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from samix.losses.contrastive import normalized
+from samix.methods.contrastive.base import check_numbers, choose_options
+from samix.methods.contrastive.moco import MoCoOptions
+from samix.methods.contrastive.queue_mix import QueueMix, check_even
+from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.boxes import CutMix
+from samix.mixups.handmade import MixUp, RandomChoice
+
+
+@dataclass(frozen=True)
+class UnMixOptions(MoCoOptions):
+    """Options of Un-Mix; the defaults are those of its ImageNet run.
+
+    Args:
+        alpha: lam ~ Beta(alpha, alpha), one for the batch.
+        global_share: probability that a batch is mixed whole, by MixUp; else by region, by CutMix.
+    """
+
+    name: ClassVar[str] = "unmix"
+
+    preset: str = "imagenet"
+    alpha: float = 1.0
+    global_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_alpha(self.alpha)
+        check_numbers(self, shares=("global_share",))
+
+    def build(self) -> Augmentation:
+        """What mixes the images."""
+        choices = [MixUp(alpha=self.alpha), CutMix(alpha=self.alpha)]
+        return RandomChoice(choices, [self.global_share, 1.0 - self.global_share])
+
+
+UNMIX_PRESETS: dict[str, UnMixOptions] = {
+    "imagenet": UnMixOptions(),
+    "cifar": UnMixOptions(
+        preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99, global_share=0.5
+    ),
+}
+
+
+class UnMix(QueueMix):
+    """Un-Mix: the batch is mixed with itself in reverse, and each mix finds the keys of both its images.
+
+    Shen et al. 2022, arXiv:2003.05438, Eq. (5), written from the equation: image b is mixed with image B - 1 - b, and
+
+        L = L_clean + lam nce(z_m, key) + (1 - lam) nce(z_m reversed, key)
+
+    with a softmax of its own for each. Where the released code cuts one box for the batch, we cut one for each image,
+    of the same lam; its share of the loss is the area left to it.
+
+    Args:
+        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
+        options: an :class:`UnMixOptions`, or the name of a preset: ``imagenet``, ``cifar``.
+        mixup: None; Un-Mix mixes by itself.
+        generator: CPU generator of all draws; None makes one from torch's seed.
+
+    Raises:
+        ValueError: unknown preset, a network that cannot be used, or a mixup.
+    """
+
+    presets: ClassVar[Any] = UNMIX_PRESETS
+
+    options: UnMixOptions
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: UnMixOptions | str = "imagenet",
+        *,
+        mixup: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        chosen: UnMixOptions = choose_options(options, UNMIX_PRESETS)
+        super().__init__(model, chosen, chosen.build(), mixup=mixup, generator=generator)
+
+    def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``nce`` and ``mixed``.
+
+        Raises:
+            ValueError: an odd batch, whose middle image would be mixed with itself.
+        """
+        check_even(len(view), "Un-Mix", "pairs each image with the one at the same place from the end")
+        rows = torch.arange(len(view), device=view.device)
+        batch = self.mixing.mixup(view, rows, index=rows.flip(0))
+        mixed = self.separate(normalized(self.online(batch.images)), batch, key, negatives)
+        return self.beside_clean(mixed, 1.0, view, key, negatives)

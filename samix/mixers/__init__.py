@@ -1,0 +1,1 @@
+"""The networks that paint masks, and the folder in which a trained one is shared."""

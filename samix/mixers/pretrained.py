@@ -1,0 +1,282 @@
+"""A pre-trained Mixer as a mixup: SAMix^P and AutoMix^P.
+
+SAMix (Li et al. 2022, arXiv:2111.15454) observes that masks learned at different stages and with different encoders
+look alike, so that a Mixer trained once and frozen serves any network at nearly the price of CutMix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samix.batch import Mixed, MixedBatch, check_labels, pair_batch
+from samix.mixers.learned import LearnedMixer, adjust_mask, check_choice, margin_mask
+from samix.mixups.base import Augmentation, Guides, as_lam, blend, take_rows
+
+if TYPE_CHECKING:
+    from samix.mixers.folder import MixerNetwork
+
+DEFAULT = Path(__file__).parent / "default"  # the small one that comes with the package
+
+
+@dataclass
+class Mixer(Augmentation):
+    """A frozen Mixer, called as any mixup is: ``batch = mix(images, labels)``.
+
+    The network in training may be any, and so may the size of its images: the encoder sees a copy at the size it was
+    trained at, and the mask is painted at the images' size. It has no state of its own for a checkpoint.
+
+    Args:
+        alpha: lam ~ Beta(alpha, alpha); 2 in the papers.
+        adjust: rescale each mask so that its mean is lam. A frozen Mixer cannot answer for its masks, so this is on;
+            the label is then the exact share of pixels.
+        lam_margin: plain MixUp where min(lam, 1 - lam) is at most this; negative switches it off.
+        encode_size: short side in pixels of what the encoder sees; 0 is the size it was trained at. Half of it costs a
+            quarter.
+        encode_precision: ``bf16`` runs the encoder under autocast.
+        share: part of the batch that the Mixer paints for, in (0, 1]; the rest is plain MixUp.
+        clean_weight: weight of a cross-entropy on the clean batch beside the mixed one, in training through samix; 1 is
+            the papers' step, 0 the cheap one.
+    """
+
+    name: ClassVar[str] = "mixer"
+
+    alpha: float = 2.0
+    adjust: bool = True
+    lam_margin: float = 0.08
+    encode_size: int = 0
+    encode_precision: Literal["no", "bf16"] = "no"
+    share: float = 1.0
+    clean_weight: float = 0.0
+    network: Any = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerNetwork
+    mean: tuple[float, ...] | None = field(default=None, kw_only=True)
+    std: tuple[float, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("encode_precision", self.encode_precision, ("no", "bf16"))
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share must be in (0, 1], got {self.share}")
+        if self.encode_size < 0 or self.clean_weight < 0.0:
+            raise ValueError(
+                f"encode_size and clean_weight must be at least 0, got {self.encode_size} and {self.clean_weight}"
+            )
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Mixer:
+        """Reads a Mixer.
+
+        Args:
+            source: the folder of a run or of a Mixer, its ``model.safetensors``, a hub id ``owner/name``, or
+                ``default``: the small one that comes with samix.
+            options: of this class.
+
+        Raises:
+            FileNotFoundError, ValueError: nothing there, or not a Mixer; says why.
+        """
+        from samix.mixers.folder import MixerNetwork
+
+        network = MixerNetwork.read(DEFAULT if str(source) == "default" else source)
+        return cls(network=network, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes weights, config and card into a folder."""
+        self.loaded.save_pretrained(folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Shares it on the hub; options are ``huggingface_hub``'s."""
+        return self.loaded.push_to_hub(repo_id, **options)
+
+    @property
+    def loaded(self) -> MixerNetwork:
+        """The networks.
+
+        Raises:
+            ValueError: made without.
+        """
+        if self.network is None:
+            raise ValueError('this Mixer has no network; make it by samix.Mixer.from_pretrained("runs/NAME/mixer")')
+        network: MixerNetwork = self.network
+        return network
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """How the images to be mixed are normalised, where it was not said; without, as the Mixer's own were."""
+        if self.mean is None:
+            self.mean, self.std = tuple(mean), tuple(std)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles the encoder's pass and the Mixer's; options are those of ``torch.compile``."""
+        self.loaded.compile(**options)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The feature maps (B, D, h, w) that guide the masks: one clean pass, stopped at the feature stage.
+
+        Args:
+            images: (B, C, H, W), normalised as the learner's are.
+        """
+        network = self.loaded
+        if next(network.parameters()).device != images.device:
+            network.to(images.device)
+        bf16 = self.encode_precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=True) if bf16 else _no_context():
+            pixels = images if torch.is_autocast_enabled(images.device.type) else images.float()
+            return network.encode(self.renormalized(pixels), self.encode_size)
+
+    def renormalized(self, images: Tensor) -> Tensor:
+        """The images as the encoder knows them."""
+        config = self.loaded.config
+        if self.mean is None or (self.mean, self.std) == (config.mean, config.std):
+            return images
+        if not len(self.mean) == len(self.std or ()) == len(config.mean) == images.shape[1]:
+            raise ValueError(
+                f"mean and std must have one value for each of {len(config.mean)} channels, got {self.mean}, {self.std}"
+            )
+        mean, std, own_mean, own_std = (
+            torch.tensor(v, device=images.device).view(1, -1, 1, 1)
+            for v in (self.mean, self.std, config.mean, config.std)
+        )
+        scale, shift = std / own_std, (mean - own_mean) / own_std
+        return images * scale.to(images.dtype) + shift.to(images.dtype)
+
+    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
+        """The policy; guides are the feature maps of :meth:`encode`, made here when they are not given."""
+        z, other = (self.encode(x), self.encode(partner)) if guides is None else guides
+        painted = self.paint(z, other, lam, (x.shape[-2], x.shape[-1]))
+        return Mixed(blend(x, partner, painted), lam, painted)
+
+    @torch.no_grad()
+    def paint(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks (B, 1, H, W) float32: painted, brought to mean lam, and plain MixUp where that was asked for.
+
+        Args:
+            z: (B, D, h, w) own feature maps.
+            partner: (B, D, h, w) the partners'.
+            lam: (B,) share of the own image.
+            size: (H, W).
+        """
+        count = max(int(len(lam) * self.share), 1)
+        own, other = self.loaded.mixer.check_guides((z[:count], partner[:count]), count)
+        mask = self.loaded(own, other, lam[:count], size)
+        if self.adjust:
+            mask = adjust_mask(mask, lam[:count])
+        mask = margin_mask(mask, lam[:count], max(self.lam_margin, 0.0))
+        if count == len(lam):
+            return mask
+        return torch.cat([mask, lam[count:].view(-1, 1, 1, 1).expand(-1, 1, *size)])
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        lam: Tensor | float | None = None,
+        index: Tensor | None = None,
+        model: nn.Module | None = None,
+        features: Tensor | None = None,
+    ) -> MixedBatch:
+        """Mixes a batch; a batch that is not to be mixed (``prob``) is not looked at.
+
+        Args:
+            images: as for :class:`Augmentation`; any H and W.
+            labels: as for :class:`Augmentation`.
+            lam: as for :class:`Augmentation`.
+            index: as for :class:`Augmentation`.
+            model: not needed.
+            features: (B, D, h, w) of these images by :meth:`encode`, where the caller has them.
+
+        Returns:
+            MixedBatch with k = 2; the label's lam is lam as drawn, and the mask's mean with ``adjust``.
+
+        Raises:
+            TypeError, ValueError: as for :class:`Augmentation`, or features of another shape.
+        """
+        self.check_batch(images, labels)
+        lam = self.draw_lam(len(images)) if lam is None else as_lam(lam, len(images))
+        idle = lam.device.type == "cpu" and bool((lam == 1).all())
+        lam, index = self.draw(images, lam, index)
+        if idle or len(images) == 1:
+            ones = torch.ones(len(images), device=images.device)
+            mask = ones.view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
+            return pair_batch(Mixed(images.clone(), ones, mask), labels, index)
+        z = self.encode(images) if features is None else features
+        mixed = self.apply(images, take_rows(images, index), lam, (z, z[index]))
+        return pair_batch(mixed, labels, index)
+
+    def ahead(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches with their feature maps, which are encoded while the step on the batch before runs.
+
+        ``for images, labels, z in mix.ahead(loader): batch = mix(images, labels, features=z)``. On a GPU the encoder
+        runs on a stream of its own, on the CPU in turn with the steps. One batch more is held than without.
+
+        Args:
+            batches: of images (B, C, H, W) on the device they are trained on, and labels.
+
+        Yields:
+            images, labels, and (B, D, h, w) feature maps, in the order they came.
+        """
+        waiting: tuple[Tensor, Tensor, Tensor] | None = None
+        side: torch.cuda.Stream | None = None
+        for images, labels in batches:
+            if images.is_cuda:
+                side = side or torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
+                side.wait_stream(torch.cuda.current_stream(images.device))  # the images are there
+                with torch.cuda.stream(side):
+                    z = self.encode(images)
+                images.record_stream(side)
+            else:
+                z = self.encode(images)
+            if waiting is not None:
+                yield waiting
+            if side is not None:
+                torch.cuda.current_stream(images.device).wait_stream(side)
+                z.record_stream(torch.cuda.current_stream(images.device))
+            waiting = images, labels, z
+        if waiting is not None:
+            yield waiting
+
+    def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Mixes and runs the model; with ``clean_weight``, the clean batch too, by a further term of the loss."""
+        batch = self(images, labels, model=model)
+        logits = model(batch.images)
+        if self.clean_weight:
+            check_labels(labels, len(images))
+            clean = F.cross_entropy(model(images).float(), labels if labels.is_floating_point() else labels.long())
+            batch.extra["clean"] = self.clean_weight * clean  # type: ignore[index]  # ours, and new
+        return logits, batch
+
+
+def start_from(mixer: LearnedMixer, source: str) -> None:
+    """Gives a new Mixer the weights of a trained one.
+
+    Args:
+        mixer: the new one, of the same kind and options.
+        source: a Mixer's folder, file or hub id, or ``default``.
+
+    Raises:
+        FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
+    """
+    from samix.mixers.folder import MixerNetwork
+
+    trained = MixerNetwork.read(DEFAULT if source == "default" else source).mixer
+    own, given = mixer.state_dict(), trained.state_dict()
+    if type(trained) is not type(mixer) or {k: v.shape for k, v in own.items()} != {
+        k: v.shape for k, v in given.items()
+    }:
+        raise ValueError(
+            f"{source} holds a {type(trained).__name__} for maps of {trained.dim} channels, this run has a "
+            f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
+        )
+    mixer.load_state_dict(given)
+
+
+def _no_context() -> AbstractContextManager[None]:
+    return nullcontext()

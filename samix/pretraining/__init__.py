@@ -1,1 +1,0 @@
-"""Learning without labels, end to end: its recipe, the objects that a recipe names, its run, the named recipes."""

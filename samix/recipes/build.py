@@ -1,0 +1,174 @@
+"""Names into objects: the only file that turns a recipe's words into data, networks and methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from samix.data import Augment, ImageData, default_augment
+from samix.losses.supervised import LOSSES
+from samix.methods.adautomix import ADAUTOMIX_PRESETS, AdAutoMix
+from samix.methods.automix import AUTOMIX_PRESETS, AutoMix
+from samix.methods.base import Method
+from samix.methods.samix import SAMIX_PRESETS, SAMix
+from samix.methods.supervised import Loss, Supervised
+from samix.mixers.pretrained import Mixer
+from samix.mixups import MIXUPS
+from samix.mixups.base import Augmentation
+from samix.networks.create import create_network
+from samix.recipes import Recipe
+
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "automix": AUTOMIX_PRESETS,
+    "samix": SAMIX_PRESETS,
+    "adautomix": ADAUTOMIX_PRESETS,
+}
+METHODS: dict[str, type[AutoMix]] = {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
+NAMES = (*MIXUPS, *METHODS)
+MIXER = "mixer:"  # and a path: a frozen Mixer
+
+
+def mixup_class(name: str) -> type[Augmentation]:
+    """The class of a mixup that needs no method of its own, by name; ``mixer:PATH`` is a frozen Mixer.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name.startswith(MIXER):
+        return Mixer
+    if name not in MIXUPS:
+        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(NAMES)}, or {MIXER}PATH")
+    return MIXUPS[name]
+
+
+def options_owner(name: str) -> type[Any]:
+    """The class whose fields are the options of a mixup."""
+    return type(PRESETS[name]["reference"]) if name in METHODS else mixup_class(name)
+
+
+def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+    """The options of a mixup as plain values, at their defaults or at a preset's.
+
+    Raises:
+        ValueError: unknown name or preset; the message lists the known ones.
+    """
+    if name not in METHODS:
+        if preset is not None:
+            raise ValueError(f"{name} has no presets; those that have are {', '.join(METHODS)}")
+        return mixup_class(name)(generator=torch.Generator()).options()  # no draw of the global generator
+    return dataclasses.asdict(check_preset(name, PRESETS[name], preset))
+
+
+def check_preset(name: str, presets: Mapping[str, Any], preset: str | None) -> Any:
+    """The options of a preset, the first one where none is named.
+
+    Raises:
+        ValueError: unknown preset; the message lists the known ones.
+    """
+    if preset is not None and preset not in presets:
+        raise ValueError(f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}")
+    return presets[preset or next(iter(presets))]
+
+
+def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a mixup, given those that differ from its defaults or its preset.
+
+    Raises:
+        ValueError: an option the mixup does not have.
+    """
+    defaults = mixup_defaults(name, options.get("preset"))
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+    return {**defaults, **options}
+
+
+def build_mixup(name: str, options: Mapping[str, Any] | None = None) -> Augmentation:
+    """A mixup by name: any but those that are trained, which are methods.
+
+    Raises:
+        ValueError: unknown name or option, or a value out of range.
+    """
+    kind = mixup_class(name)
+    values = resolve_options(name, options or {})
+    return Mixer.from_pretrained(name[len(MIXER) :], **values) if kind is Mixer else kind(**values)
+
+
+def build_augment(recipe: Recipe, data: ImageData) -> Augment:
+    """The recipe's augmentation; ``auto`` is the published one of the data."""
+    return default_augment(data) if recipe.augment == "auto" else Augment(recipe.augment)  # type: ignore[arg-type]
+
+
+def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The timm network of a recipe.
+
+    Raises:
+        ValueError: unknown name or arguments, or no small stem for it.
+    """
+    return create_network(
+        recipe.model,
+        num_classes,
+        recipe.model_kwargs,
+        size=recipe.size,
+        stem=recipe.stem,
+        pretrained=recipe.pretrained,
+    )
+
+
+def build_method(
+    recipe: Recipe, num_classes: int, normalization: tuple[Sequence[float], Sequence[float]] | None = None
+) -> Method:
+    """The training method of a recipe, with a new network.
+
+    Args:
+        recipe: the run.
+        num_classes: of the data.
+        normalization: mean and std by channel, for mixups that look at pixels.
+
+    Raises:
+        ValueError: whatever is wrong with the recipe's network, mixup or options.
+    """
+    options = resolve_options(recipe.mixup, recipe.mixup_options)
+    network = build_network(recipe, num_classes)
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if recipe.mixup in METHODS:
+        if recipe.loss != "ce":
+            raise ValueError(f"{recipe.mixup} trains on its own losses, so loss must be ce, got {recipe.loss}")
+        if recipe.clean_weight:
+            raise ValueError(
+                f"{recipe.mixup} has a clean loss of its own, so clean_weight must be 0, got {recipe.clean_weight}"
+            )
+        if "smoothing" not in recipe.mixup_options:
+            options["smoothing"] = recipe.smoothing
+        kind = type(PRESETS[recipe.mixup]["reference"])
+        return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=recipe.feature)
+    mixup = build_mixup(recipe.mixup, options)
+    if normalization is not None:
+        mixup.set_normalization(*normalization)
+    loss = build_loss(recipe)
+    return Supervised(
+        network,
+        mixup,
+        num_classes=num_classes,
+        smoothing=recipe.smoothing,
+        loss=loss,
+        clean_weight=recipe.clean_weight,
+    )
+
+
+def build_loss(recipe: Recipe) -> Loss | None:
+    """The recipe's loss of (logits, batch), with its options; None for mixed cross-entropy, the default."""
+    if recipe.loss == "ce":
+        return None
+    options: dict[str, Any] = {"smoothing": recipe.smoothing}
+    if recipe.loss == "bce":
+        options["threshold"] = recipe.bce_threshold
+    if recipe.loss == "decoupled":
+        options["eta"] = recipe.decoupled_eta
+    return partial(LOSSES[recipe.loss], **options)

@@ -1,0 +1,1 @@
+"""The process around a run: ranks, files, signals, the console, the environment."""

@@ -1,1 +1,0 @@
-"""Mixers to share: `writing.py` makes them out of runs, `command.py` is `samix mixer`."""

@@ -1,0 +1,286 @@
+"""The steps of a training run: its parts, what a step is, what steps change, and how one is left out.
+
+Everything random is a function of (seed, rank, step), so a run continued from a checkpoint is the run that was never
+interrupted. By the same means a step with numbers that are not finite is left out: the run goes back to a copy of its
+state and takes the steps since then again, without that one. Methods are known only by
+:class:`samix.methods.base.Method`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samix.data import EvalBatches, TrainBatches, load_data
+from samix.data.order import stream_seed
+from samix.methods.base import Method
+from samix.recipes import Recipe
+from samix.recipes.build import build_method
+from samix.runtime import distributed
+from samix.runtime.console import tell
+from samix.runtime.distributed import Agreement, check_not_sharded
+from samix.runtime.environment import check_device
+from samix.runtime.nonfinite import GRADIENT, BadStep, Watch, copied, gradient_size
+from samix.train.bad_images import BadImages
+from samix.train.batches import build_batches, channels_last
+from samix.train.checkpoint import LAST
+from samix.train.errors import NonFiniteLoss
+from samix.train.losses import LossSums
+from samix.train.optim import build_optimizer, set_learning_rates
+from samix.train.options import RunOptions, short_name
+from samix.train.skipping import bad_weights, save_bad_batch
+
+CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the device found.
+
+    Args:
+        loss: summed over this epoch, mean of all processes.
+        stop: whether any process was asked to stop.
+        save: whether it is time for a checkpoint.
+        bad: the first step with numbers that are not finite.
+    """
+
+    loss: float
+    stop: bool
+    save: bool
+    bad: BadStep | None
+
+
+class Training:
+    """A network, a method, data and an optimiser, and the steps that change them; epochs and files are a run's."""
+
+    def __init__(self, recipe: Recipe, options: RunOptions) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        check_device(options.device)
+        check_not_sharded()
+        self.recipe, self.options = recipe, options
+        self.accelerator = Accelerator(
+            cpu=options.device == "cpu",
+            mixed_precision=recipe.precision,
+            gradient_accumulation_steps=recipe.accumulate,
+            step_scheduler_with_optimizer=False,
+        )
+        self.device = self.accelerator.device
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.folder = Path(options.out) / (options.run or self.default_name())
+        self.data = load_data(
+            recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
+        )
+        self.check_data()
+        self.train_batches, self.val_batches = self.make_batches()
+        self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"{len(self.data.train)} training images are less than one step of batch_size {recipe.batch_size}"
+            )
+        torch.manual_seed(recipe.seed)
+        self.method = self.make_method().to(self.device)
+        if recipe.compile:
+            self.method.compile_parts()
+        self.optimizer = build_optimizer(self.method, recipe)
+        if self.method.may_leave_out:
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        distributed.leave_out_equal_buffers(self.method)
+        self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
+        self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
+        self.losses = LossSums()  # of this epoch
+        self.skips: list[int] = []  # numbers of the steps that are left out, from 1
+        self.watch, self.before = Watch(), dict[str, Any]()  # the state to go back to, where steps may be skipped
+        self.stopping, self.saved = False, time.monotonic()
+        self.agreement = Agreement()  # on stopping
+        self.bad_images = BadImages(self.data, self.folder, self.accelerator.is_main_process)
+
+    # What is trained on what ------------------------------------------------------------------------------------------
+
+    def check_data(self) -> None:
+        """Raises ValueError unless there is something to learn from these data."""
+        self.data.require_labels()
+        if self.data.num_classes < 2:
+            raise ValueError(
+                f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"
+            )
+
+    def default_name(self) -> str:
+        """The run's folder where no name is given."""
+        return f"{self.recipe.name}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
+
+    def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
+        """Training and held-out batches of this rank."""
+        return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size, self.options.on_bad_image)
+
+    def make_method(self) -> Method:
+        """The method, with a new network."""
+        return build_method(self.recipe, self.data.num_classes, (self.data.mean, self.data.std))
+
+    # Steps ------------------------------------------------------------------------------------------------------------
+
+    def batches_from(self, epoch: int, number: int) -> Iterator[Any]:
+        """The batches of an epoch, from a step on."""
+        return self.train_batches.epoch(epoch, number * self.recipe.accumulate)
+
+    def one_step(self, batches: Iterator[Any], total: int) -> int:
+        """One step of the optimiser, or none where it is to be left out; returns the number of images seen."""
+        set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
+        images_seen = 0
+        for part in range(self.recipe.accumulate):
+            batch = next(batches)
+            images_seen += len(batch[0]) * self.world_size
+            if self.step + 1 in self.skips:
+                continue
+            if self.recipe.channels_last:
+                batch = channels_last(batch)
+            seed_draws(self.method, self.recipe.seed, self.rank, self.step * self.recipe.accumulate + part)
+            self.train_step(batch)
+        self.step += 1
+        if self.step not in self.skips:
+            self.method.after_step(self.step / total)
+        return images_seen
+
+    def train_step(self, batch: tuple[Any, ...]) -> None:
+        """Forward, backward, and (when enough is accumulated) the optimiser step."""
+        with self.accelerator.accumulate(self.prepared):
+            loss, parts = self.prepared(batch)
+            self.accelerator.backward(loss)
+            values = {"loss": loss.detach(), **parts}
+            self.watch.note(self.step + 1, {**values, **self.gradient()})
+            if self.recipe.clip and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip)
+            self.prepared_optimizer.step()
+            self.prepared_optimizer.zero_grad()
+        self.losses.add(values, self.recipe.accumulate)
+
+    def gradient(self) -> dict[str, Tensor]:
+        """The largest value of the whole step's gradient, by name; none before it is whole.
+
+        In fp16 the loss is scaled so that gradients overflow now and then; the scaler then leaves the step out and
+        scales less. That is no fault, unless the loss is scaled down already.
+        """
+        if not self.accelerator.sync_gradients:
+            return {}
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() >= 1.0:
+            return {}
+        return {GRADIENT: gradient_size(self.method, self.device)}
+
+    # Looks at the device, and steps that are left out -----------------------------------------------------------------
+
+    def look_due(self) -> bool:
+        """Whether to look at the device after this step, the same on every process: also where one is to stop."""
+        stopping = self.agreement.any(self.stopping)
+        if self.options.save_every and self.step % self.options.save_every == 0:
+            return True
+        return self.step % CHECK_EVERY == 0 or stopping
+
+    def look(self) -> Look:
+        """The state of the run, the same on every process."""
+        every, minutes = self.options.save_every, self.options.save_minutes
+        late = minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
+        due = (every > 0 and self.step % every == 0) or (late and self.accelerator.is_main_process)
+        asked = [torch.tensor(float(asked), device=self.device) for asked in (due, self.stopping)]
+        values = torch.cat([torch.stack([*self.losses.sums.values(), *asked]), *self.watch.tensors()])
+        found: list[float] = self.accelerator.reduce(values, reduction="mean").tolist()
+        sums = dict(zip(self.losses.sums, found, strict=False))
+        save, stop = (value > 0 for value in found[len(sums) : len(sums) + 2])
+        bad = self.watch.first(found[len(sums) + 2 :])
+        self.watch.clear()
+        return Look(sums.get("loss", 0.0), stop, save, bad)
+
+    def ask_to_stop(self) -> None:
+        """The run ends after the step in progress, with its state saved."""
+        self.stopping = True
+
+    def keep_state(self) -> None:
+        """Keeps a copy of all that steps change, to go back to; where steps may be skipped."""
+        if self.options.max_skips:
+            self.before = copied(self.progress())
+
+    def skip(self, bad: BadStep, epoch: int) -> None:
+        """Saves a bad step's batch, and goes back to before it; the step will be left out.
+
+        Raises:
+            NonFiniteLoss: no more steps may be skipped.
+        """
+        number = (bad.step - 1) % self.steps_per_epoch
+        name = "bad-batch.pt" if self.world_size == 1 else f"bad-batch-{self.rank}.pt"
+        saved = save_bad_batch(
+            self.folder / name, bad, epoch, number, self.recipe.accumulate, self.train_batches, self.data.train
+        )
+        allowed = self.options.max_skips
+        if len(self.skips) >= allowed:
+            after = f" after {len(self.skips)} skipped steps (--max-skips {allowed})" if allowed else ""
+            raise self.not_finite(f"{bad}{after}; {saved}")
+        skips = [*self.skips, bad.step]
+        self.restore(copied(self.before))
+        self.skips = self.before["skips"] = skips
+        if self.accelerator.is_main_process:
+            tell(f"samix: {bad}; the step is left out ({len(skips)} of at most {allowed}); {saved}")
+
+    def check_weights(self) -> None:
+        """Looks at every weight before it is saved: the last step of an epoch may have spoilt them unseen.
+
+        Raises:
+            NonFiniteLoss: names the first weight that is not finite.
+        """
+        bad = bad_weights(self.method)
+        if bad:
+            raise self.not_finite(f"{len(bad)} weights are not finite after step {self.step} (first: {bad[0]})")
+
+    def not_finite(self, what: str) -> NonFiniteLoss:
+        """The error, with what to do about it."""
+        last = self.folder / LAST
+        kept = f"The last checkpoint is kept: {last}" if last.is_file() else "No checkpoint had been written"
+        return NonFiniteLoss(
+            f"{what}; lower lr or mixer_lr, clip the gradient (--clip 5), look for NaN pixels in the data, or let such "
+            f"steps be skipped (--max-skips 10). {kept}"
+        )
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`progress` gave."""
+        self.method.load_state_dict(state["method"])
+        if state.get("extra", {}) is not None:
+            self.method.load_extra_state({k: v.to(self.device) for k, v in state.get("extra", {}).items()})
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.rows, self.seconds = state["step"], state["best"], state["rows"], state["seconds"]
+        self.losses.restore(state, (self.step % self.steps_per_epoch) * self.recipe.accumulate, self.device)
+        self.skips, self.train_batches.bad = list(state.get("skips", [])), set(state.get("bad_images", []))
+        self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
+
+    def progress(self) -> dict[str, Any]:
+        """All that steps change."""
+        state = {
+            "method": self.method.state_dict(),
+            "extra": self.method.extra_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "rows": self.rows,
+            **self.losses.state(),
+            "seconds": self.seconds,
+            "skips": self.skips,
+            "bad_images": sorted(self.train_batches.bad),
+        }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        return state
+
+
+def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
+    """Makes every draw of a step a function of (seed, rank, step): mixing, dropout, stochastic depth."""
+    torch.manual_seed(stream_seed("network", seed, rank, step))
+    for number, generator in enumerate(method.generators()):
+        generator.manual_seed(stream_seed("mixing", seed, rank, step, number))

@@ -1,0 +1,100 @@
+"""A mixup over lambda: the same pairs mixed at any lambda, by name or by a trained method, and how its masks behave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samix.batch import MixedBatch
+from samix.methods.base import Method
+from samix.mixers.pretrained import Mixer
+from samix.mixups.align import AlignMix
+from samix.mixups.base import Augmentation
+from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.handmade import RandomChoice
+from samix.mixups.hidden import ManifoldMix
+from samix.mixups.relabelling import Relabelling
+from samix.mixups.saliency import spectral_residual
+from samix.recipes.build import build_mixup
+
+Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std by channel
+PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def trained_at(method: Method, images: Tensor, labels: Tensor, index: Tensor) -> Callable[[float], MixedBatch | None]:
+    """Lam -> the pairs as a trained method mixes them."""
+    return lambda lam: method.preview(images, labels, lam, index)
+
+
+def named_mixup(name: str, normalization: Normalization, options: Mapping[str, Any] | None = None) -> Augmentation:
+    """A mixup that knows how the pixels are scaled."""
+    mixup = build_mixup(name, options)
+    mixup.set_normalization(*normalization)
+    return mixup
+
+
+def mixup_at(
+    mixup: Augmentation, images: Tensor, labels: Tensor, index: Tensor, seed: int, guide: Tensor | None
+) -> Callable[[float], MixedBatch]:
+    """Lam -> the pairs as a mixup mixes them, with the same further draws each time.
+
+    Of a choice between mixups, each lam is another draw, so that all are seen.
+    """
+    given: dict[str, Any] = {"index": index} if guide is None else {"index": index, "guide": guide}
+
+    def mix(lam: float) -> MixedBatch:
+        mixup.generator.manual_seed(seed + (round(10 * lam) if isinstance(mixup, RandomChoice) else 0))
+        return mixup(images, labels, lam=lam, **given)
+
+    return mix
+
+
+def guide_of(mixup: Augmentation, images: Tensor, labels: Tensor) -> Tensor | None:
+    """The maps that a guided mixup is shown with: its own, or, where these are the network's, spectral residuals."""
+    if not isinstance(mixup, GuidedAugmentation):
+        return None
+    if mixup.needs_model:
+        return spectral_residual(images, getattr(mixup, "mean", None), getattr(mixup, "std", None))
+    return mixup.look(images, labels, None)
+
+
+def title_of(name: str, mixup: Augmentation) -> str:
+    """What a picture of a mixup by name shows."""
+    if isinstance(mixup, Mixer):
+        return f"a trained Mixer ({mixup.loaded.config.kind}), frozen"
+    if isinstance(mixup, RandomChoice):
+        return f"{name}: each column is a batch of its own, mixed by {' or '.join(one.name for one in mixup.choices)}"
+    if isinstance(mixup, ManifoldMix | AlignMix):
+        return f"{name}: mixed at the input, where it is mixup"
+    if isinstance(mixup, Relabelling):
+        return f"{name}: images as {mixup.inner.name} mixes them; the label's shares need the network"
+    if isinstance(mixup, GuidedAugmentation) and mixup.needs_model:
+        return f"{name}: by spectral residuals in place of the network's maps"
+    if isinstance(mixup, GuidedAugmentation):
+        return f"{name}: by {DETECTORS.get(getattr(mixup, 'saliency', ''), 'maps')}"
+    return name
+
+
+DETECTORS = {"spectral": "spectral residuals", "fine": "fine-grained saliency"}
+
+
+@torch.no_grad()
+def mask_statistics(batches: Sequence[MixedBatch]) -> dict[str, float]:
+    """How masks behave over a sweep of lam.
+
+    Args:
+        batches: previews of the same pairs, each at one lam; all have masks.
+
+    Returns:
+        ``std``: standard deviation within a mask, averaged; ``correlation`` of the masks' means with lam, 0 where
+        either is constant.
+    """
+    means = torch.cat([b.mask.mean(dim=(1, 2, 3)) for b in batches if b.mask is not None]).double()
+    lams = torch.cat([b.lam for b in batches if b.mask is not None]).double()
+    spread = torch.cat([b.mask.std(dim=(1, 2, 3)) for b in batches if b.mask is not None])
+    vary = len(means) > 1 and bool(means.std() > 0) and bool(lams.std() > 0)
+    correlation = float(torch.corrcoef(torch.stack([means, lams]))[0, 1]) if vary else 0.0
+    return {"std": float(spread.mean()), "correlation": correlation}

@@ -1,0 +1,634 @@
+"""The command line as a hostile user types it: a wrong word gives a line that says what to do, never a traceback."""
+
+import json
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from runs import SMALL_FLAGS, fit, rows, small_recipe
+
+import samix.train
+import samix.train.pretraining
+from samix.__main__ import COMMANDS, main, parse_pretrain, parse_train
+from samix.compare.arguments import read_plan
+from samix.recipes import RECIPES, named_recipe
+from samix.recipes.build import NAMES
+from samix.train import Run
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and error of a command; tyro leaves by SystemExit."""
+    try:
+        status = main(list(map(str, arguments)))
+    except SystemExit as stop:
+        status = stop.code
+    out, error = capsys.readouterr()
+    assert "Traceback" not in out + error
+    return status, out, error
+
+
+def fails(capsys, *arguments):
+    """The error of a command that must fail, in one line where it is ours."""
+    status, _, error = run(capsys, *arguments)
+    assert status not in (0, None)
+    assert error.strip()
+    if error.startswith("samix:"):
+        assert error.count("\n") == 1, error
+    return " ".join(error.replace("│", " ").split())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "draw", lambda run: None)
+        return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(Run, "draw", lambda run: None)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, size in enumerate([(30, 20), (12, 45), (16, 16)]):
+        Image.linear_gradient("L").resize(size).rotate(90 * number).save(tmp_path / f"{number}.jpg")
+    return sorted(tmp_path.glob("*.jpg"))
+
+
+# Help and names -------------------------------------------------------------------------------------------------------
+
+
+def test_no_command_and_help_print_the_commands(capsys):
+    for arguments in ([], ["-h"], ["--help"]):
+        status, out, _ = run(capsys, *arguments)
+        assert status == 0
+        assert all(f"samix {command}" in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    status, out, error = run(capsys, command, "--help")
+    assert status in (0, None)
+    assert len(out + error) > 60
+    assert "samix" in out + error
+
+
+def test_help_explains_every_option_of_train(capsys):
+    _, out, _ = run(capsys, "train", "--help", "--mixup", "samix")
+    for name in ("--recipe", "--config", "--mixup.lam-scale", "--mixup.preset", "--lr", "--resume", "--tensorboard"):
+        assert name in out
+    plain = " ".join(out.replace("│", " ").split())
+    assert "learning rate at the start" in plain
+    assert "Beta(alpha, alpha)" in plain or "--mixup.alpha" in plain
+
+
+def test_the_version(capsys):
+    assert run(capsys, "--version") == (0, f"samix {samix.__version__}\n", "")
+
+
+def test_unknown_names_list_the_known(capsys):
+    assert f"unknown command 'trian'; choose one of {', '.join(COMMANDS)}" in fails(capsys, "trian")
+    assert "unknown mixup 'cutmx'; choose one of vanilla, mixup, cutmix" in fails(capsys, "train", "--mixup", "cutmx")
+    assert "unknown recipe 'cifar'; choose one of digits-quick" in fails(capsys, "train", "--recipe=cifar")
+    assert "unknown preset 'papr' of samix; choose one of reference, paper, fast" in fails(
+        capsys, "train", "--mixup.preset", "papr"
+    )
+    assert "cutmix has no presets" in fails(capsys, "train", "--mixup", "cutmix", "--mixup.preset", "paper")
+    assert "--epoch" in fails(capsys, "train", "--epoch", "3")
+    assert "--mixup.beta" in fails(capsys, "train", "--mixup", "cutmix", "--mixup.beta", "3")
+    assert "lam-scale" in fails(capsys, "train", "--mixup", "cutmix", "--mixup.lam-scale", "3")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--epochs", "ten"],
+        ["train", "--epochs", "-1"],
+        ["train", "--epochs"],
+        ["train", "--mixup"],
+        ["train", "--recipe", ""],
+        ["train", "--mixup", ""],
+        ["train", "--mixup.preset", ""],
+        ["train", "--config", ""],
+        ["train", "stray"],
+        ["train", "--stem", "large"],
+        ["train", "--precision", "fp8"],
+        ["train", "--mixup.alpha", "nan", *SMALL_FLAGS],
+        ["train", "--mixup.alpha", "-1", *SMALL_FLAGS],
+        ["train", "--lr", "nan"],
+        ["train", "--device", "tpu"],
+        ["train", "--model", "resnet-18"],
+        ["train", "--model-args", "[]"],
+        ["train", "--data", "folder:/nowhere/at/all"],
+        ["train", "--data", "cifar10", "--data-root", "/nowhere/at/all"],
+        ["train", "--data", ""],
+        ["train", "--config"],
+        ["train", "--config", "/nowhere/at/all.json"],
+        ["train", "--feature", "77", *SMALL_FLAGS],
+        ["evaluate"],
+        ["evaluate", "/nowhere/at/all.pt"],
+        ["evaluate", "."],
+        ["evaluate", "a.pt", "b.pt"],
+        ["show"],
+        ["show", "cutmix", "/nowhere/a.jpg", "/nowhere/b.jpg"],
+        ["show", "cutmix", "--lams", "2"],
+        ["show", "cutmix", "--lams"],
+        ["show", "cutmix", "--lams", "half"],
+        ["show", "cutmix", "--size", "-5"],
+        ["show", "samix"],
+        ["show", "."],
+        ["show", ""],
+        ["recipes", "cifar"],
+        ["recipes", "digits-quick", "cutmx"],
+        ["recipes", "digits-quick", "cutmix", "more"],
+        ["recipes", "--all"],
+        ["--train"],
+        [""],
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_give_no_traceback(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Run, "fit", lambda run: pytest.fail("training began"))
+    fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_gives_the_traceback(tmp_path, monkeypatch, capsys):
+    with pytest.raises(FileNotFoundError):
+        main(["evaluate", str(tmp_path / "none.pt"), "--debug"])
+    monkeypatch.setitem(COMMANDS, "recipes", lambda arguments: {}["slip"])
+    assert "unexpected KeyError: 'slip'; --debug shows where" in fails(capsys, "recipes")
+    with pytest.raises(KeyError):
+        main(["--debug", "recipes"])
+
+
+def test_keyboard_interrupt_is_130(monkeypatch, capsys):
+    def stop(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "recipes", stop)
+    assert run(capsys, "recipes") == (130, "", "samix: stopped\n")
+
+
+# Options of a recipe and a mixup --------------------------------------------------------------------------------------
+
+
+def test_train_alone_is_samix_on_digits():
+    recipe, options = parse_train([])
+    assert (recipe.name, recipe.mixup, recipe.data) == ("digits-quick", "samix", "digits")
+    assert options == samix.train.RunOptions()
+
+
+@pytest.mark.parametrize(
+    ("data", "train", "pretrain"),
+    [
+        ("digits", "digits-quick", "digits-moco"),
+        ("cifar10", "cifar10-r18", "cifar10-moco"),
+        ("cifar100:DIR", "cifar100-r18", "cifar10-moco"),
+        ("tiny-imagenet:DIR", "tiny-r18", "tiny-moco"),
+        ("imagenet:DIR", "in1k-r50", "in1k-moco"),
+        ("cub:DIR", "cub-r18", "images-moco"),
+        ("stl10-unlabeled", "images", "stl10-moco"),
+        ("folder:DIR", "images", "images-moco"),
+        ("wds:a.tar", "images", "images-moco"),
+        ("/home/me/pictures", "images", "images-moco"),
+    ],
+)
+def test_where_no_recipe_is_named_it_is_that_of_the_data(tmp_path, data, train, pretrain):
+    file = config(tmp_path, {"data": data})
+    for words in (["--data", data], [f"--data={data}"], ["--config", file]):
+        recipe, _ = parse_train(words)
+        assert (recipe.name, recipe.data) == (train, data)
+        recipe, _ = parse_pretrain(words)
+        assert (recipe.name, recipe.data) == (pretrain, data)
+        plan = read_plan(["vanilla", *words])
+        assert (plan.recipe_name, plan.entrants[0].recipe.data) == (train, data)
+    assert parse_train(["--recipe", "tiny-r18", "--data", data])[0].name == "tiny-r18"
+
+
+def test_photographs_are_not_trained_as_digits_are():
+    """In size, stem, augmentation and network."""
+    recipe, _ = parse_train(["--data", "folder:DIR", "--model", "resnet50", "--mixup", "samix"])
+    assert (recipe.size, recipe.stem, recipe.augment) == (224, "default", "auto")
+    assert (recipe.model, recipe.model_args, recipe.feature) == ("resnet50", "{}", None)
+    recipe, _ = parse_pretrain(["--data", "folder:DIR", "--model", "resnet18", "--method", "moco"])
+    assert (recipe.size, recipe.stem, recipe.augment, recipe.views) == (224, "default", "resized-crop", "moco-v2")
+    assert (recipe.model, recipe.model_args, recipe.feature) == ("resnet18", "{}", None)
+
+
+def test_a_network_that_is_named_comes_without_the_arguments_of_another(tmp_path):
+    slim = named_recipe("digits-quick").model_args
+    for recipe in ("digits-quick", "cifar-few"):
+        for model in ("--model=resnet50", "--model=resnet18"):
+            parsed, _ = parse_train(["--recipe", recipe, model])
+            assert (parsed.name, parsed.model_args, parsed.feature) == (recipe, "{}", None)
+    assert parse_pretrain(["--model", "resnet50"])[0].model_args == "{}"
+    recipe, _ = parse_train(["--model", "resnet50", "--model-args", '{"drop_rate": 0.1}', "--feature", "1"])
+    assert (recipe.model, recipe.model_args, recipe.feature) == ("resnet50", '{"drop_rate": 0.1}', 1)
+    assert parse_train(["--mixup", "cutmix"])[0].model_args == slim
+    # a file: its own arguments go with its network, not with that of the command line
+    assert parse_train(["--config", config(tmp_path, {"model": "resnet50"})])[0].model_args == "{}"
+    whole = config(tmp_path, {"model": "resnet18", "model_args": slim, "feature": 2}, "whole.json")
+    recipe, _ = parse_train(["--config", whole])
+    assert (recipe.model_args, recipe.feature) == (slim, 2)
+    recipe, _ = parse_train(["--config", whole, "--model", "resnet50"])
+    assert (recipe.model_args, recipe.feature) == ("{}", None)
+
+
+def test_a_row_of_a_comparison_that_names_a_network_has_no_arguments_of_another():
+    rows = ["samix", "samix:recipe.model=resnet50", "samix:recipe.model=resnet26,recipe.feature=1"]
+    slim, whole, chosen = (entrant.recipe for entrant in read_plan(rows).entrants)
+    assert (slim.model_args, slim.feature) == (named_recipe("digits-quick").model_args, 2)
+    assert (whole.model, whole.model_args, whole.feature) == ("resnet50", "{}", None)
+    assert (chosen.model, chosen.model_args, chosen.feature) == ("resnet26", "{}", 1)
+    assert read_plan(["vanilla", "--model", "resnet50"]).entrants[0].recipe.model_args == "{}"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("mixup", ["cutmix", "samix"])
+def test_a_named_recipe_by_command_is_the_named_recipe(name, mixup):
+    from samix.recipes.build import resolve_options
+
+    recipe, _ = parse_train(["--recipe", name, "--mixup", mixup])
+    named = named_recipe(name, mixup)
+    assert resolve_options(mixup, recipe.mixup_options) == resolve_options(mixup, named.mixup_options)
+    assert {**recipe.to_dict(), "mixup_options": 0} == {**named.to_dict(), "mixup_options": 0}
+
+
+def test_options_of_the_mixup_reach_it():
+    recipe, _ = parse_train(["--mixup", "cutmix", "--mixup.alpha", "0.3"])
+    assert recipe.mixup_options == {"alpha": 0.3}
+    recipe, _ = parse_train(["--mixup", "samix", "--mixup.mask-weight", "0.7", "--mixup.gamma", "None"])
+    assert recipe.mixup_options["mask_weight"] == 0.7
+    assert recipe.mixup_options.get("gamma", "absent") is None
+
+
+def test_a_default_of_the_library_can_be_chosen_over_the_recipe_s():
+    """digits-quick gives momentum 0.95; asking for the library's own 0.999 gives 0.999."""
+    from samix.recipes.build import resolve_options
+
+    recipe, _ = parse_train(["--mixup", "samix", "--mixup.momentum", "0.999"])
+    assert resolve_options("samix", recipe.mixup_options)["momentum"] == 0.999
+
+
+def test_presets_give_their_values():
+    from samix.methods.samix import SAMIX_PRESETS
+    from samix.recipes.build import resolve_options
+
+    recipe, _ = parse_train(["--recipe", "cifar100-r18", "--mixup", "samix", "--mixup.preset", "paper"])
+    options = resolve_options("samix", recipe.mixup_options)
+    paper = SAMIX_PRESETS["paper"]
+    assert (options["eta"], options["gamma"], options["adjust_prob"]) == (paper.eta, paper.gamma, paper.adjust_prob)
+    assert options["lam_scale"] == 0.25  # the recipe's
+    recipe, _ = parse_train(["--mixup.preset=paper", "--mixup.eta", "0.25"])
+    assert resolve_options("samix", recipe.mixup_options)["eta"] == 0.25
+
+
+def test_the_last_of_repeated_options_counts():
+    recipe, _ = parse_train(["--mixup", "cutmix", "--lr", "1", "--mixup=samix", "--recipe", "tiny-r18", "--lr", "2"])
+    assert (recipe.mixup, recipe.name, recipe.lr) == ("samix", "tiny-r18", 2.0)
+    assert "momentum" in samix.recipes.build.resolve_options(recipe.mixup, recipe.mixup_options)
+    recipe, _ = parse_train(["--recipe", "tiny-r18", "--recipe=digits-quick"])
+    assert (recipe.name, recipe.size) == ("digits-quick", 16)
+
+
+def config(tmp_path, values, name="a.json"):
+    path = tmp_path / name
+    path.write_text(values if isinstance(values, str) else json.dumps(values), encoding="utf-8")
+    return str(path)
+
+
+def test_precedence_is_recipe_then_file_then_command_line(tmp_path):
+    file = config(
+        tmp_path, {"name": "tiny-r18", "mixup": "cutmix", "lr": 0.7, "epochs": 9, "mixup_options": {"alpha": 0.4}}
+    )
+    recipe, _ = parse_train(["--config", file, "--epochs", "11"])
+    assert (recipe.name, recipe.mixup, recipe.size) == ("tiny-r18", "cutmix", 64)
+    assert (recipe.lr, recipe.epochs, recipe.mixup_options) == (0.7, 11, {"alpha": 0.4})
+    recipe, _ = parse_train(["--config", file, "--recipe", "cifar10-r18", "--mixup.alpha", "0.1"])
+    assert (recipe.name, recipe.size, recipe.lr, recipe.mixup_options) == ("cifar10-r18", 32, 0.7, {"alpha": 0.1})
+
+
+def test_another_mixup_on_the_command_line_leaves_the_file_s_options_behind(tmp_path):
+    """And takes the recipe's options for that mixup."""
+    file = config(tmp_path, {"mixup": "cutmix", "mixup_options": {"alpha": 0.4}, "epochs": 3})
+    recipe, _ = parse_train(["--config", file, "--mixup", "samix"])
+    assert recipe.mixup == "samix"
+    assert recipe.epochs == 3
+    named = named_recipe("digits-quick", "samix").mixup_options
+    assert samix.recipes.build.resolve_options("samix", recipe.mixup_options) == samix.recipes.build.resolve_options(
+        "samix", named
+    )
+
+
+def test_yaml_is_read_with_its_numbers(tmp_path):
+    file = config(
+        tmp_path,
+        "mixup: mixup\nlr: 1e-3\nlr_end: 0\nfeature: null\nmixer_lr: 2\nmixup_options: {alpha: 0.5}\n",
+        "a.yaml",
+    )
+    recipe, _ = parse_train(["--config", file])
+    assert (recipe.lr, recipe.lr_end, recipe.feature, recipe.mixer_lr) == (0.001, 0.0, None, 2.0)
+    assert isinstance(recipe.lr_end, float)
+    assert recipe.mixup_options == {"alpha": 0.5}
+
+
+def test_the_recipe_file_of_a_run_gives_the_same_run(finished):
+    recipe, _ = parse_train(["--config", str(finished / "recipe.json")])
+    named = small_recipe("samix")
+    assert {**recipe.to_dict(), "mixup_options": 0} == {**named.to_dict(), "mixup_options": 0}
+    assert samix.recipes.build.resolve_options("samix", recipe.mixup_options) == samix.recipes.build.resolve_options(
+        "samix", named.mixup_options
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "a recipe has no epoch; its fields are name, data"),
+        ({"epochs": "ten"}, "epochs must be int, got 'ten' in the file of --config"),
+        ({"epochs": 2.5}, "epochs must be int, got 2.5"),
+        ({"epochs": True}, "epochs must be int, got True"),
+        ({"lr": "fast"}, "lr must be float, got 'fast'"),
+        ({"lr": None}, "lr must be float, got None"),
+        ({"stem": "big"}, "stem must be 'default', 'small', 'half', got 'big'"),
+        ({"device_data": "yes"}, "device_data must be bool, got 'yes'"),
+        ({"mixup": {"alpha": 1}}, "mixup must be str, got {'alpha': 1}"),
+        ({"name": 3}, "name must be str, got 3"),
+        ({"mixup_options": 5}, "mixup_options must be"),
+        ({"mixup": "cutmix", "mixup_options": {"lam_scale": 5}}, "cutmix has no option lam_scale; it has alpha"),
+        ({"mixup_options": {"preset": "papr"}}, "unknown preset 'papr' of samix"),
+        ({"name": "cifar"}, "unknown recipe 'cifar'"),
+        ({"mixup": "cutmx"}, "unknown mixup 'cutmx'"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"model_args": {"depth": 2}}, "model_args must be str"),
+        ("{", "a.json cannot be read: Expecting property name"),
+        ("[]", "must hold a mapping of recipe fields"),
+    ],
+    ids=str,
+)
+def test_wrong_files_are_refused(values, message, tmp_path, capsys):
+    assert message in fails(capsys, "train", "--config", config(tmp_path, values))
+
+
+def test_options_of_one_mixup_in_a_file_are_refused_for_another(tmp_path, capsys):
+    file = config(tmp_path, {"mixup_options": {"lam_scale": 0.5}})
+    assert "cutmix has no option lam_scale; it has alpha" in fails(
+        capsys, "train", "--config", file, "--mixup", "cutmix"
+    )
+
+
+def test_spoilt_yaml_and_other_endings_are_refused(tmp_path, capsys):
+    assert "a.yaml cannot be read" in fails(capsys, "train", "--config", config(tmp_path, "a: [1,\nb: }", "a.yaml"))
+    assert "takes a .json or .yaml file, got a.toml" in fails(
+        capsys, "train", "--config", config(tmp_path, "", "a.toml")
+    )
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
+    assert "b.json cannot be read" in fails(capsys, "train", "--config", str(tmp_path / "b.json"))
+    assert "no such file" in fails(capsys, "train", "--config", str(tmp_path))
+
+
+# Commands at work -----------------------------------------------------------------------------------------------------
+
+
+def test_train_evaluate_show(tmp_path, capsys, no_pictures, monkeypatch, photos):
+    monkeypatch.chdir(tmp_path)
+    status, out, error = run(capsys, "train", "--mixup", "cutmix", "--run", "a", *SMALL_FLAGS)
+    assert (status, error) == (0, "")
+    top1 = f"{rows(tmp_path / 'runs/a')[-1]['top1']:.2f}"
+    assert f"top-1 {top1} %" in out
+    assert "pictures, checkpoints, export and summary: runs/a" in out
+    for place in ("runs/a/last.pt", "runs/a/export"):
+        status, out, _ = run(capsys, "evaluate", place, "--device", "cpu")
+        assert status == 0
+        assert out.splitlines()[0].split() == ["top-1", "%", "top-5", "%", "NLL", "nats", "ECE", "%"]
+        assert top1 in out.splitlines()[1]
+    status, out, _ = run(
+        capsys, "show", "runs/a/best.pt", *photos, "--out", "b.png", "--size", "16", "--lams", "0.2", "0.8"
+    )
+    assert status == 0
+    assert out.startswith("b.png: spread within a mask")
+    with Image.open("b.png") as image:
+        image.verify()
+
+
+def test_train_says_what_it_does_and_shows_progress(tmp_path, capsys, no_pictures):
+    flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
+    status, out, error = run(capsys, "train", "--mixup", "samix", "--out", tmp_path, *flags)
+    assert status == 0
+    assert out.startswith(
+        "samix on digits (100 images, 359 held out): recipe digits-quick, resnet18 at 8 px, 2 epochs of 5 steps, on cpu"
+    )
+    assert "10/10" in error
+    assert "img_s" in error
+    assert "already holds a run" in fails(capsys, "train", "--mixup", "samix", "--out", tmp_path, *flags)
+    assert run(capsys, "train", "--mixup", "samix", "--out", tmp_path, "--resume", *flags)[0] == 0
+    assert "lr was 0.1, is 0.3" in fails(
+        capsys, "train", "--mixup", "samix", "--out", tmp_path, "--resume", "--lr", "0.3", *flags
+    )
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path, capsys, no_pictures, monkeypatch):
+    step = Run.train_step
+
+    def stop(run, batch):
+        step(run, batch)
+        run.stopping = True
+
+    monkeypatch.setattr(Run, "train_step", stop)
+    status, _, error = run(capsys, "train", "--out", tmp_path, *SMALL_FLAGS)
+    assert status == 130
+    assert error.startswith("samix: stopped at step 1; continue with --resume")
+
+
+def test_evaluate_on_other_classes_is_refused(finished, tmp_path, capsys):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "1.png")
+    error = fails(capsys, "evaluate", finished / "last.pt", "--data", f"folder:{tmp_path}")
+    assert "folder has 2 classes, ['cat', 'dog']..., but the network was trained on 10" in error
+
+
+def test_show_takes_one_image_for_a_mistake(finished, photos, capsys):
+    assert "needs at least two images to mix, got one" in fails(capsys, "show", finished / "last.pt", photos[0])
+
+
+def test_show_into_a_folder_that_is_not_there(photos, tmp_path, capsys):
+    out = tmp_path / "gone" / "a.png"
+    assert str(out) in fails(capsys, "show", "cutmix", *photos, "--out", out, "--size", "8", "--lams", "0.5")
+
+
+def test_recipes_are_listed_and_printed(capsys):
+    status, out, _ = run(capsys, "recipes")
+    assert status == 0
+    assert all(name in out for name in RECIPES)
+    assert "96.67" in out
+    for name in RECIPES:
+        status, out, _ = run(capsys, "recipes", name, "automix")
+        assert status == 0
+        assert json.loads(out[out.index("{\n") :]) == json.loads(json.dumps(named_recipe(name, "automix").to_dict()))
+    assert "[NAME [MIXUP]]" in run(capsys, "recipes", "digits-quick", "--help")[1]
+
+
+# Noise ----------------------------------------------------------------------------------------------------------------
+
+WORDS = [
+    "--mixup",
+    "--recipe",
+    "--config",
+    "--epochs",
+    "--lr",
+    "--mixup.alpha",
+    "--mixup.preset",
+    "--data",
+    "--out",
+    "--run",
+]
+WORDS += [
+    "--stem",
+    "--device",
+    "--lams",
+    "--size",
+    "--help",
+    "--no-resume",
+    "--model-args",
+    "--limit",
+    "-1",
+    "0",
+    "nan",
+    "1e400",
+]
+WORDS += [
+    *NAMES,
+    *list(RECIPES)[:3],
+    "paper",
+    "{}",
+    "[",
+    "None",
+    "true",
+    "",
+    "-",
+    "--",
+    "=",
+    "a=b",
+    "../..",
+    "\0",
+    "é",
+    "folder:",
+    "list:",
+]
+anything = st.one_of(st.sampled_from(WORDS), st.text(max_size=8), st.text(max_size=6).map("--".__add__))
+
+
+QUIET = [*(c for c in COMMANDS if c != "compare"), "train", "train"]  # compare starts processes of its own
+
+
+@pytest.fixture
+def no_training(monkeypatch, tmp_path):
+    """Words that happen to be right start nothing."""
+
+    class NoRun:
+        def __init__(self, recipe, options):
+            raise ValueError("no run in this test")
+
+    monkeypatch.setattr(samix.train, "Run", NoRun)
+    monkeypatch.setattr(samix.train.pretraining, "PretrainRun", NoRun)
+    monkeypatch.chdir(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    command=st.sampled_from([*(c for c in COMMANDS if c != "compare"), "train", "train"]),
+    words=st.lists(anything, max_size=5),
+)
+def test_random_words_never_give_a_traceback(command, words, no_training, capsys):
+    status, out, error = run(capsys, command, *words)
+    assert status in (0, 1, 2, None)
+    assert out or error
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    values=st.dictionaries(
+        st.sampled_from([*named_recipe("digits-quick").to_dict(), "other"]),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=4),
+            st.lists(st.integers(), max_size=2),
+        ),
+        max_size=3,
+    )
+)
+def test_random_files_never_give_a_traceback(values, no_training, capsys, tmp_path):
+    status, _, error = run(capsys, "train", "--config", config(tmp_path, values))
+    assert status == 1
+    assert error.startswith("samix: ")
+    assert "unexpected" not in error
+    assert error.count("\n") == 1
+
+
+def test_arguments_are_those_of_the_process_by_default(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["samix", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("samix ")
+    assert torch.is_grad_enabled()
+
+
+def test_mixer_export_check_and_card(tmp_path, capsys):
+    arguments = ["--epochs", "1", "--limit", "100", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
+    assert run(capsys, "train", "--mixup", "samix", "--run", "a", *arguments)[0] == 0
+    left = {p.name for p in (tmp_path / "a" / "mixer").iterdir()}
+    assert left == {"config.json", "model.safetensors", "README.md", "masks.png"}
+    code, out, _ = run(
+        capsys, "mixer", "export", str(tmp_path / "a" / "last.pt"), str(tmp_path / "m"), "--licence", "mit"
+    )
+    assert code == 0
+    assert "samix, resnet18 stage 2" in out
+    code, out, _ = run(capsys, "mixer", "check", str(tmp_path / "m"), "--size", "16")
+    assert code == 0
+    assert "correlation of its mean with lambda" in out
+    code, out, _ = run(capsys, "mixer", "card", str(tmp_path / "m"), "--licence", "apache-2.0")
+    assert code == 0
+    assert "license: apache-2.0" in out
+    assert "apache-2.0" in (tmp_path / "m" / "config.json").read_text(encoding="utf-8")
+    code, _, _ = run(capsys, "train", "--mixup", f"mixer:{tmp_path / 'm'}", "--mixup.clean-weight", "1", *arguments)
+    assert code == 0
+    assert (tmp_path / "digits-quick-mixer-m-s0" / "summary.json").is_file()
+    assert "give a folder" in fails(capsys, "train", "--mixup", "mixer:nowhere", *arguments)
+    assert "has export, check and card" in fails(capsys, "mixer", "burn")
+    assert "trained with cutmix, which trains no Mixer" in fails(
+        capsys, "mixer", "export", str(trained(tmp_path, capsys, arguments)), str(tmp_path / "x")
+    )
+
+
+def trained(tmp_path, capsys, arguments):
+    """A checkpoint of a mixup without a Mixer."""
+    run(capsys, "train", "--mixup", "cutmix", "--run", "c", *arguments)
+    return tmp_path / "c" / "last.pt"
+
+
+def test_pretraining_and_judging_what_came_of_it(tmp_path, capsys):
+    arguments = ["--epochs", "1", "--limit", "150", "--batch-size", "16", "--quiet", "--device", "cpu"]
+    arguments += ["--method.queue", "64", "--out", str(tmp_path)]
+    code, out, _ = run(capsys, "pretrain", "--mixup", "cutmix", "--run", "a", *arguments)
+    assert code == 0
+    assert "kNN" in out
+    assert {"last.pt", "export", "curves.png", "summary.json"} <= {p.name for p in (tmp_path / "a").iterdir()}
+    for source in ("last.pt", "export"):
+        code, out, _ = run(capsys, "evaluate", "knn", str(tmp_path / "a" / source), "--device", "cpu")
+        assert code == 0
+        assert "kNN top-1" in out
+    assert "unknown method" in fails(capsys, "pretrain", "--method", "mocoo")
+    assert "trained beside moco" in fails(capsys, "pretrain", "--method", "byol", "--mixup", "samix", "--device", "cpu")
+    assert "a queue of 640 keys over 150 training images" in fails(
+        capsys, "pretrain", "--mixup", "cutmix", "--limit", "150", "--device", "cpu", "--out", str(tmp_path)
+    )

@@ -1,0 +1,133 @@
+"""What a run left behind: `samix evaluate` on it, loading it, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from runs import fit, rows, small_recipe
+
+from samix.hub.load import evaluate_path, load_export, load_method
+from samix.train import Run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "draw", lambda run: None)
+        return {mixup: fit(small_recipe(mixup), out, mixup) for mixup in ("samix", "cutmix")}
+
+
+def evaluate(path, data="", batch_size=64):
+    return evaluate_path(path, data, "data", batch_size, "cpu")
+
+
+@pytest.mark.parametrize(("mixup", "first"), [("samix", "momentum"), ("cutmix", "network")])
+def test_checkpoint_and_export_score_as_the_run_said(runs, mixup, first):
+    said = rows(runs[mixup])[-1]
+    last, export = evaluate(runs[mixup] / "last.pt"), evaluate(runs[mixup] / "export")
+    for key in ("top1", "top5", "nll", "ece"):
+        assert last[first][key] == pytest.approx(said[key], rel=1e-4)
+        assert export["export"][key] == pytest.approx(said[key], rel=1e-4)
+    assert next(iter(last)) == first
+    assert evaluate(runs[mixup] / "last.pt", batch_size=7)[first] == pytest.approx(last[first], rel=1e-4)
+
+
+def test_best_scores_as_the_best_epoch(runs):
+    found = evaluate(runs["samix"] / "best.pt")
+    assert found["momentum"]["top1"] == pytest.approx(max(row["top1"] for row in rows(runs["samix"])), abs=1e-3)
+    assert list(found) == ["momentum", "momentum_mixed", "online", "online_mixed"]
+
+
+def digit_folder(root, names="0123456789"):
+    """The held-out digits as files: another data set with the same classes, and with ImageNet's mean by default."""
+    from samix.data import load_data
+
+    digits = load_data("digits")
+    for number, name in enumerate(names):
+        for row in (digits.val.labels == number).nonzero().flatten().tolist():
+            for split in ("train", "val"):
+                (root / split / name).mkdir(parents=True, exist_ok=True)
+                pixels = digits.val.image(row).permute(1, 2, 0).numpy()
+                Image.fromarray(pixels).save(root / split / name / f"{row}.png")
+    return f"folder:{root}"
+
+
+def test_other_data_is_scaled_as_in_training(runs, tmp_path):
+    """The same pixels from files score the same, though files have another mean and deviation by default."""
+    data = digit_folder(tmp_path)
+    for path in ("last.pt", "export"):
+        own, other = evaluate(runs["cutmix"] / path), evaluate(runs["cutmix"] / path, data)
+        for name in own:
+            assert other[name] == pytest.approx(own[name], rel=1e-3)
+
+
+def test_data_with_other_classes_is_refused(runs, tmp_path):
+    data = digit_folder(tmp_path, "abcdefghij")
+    with pytest.raises(
+        ValueError, match=r"folder has 10 classes, \['a', 'b', 'c'\]..., but the network was trained on 10"
+    ):
+        evaluate(runs["cutmix"] / "last.pt", data)
+
+
+def test_a_runs_folder_stands_for_its_last_checkpoint(runs):
+    assert evaluate(runs["cutmix"]) == evaluate(runs["cutmix"] / "last.pt")
+
+
+def test_wrong_paths_and_devices_are_refused(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        evaluate(tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match=r"is no export"):
+        evaluate(tmp_path)
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'gpu'"):
+        evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch finds no GPU"):
+            evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "cuda")
+    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+        evaluate(runs["samix"] / "last.pt", batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("config.json", b'{"architecture": "resnet18"}'),
+        ("config.json", b"\xff\xfe"),
+        ("model.safetensors", b"nothing"),
+        ("model.safetensors", b""),
+    ],
+)
+def test_a_spoilt_export_is_refused_in_one_line(runs, tmp_path, file, content):
+    folder = tmp_path / "export"
+    shutil.copytree(runs["cutmix"] / "export", folder)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged, or was not exported by samix") as error:
+        evaluate(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_an_export_with_weights_of_another_network_is_refused(runs, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(runs["cutmix"] / "export", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["samix"]["recipe"]["model_args"] = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 32]}'
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="holds weights of another network"):
+        evaluate(folder)
+
+
+def test_loading_gives_the_trained_weights(runs):
+    method, recipe, data = load_method(runs["samix"] / "last.pt")
+    network, same, data_too = load_export(runs["samix"] / "export")
+    images = torch.randn(2, 3, recipe.size, recipe.size)
+    assert recipe == same
+    assert data["classes"] == data_too["classes"]
+    assert not method.training
+    assert not network.training
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), method.predict(images)["momentum"])

@@ -1,0 +1,145 @@
+"""The clean loss beside any mixup's: against a loop of its equation, wherever a mixup acts, and its refusals."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from runs import fit, rows, small_recipe
+from tiny_networks import PlainNet, tiny_cnn
+from torch import nn
+
+import samix
+from samix.losses.supervised import LOSSES
+from samix.methods.supervised import Supervised
+from samix.recipes import Recipe
+from samix.recipes.build import build_method
+from samix.recipes.pretrain_recipe import PretrainRecipe
+from samix.train import Run
+
+B, K, SMOOTHING, WEIGHT = 6, 5, 0.1, 0.7
+
+
+def batch(size=16):
+    torch.manual_seed(0)
+    return torch.randn(B, 3, size, size), torch.randint(0, K, (B,))
+
+
+def supervised(mixup, net=None, **options):
+    torch.manual_seed(1)
+    net = PlainNet(norm=False) if net is None else net
+    return Supervised(net, mixup, num_classes=K, **options)
+
+
+def seeded(kind, **options):
+    return kind(generator=torch.Generator().manual_seed(3), **options)
+
+
+def smoothed_cross_entropy(logits, labels):
+    """``-mean_i sum_k ((1 - s) [k = y_i] + s / K) log softmax(z_i)_k``, in plain loops."""
+    total = 0.0
+    for row, label in zip(logits.detach().double(), labels.tolist(), strict=True):
+        log_p = row - row.exp().sum().log()
+        for k in range(K):
+            total -= ((1.0 - SMOOTHING) * (k == label) + SMOOTHING / K) * float(log_p[k])
+    return total / len(labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (samix.CutMix, {}),
+        (samix.ManifoldMix, {"layers": "input,stem,body"}),
+        (samix.NoMixup, {}),
+        (samix.PuzzleMix, {"saliency": "gradient"}),
+    ],
+)
+def test_the_clean_loss_is_added_with_its_weight(kind, options):
+    """The same draws without and with it: the difference is the loop's value, also for mixups inside the network."""
+    images, labels = batch(32)
+    net = PlainNet(norm=False)
+    without, parts = supervised(seeded(kind, **options), net, smoothing=SMOOTHING)((images, labels))
+    beside, both = supervised(seeded(kind, **options), net, smoothing=SMOOTHING, clean_weight=WEIGHT)((images, labels))
+    clean = smoothed_cross_entropy(net(images), labels)
+    assert float(both["clean"]) == pytest.approx(clean, rel=1e-5)
+    assert beside.item() == pytest.approx(without.item() + WEIGHT * clean, rel=1e-5)
+    assert float(both["mixed"]) == pytest.approx(float(parts["mixed"]), rel=1e-6)
+    assert set(parts) == {"mixed"}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_clean_loss_is_the_loss_of_a_batch_that_is_not_mixed(name):
+    images, labels = batch()
+    net = PlainNet(norm=False)
+    method = supervised(seeded(samix.CutMix), net, loss=LOSSES[name], clean_weight=WEIGHT)
+    alone = supervised(seeded(samix.NoMixup), net, loss=LOSSES[name])
+    _, parts = method((images, labels))
+    torch.testing.assert_close(parts["clean"], alone((images, labels))[1]["mixed"])
+
+
+def test_soft_labels_and_labels_at_each_pixel_have_a_clean_loss_too():
+    images, labels = batch()
+    net = PlainNet(norm=False)
+    soft = torch.rand(B, K).softmax(1)
+    _, parts = supervised(seeded(samix.MixUp), net, clean_weight=1.0)((images, soft))
+    torch.testing.assert_close(parts["clean"], F.cross_entropy(net(images), soft).detach())
+    at_pixels, dense = nn.Conv2d(3, K, 1), labels[:, None, None].expand(B, 16, 16).clone()
+    _, parts = supervised(seeded(samix.CutMix), at_pixels, clean_weight=1.0)((images, dense))
+    torch.testing.assert_close(parts["clean"], F.cross_entropy(at_pixels(images), dense).detach())
+
+
+def test_the_network_learns_from_both_losses():
+    """The gradient is that of the two losses apart, by their weights."""
+    images, labels = batch()
+    net = PlainNet(norm=False)
+
+    def gradient(mixup, **options):
+        net.zero_grad()
+        supervised(mixup, net, **options)((images, labels))[0].backward()
+        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    mixed, clean = gradient(seeded(samix.CutMix)), gradient(seeded(samix.NoMixup))
+    both = gradient(seeded(samix.CutMix), clean_weight=WEIGHT)
+    for a, b, c in zip(both, mixed, clean, strict=True):
+        torch.testing.assert_close(a, b + WEIGHT * c)
+
+
+def test_without_a_weight_there_is_one_pass():
+    for weight, passes in ((0.0, 1), (0.5, 2)):
+        net, seen = tiny_cnn(K), []
+        net.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        supervised(seeded(samix.CutMix), net, clean_weight=weight)(batch(32))
+        assert len(seen) == passes
+
+
+def test_a_clean_loss_is_never_counted_twice():
+    """CoMixup has one by default; the message tells the way out, and the way out works."""
+    with pytest.raises(ValueError, match=r"count twice: clean_weight is 0.5, and that of comixup itself 1.0"):
+        supervised(samix.CoMixup(), clean_weight=0.5)
+    with pytest.raises(ValueError, match="count twice"):
+        supervised(samix.RandomChoice([samix.CutMix(), samix.PuzzleMix(clean_weight=0.2)]), clean_weight=0.5)
+    supervised(samix.CoMixup(clean_weight=0.0), clean_weight=0.5)
+    supervised(samix.CoMixup(), clean_weight=0.0)
+    with pytest.raises(ValueError, match="automix has a clean loss of its own, so clean_weight must be 0"):
+        build_method(small_recipe("automix", clean_weight=1.0), 10)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_clean_weight_is_a_number_of_at_least_0(weight):
+    for make in (lambda: supervised(samix.CutMix(), clean_weight=weight), lambda: Recipe(clean_weight=weight)):
+        with pytest.raises(ValueError, match="clean_weight must be a number of at least 0"):
+            make()
+
+
+def test_learning_without_labels_refuses_a_clean_weight():
+    with pytest.raises(ValueError, match="clean_weight is for learning with labels"):
+        PretrainRecipe(clean_weight=1.0)
+
+
+def test_a_recipe_s_clean_weight_reaches_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "draw", lambda run: None)
+    recipe = small_recipe("manifoldmix", clean_weight=0.5, epochs=1)
+    for row in rows(fit(recipe, tmp_path)):
+        assert row["loss"] == pytest.approx(row["mixed"] + 0.5 * row["clean"], rel=1e-5)
+    plain = rows(fit(dataclasses.replace(recipe, clean_weight=0.0), tmp_path, "plain"))
+    assert all("clean" not in row for row in plain)

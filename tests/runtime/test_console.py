@@ -1,0 +1,108 @@
+"""A run neither ends nor stands still because nobody reads what it prints."""
+
+import fcntl
+import io
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS
+
+from samix.runtime.console import SteadyStream, say, tell
+
+F_SETPIPE_SZ = 1031
+
+
+@pytest.fixture
+def pipe():
+    """A pipe of one page, as number of its reading end and writing stream."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
+    stream = os.fdopen(writer, "w")
+    yield reader, stream
+    for close in (lambda: os.close(reader), stream.close):
+        try:
+            close()
+        except OSError:
+            pass
+
+
+def test_all_that_has_room_is_written(pipe):
+    reader, stream = pipe
+    SteadyStream(stream).write("λ = 1\n" * 100)
+    assert os.read(reader, 10_000).decode() == "λ = 1\n" * 100
+
+
+def test_a_full_pipe_takes_no_time(pipe):
+    reader, stream = pipe
+    steady, began = SteadyStream(stream), time.monotonic()
+    for _ in range(300):
+        assert steady.write("x" * 100) == 100
+    assert time.monotonic() - began < 5
+    assert len(os.read(reader, 10_000)) <= 4096
+    steady.write("again")  # once there is room
+    assert os.read(reader, 10_000).endswith(b"again")
+
+
+def test_a_line_waits_a_little_for_its_reader(pipe):
+    _, stream = pipe
+    SteadyStream(stream).write("x" * 10_000)
+    began = time.monotonic()
+    SteadyStream(stream, patience=0.3).write("late")
+    assert 0.2 < time.monotonic() - began < 5
+
+
+def test_a_closed_pipe_then_leads_to_nowhere(pipe):
+    reader, stream = pipe
+    os.close(reader)
+    steady = SteadyStream(stream)
+    steady.write("x")
+    steady.write("y")
+    print("and for everybody else", file=stream, flush=True)
+    assert not steady.isatty()
+
+
+def test_streams_in_memory_closed_ones_and_none_are_taken(capsys):
+    memory = io.StringIO()
+    SteadyStream(memory).write("words")
+    assert memory.getvalue() == "words"
+    memory.close()
+    SteadyStream(memory).write("words")
+    assert SteadyStream(None).write("words") == 5
+    say("out")
+    tell("err")
+    assert capsys.readouterr() == ("out\n", "err\n")
+
+
+@pytest.mark.parametrize("how", ["closed", "full"])
+def test_a_training_goes_on_when_nobody_reads(tmp_path, how):
+    flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PLAIN_COMMAND, "train", *flags, "--epochs", "1", "--out", str(tmp_path), "--run", "run"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    fcntl.fcntl(process.stdout.fileno(), F_SETPIPE_SZ, 4096)
+    if how == "closed":
+        process.stdout.close()
+    else:
+        os.set_blocking(process.stdout.fileno(), False)
+    assert process.wait(300) == 0
+    process.stdout.close()
+    assert (tmp_path / "run/summary.json").is_file()
+
+
+def test_a_list_whose_reader_has_seen_enough_ends_without_a_word():
+    """As ``samix recipes | head -1``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "samix", "recipes"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(300) == 1
+    assert error == b""

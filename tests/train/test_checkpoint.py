@@ -1,0 +1,344 @@
+"""Files are whole or absent; an export says how to load it, and those very lines load it where samix cannot be."""
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import zipfile
+
+import pytest
+import torch
+from runs import SLIM, fit, new_run, python, small_recipe, vit_recipe
+
+import samix.train.checkpoint
+from samix.runtime.atomic_files import CannotWrite, write_text, write_whole
+from samix.runtime.environment import versions
+from samix.train import Run
+from samix.train.checkpoint import (
+    PARTS,
+    SEAL_BYTES,
+    DamagedCheckpoint,
+    kept_files,
+    load_checkpoint,
+    load_into,
+    load_last,
+    save_checkpoint,
+    set_aside,
+)
+
+
+def test_write_whole_replaces_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    write_text(path, "new λ")
+    assert path.read_text(encoding="utf-8") == "new λ"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, fail)
+    assert path.read_text(encoding="utf-8") == "old"
+    write_text(path, "new")  # the stray temporary is in nobody's way
+    assert path.read_text(encoding="utf-8") == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_interrupted_first_write_leaves_no_file(tmp_path):
+    def fail(temporary):
+        raise OSError("No space left on device")
+
+    with pytest.raises(CannotWrite, match="No space"):
+        write_whole(tmp_path / "a.txt", fail)
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """fsync, then the name: after a power cut there is the old file or the new one."""
+    import samix.train.checkpoint as module
+
+    order = []
+    fsync, replace = module.os.fsync, module.Path.replace
+    monkeypatch.setattr(module.os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(module.Path, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
+    save_checkpoint(tmp_path / "a.pt", {"x": torch.zeros(2)})
+    assert order == ["fsync", "replace", "fsync"]
+
+
+# The seal, the last ones, the disk ------------------------------------------------------------------------------------
+
+
+def state(step=0, size=300):
+    """As little as a checkpoint may hold."""
+    return {**dict.fromkeys(PARTS), "step": step, "method": {"w": torch.randn(size)}}
+
+
+def test_a_sealed_checkpoint_is_a_plain_file_of_torch_and_a_plain_archive(tmp_path):
+    path = tmp_path / "a.pt"
+    saved = state(3)
+    save_checkpoint(path, saved)
+    for mmap in (False, True):
+        found = torch.load(path, weights_only=True, mmap=mmap)
+        assert found["step"] == 3
+        assert torch.equal(found["method"]["w"], saved["method"]["w"])
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"samix blake2b ")
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_found(tmp_path):
+    """Also those of weights, which torch's format does not check."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state())
+    good, draw = path.read_bytes(), random.Random(0)
+    ends = [0, *range(len(good) - SEAL_BYTES - 24, len(good), 5), len(good) - 1]
+    for place in [*ends, *(draw.randrange(len(good)) for _ in range(60))]:
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << draw.randrange(8)]) + good[place + 1 :])
+        with pytest.raises(DamagedCheckpoint, match=r"a.pt is damaged"):
+            load_checkpoint(path)
+
+
+def test_every_cut_of_a_checkpoint_is_found(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state())
+    good, draw = path.read_bytes(), random.Random(0)
+    ends = [0, 1, 22, len(good) - SEAL_BYTES, len(good) - SEAL_BYTES - 1, len(good) - 1]
+    for length in [*ends, *(draw.randrange(len(good)) for _ in range(30))]:
+        path.write_bytes(good[:length])
+        with pytest.raises(DamagedCheckpoint):
+            load_checkpoint(path)
+
+
+def test_bytes_behind_a_checkpoint_do_not_hide_its_seal(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state())
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(DamagedCheckpoint, match="hash"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_seal_and_is_read(tmp_path):
+    torch.save({"format": 1, **state(7)}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt")["step"] == 7
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_last_checkpoints_are_kept(tmp_path, monkeypatch, links):
+    if not links:  # as on some network drives
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "last.pt"
+    for step in range(5):
+        save_checkpoint(path, state(step), keep=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.pt", "last-2.pt", "last.pt"]
+    assert [load_checkpoint(p)["step"] for p in kept_files(path, 3)] == [4, 3, 2]
+    save_checkpoint(path, state(5), keep=1)
+    assert load_checkpoint(path)["step"] == 5
+    assert load_checkpoint(kept_files(path, 2)[1])["step"] == 3
+
+
+def test_there_is_a_whole_newest_checkpoint_after_every_single_rename(tmp_path, monkeypatch):
+    path, seen = tmp_path / "last.pt", []
+    for step in range(4):
+        save_checkpoint(path, state(step), keep=4)
+    replace = samix.train.checkpoint.Path.replace
+
+    def spy(a, b):
+        replace(a, b)
+        seen.append(load_last(tmp_path).state["step"])
+
+    monkeypatch.setattr(samix.train.checkpoint.Path, "replace", spy)
+    save_checkpoint(path, state(4), keep=4)
+    assert seen == [3, 3, 3, 4]
+    assert [load_checkpoint(p)["step"] for p in kept_files(path, 4)] == [4, 3, 2, 1]
+
+
+def test_damaged_ones_are_passed_over_and_set_aside(tmp_path):
+    path = tmp_path / "last.pt"
+    for step in range(3):
+        save_checkpoint(path, state(step), keep=3)
+    path.write_bytes(path.read_bytes()[:500])
+    (tmp_path / "last-1.pt").write_bytes(b"")
+    found = load_last(tmp_path)
+    assert (found.state["step"], found.path.name) == (0, "last-2.pt")
+    assert len(found.news) == 2
+    assert all("damaged" in line for line in found.news)
+    set_aside(found.damaged)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.pt.damaged", "last-2.pt", "last.pt.damaged"]
+    assert load_last(tmp_path).news == [f"{path} is missing"]
+    (tmp_path / "last-2.pt").write_bytes(b"x")
+    with pytest.raises(DamagedCheckpoint, match=r"last-2.pt is damaged"):
+        load_last(tmp_path)
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may be longer than 20 KB: writing more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_files_before_and_no_others(tmp_path, small_files):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state(1), keep=2)
+    for keep in (1, 2):
+        with pytest.raises(CannotWrite, match=r"cannot write .*last.pt: File too large; free some space. .*--resume"):
+            save_checkpoint(path, state(2, size=100_000), keep=keep)
+    with pytest.raises(CannotWrite, match=r"cannot write .*a.txt: File too large"):
+        write_text(tmp_path / "a.txt", "x" * 30_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert load_checkpoint(path)["step"] == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_to_says_so(tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    save_checkpoint(tmp_path / "last.pt", state(1))
+    monkeypatch.setattr(samix.train.checkpoint.Path, "open", refuse)
+    with pytest.raises(CannotWrite, match=r"cannot write .*last.pt: .*; make the folder writable"):
+        save_checkpoint(tmp_path / "last.pt", state(2))
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    file = io.BytesIO()
+    torch.save({"format": 1, **state(), "extra": Evil()}, file)
+    (tmp_path / "a.pt").write_bytes(file.getvalue())
+    with pytest.raises(DamagedCheckpoint):
+        load_checkpoint(tmp_path / "a.pt")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_load_checkpoint_names_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*last.pt; a run writes last.pt and best.pt"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_load_into_names_what_differs():
+    net = torch.nn.Linear(2, 3)
+    with pytest.raises(
+        ValueError, match=r"another network: 1 missing \(first: bias\), 1 unknown \(first: scale\), 1 of"
+    ):
+        load_into(net, {"weight": torch.zeros(3, 9), "scale": torch.zeros(1)}, "last.pt")
+
+
+def test_versions_are_of_what_decides_a_result():
+    assert torch.__version__.startswith(versions()["torch"])
+    assert {"python", "samix", "timm", "numpy", "torchvision", "accelerate"} == set(versions()) - {"torch"}
+
+
+# Export ---------------------------------------------------------------------------------------------------------------
+
+SINGLE = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}'
+NETWORKS = {
+    "deep small": small_recipe("samix"),
+    "deep half": small_recipe("samix", stem="half", size=16),
+    "single small": small_recipe("samix", model_args=SINGLE),
+    "single half": small_recipe("cutmix", model_args=SINGLE, stem="half", size=16),
+    "single default": small_recipe("cutmix", model_args=SINGLE, stem="default", size=32),
+    "deep default": small_recipe(
+        "samix", stem="default", size=32, model_args=SLIM.replace("}", ', "act_layer": "silu"}')
+    ),
+    "vit": vit_recipe("samix", size=32),
+}
+
+LOADER = """
+import sys
+
+class NoSamix:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "samix":
+            raise ImportError("samix is not to be had here")
+
+sys.meta_path.insert(0, NoSamix())
+import torch
+torch.set_num_threads(1)
+try:
+    import samix
+except ImportError:
+    pass
+else:
+    raise SystemExit("samix was imported")
+code = torch.load(sys.argv[1] + "/code.pt")
+found = {}
+for name, lines in code.items():
+    scope = {}
+    exec(lines, scope)
+    images = torch.load(sys.argv[1] + f"/{name}/images.pt")
+    with torch.no_grad():
+        found[name] = scope["net"](images)
+torch.save(found, sys.argv[1] + "/found.pt")
+"""
+
+
+def test_an_export_is_loaded_by_the_lines_of_its_readme_without_samix(tmp_path, monkeypatch):
+    """For every stem, and a ViT: the logits are those of the averaged network that was evaluated."""
+    monkeypatch.setattr(Run, "draw", lambda run: None)
+    expected, code = {}, {}
+    for name, recipe in NETWORKS.items():
+        run = new_run(dataclasses.replace(recipe, epochs=1), tmp_path / name, "run")
+        run.fit()
+        images = torch.randn(3, 3, recipe.size, recipe.size)
+        torch.save(images, tmp_path / name / "images.pt")
+        with torch.no_grad():
+            expected[name] = next(iter(run.method.eval().predict(images).values()))
+        text = (run.folder / "export/README.md").read_text(encoding="utf-8")
+        (code[name],) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        assert "samix" not in code[name]
+        # "Run from the folder that holds": the last three parts of the path are given.
+        assert f"Run from the folder that holds `{name}`" in text
+        code[name] = f"import os\nos.chdir({str(tmp_path)!r})\n" + code[name]
+    torch.save(code, tmp_path / "code.pt")
+    python(LOADER, tmp_path)
+    found = torch.load(tmp_path / "found.pt")
+    for name in NETWORKS:
+        torch.testing.assert_close(found[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_an_export_holds_config_and_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "draw", lambda run: None)
+    folder = fit(small_recipe("samix"), tmp_path) / "export"
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["architecture"] == "resnet18"
+    assert config["num_classes"] == config["pretrained_cfg"]["num_classes"] == 10
+    assert config["pretrained_cfg"]["input_size"] == [3, 8, 8]
+    assert config["samix"]["recipe"]["mixup"] == "samix"
+    assert config["samix"]["class_names"] == [str(n) for n in range(10)]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    top1 = json.loads((folder.parent / "summary.json").read_text(encoding="utf-8"))["top1"]
+    assert f"Top-1 {top1:.2f} %" in card
+    assert "8 x 8" in card
+
+
+def test_an_export_can_be_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "draw", lambda run: None)
+    folder = fit(small_recipe("cutmix"), tmp_path)
+    weights = (folder / "export/model.safetensors").read_bytes()
+    shutil.rmtree(folder / "export")
+    fit(small_recipe("cutmix"), tmp_path, resume=True)
+    assert (folder / "export/model.safetensors").read_bytes() == weights

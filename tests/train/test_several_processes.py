@@ -1,0 +1,147 @@
+"""The command on several processes: stopped together, ended together, refused where it cannot work."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from process_groups import start_group
+from runs import PLAIN_COMMAND, SMALL_FLAGS, small_recipe
+
+from samix.runtime.distributed import Agreement, lost_process
+from samix.train import Run, RunOptions
+
+LONG = [*SMALL_FLAGS, "--epochs", "2000", "--eval-every", "2000", "--mixup", "samix", "--run", "run"]
+FAILS_ON_RANK_1 = """
+import os
+import samix.train
+if os.environ["RANK"] == "1":
+    train_step = samix.train.Run.train_step
+    def fails(run, batch):
+        if run.step == 3:
+            raise ValueError("image 7 is damaged")
+        train_step(run, batch)
+    samix.train.Run.train_step = fails
+"""
+
+
+class Processes:
+    """The command on so many processes; none is left behind."""
+
+    def __init__(self, count: int, code: str, flags: list[str]) -> None:
+        self.all = start_group([sys.executable, "-c", code, "train", *flags], count)
+
+    def wait_for_lines(self, path: Path, count: int) -> None:
+        """Until a log has so many lines."""
+        until = time.monotonic() + 120
+        while not path.is_file() or len(path.read_text().splitlines()) < count:
+            ended = [process.communicate()[1] for process in self.all if process.poll() is not None]
+            assert not ended, ended
+            assert time.monotonic() < until, "the run did not begin"
+            time.sleep(0.05)
+
+    def ends(self) -> list[tuple[int, str]]:
+        """Status and standard error of each."""
+        found = []
+        for process in self.all:
+            error = process.communicate(timeout=60)[1]
+            found.append((process.returncode, error))
+        return found
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.all:
+            process.kill()
+            process.communicate()
+
+
+def stopped_step(error: str) -> int:
+    lines = [line for line in error.splitlines() if line.startswith("samix: stopped at step ")]
+    assert len(lines) == 1, error
+    return int(lines[0].split(";")[0].split()[-1])
+
+
+def test_sigterm_to_one_of_two_stops_both_at_the_same_step_and_saves(tmp_path):
+    folder = tmp_path / "run"
+    with Processes(2, PLAIN_COMMAND, [*LONG, "--out", str(tmp_path)]) as processes:
+        processes.wait_for_lines(folder / "metrics.jsonl", 2)
+        processes.all[1].send_signal(signal.SIGTERM)
+        (first, error), (second, other_error) = processes.ends()
+    assert (first, second) == (130, 130), (error, other_error)
+    step = stopped_step(error)
+    assert stopped_step(other_error) == step
+    assert torch.load(folder / "last.pt", weights_only=True)["step"] == step
+
+
+def test_where_one_of_two_is_killed_the_other_ends_and_says_so(tmp_path):
+    folder = tmp_path / "run"
+    with Processes(2, PLAIN_COMMAND, [*LONG, "--out", str(tmp_path)]) as processes:
+        processes.wait_for_lines(folder / "metrics.jsonl", 2)
+        processes.all[1].kill()
+        (status, error), (killed, _) = processes.ends()
+    assert (status, killed) == (1, -signal.SIGKILL)
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("samix: process 0 of 2 lost another one, whose own last words say why"), error
+    assert "start all again with --resume" in last
+    assert "Traceback" not in error
+    assert torch.load(folder / "last.pt", weights_only=True)["step"] >= 10  # the checkpoint is whole
+
+
+def test_where_one_of_two_fails_it_says_why_and_the_other_that_it_is_gone(tmp_path):
+    code = FAILS_ON_RANK_1 + PLAIN_COMMAND
+    with Processes(2, code, [*LONG, "--out", str(tmp_path)]) as processes:
+        (first, error), (second, other_error) = processes.ends()
+    assert (first, second) == (1, 1)
+    assert "samix: image 7 is damaged" in other_error.splitlines()
+    assert "lost another one" in error
+    assert "Traceback" not in error + other_error
+
+
+@pytest.mark.slow
+def test_four_processes_train_stop_and_resume(tmp_path):
+    folder = tmp_path / "run"
+    with Processes(4, PLAIN_COMMAND, [*LONG, "--out", str(tmp_path)]) as processes:
+        processes.wait_for_lines(folder / "metrics.jsonl", 1)
+        for process in processes.all:  # as a scheduler does
+            process.send_signal(signal.SIGTERM)
+        ends = processes.ends()
+    assert [status for status, _ in ends] == [130] * 4
+    steps = {stopped_step(error) for _, error in ends}
+    assert len(steps) == 1
+    done = len((folder / "metrics.jsonl").read_text().splitlines())
+    flags = [*LONG, "--out", str(tmp_path), "--resume", "--epochs", "2000"]
+    with Processes(4, PLAIN_COMMAND, flags) as processes:
+        processes.wait_for_lines(folder / "metrics.jsonl", done + 1)
+        processes.all[3].send_signal(signal.SIGINT)
+        ends = processes.ends()
+    assert [status for status, _ in ends] == [130] * 4
+    assert min(stopped_step(error) for _, error in ends) > max(steps)
+
+
+def test_one_process_stops_at_once():
+    agreement = Agreement()
+    assert [agreement.any(mine) for mine in (False, True, False)] == [False, True, False]
+
+
+def test_an_error_of_one_process_alone_is_left_as_it_is():
+    assert lost_process(RuntimeError("gloo: Connection closed by peer")) is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+    ],
+)
+def test_weights_in_pieces_are_refused_with_the_reason(variable, name, monkeypatch, tmp_path):
+    """These are what `accelerate launch --use_fsdp`, `--use_deepspeed` and `--use_megatron_lm` set."""
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ValueError, match=rf"configured for {name}, .* need whole weights\. Launch plain data"):
+        Run(small_recipe(), RunOptions(out=str(tmp_path), device="cpu"))
+    assert not list(tmp_path.iterdir())
