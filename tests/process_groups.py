@@ -18,7 +18,8 @@ def free_port() -> str:
 def start_group(command: list[str], count: int = 2) -> list[subprocess.Popen[str]]:
     """Starts a command once for each rank, on the CPU with one thread."""
     group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    machine = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    machine = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return [
         subprocess.Popen(
             command,

@@ -12,7 +12,7 @@ import torch
 from samix.data import load_images, normalize
 from samix.hub.load import load_method
 from samix.hub.mixer_export import write_mixer
-from samix.mixers.folder import CARD, MixerNetwork, mixer_card
+from samix.mixers.folder import CARD, MixerWithEncoder, mixer_card
 from samix.mixers.pretrained import DEFAULT, Mixer
 from samix.recipes.build import METHODS
 from samix.runtime.atomic_files import write_text
@@ -39,10 +39,10 @@ def export_mixer(checkpoint: Path, folder: Path, licence: str = "") -> str:
     measured = {k: rows[-1][k] for k in ("top1", "mask_std", "mask_error") if rows and k in rows[-1]}
     measured = {{"top1": "held-out top-1 of its network, %"}.get(k, k): v for k, v in measured.items()}
     write_mixer(folder, method, recipe, data, measured, checkpoint.parent / "mixed.png", licence)
-    return f"{folder}: {describe(MixerNetwork.read(folder))}"
+    return f"{folder}: {describe(MixerWithEncoder.read(folder))}"
 
 
-def describe(network: MixerNetwork) -> str:
+def describe(network: MixerWithEncoder) -> str:
     """One line about a Mixer."""
     config = network.config
     count = sum(t.numel() for t in network.state_dict().values())
@@ -57,7 +57,7 @@ def write_card(folder: Path, licence: str) -> str:
     Raises:
         FileNotFoundError, ValueError: not a Mixer's folder.
     """
-    network = MixerNetwork.read(folder)
+    network = MixerWithEncoder.read(folder)
     if licence:
         about = {**network.config.about, "licence": licence}
         network.config = dataclasses.replace(network.config, about=about)
@@ -114,7 +114,7 @@ def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) 
     """
     if len(files) == 1:
         raise ValueError("samix mixer check needs at least two images to mix, got one")
-    network = MixerNetwork.read(DEFAULT if source == "default" else source)
+    network = MixerWithEncoder.read(DEFAULT if source == "default" else source)
     mean: Any = network.config.mean
     std: Any = network.config.std
     if files:

@@ -11,8 +11,8 @@ import torch
 
 from samix.methods.automix import AutoMix
 from samix.methods.base import Method
-from samix.mixers.folder import CARD, MixerConfig, MixerNetwork
-from samix.mixers.learned import AutoMixer, LearnedMixer, SAMixer
+from samix.mixers.folder import CARD, MixerConfig, MixerWithEncoder
+from samix.mixers.learned import AutoMixer, MaskGenerator, SAMixer
 from samix.networks.backbone import TimmBackbone
 from samix.recipes import Recipe
 
@@ -28,7 +28,7 @@ def has_mixer(method: Method) -> bool:
 
 def mixer_network(
     method: Method, recipe: Recipe, mean: Sequence[float], std: Sequence[float], about: Mapping[str, Any]
-) -> MixerNetwork:
+) -> MixerWithEncoder:
     """The Mixer of a method with its encoder, the momentum copy up to the feature stage; a copy of its own.
 
     Args:
@@ -61,14 +61,14 @@ def mixer_network(
         std=tuple(std),
         about=dict(about),
     )
-    network = MixerNetwork(config)
+    network = MixerWithEncoder(config)
     trained = {f"backbone.{k}": v for k, v in method.momentum.backbone.state_dict().items()}
     trained.update({f"mixer.{k}": v for k, v in method.mixer.state_dict().items()})
     network.load_state_dict({k: trained[k] for k in network.state_dict()})
     return network
 
 
-def mixer_options(mixer: LearnedMixer) -> dict[str, Any]:
+def mixer_options(mixer: MaskGenerator) -> dict[str, Any]:
     """What a Mixer was made with, as plain values."""
     if isinstance(mixer, AutoMixer):
         return {"lam_channel": mixer.lam_channel, "upsample": mixer.upsample}

@@ -19,7 +19,7 @@ from samix.methods.base import Batch
 from samix.methods.branch import Draw
 from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer
-from samix.mixers.learned import LearnedMixer, Upsample
+from samix.mixers.learned import MaskGenerator, Upsample
 from samix.mixups.base import sample_lam, sample_partners, to_device
 
 
@@ -87,7 +87,7 @@ class AdAutoMix(AutoMix):
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
 
-    def build_mixer(self, dim: int) -> LearnedMixer:
+    def build_mixer(self, dim: int) -> MaskGenerator:
         """The generator for feature maps of ``dim`` channels."""
         return AdversarialMixer(dim, lam_channel=self.options.lam_channel, upsample=self.options.upsample)
 

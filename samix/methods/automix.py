@@ -24,7 +24,7 @@ from samix.methods.base import Batch, Method
 from samix.methods.branch import Draw, part_of, scaled
 from samix.methods.options import LearnedOptions, mask_schedule
 from samix.methods.step_count import count_steps
-from samix.mixers.learned import AutoMixer, LearnedMixer, Upsample, adjust_mask, margin_mask
+from samix.mixers.learned import AutoMixer, MaskGenerator, Upsample, adjust_mask, margin_mask
 from samix.mixers.pretrained import start_from
 from samix.mixups.base import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
 from samix.networks.backbone import TimmBackbone, TwoHeads, as_backbone, feature_dim
@@ -127,7 +127,7 @@ class AutoMix(Method):
                     "it with dynamic_img_size=True (--model-args '{\"dynamic_img_size\": true}')"
                 )
 
-    def build_mixer(self, dim: int) -> LearnedMixer:
+    def build_mixer(self, dim: int) -> MaskGenerator:
         """The Mix Block for feature maps of ``dim`` channels."""
         return AutoMixer(dim, lam_channel=self.options.lam_channel, upsample=self.options.upsample)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from samix.methods.automix import AutoMix
 from samix.methods.options import LearnedOptions, samixer_of
-from samix.mixers.learned import Attention, Content, LearnedMixer, Upsample
+from samix.mixers.learned import Attention, Content, MaskGenerator, Upsample
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ class SAMix(AutoMix):
 
     presets: ClassVar[Any] = SAMIX_PRESETS
 
-    def build_mixer(self, dim: int) -> LearnedMixer:
+    def build_mixer(self, dim: int) -> MaskGenerator:
         """SAMix's Mixer for feature maps of ``dim`` channels."""
         return samixer_of(self.options, dim)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.mixers.learned import LearnedMixer, Upsample, attention_width, check_choice, init_weights, resize
+from samix.mixers.learned import MaskGenerator, Upsample, attention_width, check_choice, init_weights, resize
 
 
-class AdversarialMixer(LearnedMixer):
+class AdversarialMixer(MaskGenerator):
     """The generator of Adversarial AutoMix (Qin et al. 2024, arXiv:2312.11954), section 3.2.
 
     Each image looks, with its queries, for the keys of all others, weighs its own contents by what it finds, and the
@@ -75,5 +75,5 @@ class AdversarialMixer(LearnedMixer):
             return torch.softmax(torch.cat(logits, dim=1), dim=1)
 
     def paint(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """The own mask (B, 1, H, W) of pairs, as :class:`LearnedMixer` has it; the partner's is its complement."""
+        """The own mask (B, 1, H, W) of pairs, as :class:`MaskGenerator` has it; the partner's is its complement."""
         return self.paint_all([projected, partner], torch.stack([lam, 1.0 - lam], dim=1), size)[:, :1]

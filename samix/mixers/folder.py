@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from samix.mixers.learned import AutoMixer, LearnedMixer, SAMixer
+from samix.mixers.learned import AutoMixer, MaskGenerator, SAMixer
 from samix.networks.backbone import TimmBackbone
 from samix.networks.compile import compile_methods
 from samix.networks.create import create_network, prune_after
 from samix.runtime.atomic_files import write_text, write_whole
 
 FORMAT = 1
-KINDS: dict[str, type[LearnedMixer]] = {"automix": AutoMixer, "samix": SAMixer}
+KINDS: dict[str, type[MaskGenerator]] = {"automix": AutoMixer, "samix": SAMixer}
 MIXER_OPTIONS = {
     "automix": ("lam_channel", "upsample"),
     "samix": (
@@ -128,7 +128,7 @@ def _require(good: bool, name: str, wanted: str, got: Any) -> None:
         )
 
 
-class MixerNetwork(nn.Module, PyTorchModelHubMixin):
+class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
     """The frozen encoder up to its feature stage, and the frozen Mixer; always in eval mode, without gradients.
 
     ``save_pretrained(folder)`` writes it, ``push_to_hub(repo_id)`` shares it, :meth:`read` reads it.
@@ -147,7 +147,7 @@ class MixerNetwork(nn.Module, PyTorchModelHubMixin):
         self.mixer = KINDS[config.kind](config.dim, **config.mixer)
         self.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> MixerNetwork:
+    def train(self, mode: bool = True) -> MixerWithEncoder:
         """Stays in eval mode: batch statistics and dropout would make a mask depend on its neighbours and on chance."""
         return super().train(False)
 
@@ -186,7 +186,7 @@ class MixerNetwork(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def forward(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """Masks (B, 1, H, W) from feature maps (B, D, h, w) of pairs; see :meth:`LearnedMixer.paint`."""
+        """Masks (B, 1, H, W) from feature maps (B, D, h, w) of pairs; see :meth:`MaskGenerator.paint`."""
         return self.mixer.paint(self.mixer.project(z.float()), self.mixer.project(partner.float()), lam, size)
 
     # Files ------------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class MixerNetwork(nn.Module, PyTorchModelHubMixin):
             write_text(save_directory / CARD, mixer_card(self.config))
 
     @classmethod
-    def read(cls, source: str | Path) -> MixerNetwork:
+    def read(cls, source: str | Path) -> MixerWithEncoder:
         """Reads a Mixer from a folder, from its ``model.safetensors``, or from the hub by ``owner/name``.
 
         The hub is asked only for a name that is no path here.

@@ -25,7 +25,7 @@ Attention = Literal["mixing", "cross"]
 Content = Literal["nonlinear", "linear"]
 
 
-class LearnedMixer(nn.Module):
+class MaskGenerator(nn.Module):
     """What both networks share: the attention, the mask, and the call of a policy."""
 
     dim: int
@@ -142,7 +142,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(input.movedim(1, 3)).movedim(3, 1)
 
 
-class AutoMixer(LearnedMixer):
+class AutoMixer(MaskGenerator):
     """AutoMix's Mix Block (arXiv:2103.13027, Eq. 6 and 7).
 
     Query and key share one convolution of [z; lam]; the content is a linear map of the partner's features.
@@ -178,7 +178,7 @@ class AutoMixer(LearnedMixer):
         return own[:, :-1], other[:, :-1], other[:, -1]
 
 
-class SAMixer(LearnedMixer):
+class SAMixer(MaskGenerator):
     """SAMix's Mixer (arXiv:2111.15454, section 3): adaptive lam encoding, mixing attention, non-linear content.
 
     With a = (1 + gamma lam') z_own and b = (1 + gamma (1 - lam')) z_partner, query and key are two maps of [a; b]; the

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_labels, pair_batch
-from samix.mixers.learned import LearnedMixer, adjust_mask, check_choice, margin_mask
+from samix.mixers.learned import MaskGenerator, adjust_mask, check_choice, margin_mask
 from samix.mixups.base import Augmentation, Guides, as_lam, blend, take_rows
 
 if TYPE_CHECKING:
-    from samix.mixers.folder import MixerNetwork
+    from samix.mixers.folder import MixerWithEncoder
 
 DEFAULT = Path(__file__).parent / "default"  # the small one that comes with the package
 
@@ -55,7 +55,7 @@ class Mixer(Augmentation):
     encode_precision: Literal["no", "bf16"] = "no"
     share: float = 1.0
     clean_weight: float = 0.0
-    network: Any = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerNetwork
+    network: Any = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerWithEncoder
     mean: tuple[float, ...] | None = field(default=None, kw_only=True)
     std: tuple[float, ...] | None = field(default=None, kw_only=True)
 
@@ -81,9 +81,9 @@ class Mixer(Augmentation):
         Raises:
             FileNotFoundError, ValueError: nothing there, or not a Mixer; says why.
         """
-        from samix.mixers.folder import MixerNetwork
+        from samix.mixers.folder import MixerWithEncoder
 
-        network = MixerNetwork.read(DEFAULT if str(source) == "default" else source)
+        network = MixerWithEncoder.read(DEFAULT if str(source) == "default" else source)
         return cls(network=network, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -95,7 +95,7 @@ class Mixer(Augmentation):
         return self.loaded.push_to_hub(repo_id, **options)
 
     @property
-    def loaded(self) -> MixerNetwork:
+    def loaded(self) -> MixerWithEncoder:
         """The networks.
 
         Raises:
@@ -103,7 +103,7 @@ class Mixer(Augmentation):
         """
         if self.network is None:
             raise ValueError('this Mixer has no network; make it by samix.Mixer.from_pretrained("runs/NAME/mixer")')
-        network: MixerNetwork = self.network
+        network: MixerWithEncoder = self.network
         return network
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -254,7 +254,7 @@ class Mixer(Augmentation):
         return logits, batch
 
 
-def start_from(mixer: LearnedMixer, source: str) -> None:
+def start_from(mixer: MaskGenerator, source: str) -> None:
     """Gives a new Mixer the weights of a trained one.
 
     Args:
@@ -264,9 +264,9 @@ def start_from(mixer: LearnedMixer, source: str) -> None:
     Raises:
         FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
     """
-    from samix.mixers.folder import MixerNetwork
+    from samix.mixers.folder import MixerWithEncoder
 
-    trained = MixerNetwork.read(DEFAULT if source == "default" else source).mixer
+    trained = MixerWithEncoder.read(DEFAULT if source == "default" else source).mixer
     own, given = mixer.state_dict(), trained.state_dict()
     if type(trained) is not type(mixer) or {k: v.shape for k, v in own.items()} != {
         k: v.shape for k, v in given.items()

@@ -13,7 +13,7 @@ import samix
 from samix.hub.mixer_check import check_mixer
 from samix.hub.mixer_export import mixer_network, write_mixer
 from samix.methods.supervised import Supervised
-from samix.mixers.folder import MixerConfig, MixerNetwork, read_config
+from samix.mixers.folder import MixerConfig, MixerWithEncoder, read_config
 from samix.mixers.learned import adjust_mask
 from samix.mixers.pretrained import DEFAULT, Mixer
 from samix.recipes import Recipe
@@ -347,7 +347,7 @@ def test_the_card_says_what_it_is(folder):
 def test_half_precision_files_are_read(folder):
     weights = {k: v.half() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors")
-    network = MixerNetwork.read(folder)
+    network = MixerWithEncoder.read(folder)
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
 
@@ -378,7 +378,7 @@ def test_a_mixer_of_a_network_that_timm_does_not_know_is_refused():
 def test_a_learned_mixup_starts_from_a_trained_mixer(folder):
     recipe = small_recipe(mixup_options={"init": str(folder)})
     method = build_method(recipe, 7)
-    trained_state = MixerNetwork.read(folder).mixer.state_dict()
+    trained_state = MixerWithEncoder.read(folder).mixer.state_dict()
     assert all(torch.equal(v, trained_state[k]) for k, v in method.mixer.state_dict().items())
     assert all(p.requires_grad for p in method.mixer.parameters())
     with pytest.raises(ValueError, match="holds a SAMixer for maps of 16 channels, this run has a SAMixer for 32"):
@@ -443,29 +443,29 @@ def edit(folder, **changes):
 def test_a_config_that_cannot_be_is_refused_with_words(folder, changes, words):
     edit(folder, **changes)
     with pytest.raises(ValueError, match=words):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
 
 
 def test_files_of_another_kind_are_refused_with_words(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no Mixer"):
-        MixerNetwork.read(tmp_path)
+        MixerWithEncoder.read(tmp_path)
     with pytest.raises(FileNotFoundError, match="give a folder"):
-        MixerNetwork.read(tmp_path / "nowhere" / "else")
+        MixerWithEncoder.read(tmp_path / "nowhere" / "else")
     checkpoint = tmp_path / "last.pt"
     checkpoint.write_bytes(b"x")
     with pytest.raises(ValueError, match="samix mixer export"):
-        MixerNetwork.read(checkpoint)
+        MixerWithEncoder.read(checkpoint)
     alone = tmp_path / "alone" / "model.safetensors"
     alone.parent.mkdir()
     shutil.copy(folder / "model.safetensors", alone)
     with pytest.raises(FileNotFoundError, match=r"no config.json beside it"):
-        MixerNetwork.read(alone)
+        MixerWithEncoder.read(alone)
     (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="damaged"):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
     (folder / "config.json").write_text('{"architecture": "resnet18"}', encoding="utf-8")
     with pytest.raises(ValueError, match="not a Mixer's config"):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 4000, -1])
@@ -473,7 +473,7 @@ def test_a_cut_weights_file_is_refused(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="damaged or not a safetensors file"):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
 
 
 def test_missing_extra_and_misshapen_weights_are_named(folder):
@@ -481,13 +481,13 @@ def test_missing_extra_and_misshapen_weights_are_named(folder):
     weights = load_file(path)
     save_file({k: v for k, v in weights.items() if k != "mixer.query.weight"}, path)
     with pytest.raises(ValueError, match=r"mixer.query.weight, missing where \(8, 32, 1, 1\) is expected"):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
     save_file({**weights, "mixer.zzz": torch.ones(3)}, path)
     with pytest.raises(ValueError, match=r"mixer.zzz, \(3,\) where nothing is expected"):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
     save_file({**weights, "mixer.query.bias": torch.full((8,), torch.nan)}, path)
     with pytest.raises(ValueError, match="not finite"):
-        MixerNetwork.read(folder)
+        MixerWithEncoder.read(folder)
 
 
 def test_config_values_are_taken_as_they_are(folder):

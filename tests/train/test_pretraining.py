@@ -20,7 +20,7 @@ from samix.__main__ import main
 from samix.cli.options import parse_run
 from samix.data import EvalBatches, denormalize
 from samix.methods.contrastive.clustering import OnlineClusters
-from samix.methods.contrastive.mixup import GivenMixing
+from samix.methods.contrastive.mixup import AugmentationMixup
 from samix.methods.contrastive.pseudo_labels import LENGTH, ClusterClassifier, PseudoLabelMixing
 from samix.mixups.inter_intra import InterIntraMix
 from samix.mixups.puzzle import PuzzleMix
@@ -149,7 +149,7 @@ def test_every_recipe_of_moco_takes_mixups_by_clusters(name, mixup):
 
 def test_spectral_puzzlemix_has_no_clusters_and_says_so():
     spectral = ["--mixup", "puzzlemix", "--mixup.saliency", "spectral"]
-    assert isinstance(build_pretraining(by_command(*spectral), 1437).mixing, GivenMixing)
+    assert isinstance(build_pretraining(by_command(*spectral), 1437).mixing, AugmentationMixup)
     with pytest.raises(ValueError, match="puzzlemix with saliency spectral has no clusters, so clusters would do noth"):
         build_pretraining(by_command(*spectral, "--mixup.clusters", "9"), 1437)
 

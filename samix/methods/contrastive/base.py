@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.methods.base import Method
-from samix.methods.contrastive.mixup import GivenMixing, Mixing, embed_mixed
-from samix.mixers.learned import LearnedMixer
+from samix.methods.contrastive.mixup import AugmentationMixup, Mixing, embed_mixed
+from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation, new_generator
 from samix.networks.batchnorm import plain_batchnorm
 from samix.networks.encoder import Encoder
@@ -110,7 +110,7 @@ class GivenMixupMethod(ViewMethod, Generic[Options]):
     title: ClassVar[str]  # in messages
 
     options: Options
-    mixing: GivenMixing | None
+    mixing: AugmentationMixup | None
 
     def __init__(
         self,
@@ -143,15 +143,15 @@ class GivenMixupMethod(ViewMethod, Generic[Options]):
 
 
 def given_mixing(
-    mixup: Augmentation | LearnedMixer | None, method: str, generator: torch.Generator
-) -> GivenMixing | None:
+    mixup: Augmentation | MaskGenerator | None, method: str, generator: torch.Generator
+) -> AugmentationMixup | None:
     """The mixing of a mixup that is not trained, or None for none.
 
     Raises:
         TypeError: not a mixup.
         ValueError: a Mixer that is to be trained, or a mixup that needs labels.
     """
-    if isinstance(mixup, LearnedMixer):
+    if isinstance(mixup, MaskGenerator):
         raise ValueError(
             f"{method} trains no Mixer: SAMix without labels is defined beside MoCo, which has the queue its loss "
             'needs; use MoCo, or a Mixer trained before: samix.Mixer.from_pretrained("runs/NAME/mixer")'
@@ -160,7 +160,7 @@ def given_mixing(
         raise TypeError(f"mixup must be None or an augmentation object, got {type(mixup).__name__}")
     if mixup is None or mixup.name == "vanilla":
         return None
-    return GivenMixing(mixup, generator)
+    return AugmentationMixup(mixup, generator)
 
 
 def choose_options(options: Options | str, presets: Mapping[str, Options]) -> Options:

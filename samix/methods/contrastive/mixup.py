@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import mixed_info_nce, normalized
 from samix.methods.contrastive.clustering import ClusterOptions
-from samix.mixers.learned import LearnedMixer
+from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.recursive import RecursiveMix
@@ -93,7 +93,7 @@ class Mixing(nn.Module):
         raise NotImplementedError
 
 
-class GivenMixing(Mixing):
+class AugmentationMixup(Mixing):
     """Any augmentation object: hand-made, guided by pixels, hidden, or a frozen Mixer.
 
     Args:
@@ -199,7 +199,7 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
 
 
 def make_mixing(
-    mixup: Augmentation | LearnedMixer | None,
+    mixup: Augmentation | MaskGenerator | None,
     encoder: Encoder,
     options: Any,
     generator: torch.Generator,
@@ -226,10 +226,10 @@ def make_mixing(
         from samix.methods.contrastive.pseudo_labels import mixing_by_clusters
 
         return mixing_by_clusters(mixup, encoder, options, generator, images, dim)
-    if isinstance(mixup, LearnedMixer):
-        from samix.methods.contrastive.samix_i import LearnedMixing
+    if isinstance(mixup, MaskGenerator):
+        from samix.methods.contrastive.samix_i import SAMixIMixup
 
-        return LearnedMixing(mixup, encoder, options, generator)
+        return SAMixIMixup(mixup, encoder, options, generator)
     if not isinstance(mixup, Augmentation):
         raise TypeError(f"mixup must be an augmentation object or a learned Mixer, got {type(mixup).__name__}")
-    return GivenMixing(mixup, generator)
+    return AugmentationMixup(mixup, generator)

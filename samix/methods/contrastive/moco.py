@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from samix.losses.contrastive import info_nce, normalized
 from samix.methods.contrastive.base import ViewMethod, check_numbers, choose_options, detached, given_generator, spread
 from samix.methods.contrastive.mixup import Seen, check_views, make_mixing
-from samix.mixers.learned import LearnedMixer, check_choice
+from samix.mixers.learned import MaskGenerator, check_choice
 from samix.mixups.base import Augmentation, to_device
 from samix.networks.batchnorm import split_batchnorm
 from samix.networks.ema import average_buffers, momentum_at, momentum_copy, train_norms, update_momentum
@@ -122,7 +122,7 @@ class MoCo(ViewMethod):
         model: nn.Module,
         options: MoCoOptions | str = "v2",
         *,
-        mixup: Augmentation | LearnedMixer | None = None,
+        mixup: Augmentation | MaskGenerator | None = None,
         feature: int | str | None = None,
         mixing: Any = None,
         images: int | None = None,

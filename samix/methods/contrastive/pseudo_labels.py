@@ -20,7 +20,7 @@ from samix.losses.contrastive import mixed_info_nce, normalized
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.mixup import Mixing, Seen, for_views
 from samix.methods.contrastive.samix_c import ClusterMixing, SAMixCOptions, apply_exactly, untrained
-from samix.mixers.learned import LearnedMixer
+from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
 from samix.networks.backbone import find_layer, hooked
@@ -174,7 +174,7 @@ class ClusterClassifier(nn.Linear):
 
 
 def mixing_by_clusters(
-    mixup: Augmentation | LearnedMixer,
+    mixup: Augmentation | MaskGenerator,
     encoder: Encoder,
     options: ClusterOptions,
     generator: torch.Generator,
@@ -188,7 +188,7 @@ def mixing_by_clusters(
     """
     if images is None:
         raise ValueError("clusters keep a feature of each training image: say how many there are, images=N")
-    if isinstance(options, SAMixCOptions) and isinstance(mixup, LearnedMixer):
+    if isinstance(options, SAMixCOptions) and isinstance(mixup, MaskGenerator):
         return ClusterMixing(mixup, encoder, options, generator, images, dim)
     if isinstance(options, PseudoLabelOptions) and isinstance(mixup, Augmentation):
         return PseudoLabelMixing(mixup, encoder, options, generator, images, dim)

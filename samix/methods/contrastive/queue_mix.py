@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_info_nce
 from samix.methods.contrastive.base import detached, spread
-from samix.methods.contrastive.mixup import GivenMixing, check_views
+from samix.methods.contrastive.mixup import AugmentationMixup, check_views
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
-from samix.mixers.learned import LearnedMixer
+from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
 
 
-def refuse_mixup(mixup: Augmentation | LearnedMixer | None, method: str) -> None:
+def refuse_mixup(mixup: Augmentation | MaskGenerator | None, method: str) -> None:
     """Raises ValueError for a mixup beside a method that says itself how it mixes; None and no mixup are let in."""
     if mixup is not None and getattr(mixup, "name", "") != "vanilla":
         raise ValueError(
@@ -45,7 +45,7 @@ class QueueMix(MoCo):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    mixing: GivenMixing
+    mixing: AugmentationMixup
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class QueueMix(MoCo):
     ) -> None:
         refuse_mixup(mixup, type(self).__name__)
         super().__init__(model, options, generator=generator)
-        self.mixing = GivenMixing(image_mix, self.generator)
+        self.mixing = AugmentationMixup(image_mix, self.generator)
 
     def forward(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step: the loss of a direction, or the mean over both; keys of clean views are put into the queue.

@@ -17,9 +17,9 @@ from samix.losses.cluster import cluster_bce, weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
 from samix.methods.branch import Draw
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
-from samix.methods.contrastive.samix_i import RELEASED, LearnedMixing, SAMixIOptions, Sources
+from samix.methods.contrastive.samix_i import RELEASED, SAMixIMixup, SAMixIOptions, Sources
 from samix.methods.options import mask_schedule
-from samix.mixers.learned import LearnedMixer, check_choice
+from samix.mixers.learned import MaskGenerator, check_choice
 from samix.mixups.base import sample_lam, to_device
 from samix.networks.ema import momentum_copy, update_momentum
 from samix.networks.encoder import Encoder
@@ -64,7 +64,7 @@ SAMIX_C_PRESETS: dict[str, SAMixCOptions] = {
 }
 
 
-class ClusterMixing(LearnedMixing):
+class ClusterMixing(SAMixIMixup):
     """A Mixer trained beside MoCo by clusters; until there are any, SAMix-I.
 
     Args:
@@ -84,7 +84,7 @@ class ClusterMixing(LearnedMixing):
 
     def __init__(
         self,
-        mixer: LearnedMixer,
+        mixer: MaskGenerator,
         encoder: Encoder,
         options: SAMixCOptions,
         generator: torch.Generator,

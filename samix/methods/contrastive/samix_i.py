@@ -24,7 +24,7 @@ from samix.methods.options import MaskSchedule, mask_schedule, samixer_of
 from samix.mixers.learned import (
     Attention,
     Content,
-    LearnedMixer,
+    MaskGenerator,
     SAMixer,
     Upsample,
     adjust_mask,
@@ -138,7 +138,7 @@ class Sources(NamedTuple):
     label: Tensor | None = None  # (B,) int64 cluster of the image, for SAMix-C
 
 
-class LearnedMixing(Mixing):
+class SAMixIMixup(Mixing):
     """A Mixer trained beside MoCo.
 
     Args:
@@ -151,7 +151,7 @@ class LearnedMixing(Mixing):
         ValueError: unknown preset, or a Mixer of another width.
     """
 
-    def __init__(self, mixer: LearnedMixer, encoder: Encoder, options: Any, generator: torch.Generator) -> None:
+    def __init__(self, mixer: MaskGenerator, encoder: Encoder, options: Any, generator: torch.Generator) -> None:
         super().__init__()
         name = "paper" if options is None else options
         if isinstance(name, str) and name not in SAMIX_I_PRESETS:

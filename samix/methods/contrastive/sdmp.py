@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samix.losses.contrastive import mixture_info_nce, normalized
 from samix.methods.contrastive.base import choose_options, detached, spread
-from samix.methods.contrastive.mixup import GivenMixing, check_views
+from samix.methods.contrastive.mixup import AugmentationMixup, check_views
 from samix.methods.contrastive.moco_v3 import MoCoV3, MoCoV3Options
 from samix.methods.contrastive.queue_mix import check_even, refuse_mixup
 from samix.mixers.learned import check_choice
@@ -89,7 +89,7 @@ class SDMP(MoCoV3):
     presets: ClassVar[Any] = SDMP_PRESETS
 
     options: SDMPOptions
-    mixing: GivenMixing
+    mixing: AugmentationMixup
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class SDMP(MoCoV3):
         super().__init__(model, chosen, generator=generator)
         kinds = KINDS.values() if chosen.image_mix == "random" else [KINDS[chosen.image_mix]]
         self.kinds = [kind(generator=self.generator) for kind in kinds]
-        self.mixing = GivenMixing(RandomChoice(self.kinds), self.generator)  # for pictures
+        self.mixing = AugmentationMixup(RandomChoice(self.kinds), self.generator)  # for pictures
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step.

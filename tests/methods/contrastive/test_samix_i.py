@@ -15,8 +15,8 @@ from samix.losses.contrastive import normalized
 from samix.methods.branch import Draw
 from samix.methods.contrastive import samix_i
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
-from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, LearnedMixing, SAMixIOptions
-from samix.mixers.learned import LearnedMixer, SAMixer
+from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup, SAMixIOptions
+from samix.mixers.learned import MaskGenerator, SAMixer
 from samix.mixups.base import as_map
 
 PRESETS = pytest.mark.parametrize("preset", ["paper", "reference"])
@@ -99,14 +99,14 @@ def test_the_gradients_of_the_whole_loss_are_those_of_either_branch(preset):
 
 def test_masks_have_a_graph_in_the_mixer_branch_only(monkeypatch):
     method, seen = moco(), []
-    paint = LearnedMixing.paint
+    paint = SAMixIMixup.paint
 
     def caught(self, sources, draw):
         mask = paint(self, sources, draw)
         seen.append((mask.requires_grad, draw))
         return mask
 
-    monkeypatch.setattr(LearnedMixing, "paint", caught)
+    monkeypatch.setattr(SAMixIMixup, "paint", caught)
     method(batch_of())
     (first, encoder_draw), (second, mixer_draw) = seen
     assert not first
@@ -128,7 +128,7 @@ def test_mixed_images_reach_the_networks_with_and_without_a_graph():
 # Which image, guide and key ------------------------------------------------------------------------------------------
 
 
-class Plain(LearnedMixer):
+class Plain(MaskGenerator):
     """Paints lam everywhere, and keeps what it was shown."""
 
     def __init__(self, dim: int) -> None:
@@ -214,10 +214,10 @@ def branch_with(method: MoCo, batch, lam: float, mask: float | None, monkeypatch
     """The images that the encoder branch shows the network, at this lam and with this constant mask."""
     index = torch.arange(8).roll(1)
     draw = Draw(torch.full((8,), lam), index)
-    monkeypatch.setattr(LearnedMixing, "draw", lambda *_: draw)
+    monkeypatch.setattr(SAMixIMixup, "draw", lambda *_: draw)
     if mask is not None:
         full = torch.full((8, 1, *batch[0].shape[2:]), mask)
-        monkeypatch.setattr(LearnedMixing, "paint", lambda *_: full)
+        monkeypatch.setattr(SAMixIMixup, "paint", lambda *_: full)
     seen = []
     hook = method.online.model.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
     sources, negatives = parts_of(method, batch)
