@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "samix.runtime.registry": ["allow"],
     "samix.batch": ["Mixed", "MixedBatch"],
     "samix.mixups.base": ["Augmentation", "blend", "sample_lam", "sample_partners"],
     "samix.mixups.handmade": [
@@ -110,3 +111,4 @@ if TYPE_CHECKING:
     from samix.mixups.token_align import TokenLabelAlign as TokenLabelAlign
     from samix.mixups.tokenmix import TokenMix as TokenMix
     from samix.mixups.transmix import TransMix as TransMix
+    from samix.runtime.registry import allow as allow

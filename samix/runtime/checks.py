@@ -1,0 +1,76 @@
+"""Range and choice checks of options, with one form of message, and suggestions for misspelt words."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+def check_number(
+    name: str,
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    integer: bool = False,
+) -> None:
+    """Refuses a number outside its range; nan and infinity are always outside.
+
+    Args:
+        name: option, as the user knows it.
+        value: to check.
+        low: smallest value allowed; None is no bound.
+        high: largest value allowed; None is no bound.
+        open_low: ``low`` itself is refused.
+        open_high: ``high`` itself is refused.
+        integer: only whole numbers (``int``, not ``bool``) are allowed.
+
+    Raises:
+        ValueError: out of range, not finite, or not a number.
+
+    Example:
+        >>> check_number("lr", 0.1, 0, open_low=True)
+        >>> check_number("lr", float("nan"), 0, open_low=True)
+        Traceback (most recent call last):
+        ValueError: lr must be in (0, inf), got nan
+    """
+    kinds = int if integer else (int, float)
+    if (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+        and (low is None or (value > low if open_low else value >= low))
+        and (high is None or (value < high if open_high else value <= high))
+    ):
+        return
+    left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
+    right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
+    kind = "a whole number " if integer else ""
+    raise ValueError(f"{name} must be {kind}in {left}, {right}, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Refuses a value that is none of the choices.
+
+    Raises:
+        ValueError: the message lists the choices, and names the one that was probably meant.
+    """
+    known = tuple(choices)
+    if value not in known:
+        listed = ", ".join(map(str, known))
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}{suggest(str(value), map(str, known))}")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, as the end of a message; empty if none is close.
+
+    Example:
+        >>> suggest("cutmxi", ["mixup", "cutmix"])
+        '; did you mean cutmix?'
+    """
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
