@@ -86,6 +86,7 @@ class AdAutoMix(AutoMix):
     """
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
+    loss_parts = ("clean", "linear", "mixed", "generation", "mask_std", "mask_error")
 
     def build_mixer(self, dim: int) -> MaskGenerator:
         """The generator for feature maps of ``dim`` channels."""
@@ -93,7 +94,7 @@ class AdAutoMix(AutoMix):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step (arXiv:2312.11954, Algorithm 1).
 
         Args:

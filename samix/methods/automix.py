@@ -84,6 +84,7 @@ class AutoMix(Method):
     """
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS
+    loss_parts = ("clean", "mixed", "generation", "mask", "mask_std", "mask_error")
     steps: Tensor  # optimiser steps done, see count_steps
     step: int
 
@@ -133,7 +134,7 @@ class AutoMix(Method):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step (arXiv:2103.13027, Eq. 8 and Algorithm 1).
 
         Args:
@@ -326,7 +327,7 @@ class AutoMix(Method):
 
     def after_step(self, progress: float) -> None:
         """Moves the momentum copy towards the network, and keeps the Mixer's parameters in range."""
-        self.progress = progress
+        super().after_step(progress)
         momentum = momentum_at(progress, self.options.momentum, self.options.momentum_end, self.options.momentum_hold)
         update_momentum(self.online, self.momentum, momentum)
         if self.options.statistics == "averaged":  # the first averages are short: new statistics mean nothing
@@ -398,6 +399,16 @@ class AutoMix(Method):
             return pair_batch(Mixed(blend(images, images[index], mask), draw.lam, mask), labels, index)
 
     def export(self) -> nn.Module:
-        """The momentum copy with the clean head, as a plain network of the class that was given, in eval mode."""
+        """The momentum copy with the clean head, as a plain network of the class that was given, in eval mode.
+
+        Raises:
+            ValueError: the network was trained without ``after_step``, so its averaged copy never moved.
+        """
+        pairs = zip(self.online.parameters(), self.momentum.parameters(), strict=True)
+        if self.step == 0 and not all(torch.equal(new, old) for new, old in pairs):
+            raise ValueError(
+                "the network was trained, but its averaged copy, which is exported, never moved: call "
+                "method.after_step(step / total_steps) after each optimizer.step()"
+            )
         model: nn.Module = copy.deepcopy(self.momentum.backbone.model)
         return model.eval().requires_grad_(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,15 @@ Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
 class Method(nn.Module):
     """Networks and one training step.
 
-    The loop is ``loss, parts = method(batch); loss.backward(); optimizer.step(); optimizer.zero_grad();
-    method.after_step(progress)``.
+    The loop is ``loss, parts = method(images, labels); loss.backward(); optimizer.step(); optimizer.zero_grad();
+    method.after_step(progress)``. A subclass writes :meth:`training_step`, and declares ``loss_parts``: the names of
+    all parts that a step may return, in order, the same on every process and in every step.
     """
 
+    loss_parts: tuple[str, ...] = ()
     progress: float = 0.0  # share of the run that is done; schedules read it
+    last_seen: int | None = None  # version of the first trained parameter when after_step, or the first step, ran
+    warned: bool = False
 
     @property
     def may_leave_out(self) -> bool:
@@ -38,13 +43,51 @@ class Method(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} cannot be compiled; run it without --compile")
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step's loss (a scalar), and its unweighted parts for the log, detached."""
+    def forward(self, *batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs one training step; ``method(images, labels)`` and ``method((images, labels))`` are the same.
+
+        Returns:
+            The loss (a scalar), and its parts for the log, detached: some or all of ``loss_parts``.
+        """
+        if self.training and torch.is_grad_enabled() and type(self).after_step is not Method.after_step:
+            self.notice_forgotten_after_step()
+        return self.training_step(batch[0] if len(batch) == 1 else batch)
+
+    def training_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step's loss (a scalar), and its unweighted parts for the log, detached."""
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of the run that is done, in [0, 1]."""
+        """Follows an optimiser step: moves averages and schedules. Call it after every ``optimizer.step()``.
+
+        Args:
+            progress: share of the run that is done, in [0, 1].
+        """
         self.progress = progress
+        self.last_seen = self.parameter_version()
+
+    def parameter_version(self) -> int:
+        """Counts the changes in place of the first trained parameter, as torch does."""
+        return next((p._version for p in self.parameters() if p.requires_grad), 0)
+
+    def notice_forgotten_after_step(self) -> None:
+        """Warns once where an optimiser has changed the parameters since the last step, but after_step was not called."""
+        version = self.parameter_version()
+        if self.last_seen is None:
+            self.last_seen = version
+        elif version != self.last_seen and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"the parameters of {type(self).__name__} have changed, but after_step was not called: schedules and "
+                "averaged weights stand still; call method.after_step(step / total_steps) after each optimizer.step()",
+                stacklevel=3,
+            )
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads a state, as :meth:`torch.nn.Module.load_state_dict` does."""
+        result = super().load_state_dict(*args, **kwargs)
+        self.last_seen = self.parameter_version()
+        return result
 
     def start_epoch(self) -> None:
         """Called before the first step of each epoch."""

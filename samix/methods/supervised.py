@@ -63,7 +63,14 @@ class Supervised(Method):
             raise ValueError(f"{self.mixup.name} trains a head inside the network's pass; leave --compile out")
         self.model.compile(**options)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]  # depends on the mixup
+        """The mixed loss, the mixup's own terms, and the clean loss; see :class:`Method`."""
+        needs = getattr(self.mixup, "requirements", None)
+        clean = ("clean",) if self.clean_weight else ()
+        return ("mixed", *(needs.own_losses if needs else ()), *clean)
+
+    def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``loss(model(mix(images)), mixed labels)``, and the further terms that a mixup asks for.
 
         With ``clean_weight``, ``+ clean_weight * loss(model(images), labels)``: control experiments of methods that

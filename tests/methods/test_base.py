@@ -1,0 +1,92 @@
+"""What every method promises a loop: declared parts, two ways to call it, and a word where a loop forgets a step."""
+
+import warnings
+
+import pytest
+import torch
+from tiny_networks import tiny_cnn
+
+import samix
+from samix.methods.adautomix import AdAutoMix
+from samix.methods.automix import AutoMix
+from samix.methods.samix import SAMix
+from samix.methods.supervised import Supervised
+
+LEARNED = [AutoMix, SAMix, AdAutoMix]
+
+
+def batch(size=6):
+    torch.manual_seed(0)
+    return torch.randn(size, 3, 32, 32), torch.randint(0, 5, (size,))
+
+
+def build(cls, **options):
+    torch.manual_seed(1)
+    if cls is Supervised:
+        return Supervised(tiny_cnn(), samix.CutMix(generator=torch.Generator().manual_seed(2)), num_classes=5)
+    options = type(cls.presets["reference"])(**options)
+    return cls(tiny_cnn(), 5, options, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("cls", [*LEARNED, Supervised])
+def test_images_and_labels_may_be_given_apart_or_as_one_batch(cls):
+    images, labels = batch()
+    assert torch.equal(build(cls)(images, labels)[0], build(cls)((images, labels))[0])
+    assert torch.equal(build(cls)(images, labels)[0], build(cls)([images, labels])[0])
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(AutoMix, {}), (SAMix, {"generator_every": 2}), (AdAutoMix, {}), (AdAutoMix, {"samples": 2}), (Supervised, {})],
+)
+def test_every_part_of_a_loss_is_declared_and_together_they_are_all_that_is_declared(cls, options):
+    method, seen = build(cls, **options), set()
+    for step in range(4):
+        parts = method(batch())[1]
+        assert set(parts) <= set(method.loss_parts)
+        seen |= set(parts)
+        method.after_step(step / 4)
+    optional = {"linear"} if options.get("samples") == 2 else set()
+    assert seen == set(method.loss_parts) - optional
+    assert len(set(method.loss_parts)) == len(method.loss_parts)
+
+
+def step(method, optimizer, follow=True):
+    method(batch())[0].backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if follow:
+        method.after_step(0.5)
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_loop_without_after_step_is_told_once_and_its_export_is_refused(cls, make):
+    method = build(cls)
+    optimizer = make(method.parameter_groups(lr=0.01))
+    step(method, optimizer, follow=False)
+    with pytest.warns(UserWarning, match=r"after_step was not called.*call method.after_step"):
+        step(method, optimizer, follow=False)
+    step(method, optimizer, follow=False)  # not told again: warnings are errors here
+    with pytest.raises(ValueError, match="averaged copy, which is exported, never moved: call method.after_step"):
+        method.export()
+
+
+@pytest.mark.parametrize("cls", [*LEARNED, Supervised])
+def test_a_loop_with_after_step_or_accumulation_or_a_loaded_state_hears_nothing(cls):
+    method = build(cls)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method(batch())[0].backward()  # accumulated
+        for _ in range(2):
+            step(method, optimizer)
+        method.load_state_dict(build(cls).state_dict())
+        step(method, optimizer)
+    method.export()
+
+
+def test_a_fresh_method_may_be_exported():
+    images, _ = batch()
+    method = build(SAMix).eval()
+    assert torch.equal(method.export()(images), method.predict(images)["momentum"])
