@@ -71,7 +71,7 @@ class Method(nn.Module):
         return next((p._version for p in self.parameters() if p.requires_grad), 0)
 
     def notice_forgotten_after_step(self) -> None:
-        """Warns once where an optimiser has changed the parameters since the last step, but after_step was not called."""
+        """Warns once where an optimiser has changed the parameters and after_step was not called."""
         version = self.parameter_version()
         if self.last_seen is None:
             self.last_seen = version

@@ -68,7 +68,7 @@ def test_a_loop_without_after_step_is_told_once_and_its_export_is_refused(cls, m
     with pytest.warns(UserWarning, match=r"after_step was not called.*call method.after_step"):
         step(method, optimizer, follow=False)
     step(method, optimizer, follow=False)  # not told again: warnings are errors here
-    with pytest.raises(ValueError, match="averaged copy, which is exported, never moved: call method.after_step"):
+    with pytest.raises(ValueError, match=r"averaged copy, which is exported, never moved: call method.after_step"):
         method.export()
 
 
