@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import fit, small_recipe
-from test_detection import rectangles, write_voc
+from voc_folders import rectangles, write_voc
 
 from samix.cli.evaluate import KINDS, evaluate_representation
 from samix.cli.evaluate_frozen import voc_features

@@ -10,7 +10,7 @@ import torch
 from planted_runs import plant
 from runs import SLIM
 from safetensors.torch import load_file
-from test_comparing import Here
+from test_compare import Here
 
 from samix.cli.compare import compare
 from samix.compare.ablations import ABLATIONS
