@@ -28,7 +28,7 @@ def check_architecture(name: object, owner: str = "the file") -> str:
     """
     if isinstance(name, str) and 0 < len(name) <= 100 and name.isascii() and name.replace("_", "").isalnum():
         return name
-    raise ValueError(f"{owner} must name a timm network, got {str(name)[:80]!r}; the file is damaged or not trustworthy")
+    raise ValueError(f"{owner} must name a timm network, got {str(name)[:80]!r}; the file is damaged")
 
 
 def check_model_args(args: object, owner: str = "the file") -> dict[str, object]:

@@ -12,7 +12,7 @@ import torchvision
 from oracles_probing import overlap, voc_ap
 from tiny_networks import PlainNet, randomised, tiny_cnn
 from torch import nn
-from voc_folders import rectangles, write_voc
+from voc_folders import COLOURS, rectangles, write_voc
 
 from samix.eval.box_batches import BoxImages, batch_keys, box_batches, object_masks, with_objects
 from samix.eval.boxes import (
