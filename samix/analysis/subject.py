@@ -18,15 +18,14 @@ from samix.data.names import Channels, balanced_rows
 from samix.data.transforms import test_transform
 from samix.hub.load import load_export, load_method
 from samix.methods.base import Method
-from samix.mixups.guided import GuidedAugmentation
+from samix.mixups import MIXUPS
+from samix.mixups.handmade import NoMixup
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, MIXER, NAMES, build_augment
 from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.environment import check_device
 from samix.train.checkpoint import load_checkpoint
 from samix.viz.mixes import named_mixup
-
-PLAIN = ("vanilla", "manifoldmix", "alignmix")  # runs whose own mixup leaves images as they are
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +101,7 @@ class Subject:
         """
         name = mixup or self.recipe.mixup
         own = not mixup and self.method is not None
-        if not mixup and name in PLAIN:
+        if not mixup and _leaves_images(name):
             name, own = "mixup", False
         if own:
             return self._joined(self._previewing(seed), index), name
@@ -116,8 +115,8 @@ class Subject:
 
         def mix(images: Tensor, labels: Tensor, lam: float, partner: Tensor) -> MixedBatch:
             policy.generator.manual_seed(seed)
-            looks = isinstance(policy, GuidedAugmentation) and policy.needs_model
-            return policy(images, labels, lam=lam, index=partner, model=self.network if looks else None)
+            looks_at = self.network if policy.requirements.model else None
+            return policy(images, labels, lam=lam, index=partner, model=looks_at)
 
         return self._joined(mix, index), name
 
@@ -155,6 +154,14 @@ class Subject:
         """Side of the images, and length of their short side before the centre was cut."""
         fit = test_transform(build_augment(self.recipe, self.data), self.recipe.size)
         return fit.size, fit.short
+
+
+def _leaves_images(name: str) -> bool:
+    """Whether a run's own mixup, by its name, leaves the images as they are."""
+    if name not in MIXUPS:
+        return False
+    mixup = MIXUPS[name](generator=torch.Generator())
+    return isinstance(mixup, NoMixup) or mixup.requirements.inside_network
 
 
 def find_weights(source: Path) -> Path:

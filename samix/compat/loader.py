@@ -17,10 +17,7 @@ from torchvision import tv_tensors
 
 from samix.batch import MixedBatch, check_images, check_labels, check_smoothing
 from samix.mixups.base import Augmentation
-from samix.mixups.handmade import RandomChoice
 from samix.runtime import distributed
-
-_EXTRA_LOSSES = ("cell_weight", "clean_weight")  # options that, at 0, leave nothing to be done in the forward pass
 
 
 def check_input_stage(mixup: Augmentation) -> None:
@@ -32,23 +29,19 @@ def check_input_stage(mixup: Augmentation) -> None:
     """
     if not isinstance(mixup, Augmentation):
         raise TypeError(f"mixup must be a samix mixup, as samix.CutMix(), got {type(mixup).__name__}")
-    if isinstance(mixup, RandomChoice):
-        for choice in mixup.choices:
-            check_input_stage(choice)
+    bad = next((member for member in mixup.members if not member.requirements.images_only), None)
+    if bad is None:
         return
-    name = type(mixup).__name__
-    if getattr(mixup, "needs_model", False):
+    name = type(bad).__name__
+    if bad.requirements.model:
         raise ValueError(
-            f"{name} looks at the network in training, which is not to be had here; call mix(images, labels, "
+            f"{name} looks at the network in training, which is not available here; call mix(images, labels, "
             "model=model) or mix.forward_through(model, images, labels) in the training step"
         )
-    losses = [getattr(mixup, option) for option in _EXTRA_LOSSES if hasattr(mixup, option)]
-    own_pass = type(mixup).forward_through is not Augmentation.forward_through
-    if own_pass and (not losses or any(weight != 0.0 for weight in losses)):
-        raise ValueError(
-            f"{name} acts inside or after the forward pass, so it cannot run before the network; call "
-            "mix.forward_through(model, images, labels) in the training step"
-        )
+    raise ValueError(
+        f"{name} acts inside or after the forward pass, so it cannot run before the network; call "
+        "mix.forward_through(model, images, labels) in the training step"
+    )
 
 
 class InputStage:

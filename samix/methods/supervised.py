@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_smoothing, pair_batch
 from samix.methods.base import Batch, Method
 from samix.mixups.base import Augmentation, as_map
-from samix.mixups.handmade import RandomChoice
 from samix.networks.inference import evaluating
 
 Loss = Callable[[Tensor, MixedBatch], Tensor]  # (logits (B, K), batch) -> scalar
@@ -138,10 +137,9 @@ def check_clean_weight(weight: float, mixup: Augmentation) -> None:
     """Raises ValueError unless this is a weight of the clean loss, and the only one."""
     if not 0.0 <= weight < math.inf:
         raise ValueError(f"clean_weight must be a number of at least 0, got {weight}")
-    for each in mixup.choices if isinstance(mixup, RandomChoice) else (mixup,):
-        own = getattr(each, "clean_weight", 0.0)
-        if weight and own:
+    for member in mixup.members:
+        if weight and "clean" in member.requirements.own_losses:
             raise ValueError(
-                f"the clean loss would count twice: clean_weight is {weight}, and that of {each.name} itself {own}; "
+                f"the clean loss would count twice: clean_weight is {weight}, and {member.name} has one of its own; "
                 "set one of them to 0"
             )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_labels, pair_batch
 from samix.mixers.learned import MaskGenerator, adjust_mask, check_choice, margin_mask
-from samix.mixups.base import Augmentation, Guides, as_lam, blend, take_rows
+from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, blend, take_rows
 
 if TYPE_CHECKING:
     from samix.mixers.folder import MixerWithEncoder
@@ -47,6 +47,7 @@ class Mixer(Augmentation):
     """
 
     name: ClassVar[str] = "mixer"
+    family: ClassVar[str] = "Learned"
 
     alpha: float = 2.0
     adjust: bool = True
@@ -68,6 +69,15 @@ class Mixer(Augmentation):
             raise ValueError(
                 f"encode_size and clean_weight must be at least 0, got {self.encode_size} and {self.clean_weight}"
             )
+
+    @property
+    def requirements(self) -> Requirements:
+        """The clean loss, where it has a weight."""
+        return Requirements(own_losses=("clean",) if self.clean_weight else ())
+
+    def describe(self) -> str:
+        """Returns which Mixer a picture shows."""
+        return f"a trained Mixer ({self.loaded.config.kind}), frozen"
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Mixer:

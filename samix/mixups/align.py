@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair, pair_batch
-from samix.mixups.base import Augmentation, Guides, as_map, blend
+from samix.mixups.base import Augmentation, Guides, Requirements, as_map, blend
 from samix.mixups.handmade import mixup
 from samix.mixups.hidden import forward_mixed_after, forward_mixed_at
 from samix.networks.backbone import find_layer
@@ -148,7 +148,8 @@ class AlignMix(Augmentation):
     """
 
     name: ClassVar[str] = "alignmix"
-    keeps_place: ClassVar[bool] = False
+    family: ClassVar[str] = "In hidden layers"
+    requirements = Requirements(preserves_geometry=False, inside_network=True)
 
     alpha: float = 2.0
     epsilon: float = 0.1
@@ -164,6 +165,10 @@ class AlignMix(Augmentation):
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if not 0.0 <= self.input_prob <= 1.0:
             raise ValueError(f"input_prob must be in [0, 1], got {self.input_prob}")
+
+    def describe(self) -> str:
+        """Returns that a picture shows MixUp."""
+        return "mixed at the input, where it is mixup"
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`samix.mixups.handmade.mixup`."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixups.base import Guides, choose, sample_lam, take_rows, to_device
+from samix.mixups.base import Guides, Requirements, choose, sample_lam, take_rows, to_device
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.saliency import activation_map, as_pixels, class_activation
 from samix.mixups.salient import need_guides
@@ -82,9 +82,9 @@ class AttentiveMix(GuidedAugmentation):
         self._fetched: nn.Module | None = None
 
     @property
-    def needs_model(self) -> bool:  # type: ignore[override]  # an option decides
-        """Whether the maps are read from the network in training."""
-        return not self.network and self.frozen is None
+    def requirements(self) -> Requirements:
+        """The network in training, where no other gives the maps."""
+        return Requirements(model=not self.network and self.frozen is None)
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) the share of cells to be kept; 1 when this batch is not to be mixed."""
@@ -241,8 +241,7 @@ class SnapMix(GuidedAugmentation):
     """
 
     name: ClassVar[str] = "snapmix"
-    keeps_place: ClassVar[bool] = False
-    needs_model: ClassVar[bool] = True
+    requirements = Requirements(model=True, preserves_geometry=False)
 
     alpha: float = 5.0
     feature: str = ""

@@ -27,6 +27,9 @@ Guides = tuple[Tensor, Tensor]  # what a mixup looks at: the guide of x, the gui
 Pairing = Literal["randperm", "cycle", "flip", "roll"]
 
 
+MIXUPS: dict[str, type[Augmentation]] = {}  # filled by samix.mixups
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Draws. All come from a CPU generator and move to the device afterwards: the same on every device, and no sync.
 
@@ -173,6 +176,47 @@ def as_map(lam: Tensor, x: Tensor) -> Tensor:
 # The augmentation object.
 
 
+@dataclass(frozen=True)
+class Requirements:
+    """Declares what a mixup needs and does, for whoever builds a training step around it.
+
+    Args:
+        model: calling it needs ``model=``: it reads the network in training.
+        classes: it reads which class each image is of, so there must be class ids.
+        preserves_geometry: each pixel stays where it is, so labels at each pixel can be mixed.
+        stateful: it remembers earlier batches; see :meth:`Augmentation.state_dict`.
+        inside_network: it mixes activations inside :meth:`Augmentation.forward_through`; a call on images is MixUp.
+        relabels: it changes the weights of the labels inside :meth:`Augmentation.forward_through`.
+        own_losses: names of the terms it may add to ``MixedBatch.extra``, in order.
+    """
+
+    model: bool = False
+    classes: bool = False
+    preserves_geometry: bool = True
+    stateful: bool = False
+    inside_network: bool = False
+    relabels: bool = False
+    own_losses: tuple[str, ...] = ()
+
+    @property
+    def images_only(self) -> bool:
+        """Whether the mixup acts on images alone, before the network."""
+        return not (self.model or self.stateful or self.inside_network or self.relabels or self.own_losses)
+
+    @staticmethod
+    def joined(parts: Sequence[Requirements]) -> Requirements:
+        """Returns what any of several mixups requires."""
+        return Requirements(
+            model=any(part.model for part in parts),
+            classes=any(part.classes for part in parts),
+            preserves_geometry=all(part.preserves_geometry for part in parts),
+            stateful=any(part.stateful for part in parts),
+            inside_network=any(part.inside_network for part in parts),
+            relabels=any(part.relabels for part in parts),
+            own_losses=tuple(dict.fromkeys(name for part in parts for name in part.own_losses)),
+        )
+
+
 @dataclass
 class Augmentation:
     """Base of the objects called as ``batch = CutMix(alpha=1.0)(images, labels)``.
@@ -188,7 +232,7 @@ class Augmentation:
     """
 
     name: ClassVar[str] = ""
-    keeps_place: ClassVar[bool] = True  # every pixel stays where it is, so labels at each pixel can be mixed too
+    family: ClassVar[str] = "Hand-made"  # heading under which pages list it
 
     alpha: float = 1.0
     prob: float = 1.0
@@ -204,6 +248,11 @@ class Augmentation:
         sample_partners(1, self.pairing, generator=torch.Generator())  # an unknown pairing fails here, not in epoch 1
         if self.generator is None:
             self.generator = new_generator()  # type: ignore[unreachable]  # None is let in
+
+    @property
+    def requirements(self) -> Requirements:
+        """What this mixup needs and does; a subclass sets ``requirements = Requirements(...)`` or overrides this."""
+        return Requirements()
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) float32 on the CPU; all 1 when this batch is not to be mixed."""
@@ -285,7 +334,7 @@ class Augmentation:
         """
         check_images(images)
         check_labels(labels, len(images), size=tuple(images.shape[2:]))
-        if labels.dim() == 3 and not self.keeps_place:
+        if labels.dim() == 3 and not self.requirements.preserves_geometry:
             raise ValueError(
                 f"{type(self).__name__} moves pixels, so it cannot mix labels at each pixel; use CutMix, FMix, "
                 "GridMix, SmoothMix or MixUp, which leave pixels in their places"
@@ -295,6 +344,25 @@ class Augmentation:
         """Mixes and runs the model: (logits (B, K), batch). Mixups that act inside the network override this."""
         mixed = self(images, labels, model=model)
         return model(mixed.images), mixed
+
+    @property
+    def members(self) -> tuple[Augmentation, ...]:
+        """The mixups that one is drawn from for each batch; this one alone, unless it is a choice of several."""
+        return (self,)
+
+    def with_generator(self, generator: torch.Generator) -> Augmentation:
+        """Returns a copy of this mixup that draws from ``generator``."""
+        return dataclasses.replace(self, generator=generator)
+
+    # For pictures ----------------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Returns a note on what a picture drawn without the network shows; empty where it shows the mixup itself."""
+        return ""
+
+    def preview_guide(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Returns the maps (B, h, w) that a picture drawn without the network is mixed with; None for no maps."""
+        return None
 
     # What only some mixups have ---------------------------------------------------------------------------------------
 
@@ -307,8 +375,8 @@ class Augmentation:
         Raises:
             ValueError: it acts inside the network, where a compiled pass would not see it.
         """
-        inside = type(self).forward_through is not Augmentation.forward_through
-        if inside or getattr(self, "needs_model", False):
+        needs = self.requirements
+        if needs.model or needs.inside_network or needs.relabels or needs.own_losses:
             raise ValueError(
                 f"{self.name} looks into the network or runs it in its own way, which is not compiled; "
                 "leave --compile out"

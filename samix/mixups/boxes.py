@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samix.batch import Mixed, check_pair
-from samix.mixups.base import Augmentation, Guides, as_array, choose, on_host
+from samix.mixups.base import Augmentation, Guides, Requirements, as_array, choose, on_host
 
 
 def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: bool = True) -> Mixed:
@@ -208,7 +208,7 @@ class ResizeMix(Augmentation):
     """
 
     name: ClassVar[str] = "resizemix"
-    keeps_place: ClassVar[bool] = False
+    requirements = Requirements(preserves_geometry=False)
 
     scale_min: float = 0.1
     scale_max: float = 0.8

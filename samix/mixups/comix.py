@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images, check_labels
-from samix.mixups.base import blend, to_device
+from samix.mixups.base import Requirements, blend, to_device
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.puzzle import Saliency, block_grid, block_saliency, check_choice, look_at, with_clean_loss
 from samix.mixups.transport import Grid, cells
@@ -244,8 +244,6 @@ class CoMixup(GuidedAugmentation):
     """
 
     name: ClassVar[str] = "comixup"
-    needs_model: ClassVar[bool] = True
-    keeps_place: ClassVar[bool] = False
 
     alpha: float = 2.0
     beta: float = 0.32
@@ -272,7 +270,12 @@ class CoMixup(GuidedAugmentation):
                 f"{self.partition}, {self.blocks} and {self.sweeps}"
             )
         check_choice("saliency", self.saliency, ("gradient", "spectral"))
-        self.needs_model = self.saliency == "gradient"  # type: ignore[misc]  # what the class says holds for the default
+
+    @property
+    def requirements(self) -> Requirements:
+        """The network for its gradient, and the clean loss, as the options say."""
+        losses = ("clean",) if self.clean_weight else ()
+        return Requirements(model=self.saliency == "gradient", preserves_geometry=False, own_losses=losses)
 
     def check_batch(self, images: Tensor, labels: Tensor) -> None:
         """Raises unless images and labels can be mixed; labels at each pixel cannot, with more than two sources."""

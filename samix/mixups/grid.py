@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair
-from samix.mixups.base import Augmentation, Guides, choose
+from samix.mixups.base import Augmentation, Guides, Requirements, choose
 from samix.networks.last_map import catch_last_map, last_width
 
 
@@ -168,6 +168,11 @@ class GridMix(Augmentation):
         if not 0.0 <= self.cell_weight < float("inf") or (self.cell_weight > 0.0 and self.style != "cells"):
             raise ValueError(f'cell_weight must be at least 0, and is for style="cells", got {self.cell_weight}')
         self.head: nn.Conv2d | None = None
+
+    @property
+    def requirements(self) -> Requirements:
+        """The loss of the cells, where it has a weight."""
+        return Requirements(own_losses=("cells",) if self.cell_weight else ())
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         """Scores (B, cells, cells), or cells, area, aspect (B,) and place (B, 2).

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch, pair_batch
 from samix.mixups.base import Augmentation, as_lam, take_rows, to_device
+from samix.mixups.saliency import spectral_residual
 
 
 @dataclass
@@ -26,7 +27,7 @@ class GuidedAugmentation(Augmentation):
         std: as mean.
     """
 
-    needs_model: ClassVar[bool] = False  # the maps are read from the network in training
+    family: ClassVar[str] = "Guided by maps"
 
     mean: tuple[float, ...] | None = field(default=None, kw_only=True)
     std: tuple[float, ...] | None = field(default=None, kw_only=True)
@@ -67,7 +68,7 @@ class GuidedAugmentation(Augmentation):
             TypeError, ValueError: wrong type, shape, range, or neither model nor guide where one is needed.
         """
         self.check_batch(images, labels)
-        if guide is None and model is None and self.needs_model:
+        if guide is None and model is None and self.requirements.model:
             raise ValueError(
                 f"{type(self).__name__} looks at the network: give model=, or the maps (B, h, w) as guide=; in a loop, "
                 "mix(images, labels, model=model)"
@@ -89,6 +90,20 @@ class GuidedAugmentation(Augmentation):
         extras: dict[str, Any] = {k: to_device(v, images.device) for k, v in self.draw_extras(images.shape).items()}
         mixed = self.apply(images, take_rows(images, index), lam, guides=(guide, guide[index]), **extras)
         return pair_batch(mixed, labels, index)
+
+    def describe(self) -> str:
+        """Returns which maps guide it."""
+        if self.requirements.model:
+            return "by spectral residuals in place of the network's maps"
+        return {"spectral": "by spectral residuals", "fine": "by fine-grained saliency"}.get(
+            str(self.options().get("saliency")), "by maps"
+        )
+
+    def preview_guide(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Returns its own maps, or spectral residuals where its own are read from the network."""
+        if self.requirements.model:
+            return spectral_residual(images, self.mean, self.std)
+        return self.look(images, labels, None)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Takes mean and std where none were given."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair
-from samix.mixups.base import Augmentation, Guides, as_map, blend, take_rows
+from samix.mixups.base import Augmentation, Guides, Requirements, as_map, blend, take_rows
 from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
 from samix.mixups.fourier import FMix, fmix
 from samix.mixups.grid import GridMix, gridmix_cells, gridmix_holes
@@ -149,6 +149,24 @@ class RandomChoice(Augmentation):
     def rsb(*, generator: torch.Generator | None = None) -> RandomChoice:
         """MixUp 0.1 or CutMix 1, half and half: "ResNet strikes back" (Wightman et al. 2021, arXiv:2110.00476)."""
         return RandomChoice([MixUp(alpha=0.1), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
+
+    @property
+    def requirements(self) -> Requirements:
+        """What any of the mixups requires."""
+        return Requirements.joined([choice.requirements for choice in self.choices])
+
+    @property
+    def members(self) -> tuple[Augmentation, ...]:
+        """The choices."""
+        return self.choices
+
+    def with_generator(self, generator: torch.Generator) -> Augmentation:
+        """Returns a copy whose mixups all draw from ``generator``."""
+        return RandomChoice(self.choices, self.weights, generator=generator)
+
+    def describe(self) -> str:
+        """Returns that each column of a picture is another draw."""
+        return f"each column is a batch of its own, mixed by {' or '.join(one.name for one in self.choices)}"
 
     def choose(self) -> Augmentation:
         """Draws the mixup of this batch."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
-from samix.mixups.base import Augmentation, Guides, as_map
+from samix.mixups.base import Augmentation, Guides, Requirements, as_map
 from samix.mixups.handmade import mixup
 from samix.networks.backbone import find_layer, hooked
 from samix.networks.inference import unwrap
@@ -148,7 +148,8 @@ class ManifoldMix(Augmentation):
     """
 
     name: ClassVar[str] = "manifoldmix"
-    keeps_place: ClassVar[bool] = False  # labels at each pixel have no place at a layer
+    family: ClassVar[str] = "In hidden layers"
+    requirements = Requirements(preserves_geometry=False, inside_network=True)
 
     alpha: float = 2.0
     layers: str = ""
@@ -157,6 +158,10 @@ class ManifoldMix(Augmentation):
         super().__post_init__()
         if self.layers and not all(name.strip() for name in self.layers.split(",")):
             raise ValueError(f'layers must be names with commas between, as "input,layer1", got {self.layers!r}')
+
+    def describe(self) -> str:
+        """Returns that a picture shows MixUp."""
+        return "mixed at the input, where it is mixup"
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`samix.mixups.handmade.mixup`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.mixups.base import Augmentation, Guides, check_alpha, sample_lam, take_rows, to_device
+from samix.mixups.base import Augmentation, Guides, Requirements, check_alpha, sample_lam, take_rows, to_device
 from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import mixup
 
@@ -54,7 +54,7 @@ class InterIntraMix(Augmentation):
     """
 
     name: ClassVar[str] = "interintra"
-    needs_classes: ClassVar[bool] = True  # labels are looked at, so there must be some
+    requirements = Requirements(classes=True)
 
     alpha: float = 2.0
     per_sample: bool = True

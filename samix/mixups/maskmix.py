@@ -56,6 +56,7 @@ class MaskMix(Augmentation):
     """
 
     name: ClassVar[str] = "maskmix"
+    family: ClassVar[str] = "By patches"
 
     cell: int = 0
     patch: int = 1

@@ -66,6 +66,7 @@ class PatchCutMix(Augmentation):
     """
 
     name: ClassVar[str] = "patchcutmix"
+    family: ClassVar[str] = "By patches"
 
     patch: int = 16
     clip: bool = True

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixups.base import Guides, blend, choose, take_rows
+from samix.mixups.base import Guides, Requirements, blend, choose, take_rows
 from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, solve_exact, solve_icm
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
@@ -206,7 +206,6 @@ class PuzzleMix(GuidedAugmentation):
     """
 
     name: ClassVar[str] = "puzzlemix"
-    needs_model: ClassVar[bool] = True
 
     beta: float = 1.2
     gamma: float = 0.5
@@ -238,9 +237,12 @@ class PuzzleMix(GuidedAugmentation):
         check_choice("solver", self.solver, ("dual", "exact", "icm"))
         check_choice("saliency", self.saliency, ("gradient", "spectral"))
         check_choice("transport_solver", self.transport_solver, ("exact", "swaps"))
-        # Read from the instance; what the class says holds for the defaults.
-        self.needs_model = self.saliency == "gradient"  # type: ignore[misc]
-        self.keeps_place = not self.transport  # type: ignore[misc]
+
+    @property
+    def requirements(self) -> Requirements:
+        """The network for its gradient, and the clean loss, as the options say; transport moves pixels."""
+        losses = ("clean",) if self.clean_weight else ()
+        return Requirements(model=self.saliency == "gradient", preserves_geometry=not self.transport, own_losses=losses)
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """Gradient saliency, or the spectral residual: (B, H, W)."""

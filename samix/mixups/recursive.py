@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images
-from samix.mixups.base import Augmentation, Guides, as_lam, check_alpha, choose, take_rows, to_device
+from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, check_alpha, choose, take_rows, to_device
 from samix.networks.last_map import catch_last_map, last_width
 
 
@@ -123,7 +123,6 @@ class RecursiveMix(Augmentation):
     """
 
     name: ClassVar[str] = "recursivemix"
-    keeps_place: ClassVar[bool] = False
 
     alpha: float = 0.5
     weight: float = 0.1
@@ -139,6 +138,12 @@ class RecursiveMix(Augmentation):
         self.head: nn.Linear | None = None
         self.num_classes: int | None = None
         self.memory: Memory | None = None
+
+    @property
+    def requirements(self) -> Requirements:
+        """The batch before, and the loss of the second head where it has a weight."""
+        losses = ("consistency",) if self.weight else ()
+        return Requirements(preserves_geometry=False, stateful=True, own_losses=losses)
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) 1 - area; all 1 when this batch is not to be mixed."""

@@ -14,17 +14,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels
-from samix.mixups.align import AlignMix
-from samix.mixups.base import Augmentation, Guides
+from samix.mixups.base import MIXUPS, Augmentation, Guides, Requirements
 from samix.mixups.handmade import RandomChoice
-from samix.mixups.hidden import ManifoldMix
-from samix.mixups.image_side import IMAGE_SIDE
 from samix.mixups.switching import SwitchingAugmentation
 
 
@@ -44,21 +41,18 @@ def base_mixup(
             pass.
     """
     if ready is None:
-        kinds = {key: kind for key, kind in IMAGE_SIDE.items() if not issubclass(kind, RandomChoice)}
+        kinds = {key: kind for key, kind in MIXUPS.items() if not issubclass(kind, RandomChoice | Relabelling)}
         if name not in kinds:
-            more = "; hand in a ready one as mixup" if name in IMAGE_SIDE else ""
+            more = "; hand in a ready one as mixup" if name in MIXUPS else ""
             raise ValueError(f"unknown base {name!r}{more}; choose one of {', '.join(sorted(kinds))}")
         made = kinds[name](generator=generator, **options)
-    elif isinstance(ready, RandomChoice):
-        made = RandomChoice(ready.choices, ready.weights, generator=generator)
     else:
-        made = dataclasses.replace(ready, generator=generator)
-    for one in made.choices if isinstance(made, RandomChoice) else (made,):
-        if isinstance(one, ManifoldMix | AlignMix | Relabelling):
-            raise ValueError(
-                f"{type(one).__name__} acts inside or after the forward pass, so it cannot be the mixup of images that "
-                "is relabelled; take one that mixes pixels by a mask, such as cutmix, fmix, gridmix or maskmix"
-            )
+        made = ready.with_generator(generator)
+    if made.requirements.inside_network or made.requirements.relabels:
+        raise ValueError(
+            f"{type(made).__name__} acts inside or after the forward pass, so it cannot be the mixup of images that "
+            "is relabelled; take one that mixes pixels by a mask, such as cutmix, fmix, gridmix or maskmix"
+        )
     return made
 
 
@@ -74,6 +68,8 @@ class Relabelling(SwitchingAugmentation):
         base: name of the mixup whose labels are changed; any that mixes pixels by a mask.
         mixup: a ready object instead; it is copied.
     """
+
+    family: ClassVar[str] = "On the label's side"
 
     base: str = "cutmix"
     mixup: Augmentation | None = field(default=None, kw_only=True, repr=False)
@@ -130,6 +126,19 @@ class Relabelling(SwitchingAugmentation):
         return batch
 
     # All else is the wrapped mixup's ---------------------------------------------------------------------------------
+
+    @property
+    def requirements(self) -> Requirements:
+        """As the wrapped mixup, without its losses."""
+        return dataclasses.replace(self.inner.requirements, relabels=True, own_losses=())
+
+    def describe(self) -> str:
+        """Returns that a picture shows the wrapped mixup."""
+        return f"images as {self.inner.name} mixes them; the label's shares need the network"
+
+    def preview_guide(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """As the wrapped mixup."""
+        return self.inner.preview_guide(images, labels)
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """As the wrapped mixup."""

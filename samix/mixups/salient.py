@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samix.batch import Mixed, check_pair
-from samix.mixups.base import Guides, blend, choose
+from samix.mixups.base import Guides, Requirements, blend, choose
 from samix.mixups.boxes import cutmix
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
@@ -281,9 +281,9 @@ class GuidedMixup(GuidedAugmentation):
             raise ValueError(f"saliency must be spectral or gradient, got {self.saliency!r}")
 
     @property
-    def needs_model(self) -> bool:  # type: ignore[override]  # an option decides
-        """Whether the maps are read from the network in training."""
-        return self.saliency == "gradient"
+    def requirements(self) -> Requirements:
+        """The network, for its gradient."""
+        return Requirements(model=self.saliency == "gradient")
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) 0.5, the paper's even mask; 1 when this batch is not to be mixed."""
@@ -319,7 +319,7 @@ class SaliencyGrafting(GuidedAugmentation):
     """
 
     name: ClassVar[str] = "saliency_grafting"
-    needs_model: ClassVar[bool] = True
+    requirements = Requirements(model=True)
 
     alpha: float = 2.0
     per_sample: bool = True

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair
-from samix.mixups.base import Guides, choose
+from samix.mixups.base import Guides, Requirements, choose
 from samix.mixups.cells import between, to_pixels
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.switching import SwitchingAugmentation, idle
@@ -166,8 +166,8 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
     """
 
     name: ClassVar[str] = "smmix"
-    keeps_place: ClassVar[bool] = False
-    needs_model: ClassVar[bool] = True
+    family: ClassVar[str] = "By patches"
+    requirements = Requirements(model=True, preserves_geometry=False, own_losses=("consistency", "regions"))
 
     switch: float = 0.5
     min_side: float = 0.25

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_range
+from samix.mixups.base import Requirements
 from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.mixups.switching import idle
 from samix.networks.backbone import find_layer, hooked
@@ -109,6 +110,11 @@ class SUMix(Relabelling):
         super().__post_init__()
         if not 0.0 <= self.kappa < float("inf") or not 0.0 <= self.gamma < float("inf"):
             raise ValueError(f"kappa and gamma must be finite and at least 0, got {self.kappa} and {self.gamma}")
+
+    @property
+    def requirements(self) -> Requirements:
+        """As the wrapped mixup, and the loss of the uncertainty head."""
+        return dataclasses.replace(super().requirements, own_losses=("uncertainty",))
 
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
         """Makes the uncertainty head, (B, F) -> (B, K).

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixups.base import Guides, choose, take_rows, to_device
+from samix.mixups.base import Guides, Requirements, choose, take_rows, to_device
 from samix.mixups.cells import check_side, grid_of, to_pixels
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import class_activation
@@ -153,6 +153,7 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
     """
 
     name: ClassVar[str] = "tokenmix"
+    family: ClassVar[str] = "By patches"
 
     switch: float = 0.5
     patch: int = 16
@@ -175,9 +176,9 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
             raise ValueError(f"surplus must be in [0, 1], got {self.surplus}")
 
     @property
-    def needs_model(self) -> bool:  # type: ignore[override]  # an option decides
-        """Whether the maps are read from the network in training."""
-        return self.maps == "attention" or (self.maps == "activation" and self.teacher is None)
+    def requirements(self) -> Requirements:
+        """The network in training, unless a teacher gives the maps or there are none."""
+        return Requirements(model=self.maps == "attention" or (self.maps == "activation" and self.teacher is None))
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) ``fixed_lam``, or a draw; 1 where this batch is not to be mixed."""

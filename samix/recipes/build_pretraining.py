@@ -167,7 +167,7 @@ def what_mixes(recipe: PretrainRecipe, options: dict[str, Any], network: nn.Modu
     of_clusters = dataclasses.asdict(PseudoLabelOptions())
     mixup = BY_CLUSTERS[name](**{key: value for key, value in options.items() if key not in of_clusters})
     chosen = PseudoLabelOptions(**{key: options[key] for key in of_clusters})
-    if getattr(mixup, "saliency", "gradient") == "spectral":  # read off the pixels: nobody asks for classes
+    if not (mixup.requirements.model or mixup.requirements.classes):  # read off the pixels: nobody asks for classes
         changed = [key for key, value in of_clusters.items() if options[key] != value]
         if changed:
             raise ValueError(f"{name} with saliency spectral has no clusters, so {', '.join(changed)} would do nothing")

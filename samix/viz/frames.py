@@ -11,18 +11,9 @@ from torch import Tensor
 
 from samix.batch import MixedBatch
 from samix.data import denormalize
-from samix.mixups import LABEL_SIDE
-from samix.mixups.image_side import GUIDED, HANDMADE, HIDDEN, OF_TOKENS
 
 Scale = tuple[Any, Any]  # mean and std by channel
-FAMILIES = (
-    ("Learned", ()),
-    ("Hand-made", HANDMADE),
-    ("Guided by maps", GUIDED),
-    ("By patches", OF_TOKENS),
-    ("In hidden layers", HIDDEN),
-    ("On the label's side", LABEL_SIDE),
-)
+FAMILIES = ("Learned", "Hand-made", "Guided by maps", "By patches", "In hidden layers", "On the label's side")
 
 
 @dataclass(frozen=True)

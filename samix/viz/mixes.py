@@ -11,13 +11,7 @@ from torch import Tensor
 from samix.batch import MixedBatch
 from samix.methods.base import Method
 from samix.mixers.pretrained import Mixer
-from samix.mixups.align import AlignMix
 from samix.mixups.base import Augmentation
-from samix.mixups.guided import GuidedAugmentation
-from samix.mixups.handmade import RandomChoice
-from samix.mixups.hidden import ManifoldMix
-from samix.mixups.relabelling import Relabelling
-from samix.mixups.saliency import spectral_residual
 from samix.recipes.build import build_mixup
 
 Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std by channel
@@ -46,7 +40,7 @@ def mixup_at(
     given: dict[str, Any] = {"index": index} if guide is None else {"index": index, "guide": guide}
 
     def mix(lam: float) -> MixedBatch:
-        mixup.generator.manual_seed(seed + (round(10 * lam) if isinstance(mixup, RandomChoice) else 0))
+        mixup.generator.manual_seed(seed + (round(10 * lam) if len(mixup.members) > 1 else 0))
         return mixup(images, labels, lam=lam, **given)
 
     return mix
@@ -54,31 +48,13 @@ def mixup_at(
 
 def guide_of(mixup: Augmentation, images: Tensor, labels: Tensor) -> Tensor | None:
     """The maps that a guided mixup is shown with: its own, or, where these are the network's, spectral residuals."""
-    if not isinstance(mixup, GuidedAugmentation):
-        return None
-    if mixup.needs_model:
-        return spectral_residual(images, getattr(mixup, "mean", None), getattr(mixup, "std", None))
-    return mixup.look(images, labels, None)
+    return mixup.preview_guide(images, labels)
 
 
 def title_of(name: str, mixup: Augmentation) -> str:
     """What a picture of a mixup by name shows."""
-    if isinstance(mixup, Mixer):
-        return f"a trained Mixer ({mixup.loaded.config.kind}), frozen"
-    if isinstance(mixup, RandomChoice):
-        return f"{name}: each column is a batch of its own, mixed by {' or '.join(one.name for one in mixup.choices)}"
-    if isinstance(mixup, ManifoldMix | AlignMix):
-        return f"{name}: mixed at the input, where it is mixup"
-    if isinstance(mixup, Relabelling):
-        return f"{name}: images as {mixup.inner.name} mixes them; the label's shares need the network"
-    if isinstance(mixup, GuidedAugmentation) and mixup.needs_model:
-        return f"{name}: by spectral residuals in place of the network's maps"
-    if isinstance(mixup, GuidedAugmentation):
-        return f"{name}: by {DETECTORS.get(getattr(mixup, 'saliency', ''), 'maps')}"
-    return name
-
-
-DETECTORS = {"spectral": "spectral residuals", "fine": "fine-grained saliency"}
+    note = mixup.describe()
+    return note if isinstance(mixup, Mixer) else f"{name}: {note}" if note else name
 
 
 @torch.no_grad()

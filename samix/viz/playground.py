@@ -17,7 +17,7 @@ from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS, MIXER, NAMES
 from samix.train.options import short_name
-from samix.viz.frames import FAMILIES, Scale, Sheet, new_sheet
+from samix.viz.frames import Scale, Sheet, new_sheet
 from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, guide_of, mixup_at, named_mixup, title_of, trained_at
 from samix.viz.playground_page import TRIES, playground_page
 from samix.viz.webpage import write_page
@@ -106,7 +106,7 @@ class Playground:
             scale: Scale = (PHOTO_MEAN, PHOTO_STD)
             images, labels = self.pair(self.size, scale)
             mixup = named_mixup(source, scale)
-            family = next((name for name, kinds in FAMILIES if type(mixup) in kinds), "Learned")
+            family = mixup.family
             mix = mixup_at(mixup, images, labels, PAIR, self.seed, guide_of(mixup, images, labels))
             title = title_of(source, mixup).replace("each column", "each λ")
             if source.startswith(MIXER):

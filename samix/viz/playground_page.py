@@ -81,7 +81,7 @@ def compose(
 def card_parts(sheets: Sequence[Sheet], side: int, quality: int) -> tuple[str, list[dict[str, Any]]]:
     """The cards by family, and what the script knows of each sheet; equal pictures are stored once."""
     html, data, stored = [], list[dict[str, Any]](), list[tuple[Sheet, int]]()
-    for family, _ in FAMILIES:
+    for family in FAMILIES:
         members = [sheet for sheet in sheets if sheet.family == family]
         cards = []
         for sheet in members:

@@ -15,6 +15,7 @@ import samix
 from samix.batch import MixedBatch
 from samix.compat.loader import MixCollate, MixTransform, check_input_stage
 from samix.compat.timm import Mixup, TimmMixup
+from samix.mixups.base import Requirements
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.handmade import RandomChoice
 
@@ -125,7 +126,7 @@ def test_any_mixup_of_images_gives_targets_that_sum_to_one():
 
 
 class Looks(GuidedAugmentation):
-    needs_model = True
+    requirements = Requirements(model=True)
 
 
 @pytest.mark.parametrize("make", [TimmMixup, MixCollate, MixTransform, check_input_stage])

@@ -94,7 +94,7 @@ def test_attentivemix_looks_with_the_network_in_training():
     guide = activation_map(net, images, feature="late")
     guide = guide - guide.amin((1, 2), keepdim=True)
     expected = seeded(AttentiveMix)(images, labels, guide=guide)
-    assert mix.needs_model
+    assert mix.requirements.model
     assert torch.equal(mix(images, labels, model=net).images, expected.images)
 
 
@@ -102,7 +102,7 @@ def test_attentivemix_looks_with_a_network_of_its_own():
     images, labels = batch_of(4, (3, 64, 64))
     net = randomised(tiny_cnn())
     mix = seeded(AttentiveMix, frozen=net)
-    assert not mix.needs_model
+    assert not mix.requirements.model
     assert torch.equal(
         mix(images, labels).images, seeded(AttentiveMix)(images, labels, guide=activation_map(net, images)).images
     )
@@ -123,7 +123,7 @@ def test_a_named_network_is_fetched_once_and_sees_images_as_it_was_trained(monke
     pixels = pixels.sigmoid()
     mean, std = (0.5,) * channels, (0.25,) * channels
     mix = seeded(AttentiveMix, network="some_network", mean=mean, std=std)
-    assert not mix.needs_model
+    assert not mix.requirements.model
     found = mix.look((pixels - 0.5) / 0.25, labels, None)
     mix((pixels - 0.5) / 0.25, labels)
     assert made == [("some_network", True)]

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from samix.mixups import LABEL_SIDE, MIXUPS
-from samix.mixups.image_side import OF_TOKENS
+from samix.mixups import MIXUPS
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, NAMES, build_method, mixup_defaults
 from samix.train.steps import seed_draws
@@ -18,7 +17,7 @@ VIT = {
     "model_args": '{"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}',
     "size": 32,
 }
-NEEDS_VIT = {kind.name for kind in (*OF_TOKENS, *LABEL_SIDE)} - {"sumix", "maskmix"}
+NEEDS_VIT = {"patchcutmix", "tokenmix", "smmix", "transmix", "mixpro", "tla"}
 PATCHED = {"patchcutmix", "tokenmix", "tla"}
 every_name = pytest.mark.parametrize("name", NAMES)
 

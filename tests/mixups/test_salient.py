@@ -166,8 +166,8 @@ def test_same_seed_same_batch_and_the_global_generator_is_left_alone(kind):
 def test_maps_are_asked_for_where_the_network_is_needed(kind):
     images, labels = batch_of(3)
     mix = make(kind)
-    assert mix.needs_model == (not kind.startswith("saliencymix") and kind != "guidedmixup")
-    if mix.needs_model:
+    assert mix.requirements.model == (not kind.startswith("saliencymix") and kind != "guidedmixup")
+    if mix.requirements.model:
         with pytest.raises(ValueError, match="give model="):
             mix(images, labels)
     else:

@@ -16,6 +16,7 @@ from samix.losses.contrastive import barlow_twins, normalized
 from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
 from samix.methods.contrastive.mixup import check_views
 from samix.mixups.base import Augmentation
+from samix.mixups.handmade import NoMixup
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
@@ -77,7 +78,7 @@ class BarlowTwins(GivenMixupMethod[BarlowTwinsOptions]):
         mixup: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if mixup is not None and getattr(mixup, "name", "") != "vanilla":
+        if mixup is not None and not isinstance(mixup, NoMixup):
             raise ValueError(
                 f"Barlow Twins has no mixed form, so {type(mixup).__name__} cannot be used: its loss compares columns, "
                 "not images; train without a mixup, or choose MoCo, MoCo v3, SimCLR, BYOL, SimSiam or SwAV"

@@ -15,6 +15,7 @@ from samix.methods.base import Method
 from samix.methods.contrastive.mixup import AugmentationMixup, Mixing, embed_mixed
 from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation, new_generator
+from samix.mixups.handmade import NoMixup
 from samix.networks.batchnorm import plain_batchnorm
 from samix.networks.encoder import Encoder
 from samix.networks.inference import evaluating
@@ -158,7 +159,7 @@ def given_mixing(
         )
     if mixup is not None and not isinstance(mixup, Augmentation):
         raise TypeError(f"mixup must be None or an augmentation object, got {type(mixup).__name__}")
-    if mixup is None or mixup.name == "vanilla":
+    if mixup is None or isinstance(mixup, NoMixup):
         return None
     return AugmentationMixup(mixup, generator)
 

@@ -18,9 +18,7 @@ from samix.losses.contrastive import mixed_info_nce, normalized
 from samix.methods.contrastive.clustering import ClusterOptions
 from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
-from samix.mixups.handmade import RandomChoice
-from samix.mixups.recursive import RecursiveMix
-from samix.mixups.relabelling import Relabelling
+from samix.mixups.handmade import NoMixup, RandomChoice
 from samix.networks.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -173,26 +171,31 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
     own = copy.copy(mixup)
     own.generator = generator
     own.pairing = "cycle"
-    if isinstance(own, RecursiveMix | Relabelling):
-        instead = (
-            "it mixes in the batch before, whose keys are gone"
-            if isinstance(own, RecursiveMix)
-            else ("it corrects class labels by what a classifier says; use the mixup that it wraps")
+    needs = own.requirements
+    if needs.stateful:
+        raise ValueError(
+            f"{type(mixup).__name__} is for labelled images: it mixes in the batch before, whose keys are gone"
         )
-        raise ValueError(f"{type(mixup).__name__} is for labelled images: {instead}")
-    if getattr(own, "needs_classes", False) and not classes:
+    if needs.relabels:
+        raise ValueError(
+            f"{type(mixup).__name__} is for labelled images: it corrects class labels by what a classifier says; use "
+            "the mixup that it wraps"
+        )
+    if needs.classes and not classes:
         raise ValueError(
             f"{type(mixup).__name__} asks whether two images are of one class; without labels give it clusters: "
             "mixing=PseudoLabelOptions(...) and images=N"
         )
-    if getattr(own, "needs_model", False) and not classes:
+    if needs.model and not classes:
         raise ValueError(
             f"{type(mixup).__name__} looks at a network trained with labels, which is not there; choose one guided by "
             "pixels, or a frozen Mixer"
         )
-    for option in ("clean_weight", "cell_weight"):
-        if getattr(own, option, 0.0):
-            raise ValueError(f"{option} of {type(mixup).__name__} weighs a loss of class labels; set it to 0")
+    if needs.own_losses:
+        raise ValueError(
+            f"{type(mixup).__name__} adds losses of class labels ({', '.join(needs.own_losses)}), which are not there; "
+            "set their weights to 0"
+        )
     if isinstance(own, RandomChoice):
         own.choices = tuple(for_views(choice, generator, classes=classes) for choice in own.choices)
     return own
@@ -220,7 +223,7 @@ def make_mixing(
         TypeError: not a mixup.
         ValueError: clusters without ``images``, or options that do not go with this mixup.
     """
-    if mixup is None or getattr(mixup, "name", "") == "vanilla":
+    if mixup is None or isinstance(mixup, NoMixup):
         return None
     if isinstance(options, ClusterOptions):
         from samix.methods.contrastive.pseudo_labels import mixing_by_clusters

@@ -81,7 +81,7 @@ class PseudoLabelMixing(Mixing):
     ) -> None:
         super().__init__()
         guided = isinstance(mixup, GuidedAugmentation)
-        if not guided and not getattr(mixup, "needs_classes", False):
+        if not guided and not mixup.requirements.classes:
             raise ValueError(
                 f"{type(mixup).__name__} looks neither at classes nor at maps, so clusters change nothing; "
                 "leave mixing= away"

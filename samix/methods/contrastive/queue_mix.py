@@ -14,11 +14,12 @@ from samix.methods.contrastive.mixup import AugmentationMixup, check_views
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
+from samix.mixups.handmade import NoMixup
 
 
 def refuse_mixup(mixup: Augmentation | MaskGenerator | None, method: str) -> None:
     """Raises ValueError for a mixup beside a method that says itself how it mixes; None and no mixup are let in."""
-    if mixup is not None and getattr(mixup, "name", "") != "vanilla":
+    if mixup is not None and not isinstance(mixup, NoMixup):
         raise ValueError(
             f"{method} fixes how images are mixed, so it takes no mixup, got {type(mixup).__name__}; leave it out "
             "(samix pretrain: --mixup vanilla), or give the mixup to moco, simclr, byol or mocov3"
