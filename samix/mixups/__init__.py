@@ -32,4 +32,4 @@ for _kind in (
     *(PatchCutMix, MaskMix, TokenMix, SMMix),
     *(TransMix, MixPro, TokenLabelAlign, SUMix),
 ):
-    MIXUPS[_kind.name] = _kind
+    MIXUPS.register(_kind.name, _kind)

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.runtime import distributed
+from samix.runtime.registry import Registry
 
 Guides = tuple[Tensor, Tensor]  # what a mixup looks at: the guide of x, the guide of its partner
 Pairing = Literal["randperm", "cycle", "flip", "roll"]
 
 
-MIXUPS: dict[str, type[Augmentation]] = {}  # filled by samix.mixups
+MIXUPS: Registry[type[Augmentation]] = Registry("mixups")  # filled by samix.mixups
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from tiny_networks import PlainNet, tiny_cnn, tiny_vit
 from torch import nn
 
 from samix.methods.supervised import Supervised
-from samix.mixups import MIXUPS
 from samix.mixups.recursive import RecursiveMix, box_features, box_of, recursivemix
 from samix.networks.last_map import catch_last_map, last_width
 from samix.train import Interrupted, Run
@@ -318,7 +317,6 @@ def test_state_saved_in_the_middle_gives_the_same_run():
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_as_one_that_never_was(tmp_path, monkeypatch):
-    monkeypatch.setitem(MIXUPS, "recursivemix", RecursiveMix)
     monkeypatch.setattr(Run, "draw", lambda run: None)
     recipe = small_recipe("recursivemix", device_data=True, workers=0)
     whole = fit(recipe, tmp_path / "whole")
