@@ -160,7 +160,7 @@ def _jpeg(x: Tensor, c: int, g: Generator) -> Tensor:
     def change(image: Image.Image) -> Image.Image:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=c)
-        return Image.open(stream)
+        return Image.open(stream, formats=("JPEG",))
 
     return _by_pil(x, change)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from samix.analysis.cam import enlarge
+from samix.data.decode import read_size
 from samix.eval.boxes import needed
 
 OVERLAPS = (0.3, 0.5, 0.7)
@@ -171,8 +171,7 @@ def read_cub_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
 
 def fitted_box(box: Sequence[float], image: Path, size: int, short: int) -> tuple[float, ...]:
     """A box of an image file where the test transform puts it: short side to ``short``, then the ``size`` centre."""
-    with Image.open(image) as opened:
-        width, height = opened.size
+    width, height = read_size(image, str(image))
     scale = short / min(width, height)
     left, top = (round((int(side * scale) - size) / 2.0) for side in (width, height))
     moved = [box[0] * scale - left, box[1] * scale - top, box[2] * scale - left, box[3] * scale - top]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from samix.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from samix.analysis.passes import accuracy, check_classified, predictor
 from samix.data import denormalize, normalize
-from samix.data.names import Channels
+from samix.data.spec import Channels
 from samix.networks.inference import looking
 
 

@@ -14,7 +14,8 @@ from samix.analysis.passes import Predict, predictor
 from samix.analysis.prediction import mixed_in_parts, partners_within
 from samix.batch import MixedBatch
 from samix.data import EvalBatches, FileImages, ImageData, load_data
-from samix.data.names import Channels, balanced_rows
+from samix.data.names import balanced_rows
+from samix.data.spec import Channels
 from samix.data.transforms import test_transform
 from samix.hub.load import load_export, load_method
 from samix.methods.base import Method

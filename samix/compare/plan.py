@@ -11,11 +11,11 @@ from typing import Any
 
 from samix.compare.ablations import Variant
 from samix.compare.tasks import Kind, kind_of
+from samix.data import find_dataset
 from samix.recipes import Recipe
 from samix.recipes.build import MIXER
 
 TRAINED = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
-IMAGENET = ("imagenet", "inat", "places")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Plan:
 
 def median_epochs(recipe: Recipe) -> int:
     """The published rule: 5 for ImageNet, iNaturalist and Places in up to 100 epochs, else 10."""
-    return 5 if recipe.data.startswith(IMAGENET) and recipe.epochs <= 100 else 10
+    return find_dataset(recipe.data)[0].last_evaluations if recipe.epochs <= 100 else 10
 
 
 def order_jobs(plan: Plan) -> tuple[Job, ...]:

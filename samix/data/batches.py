@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from samix.data.images import UNREADABLE, ImageSet
-from samix.data.names import ImageData
+from samix.data.dataset import ImageData
+from samix.data.decode import UNREADABLE
+from samix.data.images import ImageSet
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, epoch_order, rank_rows, stream_seed

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from samix.data.images import ArrayImages, FileImages, file_names, no_labels
-from samix.data.layouts import Splits
+from samix.data.spec import DataLocation, Splits
 
 # Name of the data set -> the folder that torchvision looks for.
 TORCHVISION_FOLDERS = {
@@ -28,14 +28,16 @@ TORCHVISION_FOLDERS = {
 }
 
 
-def read_torchvision(name: str, root: Path, download: bool) -> Splits:
-    """Reads one of `TORCHVISION_FOLDERS` below `root`; touches the network only if `download`.
+def read_torchvision(location: DataLocation) -> Splits:
+    """Reads one of `TORCHVISION_FOLDERS`; touches the network only if `location.download`.
 
     Raises:
         FileNotFoundError: the files are not there.
         OSError: the download failed.
         ValueError: download of Stanford Cars, whose official address is gone.
     """
+    name, download = location.name, location.download
+    root = Path(location.place).expanduser() if location.place else location.root
     readers: dict[str, Callable[[Path, bool], Splits]] = {
         "cifar10": lambda root, download: _cifar(datasets.CIFAR10, root, download),
         "cifar100": lambda root, download: _cifar(datasets.CIFAR100, root, download),
@@ -103,7 +105,7 @@ def _aircraft(root: Path, download: bool) -> Splits:
     def split(name: str, download: bool) -> tuple[FileImages, tuple[str, ...]]:
         data = datasets.FGVCAircraft(root, split=name, annotation_level="variant", download=download)
         names = file_names([str(Path(file).relative_to(root)) for file in data._image_files])
-        return FileImages(root, names, torch.tensor(data._labels)), tuple(data.classes)
+        return FileImages(root, names, torch.tensor(data._labels), exif_rotation=False), tuple(data.classes)
 
     (train, names), (val, _) = split("trainval", download), split("test", False)
     return Splits(train, val, names)
@@ -114,17 +116,22 @@ def _cars(root: Path, download: bool) -> Splits:
         data = datasets.StanfordCars(root, split=name, download=download)
         names = file_names([str(Path(file).relative_to(root)) for file, _ in data._samples])
         labels = torch.tensor([int(label) for _, label in data._samples])
-        return FileImages(root, names, labels), tuple(data.classes)
+        return FileImages(root, names, labels, exif_rotation=False), tuple(data.classes)
 
     (train, names), (val, _) = split("train"), split("test")
     return Splits(train, val, names)
 
 
-def read_digits() -> Splits:
-    """scikit-learn's 1,797 scans of 8 x 8 pixels, 0..16 scaled to 0..255 and repeated to three channels.
+def read_digits(location: DataLocation) -> Splits:
+    """Reads scikit-learn's 1,797 scans of 8 x 8 pixels, 0..16 scaled to 0..255 and repeated to three channels.
 
     A fifth of every class is held out. The split is fixed, so that runs with different seeds can be compared.
+
+    Raises:
+        ValueError: a folder is given.
     """
+    if location.place:
+        raise ValueError(f"digits lies inside scikit-learn and takes no folder, got digits:{location.place}")
     scans, target = read_scans()
     grey = scans.mul(255 / 16).round().to(torch.uint8)  # (N, 8, 8)
     images, labels = grey[:, None].repeat(1, 3, 1, 1), target

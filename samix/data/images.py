@@ -1,4 +1,4 @@
-"""Sets of images that decode nothing until an image is asked for, and the one place that opens a file."""
+"""Sets of images, which decode an image when it is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,10 @@ from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from samix.data.decode import open_image, read_size
+
 F: Any = functional  # torchvision re-exports its functions in a way that strict mypy does not follow
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-
-
-class UnreadableImage(ValueError):
-    """A file that is no image, is damaged, or is too large."""
-
-
-UNREADABLE = (UnreadableImage, FileNotFoundError)  # what `ImageSet.image` raises of an image that is not to be had
+MAX_ASPECT = 16  # of an image that is resized as a whole: one of 20000 x 1 would need gigabytes
 
 
 class ImageSet(Protocol):
@@ -52,7 +47,7 @@ class ArrayImages:
         labels: (N,) int64.
 
     Raises:
-        ValueError: wrong type or shape, or as many labels as images are not there.
+        ValueError: wrong type or shape, or images and labels differ in number.
     """
 
     images: Tensor
@@ -84,14 +79,16 @@ class FileImages:
         root: folder that the names are relative to.
         names: (N,) array of bytes, as `file_names` makes it.
         labels: (N,) int64.
+        exif_rotation: turn images upright as their EXIF data say; the readers of published sets leave them as stored.
 
     Raises:
-        ValueError: as many labels as names are not there.
+        ValueError: names and labels differ in number.
     """
 
     root: Path
     names: npt.NDArray[np.bytes_]
     labels: Tensor
+    exif_rotation: bool = True
 
     def __post_init__(self) -> None:
         _check_labels(self.labels, len(self.names))
@@ -105,11 +102,15 @@ class FileImages:
 
     def image(self, index: int) -> Image.Image:
         """RGB image; the errors are those of `open_image`."""
-        return open_image(self.path(index))
+        return open_image(self.path(index), exif_rotation=self.exif_rotation)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of image `index` before any rotation; only the header is read."""
+        return read_size(self.path(index), str(self.path(index)))
 
     def subset(self, rows: Tensor) -> FileImages:
         """The images at `rows`."""
-        return FileImages(self.root, self.names[rows.numpy()], self.labels[rows])
+        return FileImages(self.root, self.names[rows.numpy()], self.labels[rows], self.exif_rotation)
 
 
 def _check_labels(labels: Tensor, count: int) -> None:
@@ -127,47 +128,6 @@ def file_names(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Reads a file as RGB: grey is repeated, a palette looked up, CMYK converted, transparency dropped.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        UnreadableImage: the file cannot be decoded, or has more pixels than PIL's `Image.MAX_IMAGE_PIXELS`.
-    """
-    return decode_image(path, str(path))
-
-
-def decode_image(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Reads a file, or bytes that were read, as `open_image` does; `name` is for the errors, which are the same."""
-    try:
-        with Image.open(source) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            return _to_rgb(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image {name} is missing; restore it or read the data set's folder again") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableImage(
-            f"image {name} has more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression bombs; "
-            "shrink it, or remove it if you do not know it"
-        ) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's decoders stumble over broken files in many ways, struct.error among them
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"image {name} cannot be read ({reason}); replace or remove it") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # PIL would clip 16-bit grey at 255 instead of scaling it
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:  # PIL warns when such a palette becomes RGB in one step
-        return image.convert("RGBA").convert("RGB")
-    image.load()  # all of it: the file will be closed
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-
-
 def to_uint8(image: Image.Image | Tensor) -> Tensor:
     """(3, H, W) uint8 tensor of a PIL image or of such a tensor."""
     if isinstance(image, Tensor):
@@ -176,8 +136,19 @@ def to_uint8(image: Image.Image | Tensor) -> Tensor:
     return tensor
 
 
+def bound_aspect(image: Any) -> Any:
+    """Cuts the middle out of an image whose long side is more than 16 times the short one; others are unchanged."""
+    height, width = F.get_size(image)
+    longest = MAX_ASPECT * min(height, width)
+    if max(height, width) <= longest:
+        return image
+    return F.center_crop(image, [min(height, longest), min(width, longest)])
+
+
 def fit_square(image: Any, size: int, short: int, interpolation: InterpolationMode) -> Any:
     """Resizes the short side to `short` pixels and cuts the `size` x `size` centre; of that size already: unchanged.
+
+    Of very long images only the middle is resized, see `bound_aspect`.
 
     Args:
         image: PIL image, or uint8 tensor (3, H, W).
@@ -187,7 +158,7 @@ def fit_square(image: Any, size: int, short: int, interpolation: InterpolationMo
     """
     if short == size and F.get_size(image) == [size, size]:
         return image
-    return F.center_crop(F.resize(image, [short], interpolation, antialias=True), [size, size])
+    return F.center_crop(F.resize(bound_aspect(image), [short], interpolation, antialias=True), [size, size])
 
 
 def load_images(paths: Sequence[Path], size: int) -> Tensor:

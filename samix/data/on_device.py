@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samix.data.images import UNREADABLE, ArrayImages, ImageSet
+from samix.data.decode import UNREADABLE
+from samix.data.images import ArrayImages, ImageSet
 from samix.data.transforms import CROP_KINDS, RESIZED_KINDS, Augment, Fit, crop_padding
 
 TRIES = 10  # boxes that a random resized crop tries before it takes the whole image, as torchvision

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from samix.data.images import UNREADABLE, FileImages, ImageSet, UnreadableImage
+from samix.data.decode import UNREADABLE, UnreadableImage
+from samix.data.images import FileImages, ImageSet
 from samix.data.order import stand_in
 from samix.data.shards import ShardImages
 

@@ -29,8 +29,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samix.data.images import IMAGE_ENDINGS, UnreadableImage, decode_image, file_names, no_labels
-from samix.data.layouts import Splits
+from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, read_size
+from samix.data.images import file_names, no_labels
+from samix.data.spec import DataLocation, Splits
 
 INDEX_ENDING = ".index.npz"
 INDEX_FORMAT = 1
@@ -101,6 +102,10 @@ class ShardImages:
         """RGB image; the errors are those of `open_image`."""
         return decode_image(self.source(index), self.name(index))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of image `index` before any rotation."""
+        return read_size(self.source(index), self.name(index))
+
     def subset(self, rows: Tensor) -> ShardImages:
         """The images at `rows`."""
         at = rows.numpy()
@@ -108,8 +113,8 @@ class ShardImages:
         return ShardImages(self.shards, *parts, self.labels[rows])
 
 
-def read_shards(place: str) -> Splits:
-    """`wds:TRAIN[,VAL]`: two patterns of shards; or `wds:DIR`, which means DIR/train*.tar and DIR/val*.tar.
+def read_shards(location: DataLocation) -> Splits:
+    """Reads `wds:TRAIN[,VAL]`: two patterns of shards; or `wds:DIR`, which means DIR/train*.tar and DIR/val*.tar.
 
     A pattern holds ranges such as `{0000..0146}`, and `*`, `?`, `[abc]`. The classes are 0 .. the largest label of the
     training shards. Without any label the data are for training without labels; only then may VAL be missing.
@@ -118,6 +123,7 @@ def read_shards(place: str) -> Splits:
         FileNotFoundError: no file for a pattern, or a file of a range is missing.
         ValueError: not a pattern, or a shard that is damaged or compressed, or samples without an image or label.
     """
+    place = location.place
     parts = place.split(",")
     if not 1 <= len(parts) <= 2 or not all(parts):
         raise ValueError(
@@ -135,6 +141,11 @@ def read_shards(place: str) -> Splits:
         return Splits(train, train.subset(nothing), ())
     val = _open(find_shards(parts[1]))
     count = int(train.labels.max()) + 1 or int(val.labels.max()) + 1
+    if count > len(train) + len(val):
+        raise ValueError(
+            f"the shards {place} have label {count - 1}, but {len(train) + len(val)} images; number the classes from 0 "
+            "without gaps"
+        )
     if int(val.labels.max()) >= count:
         raise ValueError(f"{parts[1]} has label {int(val.labels.max())}, outside 0..{count - 1} of {parts[0]}")
     return Splits(train, val, tuple(str(label) for label in range(count)))

@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.transforms import v2 as transforms_v2
 from torchvision.transforms.functional import InterpolationMode
 
-from samix.data.images import fit_square, to_uint8
-from samix.data.names import Channels, ImageData
+from samix.data.dataset import ImageData
+from samix.data.images import bound_aspect, fit_square, to_uint8
+from samix.data.spec import DATASETS, Channels
 
 v2: Any = transforms_v2  # torchvision re-exports its classes in a way that strict mypy does not follow
 
@@ -97,17 +98,10 @@ class Augment:
 
 def default_augment(data: ImageData) -> Augment:
     """The published recipe's augmentation; for other data, shifts up to 40 pixels' side and resized crops above."""
-    kinds: dict[str, Kind] = {
-        "digits": "digits",
-        "cifar10": "crop-flip",
-        "cifar100": "crop-flip-reflect",
-        "tiny-imagenet": "resized-crop-full",
-        "cub": "fine-grained",
-        "aircraft": "fine-grained",
-        "cars": "fine-grained",
-    }
+    if data.name in DATASETS and (kind := DATASETS[data.name].augment):
+        return Augment(kind)  # type: ignore[arg-type]  # which is checked there
     small = data.native_size is not None and data.native_size <= 40
-    return Augment(kinds.get(data.name, "crop-flip" if small else "resized-crop"))
+    return Augment("crop-flip" if small else "resized-crop")
 
 
 @dataclass(frozen=True)
@@ -144,6 +138,7 @@ def train_transform(augment: Augment, size: int, mean: Channels, std: Channels) 
     if augment.kind in RESIZED_KINDS:
         mode = augment.interpolation
         if augment.kind == "fine-grained":
+            steps.append(bound_aspect)
             steps.append(v2.Resize(augment.short_side(size), mode, antialias=True))
         steps.append(v2.RandomResizedCrop(size, scale=augment.scale, interpolation=mode, antialias=True))
     else:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from samix.data.images import open_image, to_uint8
+from samix.data import open_image
+from samix.data.images import to_uint8
 from samix.data.order import epoch_order, stream_seed
 from samix.eval.boxes import BoxSplit, Objects, outline_mask
 from samix.eval.detector import DetectionProtocol
@@ -29,7 +30,7 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, dict[str, Tensor]]:
         iteration, place, index = key
-        image = to_uint8(open_image(self.split.files[index]))
+        image = to_uint8(open_image(self.split.files[index], exif_rotation=False))
         target = training_target(self.split.objects[index], image, self.masks)
         generator = torch.Generator().manual_seed(stream_seed("mirror", self.seed, iteration, place))
         if torch.rand((), generator=generator) < 0.5:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samix.data.images import open_image, to_uint8
+from samix.data import open_image
+from samix.data.images import to_uint8
 from samix.data.order import stream_seed
 from samix.eval.box_batches import box_batches, object_masks
 from samix.eval.boxes import BoxData, BoxSplit
@@ -102,7 +103,7 @@ def detect(model: nn.Module, split: BoxSplit, device: torch.device) -> Iterator[
     """What a detector finds in each image, on the CPU, and the image (3, H, W) uint8."""
     with evaluating(model):
         for file in split.files:
-            image = to_uint8(open_image(file))
+            image = to_uint8(open_image(file, exif_rotation=False))
             found = model([image.to(device).float() / 255])[0]
             yield {key: value.cpu() for key, value in found.items()}, image
 

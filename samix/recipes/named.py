@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from samix.data import find_dataset
 from samix.recipes.images import images
 from samix.recipes.published import (
     aircraft_r18,
@@ -167,21 +168,13 @@ RECIPES: dict[str, Entry] = {
 }
 
 
-# The recipe of a data set where none is named; that of all other data is ``images``.
-OF_DATA = {
-    "digits": "digits-quick",
-    "cifar10": "cifar10-r18",
-    "cifar100": "cifar100-r18",
-    "tiny-imagenet": "tiny-r18",
-    "imagenet": "in1k-r50",
-    "cub": "cub-r18",
-    "aircraft": "aircraft-r18",
-}
-
-
 def usual_recipe(data: str | None) -> str:
-    """The name of the recipe that is taken for data, such as ``cifar10`` or ``folder:DIR``; None is the digits."""
-    return OF_DATA.get((data or "digits").partition(":")[0], "images")
+    """The name of the recipe that is taken for data, such as ``cifar10`` or ``folder:DIR``; None is the digits.
+
+    Raises:
+        ValueError, FileNotFoundError: no such data set.
+    """
+    return find_dataset(data or "digits")[0].recipe
 
 
 def named_recipe(name: str, mixup: str = "samix") -> Recipe:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from samix.cli.options import Command
+from samix.data import find_dataset
 from samix.methods.contrastive.moco import MoCoOptions
 from samix.recipes.build_pretraining import LEARNED, METHOD_PART, MIXUP_PART, PRESETS, options_class
 from samix.recipes.pretrain_recipe import PretrainRecipe
@@ -212,21 +213,14 @@ PRETRAIN_RECIPES: dict[str, Callable[[Called], PretrainRecipe]] = {
     "in1k-mocov3-vits": in1k_mocov3_vits,
 }
 
-# The recipe of a data set where none is named; that of all other data is ``images-moco``.
-OF_DATA = {
-    "digits": "digits-moco",
-    "cifar10": "cifar10-moco",
-    "cifar100": "cifar10-moco",
-    "stl10": "stl10-moco",
-    "stl10-unlabeled": "stl10-moco",
-    "tiny-imagenet": "tiny-moco",
-    "imagenet": "in1k-moco",
-}
-
 
 def usual_pretrain_recipe(data: str | None) -> str:
-    """The name of the recipe that is taken for data; None is the digits."""
-    return OF_DATA.get((data or "digits").partition(":")[0], "images-moco")
+    """The name of the recipe that is taken for data; None is the digits.
+
+    Raises:
+        ValueError, FileNotFoundError: no such data set.
+    """
+    return find_dataset(data or "digits")[0].pretrain_recipe
 
 
 PRETRAIN_COMMAND = Command(

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from samix.data import ArrayImages, FileImages, load_images, open_image
-from samix.data.images import UnreadableImage, file_names
+from samix.data.decode import UnreadableImage
+from samix.data.images import file_names
 from samix.data.order import epoch_order
 from samix.data.replacements import read_image, report, stand_ins
 
@@ -21,8 +22,11 @@ RED = (200, 30, 10)
         ("L", 77, "png", (77, 77, 77)),
         ("1", 1, "png", (255, 255, 255)),
         ("RGB", RED, "png", RED),
-        ("RGBA", (*RED, 128), "png", RED),
-        ("LA", (77, 128), "png", (77, 77, 77)),
+        ("RGBA", (*RED, 255), "png", RED),
+        ("RGBA", (*RED, 0), "png", (255, 255, 255)),
+        ("RGBA", (*RED, 51), "png", (244, 210, 206)),  # a fifth of the colour on white
+        ("LA", (77, 255), "png", (77, 77, 77)),
+        ("LA", (77, 0), "png", (255, 255, 255)),
         ("I;16", 77 * 257, "png", (77, 77, 77)),
         ("CMYK", (0, 0, 0, 0), "tif", (255, 255, 255)),
     ],
@@ -39,6 +43,8 @@ def test_every_mode_becomes_rgb(tmp_path, mode, color, ending, expected):
 def test_a_palette_with_transparent_entries_becomes_rgb_without_a_warning(tmp_path):
     image = Image.new("RGB", (4, 4), RED).quantize(4)
     image.save(tmp_path / "image.png", transparency=bytes([0, 255, 128, 255]))
+    assert open_image(tmp_path / "image.png").getpixel((0, 0)) == (255, 255, 255)
+    image.save(tmp_path / "image.png", transparency=bytes([255, 0, 0, 0]))
     assert open_image(tmp_path / "image.png").getpixel((0, 0)) == RED
 
 

@@ -12,7 +12,7 @@ from runs import SLIM, fit, new_run, rows, run_differences
 
 import samix.data.shards
 from samix.data import Augment, TrainBatches, load_data
-from samix.data.images import UnreadableImage
+from samix.data.decode import UnreadableImage
 from samix.data.replacements import name_of
 from samix.data.shards import INDEX_ENDING, expand_ranges, find_shards, make_index
 from samix.recipes import Recipe

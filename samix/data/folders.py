@@ -1,0 +1,387 @@
+"""Readers of users' own folders: a folder of images per class, divided into splits or not, or images without labels.
+
+Nothing is moved or decoded. Hidden files and folders and the caches of other programs are never read. What is left out
+is counted by reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from samix.data.dataset import ImageData
+from samix.data.decode import IMAGE_ENDINGS
+from samix.data.images import FileImages, file_names, no_labels
+from samix.data.order import stream_seed
+from samix.data.spec import Splits
+
+TRAIN_NAMES = ("train", "training")
+HELD_OUT_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")  # first match is taken
+CACHES = ("__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
+FIFTH = "a fifth of each class is held out, chosen by file name"
+# Endings of images that Pillow, or this build of it, does not read.
+_OTHER_IMAGES = (".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".psd", ".eps", ".tga", ".ico", ".dng")
+
+
+# Files and folders ----------------------------------------------------------------------------------------------------
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden or another program's cache, such as `.ipynb_checkpoints` or `__MACOSX`."""
+    return name.startswith(".") or name.lower() in CACHES
+
+
+def image_files(folder: Path, left_out: Counter[str] | None = None) -> Iterator[str]:
+    """Yields the names of the images in `folder` and below, relative to it, sorted; counts what it leaves out."""
+    left_out = Counter() if left_out is None else left_out
+    for entry in _entries(folder):
+        if is_hidden(entry.name):
+            left_out["hidden"] += 1
+        elif _is_folder(entry):
+            if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
+                left_out["linking to a folder above"] += 1
+            else:
+                yield from (f"{entry.name}/{name}" for name in image_files(Path(entry.path), left_out))
+        elif reason := _reason_against(entry):
+            left_out[reason] += 1
+        else:
+            yield entry.name
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        raise PermissionError(f"folder {folder} cannot be read; change its permissions, or move it away") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _reason_against(entry: os.DirEntry[str]) -> str:
+    """Why a file is left out; empty if it is an image by its name."""
+    if entry.name.lower().endswith(IMAGE_ENDINGS):
+        try:
+            regular = entry.is_file()
+        except OSError:
+            regular = False
+        return "" if regular else "broken link" if entry.is_symlink() else "not a regular file"
+    ending = Path(entry.name).suffix.lower()
+    if ending in _OTHER_IMAGES:
+        return f"ending in {ending}, which is not read (convert to PNG or JPEG)"
+    return f"ending in {ending}" if ending else "without an ending"
+
+
+def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
+    """Sorted names of the visible folders in `folder`; counts images that lie beside them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    entries = [entry for entry in _entries(folder) if not is_hidden(entry.name)]
+    names = [entry.name for entry in entries if _is_folder(entry)]
+    images = sum(not _is_folder(entry) and not _reason_against(entry) for entry in entries)
+    if not names:
+        found = f"{images} images but " if images else ""
+        raise ValueError(
+            f"{folder} holds {found}no class folders; expected one folder of images per class (without labels, for "
+            f"`samix pretrain`: images:{folder})"
+        )
+    if images and left_out is not None:
+        left_out["beside the class folders"] += images
+    return names
+
+
+def split_folders(folder: Path) -> tuple[Path | None, Path | None, list[str]]:
+    """The folders to train on and to test on, by name in any capitals; and the names of all other visible folders.
+
+    Names are `train`, `training`; `val`, `valid`, `validation`, `dev`, `eval`, `evaluation`, `test`, `testing`; each
+    also with an ending such as `_images`, `_set` or `_data`. Of several, the first in this order is taken.
+
+    Raises:
+        ValueError: two names differ in capitals only.
+    """
+    names = [entry.name for entry in _entries(folder) if not is_hidden(entry.name) and _is_folder(entry)]
+    train, held_out = (_first_split(folder, names, words) for words in (TRAIN_NAMES, HELD_OUT_NAMES))
+    others = [name for name in names if name not in (train, held_out)]
+    return train and folder / train, held_out and folder / held_out, others
+
+
+def _first_split(folder: Path, names: list[str], words: Sequence[str]) -> str | None:
+    ranked = sorted((rank, len(name), name) for name in names if (rank := _split_rank(name, words)) is not None)
+    if len(ranked) > 1 and ranked[0][2].lower() == ranked[1][2].lower():
+        raise ValueError(f"{folder} holds {ranked[0][2]} and {ranked[1][2]}; rename or remove one of them")
+    return ranked[0][2] if ranked else None
+
+
+def _split_rank(name: str, words: Sequence[str]) -> int | None:
+    stem = re.sub(r"[ _-]?(images?|imgs?|set|data|split)$", "", name.lower())
+    return words.index(stem) if stem in words else None
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether a folder holds images and no visible folder."""
+    entries = [entry for entry in _entries(folder) if not is_hidden(entry.name)]
+    return not any(map(_is_folder, entries)) and any(not _reason_against(entry) for entry in entries)
+
+
+# Classes --------------------------------------------------------------------------------------------------------------
+
+
+def read_classes(
+    folder: Path, classes: Sequence[str], inner: str = "", *, exif_rotation: bool = True, empty_advice: str = ""
+) -> FileImages:
+    """Images of folder/CLASS/inner for each class; the label is the class's place in `classes`.
+
+    Raises:
+        FileNotFoundError: the folder of a class is missing.
+        ValueError: a class has no image.
+    """
+    files: dict[str, list[str]] = {}
+    for name in classes:
+        inside = folder / name / inner
+        if not inside.is_dir():
+            raise FileNotFoundError(f"{inside} is missing; class {name!r} needs this folder of images")
+        files[name] = [f"{name}/{inner}/{file}" if inner else f"{name}/{file}" for file in image_files(inside)]
+    return _labelled(folder, files, exif_rotation)
+
+
+def _labelled(
+    folder: Path, files: Mapping[str, Sequence[str]], exif_rotation: bool = True, also: str = ""
+) -> FileImages:
+    """The images of all classes; the label is the class's place in `files`. `also` names a second folder in advice."""
+    for name, inside in files.items():
+        if not inside:
+            raise ValueError(
+                f"class {name!r} is empty: no image in {folder / name}; add images or remove the folder{also}"
+            )
+    names = [file for inside in files.values() for file in inside]
+    labels = [label for label, inside in enumerate(files.values()) for _ in inside]
+    return FileImages(folder, file_names(names), torch.tensor(labels, dtype=torch.int64), exif_rotation)
+
+
+def _files_of_classes(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
+    """Names of the images by class folder.
+
+    Raises:
+        ValueError: no class folder, or one that holds folders of images in place of images.
+    """
+    files = {
+        name: [f"{name}/{file}" for file in image_files(folder / name, left_out)]
+        for name in class_folders(folder, left_out)
+    }
+    for name, inside in files.items():
+        inner = sorted({file.split("/")[1] for file in inside if file.count("/") > 1})
+        if len(inner) > 1 and all(file.count("/") > 1 for file in inside):
+            raise ValueError(
+                f"{folder / name} holds no images but the folders {_some(inner)}; if these are the classes, move them "
+                f"to {folder}/CLASS/; if {name} is the class, move their images into it"
+            )
+    return files
+
+
+def read_folder(folder: Path) -> Splits:
+    """Reads `folder:DIR`: DIR/train/CLASS/ and DIR/val/CLASS/, or DIR/CLASS/ alone; see `split_folders` for the names.
+
+    Where nothing is held out, `hold_out` chooses a fifth of each class. With images directly in DIR/train there are no
+    labels; DIR/val may then be missing, and have class folders or not.
+    """
+    train, held_out, others = split_folders(folder)
+    left_out: Counter[str] = Counter()
+    if train is not None and _is_flat(train):
+        return _read_flat(train, held_out, others, left_out)
+    if train is None and (held_out is None or (others and _is_flat(held_out))):  # a class may be named `test`
+        return _read_undivided(folder, left_out)
+    if train is None:
+        raise FileNotFoundError(
+            f"{folder} holds {held_out and held_out.name} and no folder train; add DIR/train/CLASS/ with images, or, "
+            f"to evaluate a trained network, give {held_out}"
+        )
+    notes = tuple(f"{name} is not used" for name in others if _split_rank(name, HELD_OUT_NAMES) is not None)
+    files = _files_of_classes(train, left_out)
+    if held_out is None:
+        return _divide(_labelled(train, files), tuple(files), left_out)
+    if _is_flat(held_out):
+        raise ValueError(
+            f"{held_out} holds images and no class folders; sort them into {held_out}/CLASS/, or move the folder away: "
+            f"then a fifth of {train} is held out"
+        )
+    held = {name: inside for name, inside in _files_of_classes(held_out, left_out).items() if inside}
+    images = _labelled(train, files, also=f", here and in {held_out}" if held_out else "")
+    _check_same_classes(train, held_out, list(files), list(held))
+    val = _labelled(held_out, {name: held[name] for name in files})
+    return Splits(images, val, tuple(files), left_out=left_out, notes=notes)
+
+
+def _check_same_classes(train: Path, held_out: Path, classes: list[str], held: list[str]) -> None:
+    missing, unknown = sorted({*classes} - {*held}), sorted({*held} - {*classes})
+    if not missing and not unknown:
+        return
+    what = f"the classes of {train} and {held_out} differ: "
+    by_lower = {name.lower(): name for name in missing}
+    pairs = [f"{by_lower[name.lower()]} and {name}" for name in unknown if name.lower() in by_lower]
+    if pairs:
+        raise ValueError(f"{what}{_some(pairs)} differ in capitals only; rename one of the folders")
+    parts = []
+    if missing:
+        parts.append(
+            f"no image of {_some(missing)} in {held_out.name}; move some of the images in {train}/CLASS/ to "
+            f"{held_out}/CLASS/, or remove the class from both to train without it"
+        )
+    if unknown:
+        parts.append(
+            f"no folder {_some(unknown)} in {train.name}; add it with images, or remove it from {held_out.name}"
+        )
+    raise ValueError(what + "; ".join(parts))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# Splits that nobody has made ------------------------------------------------------------------------------------------
+
+
+def _read_undivided(folder: Path, left_out: Counter[str]) -> Splits:
+    """Class folders alone.
+
+    Raises:
+        ValueError: no class folders, one that holds folders, or a class has fewer than two images.
+    """
+    names = class_folders(folder)
+    files = {name: [f"{name}/{file}" for file in image_files(folder / name, left_out)] for name in names}
+    for name, inside in files.items():
+        inner = sorted({file.split("/")[1] for file in inside if file.count("/") > 1})
+        if inner:  # such as a folder `validation`, which must not become a class
+            remedy = f"give {folder / name}, or expected " if len(files) == 1 else "expected "
+            raise ValueError(
+                f"{folder / name} holds folders ({_some(inner)}), so it is no class; {remedy}"
+                f"{folder}/CLASS/ with images, or {folder}/train/CLASS/ and {folder}/val/CLASS/"
+            )
+    class_folders(folder, left_out)
+    return _divide(_labelled(folder, files), tuple(files), left_out)
+
+
+def _divide(images: FileImages, classes: tuple[str, ...], left_out: Counter[str]) -> Splits:
+    names = [images.path(row).name for row in range(len(images))]
+    train, val = hold_out(names, images.labels, classes, images.root)
+    return Splits(images.subset(train), images.subset(val), classes, left_out=left_out, notes=(FIFTH,))
+
+
+def hold_out(names: Sequence[str], labels: Tensor, classes: Sequence[str], where: object) -> tuple[Tensor, Tensor]:
+    """Chooses a fifth of each class, at least one image, to test on.
+
+    The choice is a function of the names alone, so that images that come or go leave almost all others where they are.
+
+    Args:
+        names: of N images.
+        labels: (N,) int64.
+        classes: names of the labels.
+        where: the place of the images, for the error.
+
+    Returns:
+        Rows to train on and rows to test on, int64, in rising order.
+
+    Raises:
+        ValueError: a class has fewer than two images.
+    """
+    train, val = list[int](), list[int]()
+    for label, name in enumerate(classes):
+        rows = (labels == label).nonzero().flatten().tolist()
+        if len(rows) < 2:
+            raise ValueError(
+                f"class {name!r} has {'one image' if rows else 'no image'} in {where}; it needs two at least, as one "
+                "is held out to test on"
+            )
+        rows.sort(key=lambda row: (stream_seed(names[row]), names[row], row))
+        count = max(1, round(len(rows) / 5))
+        val += rows[:count]
+        train += rows[count:]
+    return torch.tensor(sorted(train)), torch.tensor(sorted(val))
+
+
+# Without labels, and to evaluate --------------------------------------------------------------------------------------
+
+
+def read_images(folder: Path) -> Splits:
+    """Reads `images:DIR`: every image in DIR and below, without labels; nothing is held out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    left_out: Counter[str] = Counter()
+    return Splits(_unlabelled(folder, left_out), _unlabelled(folder, left_out, none=True), (), left_out=left_out)
+
+
+def _read_flat(train: Path, held_out: Path | None, others: list[str], left_out: Counter[str]) -> Splits:
+    if held_out is None and others:
+        raise ValueError(
+            f"{train} holds images directly, and there are the folders {_some(others)} beside it; if all are classes, "
+            f"rename {train.name}, which stands for a split; to train on it without labels, give images:{train}"
+        )
+    images = _unlabelled(train, left_out)
+    if held_out is None or _is_flat(held_out):
+        val = _unlabelled(held_out or train, left_out, none=held_out is None)
+        return Splits(images, val, (), left_out=left_out)
+    files = _files_of_classes(held_out, left_out)
+    return Splits(images, _labelled(held_out, files), tuple(files), left_out=left_out)
+
+
+def _unlabelled(folder: Path, left_out: Counter[str], *, none: bool = False) -> FileImages:
+    names = [] if none else list(image_files(folder, left_out))
+    if not names and not none:
+        raise ValueError(
+            f"no image in {folder} or below (endings: {', '.join(IMAGE_ENDINGS)}); check the path or add images"
+        )
+    return FileImages(folder, file_names(names), no_labels(len(names)))
+
+
+def load_labelled_folder(path: str | Path, class_names: Sequence[str]) -> ImageData:
+    """Reads a folder to evaluate a trained network on: all images of PATH/CLASS/, or of the held-out folder in PATH.
+
+    Classes are matched by name; PATH may hold some of them only.
+
+    Args:
+        path: folder of class folders; or of splits, of which the held-out one is taken, as `read_folder` does.
+        class_names: that the network was trained on, in the order of its outputs.
+
+    Returns:
+        All images as `val`, with the network's labels; `train` is empty.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no class folders, no image, or a class that the network does not know.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}; check the path")
+    splits = split_folders(folder)[1::-1]  # the held-out one first
+    folder = next((split for split in splits if split is not None and split.name not in class_names), folder)
+    left_out: Counter[str] = Counter()
+    files = {name: inside for name, inside in _files_of_classes(folder, left_out).items() if inside}
+    unknown = sorted({*files} - {*class_names})
+    if unknown or not files:
+        raise ValueError(
+            f"{folder} has the classes {_some(unknown)}, which the network was not trained on; its classes are "
+            f"{_some(list(class_names))}; rename or move these folders"
+            if unknown
+            else f"no image in the class folders of {folder}; check the path or add images"
+        )
+    names = [file for inside in files.values() for file in inside]
+    labels = torch.tensor([class_names.index(name) for name, inside in files.items() for _ in inside])
+    images = FileImages(folder, file_names(names), labels)
+    missing = len({*class_names} - {*files})
+    notes = (f"no image of {missing} of the network's {len(class_names)} classes",) if missing else ()
+    none = images.subset(torch.zeros(0, dtype=torch.int64))
+    return ImageData("folder", none, images, tuple(class_names), left_out=left_out, notes=notes, evaluation_only=True)
