@@ -37,7 +37,9 @@ def test_the_path_of_a_folder_is_its_data(folder, monkeypatch):
         assert (data.name, len(data.train), len(data.val)) == ("folder", 6, 6)
     monkeypatch.chdir(folder.parent)
     assert len(load_data(folder.name).train) == 6
-    with pytest.raises(ValueError, match=r"no such folder, and no data set: 'nowhere'; data sets are digits, .*, the path of"):
+    with pytest.raises(
+        ValueError, match=r"no such folder, and no data set: 'nowhere'; data sets are digits, .*, the path of"
+    ):
         load_data("nowhere")
 
 
@@ -88,7 +90,9 @@ def test_folder_errors(folder):
     with pytest.raises(FileNotFoundError, match=r"no such folder: .*absent, of data set 'folder'; check the path"):
         load_data(f"folder:{folder / 'absent'}")
     (folder / "train" / "emu").mkdir()
-    with pytest.raises(ValueError, match=r"class 'emu' is empty: no image in .*train/emu; add .* the folder, here and in"):
+    with pytest.raises(
+        ValueError, match=r"class 'emu' is empty: no image in .*train/emu; add .* the folder, here and in"
+    ):
         load_data(f"folder:{folder}")
     write(folder / "train" / "emu" / "0.png")
     advice = r"classes of .*train and .*val differ: no image of emu in val; move some .* or remove the class from both"

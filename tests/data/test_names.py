@@ -12,7 +12,9 @@ def images(labels):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"no such folder, and no data set: 'cifar'; .*digits, .*list.* did you mean cifar10"):
+    with pytest.raises(
+        ValueError, match=r"no such folder, and no data set: 'cifar'; .*digits, .*list.* did you mean cifar10"
+    ):
         load_data("cifar")
 
 
