@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from samix.batch import Mixed, MixedBatch, pair_batch
+from samix.batch import Mixed, unmixed
 from samix.compat.loader import InputStage
 from samix.mixups.base import (
     Augmentation,
@@ -144,14 +144,6 @@ class Mixup(TimmMixup):
             generator=generator,  # type: ignore[arg-type]  # None makes one
         )
         super().__init__(draws, num_classes, label_smoothing, multi_label=multi_label)
-
-
-def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
-    """The batch as it came, lam 1."""
-    ones = torch.ones(len(images), device=images.device)
-    return pair_batch(
-        Mixed(images, ones, as_map(ones, images)), labels, torch.arange(len(images), device=images.device)
-    )
 
 
 @dataclass

@@ -100,7 +100,7 @@ def mask_variance(mask: Tensor, *, over_batch: bool = False) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, batch: MixedBatch, smoothing: float = 0.0) -> Tensor:
-    """``-mean_i sum_k y_ik log softmax(z_i)_k`` against the mixed target y; the default of every mixup.
+    """``-mean_i sum_k y_ik log softmax(z_i)_k`` against the mixed target y; the default for one class per image.
 
     Equal to the two-term loss of MixUp (arXiv:1710.09412) where the weights sum to 1; where they do not, each source's
     cross-entropy is weighed by its own weight.
@@ -117,7 +117,7 @@ def soft_cross_entropy(logits: Tensor, batch: MixedBatch, smoothing: float = 0.0
         ValueError: labels that are values, or smoothing out of range.
     """
     if batch.dense:
-        return batch.cross_entropy(logits, smoothing)
+        return batch.label_loss(logits, smoothing)
     check_smoothing(smoothing)
     log_p = F.log_softmax(_as_float(logits), dim=1)
     if batch.target is None and not batch.labels.is_floating_point():

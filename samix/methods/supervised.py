@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_smoothing, pair_batch
+from samix.batch import MixedBatch, TargetKind, check_images, check_labels, check_smoothing, target_kind, unmixed
 from samix.methods.base import Batch, Method
-from samix.mixups.base import Augmentation, as_map
+from samix.mixups.base import Augmentation
 from samix.networks.inference import evaluating
 
 Loss = Callable[[Tensor, MixedBatch], Tensor]  # (logits (B, K), batch) -> scalar
@@ -27,6 +27,8 @@ class Supervised(Method):
         num_classes: K, to check labels and for mixups that train a head of their own; None checks shapes only.
         smoothing: label smoothing in [0, 1), of the default loss.
         loss: (logits, batch) -> scalar, see :mod:`samix.losses.supervised`; None is the mixed cross-entropy.
+        targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels. Multi-hot labels
+            that happen to have one class each look like one-hot ones: say ``"multilabel"``.
         clean_weight: weight of the same loss on the images as they are, beside the mixed one; above 0 it costs a
             further pass.
 
@@ -42,9 +44,13 @@ class Supervised(Method):
         num_classes: int | None = None,
         smoothing: float = 0.0,
         loss: Loss | None = None,
+        targets: TargetKind | None = None,
         clean_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if targets is not None:
+            mixup.set_targets(targets)
+        self.seen_kind: TargetKind | None = None
         check_smoothing(smoothing)
         check_clean_weight(clean_weight, mixup)
         self.model, self.mixup, self.num_classes, self.smoothing = model, mixup, num_classes, smoothing
@@ -65,9 +71,8 @@ class Supervised(Method):
     @property
     def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]  # depends on the mixup
         """The mixed loss, the mixup's own terms, and the clean loss; see :class:`Method`."""
-        needs = getattr(self.mixup, "requirements", None)
         clean = ("clean",) if self.clean_weight else ()
-        return ("mixed", *(needs.own_losses if needs else ()), *clean)
+        return ("mixed", *self.mixup.requirements.own_losses, *clean)
 
     def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``loss(model(mix(images)), mixed labels)``, and the further terms that a mixup asks for.
@@ -81,17 +86,36 @@ class Supervised(Method):
         images, labels = batch
         check_images(images)
         check_labels(labels, len(images), self.num_classes, size=tuple(images.shape[2:]))
+        self.settle_targets(labels)
         logits, mixed = self.mixup.forward_through(self.model, images, labels)
         main = self.loss_of(logits, mixed)
         total, parts = main + mixed.extra_loss, {"mixed": main, **mixed.extra}
         if self.clean_weight:
-            clean = self.loss_of(self.model(images), unmixed(images, labels))
+            clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
             total, parts = total + self.clean_weight * clean, {**parts, "clean": clean}
         return total, {name: part.detach() for name, part in parts.items()}
 
+    def settle_targets(self, labels: Tensor) -> None:
+        """Settles the kind of (B, K) labels by the first batch, so that all batches get one loss.
+
+        Raises:
+            ValueError: a multi-hot batch after others whose rows sum to 1.
+        """
+        if labels.dim() != 2 or self.mixup.targets is not None:
+            return
+        kind = target_kind(labels, read=self.seen_kind is None)
+        if kind == "multilabel":
+            if self.seen_kind == "soft":
+                raise ValueError(
+                    "earlier batches had labels whose rows sum to 1, and were trained with softmax; this batch is "
+                    'multi-hot: say targets="multilabel"'
+                )
+            self.mixup.set_targets(kind)
+        self.seen_kind = kind or self.seen_kind
+
     def loss_of(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         """The loss of a batch, mixed or not, without further terms."""
-        return batch.cross_entropy(logits, self.smoothing) if self.loss is None else self.loss(logits, batch)
+        return batch.label_loss(logits, self.smoothing) if self.loss is None else self.loss(logits, batch)
 
     def start_epoch(self) -> None:
         """Mixups that remember batches forget them."""
@@ -125,12 +149,6 @@ class Supervised(Method):
     def export(self) -> nn.Module:
         """A copy of the network, in eval mode."""
         return copy.deepcopy(self.model).eval()
-
-
-def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
-    """The batch (B, C, H, W) of a mixup that leaves all images as they are."""
-    rows, ones = torch.arange(len(images), device=images.device), torch.ones(len(images), device=images.device)
-    return pair_batch(Mixed(images, ones, as_map(ones, images)), labels, rows)
 
 
 def check_clean_weight(weight: float, mixup: Augmentation) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_labels, pair_batch
+from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.mixers.learned import MaskGenerator, adjust_mask, check_choice, margin_mask
 from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, blend, take_rows
 
@@ -216,10 +215,10 @@ class Mixer(Augmentation):
         if idle or len(images) == 1:
             ones = torch.ones(len(images), device=images.device)
             mask = ones.view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
-            return pair_batch(Mixed(images.clone(), ones, mask), labels, index)
+            return pair_batch(Mixed(images.clone(), ones, mask), labels, index, self.targets)
         z = self.encode(images) if features is None else features
         mixed = self.apply(images, take_rows(images, index), lam, (z, z[index]))
-        return pair_batch(mixed, labels, index)
+        return pair_batch(mixed, labels, index, self.targets)
 
     def ahead(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Batches with their feature maps, which are encoded while the step on the batch before runs.
@@ -257,11 +256,7 @@ class Mixer(Augmentation):
         """Mixes and runs the model; with ``clean_weight``, the clean batch too, by a further term of the loss."""
         batch = self(images, labels, model=model)
         logits = model(batch.images)
-        if self.clean_weight:
-            check_labels(labels, len(images))
-            clean = F.cross_entropy(model(images).float(), labels if labels.is_floating_point() else labels.long())
-            batch.extra["clean"] = self.clean_weight * clean  # type: ignore[index]  # ours, and new
-        return logits, batch
+        return logits, self.with_clean_loss(batch, model, images, labels, self.clean_weight)
 
 
 def start_from(mixer: MaskGenerator, source: str) -> None:

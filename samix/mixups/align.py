@@ -203,7 +203,8 @@ class AlignMix(Augmentation):
             last = getattr(inner, "output_fmt", "NCHW") == "NHWC"
             mix = partial(align_activations, prefix=prefix, last=last, policy=policy)
             logits, mixed = forward_mixed_after(layer, mix, model, images, lam, index)
-        return logits, pair_batch(Mixed(mixed.images.detach(), lam, as_map(lam, images)), labels, index)
+        mixed = Mixed(mixed.images.detach(), lam, as_map(lam, images))
+        return logits, pair_batch(mixed, labels, index, self.targets)
 
 
 def last_layer(model: nn.Module) -> str:

@@ -254,8 +254,7 @@ class SnapMix(GuidedAugmentation):
             TypeError, ValueError: as for every mixup, or labels that are values.
         """
         super().check_batch(images, labels)
-        if labels.is_floating_point() and labels.dim() == 1:
-            raise ValueError(f"SnapMix weighs classes, got values of {labels.dtype}; give class ids or targets (B, K)")
+        self.check_kind(labels, "class", "soft", "multilabel", instead="use MixUp for values")
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """The activation of each image's class, (B, h, w)."""
@@ -282,7 +281,7 @@ class SnapMix(GuidedAugmentation):
         lam, index = self.draw(images, lam, index)
         extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
         mixed, share = self._snap(images, take_rows(images, index), lam, (guide, guide[index]), extras)
-        batch = pair_batch(mixed, labels, index)
+        batch = pair_batch(mixed, labels, index, self.targets)
         return replace(batch, weights=torch.stack([mixed.lam, share], dim=1))
 
     def _snap(

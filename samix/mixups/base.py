@@ -20,7 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
+from samix.batch import (
+    Mixed,
+    MixedBatch,
+    TargetKind,
+    as_targets,
+    check_images,
+    check_labels,
+    pair_batch,
+    target_kind,
+    target_loss,
+)
 from samix.runtime import distributed
 from samix.runtime.registry import Registry
 
@@ -229,6 +239,7 @@ class Augmentation:
         prob: probability, per batch, that the batch is mixed at all.
         per_sample: one lam per sample instead of one per batch.
         pairing: how partners are drawn, see :func:`sample_partners`.
+        targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels.
         generator: CPU generator of every draw; None makes one from torch's seed.
     """
 
@@ -239,6 +250,7 @@ class Augmentation:
     prob: float = 1.0
     per_sample: bool = False
     pairing: Pairing = "randperm"
+    targets: TargetKind | None = field(default=None, repr=False, kw_only=True)
     generator: torch.Generator = field(default_factory=new_generator, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -325,7 +337,7 @@ class Augmentation:
         """
         self.check_batch(images, labels)
         mixed, index = self.mix(images, lam, index)
-        return pair_batch(mixed, labels, index)
+        return pair_batch(mixed, labels, index, self.targets)
 
     def check_batch(self, images: Tensor, labels: Tensor) -> None:
         """Raises unless this mixup can mix these images and labels.
@@ -354,6 +366,29 @@ class Augmentation:
     def with_generator(self, generator: torch.Generator) -> Augmentation:
         """Returns a copy of this mixup that draws from ``generator``."""
         return dataclasses.replace(self, generator=generator)
+
+    def with_clean_loss(
+        self, batch: MixedBatch, model: nn.Module, images: Tensor, labels: Tensor, weight: float
+    ) -> MixedBatch:
+        """Adds the loss of the clean images, times weight, to the batch as ``extra["clean"]``; nothing for weight 0."""
+        if weight == 0.0:
+            return batch
+        kind = target_kind(labels, self.targets)
+        clean = target_loss(model(images), as_targets(labels, kind), kind)
+        return dataclasses.replace(batch, extra={**batch.extra, "clean": weight * clean})
+
+    def check_kind(self, labels: Tensor, *fits: TargetKind, instead: str) -> None:
+        """Raises ValueError unless labels are of one of the kinds that fit this mixup, or of a kind not known.
+
+        Args:
+            labels: that are to be mixed.
+            fits: the kinds.
+            instead: end of the message: what to do.
+        """
+        kind = target_kind(labels, self.targets)
+        if kind is not None and kind not in fits:
+            got = f"{labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(f"{type(self).__name__} takes {' or '.join(fits)} labels, got {kind} ({got}); {instead}")
 
     # For pictures ----------------------------------------------------------------------------------------------------
 
@@ -390,6 +425,10 @@ class Augmentation:
             A module whose parameters go to the optimiser, or None.
         """
         return None
+
+    def set_targets(self, targets: TargetKind) -> None:
+        """Sets ``targets``, the kind of the labels."""
+        self.targets = targets
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Tells a mixup that looks at pixels how they were normalised, by channel."""

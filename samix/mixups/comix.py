@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import MixedBatch, check_images, check_labels
+from samix.batch import MixedBatch, TargetKind, as_targets, check_images, check_labels, target_kind
 from samix.mixups.base import Requirements, blend, to_device
 from samix.mixups.guided import GuidedAugmentation
-from samix.mixups.puzzle import Saliency, block_grid, block_saliency, check_choice, look_at, with_clean_loss
+from samix.mixups.puzzle import Saliency, block_grid, block_saliency
+from samix.mixups.saliency import gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, cells
 from samix.mixups.transport import starts as block_starts
+from samix.runtime.checks import check_choice
 
 _FORBIDDEN = 1e4  # added to the cost of what must not be chosen
 _HALVES = ((0, 1), (0, 2), (1, 2))  # pairs among the three inputs an output uses most
@@ -288,7 +290,10 @@ class CoMixup(GuidedAugmentation):
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """Gradient saliency, or the spectral residual: (B, H, W)."""
-        return look_at(self.saliency, images, labels, model, self.mean, self.std)
+        if self.saliency == "spectral":
+            return spectral_residual(images, self.mean, self.std)
+        assert model is not None  # __call__ has seen to it
+        return gradient_saliency(model, images, labels, self.targets)
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) 0, or 1 when this batch is not to be mixed."""
@@ -355,15 +360,19 @@ class CoMixup(GuidedAugmentation):
         z = torch.where((lam == 1.0).view(-1, 1, 1), own, z)
         share, which = z.topk(min(2, size), dim=2)  # a block shows one image, or halves of two
         taken = (base.view(-1, 1, 1) + which).clamp(max=batch - 1).expand(-1, -1, 2)
-        return _many_way_batch(gather_blocks(images, taken, share[:, :, 0], grid), labels, z, own.squeeze(1), grid)
+        return _many_way_batch(
+            gather_blocks(images, taken, share[:, :, 0], grid), labels, z, own.squeeze(1), grid, self.targets
+        )
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
         """Mixes and runs the model; with ``clean_weight``, on the clean images too."""
         logits, batch = super().forward_through(model, images, labels)
-        return logits, with_clean_loss(batch, model, images, labels, self.clean_weight)
+        return logits, self.with_clean_loss(batch, model, images, labels, self.clean_weight)
 
 
-def _many_way_batch(mixed: Tensor, labels: Tensor, z: Tensor, own: Tensor, grid: Grid) -> MixedBatch:
+def _many_way_batch(
+    mixed: Tensor, labels: Tensor, z: Tensor, own: Tensor, grid: Grid, targets: TargetKind | None
+) -> MixedBatch:
     """Puts labels to z (B, N, m); own (B, m) marks the own image, which comes first, the others then by weight."""
     batch, _, size = z.shape
     height, width = mixed.shape[2:]
@@ -378,7 +387,7 @@ def _many_way_batch(mixed: Tensor, labels: Tensor, z: Tensor, own: Tensor, grid:
     weights = weights.gather(1, order)
     if size == 1:  # there is always a second column
         index, weights = index.expand(-1, 2), F.pad(weights, (0, 1))
-    labels = labels if labels.is_floating_point() else labels.long()
+    kind, labels = target_kind(labels, targets), as_targets(labels, targets)
     shown = (z * own.unsqueeze(1)).sum(2).view(batch, *grid)  # (B, nh, nw) share of the own image
     return MixedBatch(
         images=mixed,
@@ -386,4 +395,5 @@ def _many_way_batch(mixed: Tensor, labels: Tensor, z: Tensor, own: Tensor, grid:
         weights=weights,
         index=index,
         mask=shown[:, at_y][:, :, at_x].unsqueeze(1),
+        kind=kind,
     )

@@ -221,8 +221,7 @@ class GridMix(Augmentation):
                 "parameters to the optimiser; or set cell_weight=0"
             )
         batch = self(images, labels, model=model)
-        if batch.dense or (batch.labels.dim() == 2 and batch.labels.is_floating_point()):
-            raise ValueError("the classifier of cells needs one class or (K,) target per image; or set cell_weight=0")
+        self.check_kind(labels, "class", "soft", instead="set cell_weight=0, which leaves out the classifier of cells")
         with catch_last_map(model, self.layer) as caught:
             logits = model(batch.images)
         cells = self.head(F.adaptive_avg_pool2d(caught.read(model), (self.cells, self.cells)))

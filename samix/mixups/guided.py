@@ -89,7 +89,7 @@ class GuidedAugmentation(Augmentation):
         lam, index = self.draw(images, lam, self.draw_index(guide) if index is None else index)
         extras: dict[str, Any] = {k: to_device(v, images.device) for k, v in self.draw_extras(images.shape).items()}
         mixed = self.apply(images, take_rows(images, index), lam, guides=(guide, guide[index]), **extras)
-        return pair_batch(mixed, labels, index)
+        return pair_batch(mixed, labels, index, self.targets)
 
     def describe(self) -> str:
         """Returns which maps guide it."""

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_pair
+from samix.batch import Mixed, MixedBatch, TargetKind, check_pair
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map, blend, take_rows
 from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
 from samix.mixups.fourier import FMix, fmix
@@ -191,6 +191,12 @@ class RandomChoice(Augmentation):
         """What the mixups train beside the network, all together."""
         made = [choice.attach(model, num_classes) for choice in self.choices]
         return nn.ModuleList([m for m in made if m is not None]) if any(m is not None for m in made) else None
+
+    def set_targets(self, targets: TargetKind) -> None:
+        """Tells all mixups."""
+        self.targets = targets
+        for choice in self.choices:
+            choice.set_targets(targets)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Tells all mixups."""

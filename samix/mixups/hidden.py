@@ -197,4 +197,4 @@ class ManifoldMix(Augmentation):
             layer = find_layer(inner, name, "mixed")
             logits, mixed = forward_mixed_after(layer, mixup, model, images, lam, index)
         mixed = Mixed(mixed.images.detach(), lam, as_map(lam, images))
-        return logits, pair_batch(mixed, labels, index)
+        return logits, pair_batch(mixed, labels, index, self.targets)

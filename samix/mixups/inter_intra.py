@@ -104,4 +104,4 @@ class InterIntraMix(Augmentation):
         extras["intra_lam"] = torch.where(lam == 1.0, 1.0, extras["intra_lam"])
         extras["same"] = labels == labels[index]
         mixed = self.apply(images, take_rows(images, index), lam, None, **extras)
-        return pair_batch(mixed, labels, index)
+        return pair_batch(mixed, labels, index, self.targets)

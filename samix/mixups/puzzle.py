@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, sol
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, cells, move_blocks, plan_by_swaps, plan_exactly, transport_cost
+from samix.runtime.checks import check_choice
 
 Saliency = Literal["gradient", "spectral"]
 MaskSolver = Literal["dual", "exact", "icm"]
@@ -246,7 +247,10 @@ class PuzzleMix(GuidedAugmentation):
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """Gradient saliency, or the spectral residual: (B, H, W)."""
-        return look_at(self.saliency, images, labels, model, self.mean, self.std)
+        if self.saliency == "spectral":
+            return spectral_residual(images, self.mean, self.std)
+        assert model is not None  # __call__ has seen to it
+        return gradient_saliency(model, images, labels, self.targets)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         """The blocks along the shorter side, a number on the CPU."""
@@ -295,40 +299,9 @@ class PuzzleMix(GuidedAugmentation):
         lam, index = self.draw(images, lam, index)
         guides = guide, guide[index]
         mixed = self.apply(images, take_rows(images, index), lam, guides, **self.draw_extras(images.shape))
-        return pair_batch(mixed, labels, index)
+        return pair_batch(mixed, labels, index, self.targets)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
         """Mixes and runs the model; with ``clean_weight``, on the clean images too."""
         logits, batch = super().forward_through(model, images, labels)
-        return logits, with_clean_loss(batch, model, images, labels, self.clean_weight)
-
-
-def look_at(saliency: Saliency, images: Tensor, labels: Tensor, model: nn.Module | None, mean: Any, std: Any) -> Tensor:
-    """The saliency maps (B, H, W) that an option names."""
-    if saliency == "spectral":
-        return spectral_residual(images, mean, std)
-    assert model is not None  # the caller has seen to it
-    return gradient_saliency(model, images, labels)
-
-
-def with_clean_loss(batch: MixedBatch, model: nn.Module, images: Tensor, labels: Tensor, weight: float) -> MixedBatch:
-    """The batch, and in its ``extra`` the cross-entropy of the clean images times weight; nothing for weight 0.
-
-    Raises:
-        ValueError: labels that do not fit the logits.
-    """
-    if weight == 0.0:
-        return batch
-    logits = model(images).float()
-    try:
-        clean = F.cross_entropy(logits, labels if labels.is_floating_point() else labels.long())
-    except (IndexError, RuntimeError) as error:  # torch's, of labels that are values, out of range, or of another shape
-        what = f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}"
-        raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
-    return replace(batch, extra={**batch.extra, "clean": weight * clean})
-
-
-def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises ValueError unless value is one of the known ones."""
-    if value not in known:
-        raise ValueError(f"unknown {option} {value!r}; choose {', '.join(known[:-1])} or {known[-1]}")
+        return logits, self.with_clean_loss(batch, model, images, labels, self.clean_weight)

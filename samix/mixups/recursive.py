@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images
+from samix.batch import Mixed, MixedBatch, check_images, target_kind
 from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, check_alpha, choose, take_rows, to_device
 from samix.networks.last_map import catch_last_map, last_width
 
@@ -226,6 +226,17 @@ class RecursiveMix(Augmentation):
     ) -> tuple[MixedBatch, Memory, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """The mixed batch, what it was mixed with, and the boxes."""
         self.check_batch(images, labels)
+        kind = target_kind(labels, self.targets, read=True)
+        if kind not in ("class", "soft", "multilabel"):
+            raise ValueError(
+                f"RecursiveMix adds targets up over steps: labels must be class ids or (B, K) targets, got "
+                f"{kind} labels {tuple(labels.shape)}; use CutMix or MixUp"
+            )
+        if kind == "multilabel" and self.head is not None:
+            raise ValueError(
+                "RecursiveMix's consistency term compares softmax predictions, these labels have several classes per "
+                "image; set weight=0"
+            )
         target = self._target(labels)
         if index is None:
             earlier = self._earlier(images, target)
@@ -249,6 +260,7 @@ class RecursiveMix(Augmentation):
             index=torch.stack([torch.arange(len(images), device=images.device), index], dim=1),
             mask=mixed.mask,
             target=weights[:, :1] * target + weights[:, 1:] * earlier.target,
+            kind="multilabel" if kind == "multilabel" else "soft",
         )
         return batch, earlier, box_of(lam, centre, (images.shape[2], images.shape[3]))
 
@@ -256,8 +268,6 @@ class RecursiveMix(Augmentation):
         """(B, K) float32."""
         if labels.dim() == 2:
             return labels.float()
-        if labels.is_floating_point():
-            raise ValueError("RecursiveMix adds targets up over steps: labels must be class ids or (B, K) targets")
         classes = int(labels.max()) + 1 if self.num_classes is None else self.num_classes
         return F.one_hot(labels.long(), classes).float()
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images, check_labels
+from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels
 from samix.mixups.base import MIXUPS, Augmentation, Guides, Requirements
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.switching import SwitchingAugmentation
@@ -80,6 +80,8 @@ class Relabelling(SwitchingAugmentation):
         shared = ("alpha", "prob", "per_sample", "pairing")
         options = {name: getattr(self, name) for name in shared} | self.base_options()
         self.inner = base_mixup(self.base, options, self.generator, self.mixup)
+        if self.targets is not None:
+            self.inner.set_targets(self.targets)
         if self.mixup is not None:
             self.base = self.mixup.name
             for name in shared:
@@ -182,6 +184,11 @@ class Relabelling(SwitchingAugmentation):
                 "set that loss to 0 (as cell_weight=0 of gridmix), or take another mixup"
             )
         return None
+
+    def set_targets(self, targets: TargetKind) -> None:
+        """Tells the wrapped mixup."""
+        self.targets = targets
+        self.inner.set_targets(targets)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Tells the wrapped mixup."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import check_images
+from samix.batch import TargetKind, as_targets, check_images, target_kind, target_loss
 from samix.mixups.base import to_device
 from samix.networks.backbone import HookedBackbone
 from samix.networks.inference import looking
@@ -205,40 +205,34 @@ def _surround(units: Tensor, total: Tensor, radius: int) -> Tensor:
 # Networks.
 
 
-def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """How strongly the loss of the clean image hangs on each pixel: ``sqrt(mean over channels of (dL / dx)^2)``.
+def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor, targets: TargetKind | None = None) -> Tensor:
+    """Computes how strongly the clean loss depends on each pixel: ``sqrt(mean over channels of (dL / dx)^2)``.
 
-    As PuzzleMix (Kim et al. 2020, arXiv:2009.06962) has it; L is the cross-entropy, summed over the batch. The network
-    is in eval mode, its gradients are left alone, and a DistributedDataParallel makes no process wait. Works inside
-    ``torch.no_grad`` and under autocast; gradients that overflow count as 0.
+    As PuzzleMix (Kim et al. 2020, arXiv:2009.06962) has it; L is the loss that fits the labels, summed over the batch:
+    cross-entropy, binary cross-entropy for multi-hot labels, the squared error for values. The network is in eval mode,
+    its gradients are left alone, and a DistributedDataParallel makes no process wait. Works inside ``torch.no_grad``
+    and under autocast; gradients that overflow count as 0.
 
     Args:
         model: maps (B, C, H, W) to logits (B, K), or (B, K, H, W).
         images: (B, C, H, W). Not modified.
-        labels: (B,) class ids, (B, K) float targets, or (B, H, W) class ids at each pixel.
+        labels: of any kind, see :data:`samix.batch.TargetKind`; at each pixel class ids only.
+        targets: kind of the labels; None reads it from them.
 
     Returns:
         (B, H, W) float32, at least 0.
 
     Raises:
-        ValueError: wrong images, labels that are values, out of range, or of another shape than the logits'.
+        ValueError: wrong images, or labels out of range or of another shape than the logits'.
     """
     check_images(images)
-    if labels.is_floating_point() and labels.dim() != 2:
-        raise ValueError(
-            f"gradient saliency needs class ids or targets (B, K), got {labels.dtype} {tuple(labels.shape)}; "
-            "for values, make maps of your own and give them as guide="
-        )
+    kind = target_kind(labels, targets)
     with looking(model, grad=True) as net:
         x = images.detach().clone().requires_grad_()
-        targets = labels.detach().clone().float() if labels.is_floating_point() else labels.long().clone()
+        wanted = as_targets(labels.detach().clone(), kind)
         logits = net(x)
         scale = _FP16_SCALE if logits.dtype == torch.float16 or images.dtype == torch.float16 else 1.0
-        try:
-            loss = F.cross_entropy(logits.float(), targets, reduction="sum") * scale
-        except (IndexError, RuntimeError) as error:
-            what = f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}"
-            raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
+        loss = target_loss(logits, wanted, kind, reduction="sum") * scale
         (gradient,) = torch.autograd.grad(loss, x)
     gradient = gradient.float() / scale
     gradient = torch.where(gradient.isfinite(), gradient, 0.0)
@@ -277,7 +271,7 @@ def class_activation(
                 f"the feature map has {features.shape[1]} channels, the classifier takes {weight.shape[1]}; "
                 "name two layers that fit, feature= and classifier="
             )
-        if labels.is_floating_point():
+        if labels.dim() == 2:
             with torch.autocast(images.device.type, enabled=False):
                 rows = labels.detach().float() @ weight
         else:

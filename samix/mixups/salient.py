@@ -298,7 +298,7 @@ class GuidedMixup(GuidedAugmentation):
         """The map of the detector or of the network, (B, H, W), blurred."""
         if model is None or self.saliency == "spectral":
             return spectral_residual(images, self.mean, self.std, size=128, style="guidedmixup")
-        return blur(gradient_saliency(model, images, labels), gaussian(7, 3.0))
+        return blur(gradient_saliency(model, images, labels, self.targets), gaussian(7, 3.0))
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """See :func:`guidedmixup`."""

@@ -229,8 +229,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
         """
         check_images(images)
         check_labels(labels, len(images))
-        if labels.dim() == 1 and labels.is_floating_point():
-            raise ValueError("SMMix classifies regions, these labels are values; call mix(images, labels, model=model)")
+        self.check_kind(labels, "class", "soft", instead="call mix(images, labels, model=model), without its losses")
         if self.draw_switch():
             batch = self.instead()(images, labels)
             return model(batch.images), self._with(batch, {})

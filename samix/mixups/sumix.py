@@ -130,7 +130,7 @@ class SUMix(Relabelling):
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
         """Runs mixed and clean images, and compares."""
         if batch.labels.is_floating_point():
-            raise ValueError("SUMix compares predictions at the true class: give class ids (B,), not float targets")
+            raise ValueError("SUMix compares predictions at the true class: give class ids (B,), as one_hot.argmax(1)")
         batch = with_lam(batch, area(batch))
         layer = None if self.head is None else find_classifier(model, self.classifier, None)
         logits, mixed_features = _with_features(model, batch.images, layer)

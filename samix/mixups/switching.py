@@ -43,6 +43,7 @@ class SwitchingAugmentation(Augmentation):
     def instead(self) -> Augmentation:
         """The mixup of the other batches; it draws from this object's generator."""
         shared: dict[str, Any] = {"prob": self.prob, "per_sample": self.per_sample, "pairing": self.pairing}
+        shared["targets"] = self.targets
         return MixUp(alpha=self.mixup_alpha, generator=self.generator, **shared)
 
     def __call__(

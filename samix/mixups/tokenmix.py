@@ -180,6 +180,12 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
         """The network in training, unless a teacher gives the maps or there are none."""
         return Requirements(model=self.maps == "attention" or (self.maps == "activation" and self.teacher is None))
 
+    def check_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Raises unless this mixup can mix these images and labels."""
+        super().check_batch(images, labels)
+        if self.maps != "area":
+            self.check_kind(labels, "class", "soft", "multilabel", instead='use maps="area" for shares of pixels')
+
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) ``fixed_lam``, or a draw; 1 where this batch is not to be mixed."""
         lam = super().draw_lam(batch_size)
@@ -240,7 +246,8 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
         """Draws pairs and cells, mixes, and weighs the labels by the maps."""
         cells = to_device(self.draw_cells(lam, (images.shape[2], images.shape[3])), images.device)
         lam, index = self.draw(images, lam, index)
-        batch = pair_batch(self.apply(images, take_rows(images, index), lam, cells=cells), labels, index)
+        mixed = self.apply(images, take_rows(images, index), lam, cells=cells)
+        batch = pair_batch(mixed, labels, index, self.targets)
         if self.maps == "area":
             return batch
         return dataclasses.replace(batch, weights=tokenmix_weights(guide, guide[index], cells, lam))

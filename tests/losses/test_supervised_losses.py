@@ -326,11 +326,12 @@ def test_the_binary_loss_is_timm_s():
         torch.testing.assert_close(binary_cross_entropy(logits, batch, smoothing=0.1, **ours), theirs)
 
 
-def test_soft_cross_entropy_is_the_default_loss_of_a_batch():
+def test_the_default_loss_of_a_batch_is_the_cross_entropy_that_fits_its_labels():
     for kind in BATCHES:
         logits, batch = BATCHES[kind]()
         for smoothing in (0.0, 0.2):
-            torch.testing.assert_close(soft_cross_entropy(logits, batch, smoothing), batch.loss(logits, smoothing))
+            loss = binary_cross_entropy if kind == "multi-hot" else soft_cross_entropy
+            torch.testing.assert_close(loss(logits, batch, smoothing=smoothing), batch.loss(logits, smoothing))
     labels, mask = torch.randint(K, (B, 2, 5, 6)), torch.rand(B, 1, 5, 6)
     batch = MixedBatch(torch.zeros(B, 1, 5, 6), labels, torch.rand(B, 2), torch.zeros(B, 2).long(), mask)
     logits = torch.randn(B, K, 5, 6)

@@ -266,7 +266,7 @@ NAN, INF = float("nan"), float("inf")
         (lambda: check_labels([0, 1, 2], 3), TypeError, "labels must be a torch.Tensor, got list"),
         (lambda: check_labels(LABELS, 4), ValueError, r"shape \(4,\) or \(4, num_classes\), got \(3,\)"),
         (lambda: check_labels(torch.zeros(3, 2, 2), 3), ValueError, r"got \(3, 2, 2\)"),
-        (lambda: check_labels(torch.zeros(3, 2).long(), 3), ValueError, r"got torch.int64; use .float\(\)"),
+        (lambda: check_labels(torch.full((3, 2), 2), 3), ValueError, r"of 0 and 1; got values up to 2; use .float\(\)"),
         (lambda: check_labels(LABELS.byte(), 3), ValueError, r"got torch.uint8; use .long\(\)"),
         (lambda: check_labels(LABELS > 0, 3), ValueError, r"got torch.bool; use .long\(\)"),
         (lambda: check_labels(torch.zeros(3, 4), 3, 5), ValueError, "labels have 4 columns, the network has 5 classes"),

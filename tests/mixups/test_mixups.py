@@ -1,5 +1,6 @@
 """What is true of every mixup that draws for itself: shapes, labels, ends, memory, randomness, odd pixels."""
 
+import itertools
 import random
 
 import numpy as np
@@ -7,14 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixup_kinds import BINARY, KINDS, batch_of, every_kind, every_size, make
+from mixup_kinds import BINARY, KINDS, SIZES, batch_of, create, every_kind, every_size, make
 
 
 @every_kind
-@every_size
-@pytest.mark.parametrize("batch", [1, 2, 3, 8])
-def test_shapes_types_and_ranges(kind, size, batch):
-    for channels, dtype in ((1, torch.float32), (3, torch.bfloat16), (5, torch.float16), (2, torch.float64)):
+def test_shapes_types_and_ranges(kind):
+    forms = ((1, torch.float32), (3, torch.bfloat16), (5, torch.float16), (2, torch.float64))
+    number = list(KINDS).index(kind)  # a Latin square over sizes, batches and types; kinds begin at different corners
+    for (row, size), (column, batch) in itertools.product(enumerate(SIZES), enumerate((1, 2, 3, 8))):
+        channels, dtype = forms[(row + column + number) % 4]
         images, labels = batch_of(batch, (channels, *size), dtype)
         mixed = make(kind, per_sample=True)(images, labels)
         assert mixed.images.shape == images.shape
@@ -91,8 +93,8 @@ def test_prob_zero_and_alpha_zero_switch_mixing_off(kind, off):
 def test_prob_is_the_share_of_batches_that_are_mixed(kind):
     images, labels = batch_of(2, (1, 8, 8))
     mix = make(kind, prob=0.3)
-    mixed = [bool((mix(images, labels, index=torch.tensor([1, 0])).images != images).any()) for _ in range(300)]
-    assert 0.2 < np.mean(mixed) < 0.38  # a box may be empty, too
+    mixed = [bool((mix(images, labels, index=torch.tensor([1, 0])).images != images).any()) for _ in range(100)]
+    assert 0.18 < np.mean(mixed) < 0.42  # a box may be empty, too
 
 
 @every_kind
@@ -142,9 +144,9 @@ def test_same_seed_same_batch_and_the_global_generators_are_left_alone(kind):
 def test_without_a_generator_torch_seed_decides(kind):
     images, labels = batch_of(5)
     torch.manual_seed(5)
-    first = KINDS[kind]()(images, labels)
+    first = create(kind, None)(images, labels)
     torch.manual_seed(5)
-    assert torch.equal(first.images, KINDS[kind]()(images, labels).images)
+    assert torch.equal(first.images, create(kind, None)(images, labels).images)
 
 
 @pytest.mark.parametrize("kind", BINARY)
@@ -196,7 +198,7 @@ def test_options_are_plain_values_that_make_the_same_object(kind):
     mix = make(kind)
     options = mix.options()
     assert "generator" not in options
-    assert all(isinstance(value, bool | int | float | str) for value in options.values())
+    assert all(isinstance(value, bool | int | float | str | None) for value in options.values())
     assert type(mix)(**options) == mix
 
 

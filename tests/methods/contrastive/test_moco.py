@@ -371,7 +371,7 @@ def test_the_key_of_an_image_is_made_from_its_second_view_whatever_the_order(pol
     assert torch.equal(method.queue.keys[:24], torch.eye(16)[8:].repeat(3, 1))
 
 
-SHARED = [kind for kind in KINDS if kind not in ("manifoldmix", "alignmix", "transmix", "tla", "sumix")]
+SHARED = [kind for kind in KINDS if make(kind).requirements.images_only]
 EXACT = {
     "mixup",
     "cutmix",
