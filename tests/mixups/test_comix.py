@@ -315,7 +315,7 @@ def test_a_training_step_works_and_reports_its_parts():
         ({"beta": -1.0}, "beta"),
         ({"omega": 2.0}, "omega"),
         ({"partition": 0}, "partition"),
-        ({"saliency": "x"}, "unknown"),
+        ({"saliency": "x"}, "saliency must be one of"),
     ],
     ids=str,
 )

@@ -142,13 +142,13 @@ def draws_of(kind: str, x: Tensor) -> tuple:
         "cutmix": cutmix,
         "resizemix": resizemix,
         "fmix": fmix,
-        "gridmix_holes": gridmix_holes,
+        "gridmix": gridmix_holes,
         "gridmix_cells": gridmix_cells,
     }[kind]
     return policy, (lam, *extras.values())
 
 
-POLICIES = ["mixup", "cutmix", "resizemix", "fmix", "gridmix_holes", "gridmix_cells", "smoothmix"]
+POLICIES = ["mixup", "cutmix", "resizemix", "fmix", "gridmix", "gridmix_cells", "smoothmix"]
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -348,7 +348,7 @@ def test_gridmix_cells_keeps_exactly_that_many_cells():
 
 def test_gridmix_says_when_the_image_is_too_narrow():
     images, labels = batch_of(2, (1, 3, 5))
-    assert make("gridmix_holes")(images, labels).images.shape == images.shape
+    assert make("gridmix")(images, labels).images.shape == images.shape
     with pytest.raises(ValueError, match=r"cells_min must be at most half the image's width 5, got 3"):
         GridMix(cells_min=3)(images, labels)
 

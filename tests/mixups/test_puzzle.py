@@ -348,7 +348,7 @@ def test_clean_weight_adds_the_clean_loss_and_zero_adds_nothing(targets):
     logits, batch = make(saliency="gradient", clean_weight=0.5).forward_through(model, images, labels)
     clean = torch.nn.functional.cross_entropy(model(images), labels)
     torch.testing.assert_close(batch.extra["clean"], 0.5 * clean)
-    torch.testing.assert_close(batch.loss(logits), batch.cross_entropy(logits) + 0.5 * clean)
+    torch.testing.assert_close(batch.loss(logits), batch.label_loss(logits) + 0.5 * clean)
     batch.loss(logits).backward()
     assert model.fc.weight.grad.abs().sum() > 0
 
@@ -384,9 +384,9 @@ def test_exact_and_dual_make_nearly_the_same_batch():
         ({"num_labels": 1}, "num_labels"),
         ({"blocks": -1}, "blocks"),
         ({"iterations": 0}, "iterations"),
-        ({"solver": "gco"}, "unknown solver"),
-        ({"saliency": "cam"}, "unknown saliency"),
-        ({"transport_solver": "best"}, "unknown transport_solver"),
+        ({"solver": "gco"}, "solver must be one of"),
+        ({"saliency": "cam"}, "saliency must be one of"),
+        ({"transport_solver": "best"}, "transport_solver must be one of"),
     ],
     ids=str,
 )

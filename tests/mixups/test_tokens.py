@@ -448,7 +448,7 @@ def test_smmix_trains_its_head_in_every_step_and_leaves_it_out_without():
     assert set(batch.extra) == {"consistency"}
     with pytest.raises(ValueError, match="plain ViT of timm"):
         Supervised(PlainNet(), SMMix(), num_classes=5)
-    with pytest.raises(ValueError, match="these labels are values"):
+    with pytest.raises(ValueError, match="SMMix takes class or soft labels"):
         SMMix().forward_through(tiny_vit(), torch.randn(4, 3, 32, 32), torch.rand(4))
     hot = F.one_hot(torch.arange(4), 5).float()
     losses = []
