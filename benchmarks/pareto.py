@@ -68,13 +68,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("samix", {}),
     "generator-half": ("samix", {"generator_share": 0.5}),
     "generator-4th": ("samix", {"generator_every": 4}),
-    "until-third": ("samix", {"generator_until": 0.33}),
     "clean-half": ("samix", {"clean_share": 0.5}),
     "clean-quarter": ("samix", {"clean_share": 0.25}),
-    "online-guide": ("samix", {"guide": "online"}),
-    "averaged": ("samix", {"statistics": "averaged"}),
-    "low-guide": ("samix", {"guide_scale": 0.5}),
-    "low-generator": ("samix", {"generator_scale": 0.5}),
     "each-once": ("samix", ONCE),
     "each-once-g2": ("samix", {**ONCE, "generator_every": 2}),
     "each-once-g4": ("samix", {**ONCE, "generator_every": 4}),
@@ -82,7 +77,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "generator-2nd": ("samix", {"generator_every": 2}),
     "half-mixed": ("samix", HALF_MIXED),  # the preset ``fast``
     "half-mixed-g4": ("samix", {**HALF_MIXED, "generator_every": 4}),
-    "half-mixed-online": ("samix", {**HALF_MIXED, "guide": "online"}),
     "paper": ("samix", {"preset": "paper"}),
     "paper-half-mixed": ("samix", {"preset": "paper", **HALF_MIXED}),
     "paper-each-once-g2": ("samix", {"preset": "paper", **ONCE, "generator_every": 2}),
@@ -118,18 +112,13 @@ def price(recipe_name: str, name: str) -> float:
     torch.manual_seed(0)
     method = build_method(recipe, 10).train()
     batch = torch.randn(recipe.batch_size, 3, recipe.size, recipe.size), torch.arange(recipe.batch_size) % 10
-    share = float(options.get("generator_until", 1.0))
 
     def step(progress: float) -> None:
         method(batch)[0].backward()
         method.zero_grad()
         method.after_step(progress)
 
-    cost = counted(partial(step, 0.0), 4)
-    if share < 1.0:
-        method.progress = 1.0
-        cost = share * cost + (1.0 - share) * counted(partial(step, 1.0), 4)
-    return cost
+    return counted(partial(step, 0.0), 4)
 
 
 def collect(setting: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:

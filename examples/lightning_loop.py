@@ -49,7 +49,7 @@ class WithSAMix(lightning.LightningModule):
 
     def __init__(self, model: nn.Module, num_classes: int) -> None:
         super().__init__()
-        options = samix.SAMixOptions(momentum=0.95, momentum_end=0.99)  # a short run needs a quick average
+        options = samix.SAMixOptions(ema_decay=0.95, ema_decay_end=0.99)  # a short run needs a quick average
         self.method = samix.SAMix(model, num_classes=num_classes, options=options, feature=2)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ def main() -> None:
     batches = TrainBatches(data, batch_size=100, size=16, augment=augment, seed=0, on_device=True)
     model = timm.create_model("test_resnet", num_classes=data.num_classes)
 
-    options = samix.SAMixOptions(momentum=0.95, momentum_end=0.99)  # a short run needs a quick average
+    options = samix.SAMixOptions(ema_decay=0.95, ema_decay_end=0.99)  # a short run needs a quick average
     method = samix.SAMix(model, num_classes=data.num_classes, options=options, feature=2)
     optimizer = torch.optim.SGD(method.parameter_groups(lr=0.05), momentum=0.9)
     total = epochs * len(batches)

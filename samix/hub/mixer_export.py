@@ -22,14 +22,14 @@ def has_mixer(method: Method) -> bool:
     return (
         isinstance(method, AutoMix)
         and type(method.mixer) in (AutoMixer, SAMixer)
-        and isinstance(method.online.backbone, TimmBackbone)
+        and isinstance(method.model.backbone, TimmBackbone)
     )
 
 
 def mixer_network(
     method: Method, recipe: Recipe, mean: Sequence[float], std: Sequence[float], about: Mapping[str, Any]
 ) -> MixerWithEncoder:
-    """The Mixer of a method with its encoder, the momentum copy up to the feature stage; a copy of its own.
+    """The Mixer of a method with its encoder, the averaged copy up to the feature stage; a copy of its own.
 
     Args:
         method: AutoMix or SAMix.
@@ -44,7 +44,7 @@ def mixer_network(
     if not has_mixer(method):
         raise ValueError(f"{type(method).__name__} holds no Mixer to share: train AutoMix or SAMix on a timm network")
     assert isinstance(method, AutoMix)
-    backbone = method.online.backbone
+    backbone = method.model.backbone
     assert isinstance(backbone, TimmBackbone)
     options = mixer_options(method.mixer)
     count = len(list(backbone.model.feature_info))
@@ -62,7 +62,7 @@ def mixer_network(
         about=dict(about),
     )
     network = MixerWithEncoder(config)
-    trained = {f"backbone.{k}": v for k, v in method.momentum.backbone.state_dict().items()}
+    trained = {f"backbone.{k}": v for k, v in method.ema_model.backbone.state_dict().items()}
     trained.update({f"mixer.{k}": v for k, v in method.mixer.state_dict().items()})
     network.load_state_dict({k: trained[k] for k in network.state_dict()})
     return network

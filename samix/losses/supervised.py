@@ -17,7 +17,9 @@ from torch import Tensor
 from samix.batch import MixedBatch, check_smoothing
 
 
-def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor) -> Tensor:
+def mixed_cross_entropy(
+    logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor, smoothing: float = 0.0
+) -> Tensor:
     """``mean_i lam_i CE(logits_i, labels_i) + (1 - lam_i) CE(logits_i, partner_labels_i)``.
 
     MixUp (Zhang et al. 2018, arXiv:1710.09412); equal to cross-entropy with the two-hot soft target.
@@ -27,6 +29,7 @@ def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, 
         labels: (B,) int64.
         partner_labels: (B,) int64.
         lam: (B,) share of the own label, in [0, 1].
+        smoothing: label smoothing in [0, 1).
 
     Returns:
         Scalar, in nats.
@@ -34,7 +37,8 @@ def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, 
     log_p = F.log_softmax(logits.float(), dim=1)
     own = log_p.gather(1, labels[:, None]).squeeze(1)
     other = log_p.gather(1, partner_labels[:, None]).squeeze(1)
-    return -(lam * own + (1.0 - lam) * other).mean()
+    loss = -(lam * own + (1.0 - lam) * other).mean()
+    return (1.0 - smoothing) * loss - smoothing * log_p.mean() if smoothing else loss
 
 
 def local_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor) -> Tensor:

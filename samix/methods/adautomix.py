@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.methods.automix import AutoMix
+from samix.methods.automix import AutoMix, Draw, detached, mask_report
 from samix.methods.base import Batch
-from samix.methods.branch import Draw
 from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer
 from samix.mixers.learned import MaskGenerator, Upsample
 from samix.mixups.base import sample_lam, sample_partners, to_device
+from samix.runtime.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -54,35 +54,31 @@ class AdAutoMixOptions(StepOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 2:
-            raise ValueError(f"samples must be at least 2, got {self.samples}")
+        check_number("samples", self.samples, 2, integer=True)
         if self.samples > 2 and self.pairing not in ("randperm", "cycle"):
             raise ValueError(
                 f"{self.pairing} gives an image the same partner every time: with {self.samples} samples choose "
                 "randperm or cycle"
             )
         for name in ("linear_weight", "beta"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.interval < 0:
-            raise ValueError(f"interval must be at least 0, got {self.interval}")
-        if self.cos_sign not in (-1, 1):
-            raise ValueError(f"cos_sign must be 1 or -1, got {self.cos_sign}")
+            check_number(name, getattr(self, name), 0, 1)
+        check_number("interval", self.interval, 0, integer=True)
+        check_choice("cos_sign", self.cos_sign, (-1, 1))
 
 
 ADAUTOMIX_PRESETS: dict[str, AdAutoMixOptions] = {
     "reference": AdAutoMixOptions(),
-    "paper": AdAutoMixOptions(preset="paper", momentum_end=1.0, cos_sign=-1),
+    "paper": AdAutoMixOptions(preset="paper", ema_decay_end=1.0, cos_sign=-1),
 }
 
 
 class AdAutoMix(AutoMix):
-    """A network, its momentum copy, and a generator of masks that also trains against it; the rest is AutoMix's.
+    """A network, its averaged copy, and a generator of masks that also trains against it; the rest is AutoMix's.
 
     Args:
         model, num_classes, feature, classifier, generator: as for :class:`AutoMix`.
         options: an :class:`AdAutoMixOptions`, or the name of a preset: ``reference`` (as the released code trains) or
-            ``paper`` (the mix is kept similar to its sources, momentum ends at 1).
+            ``paper`` (the mix is kept similar to its sources, its EMA decay ends at 1).
     """
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
@@ -109,36 +105,36 @@ class AdAutoMix(AutoMix):
             ValueError: images or labels of the wrong type, shape or range.
         """
         images, labels = self.checked(batch)
-        projected = self.mixer.project(self.guide(images))  # (B, P, h, w), shared by both branches
-        clean = self.clean_loss(images, labels)
+        projected = self.mixer.project(self.feature_map(images))  # (B, P, h, w), shared by both branches
+        clean = self.cross_entropy(images, labels)
         mixed, linear = self.classification_losses(images, labels, projected.detach())
         generation, loss, report = self.adversarial_losses(images, labels, projected)
         parts = {"clean": clean, "mixed": mixed, "generation": generation, **report}
         if linear is not None:
-            rho = float(self.options.linear_weight)
-            clean, parts["linear"] = (1.0 - rho) * clean + rho * linear, linear
-        return clean + mixed + loss, {name: part.detach() for name, part in parts.items()}
+            rho, parts["linear"] = self.options.linear_weight, linear
+            clean = (1.0 - rho) * clean + rho * linear
+        return clean + mixed + loss, detached(parts)
 
     def classification_losses(self, images: Tensor, labels: Tensor, projected: Tensor) -> tuple[Tensor, Tensor | None]:
         """Trains the network on generated mixes, and for more than two images on linear ones; no graph to the Mixer."""
         draw = self.draw(len(images), images.device)
         with torch.no_grad():
-            masks = self.paint_all(projected, draw, images)
+            masks = self.predict_masks(projected, draw, images)
             shares = draw.lam[:, :, None, None].expand_as(masks)
             own = draw.lam[:, 0]
             plain = torch.minimum(own, 1.0 - own) <= self.options.lam_margin
             masks = torch.where(plain.view(-1, 1, 1, 1), shares, masks)
             batch = mix_sources(images, labels, draw, masks)
             linear = mix_sources(images, labels, draw, shares) if self.options.samples > 2 else None
-        mixed = batch.loss(self.online_mixed(batch.images), self.options.smoothing)
+        mixed = batch.loss(self.model.mixed(batch.images), self.options.smoothing)
         if linear is None:
             return mixed, None
-        return mixed, linear.loss(self.online_mixed(linear.images), self.options.smoothing)
+        return mixed, linear.loss(self.model.mixed(linear.images), self.options.smoothing)
 
     def adversarial_losses(
         self, images: Tensor, labels: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Trains the generator by the frozen momentum copy: for its cross-entropy, or against it.
+        """Trains the generator by the frozen averaged copy: for its cross-entropy, or against it.
 
         ``CE`` in a cooperative step; ``-beta CE + (1 - beta) cos_sign cos`` in an adversarial one, where cos is the
         mean of ``sum_i lam_i cos(logits of the mix, logits of image i)``. One head reads both, so that the cosine of
@@ -148,23 +144,18 @@ class AdAutoMix(AutoMix):
             The cross-entropy, the generator's loss, and statistics of the masks.
         """
         draw = self.draw(len(images), images.device)
-        masks = self.paint_all(projected, draw, images)  # (B, S, H, W), with their graph
+        masks = self.predict_masks(projected, draw, images)  # (B, S, H, W), with their graph
         batch = mix_sources(images, labels, draw, masks)
-        logits = self.judge(batch.images)
+        logits = self.teacher_logits(batch.images)
         generation = loss = batch.loss(logits)
         if self.adversarial:
             with torch.no_grad():
-                sources = self.judge(images).float()[draw.index]  # (B, S, K): the clean batch, gathered
+                sources = self.teacher_logits(images).float()[draw.index]  # (B, S, K): the clean batch, gathered
             cosine = F.cosine_similarity(logits.float().unsqueeze(1), sources, dim=2)  # (B, S)
             similar = (draw.lam * cosine).sum(1).mean()
             beta = float(self.options.beta)
             loss = -beta * generation + (1.0 - beta) * self.options.cos_sign * similar
-        seen = masks.detach()
-        report = {
-            "mask_std": seen.std(dim=(2, 3)).mean(),
-            "mask_error": (seen.mean(dim=(2, 3)) - draw.lam).abs().mean(),
-        }
-        return generation, loss, report
+        return generation, loss, mask_report(masks, draw.lam)
 
     @property
     def adversarial(self) -> bool:
@@ -186,12 +177,12 @@ class AdAutoMix(AutoMix):
         lam = torch.stack([shares[0], 1.0 - shares[0]] if o.samples == 2 else shares, dim=1)
         return Draw(to_device(normalised(lam), device), to_device(torch.stack(index, dim=1), device))
 
-    def paint_all(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
-        """Masks (B, S, H, W) of a draw's images."""
+    def predict_masks(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
+        """Returns masks (B, S, H, W) of a draw's images."""
         mixer = self.mixer
         assert isinstance(mixer, AdversarialMixer)
         sources = [projected[rows] for rows in draw.index.unbind(1)]
-        return mixer.paint_all(sources, draw.lam, (images.shape[-2], images.shape[-1]))
+        return mixer.predict_masks(sources, draw.lam, (images.shape[-2], images.shape[-1]))
 
 
 def normalised(lam: Tensor) -> Tensor:

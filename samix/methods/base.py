@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
+from samix.runtime.checks import check_number
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
 
@@ -23,14 +24,10 @@ class Method(nn.Module):
     """
 
     loss_parts: tuple[str, ...] = ()
+    step: int = 0  # optimiser steps that are done
     progress: float = 0.0  # share of the run that is done; schedules read it
     last_seen: int | None = None  # version of the first trained parameter when after_step, or the first step, ran
     warned: bool = False
-
-    @property
-    def may_leave_out(self) -> bool:
-        """Whether some steps give some parameters no gradient, which wrappers for several processes need to know."""
-        return False
 
     def compile_parts(self, **options: Any) -> None:
         """Compiles the passes of the networks, so that steps run faster after the first ones.
@@ -63,7 +60,8 @@ class Method(nn.Module):
         Args:
             progress: share of the run that is done, in [0, 1].
         """
-        self.progress = progress
+        check_number("progress", progress, 0, 1)
+        self.step, self.progress = self.step + 1, progress
         self.last_seen = self.parameter_version()
 
     def parameter_version(self) -> int:
@@ -82,6 +80,14 @@ class Method(nn.Module):
                 "averaged weights stand still; call method.after_step(step / total_steps) after each optimizer.step()",
                 stacklevel=3,
             )
+
+    def get_extra_state(self) -> Tensor:
+        """Returns steps and progress, float64 (2,) on the host, as a part of the state dict."""
+        return torch.tensor([self.step, self.progress], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes steps and progress back."""
+        self.step, self.progress = int(state[0]), float(state[1])
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Loads a state, as :meth:`torch.nn.Module.load_state_dict` does."""

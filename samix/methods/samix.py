@@ -43,7 +43,7 @@ SAMIX_PRESETS: dict[str, SAMixOptions] = {
     "reference": SAMixOptions(),
     "paper": SAMixOptions(
         preset="paper",
-        momentum_end=1.0,
+        ema_decay_end=1.0,
         gamma=None,
         activation="relu",
         eta=0.5,
@@ -56,7 +56,7 @@ SAMIX_PRESETS: dict[str, SAMixOptions] = {
 
 
 class SAMix(AutoMix):
-    """A network, its momentum copy, and SAMix's Mixer, trained together; the step is :class:`AutoMix`'s.
+    """A network, its averaged copy, and SAMix's Mixer, trained together; the step is :class:`AutoMix`'s.
 
     Args:
         model, num_classes, feature, classifier, generator: as for :class:`AutoMix`.

@@ -50,7 +50,7 @@ class AdversarialMixer(MaskGenerator):
         width = self.query.out_channels
         return F.relu(maps[:, :width]), F.relu(maps[:, width : 2 * width]), maps[:, -1]
 
-    def paint_all(self, sources: Sequence[Tensor], lam: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict_masks(self, sources: Sequence[Tensor], lam: Tensor, size: tuple[int, int]) -> Tensor:
         """The masks of S images. Attention, softmax and masks are float32, also under autocast.
 
         Args:
@@ -74,6 +74,6 @@ class AdversarialMixer(MaskGenerator):
                 logits.append(resize(logit, size, self.upsample))
             return torch.softmax(torch.cat(logits, dim=1), dim=1)
 
-    def paint(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict_mask(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """The own mask (B, 1, H, W) of pairs, as :class:`MaskGenerator` has it; the partner's is its complement."""
-        return self.paint_all([projected, partner], torch.stack([lam, 1.0 - lam], dim=1), size)[:, :1]
+        return self.predict_masks([projected, partner], torch.stack([lam, 1.0 - lam], dim=1), size)[:, :1]

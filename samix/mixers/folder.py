@@ -154,7 +154,7 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
     def compile(self, *_unused: Any, **options: Any) -> None:
         """Compiles the encoder's pass and the Mixer's, in place; options are those of ``torch.compile``."""
         compile_methods(self.backbone, ("feature_map",), options)
-        compile_methods(self.mixer, ("project", "paint"), options)
+        compile_methods(self.mixer, ("project", "predict_mask"), options)
 
     @torch.no_grad()
     def encode(self, images: Tensor, size: int = 0) -> Tensor:
@@ -186,8 +186,8 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def forward(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """Masks (B, 1, H, W) from feature maps (B, D, h, w) of pairs; see :meth:`MaskGenerator.paint`."""
-        return self.mixer.paint(self.mixer.project(z.float()), self.mixer.project(partner.float()), lam, size)
+        """Masks (B, 1, H, W) from feature maps (B, D, h, w) of pairs; see :meth:`MaskGenerator.predict_mask`."""
+        return self.mixer.predict_mask(self.mixer.project(z.float()), self.mixer.project(partner.float()), lam, size)
 
     # Files ------------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ Both read feature maps of two images and paint a mask. Sources: AutoMix (Liu et 
 et al. 2022, arXiv:2111.15454), and the authors' released code where it is more precise than the papers.
 
 All convolutions are 1x1, so a projection of the *un-permuted* batch serves every pairing of it: ``project`` runs once,
-``paint`` gathers by index. ``W [a; b]`` is computed as ``W1 a + W2 b``, which is the same mathematics.
+``predict_mask`` gathers by index. ``W [a; b]`` is computed as ``W1 a + W2 b``, which is the same mathematics.
 
 Letters: B batch, D feature channels, d attention width (D / 2), h w feature cells, n = h w.
 """
@@ -39,7 +39,7 @@ class MaskGenerator(nn.Module):
         """Query (B, d, n), key (B, d, n) and content (B, n) of the pairs, from their projections (B, P, h, w)."""
         raise NotImplementedError
 
-    def paint(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict_mask(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """The mask of each pair.
 
         With attention P = softmax over the partner's cells of (Q^T K / sqrt(d)) and content c of the partner, the
@@ -80,7 +80,7 @@ class MaskGenerator(nn.Module):
         """
         check_pair(x, partner, lam)
         own, other = self.check_guides(guides, len(x))
-        mask = self.paint(self.project(own), self.project(other), lam, (x.shape[-2], x.shape[-1]))
+        mask = self.predict_mask(self.project(own), self.project(other), lam, (x.shape[-2], x.shape[-1]))
         return Mixed(blend(x, partner, mask), lam, mask)
 
     def check_guides(self, guides: Guides | None, batch_size: int) -> Guides:

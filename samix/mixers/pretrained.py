@@ -158,11 +158,11 @@ class Mixer(Augmentation):
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """The policy; guides are the feature maps of :meth:`encode`, made here when they are not given."""
         z, other = (self.encode(x), self.encode(partner)) if guides is None else guides
-        painted = self.paint(z, other, lam, (x.shape[-2], x.shape[-1]))
+        painted = self.predict_mask(z, other, lam, (x.shape[-2], x.shape[-1]))
         return Mixed(blend(x, partner, painted), lam, painted)
 
     @torch.no_grad()
-    def paint(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict_mask(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """Masks (B, 1, H, W) float32: painted, brought to mean lam, and plain MixUp where that was asked for.
 
         Args:

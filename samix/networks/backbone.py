@@ -1,65 +1,58 @@
-"""One view of any classifier: its feature map at a stage, its pooled features, and its last linear layer.
+"""Feature maps of any network, at one of its stages or layers.
 
-timm networks offer all three by name; any other ``nn.Module`` is read by forward hooks, given the names of two layers.
-This file does not import timm: it asks for timm's methods, so that ``import samix`` stays quick.
+timm networks name their stages; any other ``nn.Module`` is read by a forward hook on a layer. This file does not import
+timm: it asks for timm's methods, so that ``import samix`` stays quick.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from samix.networks.inference import evaluating
+
+PROBE_SIZES = (64, 224, 256, 96, 384)  # image sides tried where a network does not say its own
+MAX_PREFIX = 8  # class, distillation and register tokens that are looked for before a map's tokens
+REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError)  # of a size that does not fit
+
 
 class Backbone(nn.Module):
-    """A classifier seen in three parts; the classifier itself is kept whole, as ``model``."""
+    """A network with a feature map; the network itself is kept whole, as ``model``."""
 
-    model: Any  # an nn.Module from (B, C, H, W) to (B, K)
+    model: Any  # an nn.Module (B, C, H, W) -> logits or features
+    dim: int  # D, channels of the feature map
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, D, h, w), running the network only as far as needed, or ``whole``."""
-        raise NotImplementedError
-
-    def pooled(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F), the input of the last linear layer."""
-        raise NotImplementedError
-
-    def pooled_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F) and (B, D, h, w) from one pass."""
-        raise NotImplementedError
-
-    @property
-    def linear(self) -> nn.Linear:
-        """The last linear layer, (B, F) -> (B, K)."""
+        """Returns the map (B, D, h, w) of images (B, C, H, W), running the network as far as needed, or ``whole``."""
         raise NotImplementedError
 
 
 class TimmBackbone(Backbone):
-    """A timm network, by its ``forward_intermediates``, ``forward_features`` and ``forward_head``.
+    """A timm network, by its ``forward_intermediates``.
 
     Args:
-        model: a timm network with a linear classifier.
+        model: a timm network.
         feature: index into timm's list of intermediates; negative counts from the end. None chooses the third of four
             stages, or the middle block of a plain ViT, as AutoMix and SAMix do.
+
+    Raises:
+        ValueError: no such stage.
     """
 
     def __init__(self, model: Any, feature: int | None = None) -> None:
         super().__init__()
         self.model: Any = model
-        count = len(model.feature_info)
-        self.stage = default_stage(model.feature_info) if feature is None else feature
-        if not -count <= self.stage < count:
-            names = ", ".join(str(info["module"]) for info in list(model.feature_info))
-            raise ValueError(
-                f"feature stage {feature} is not there: this network has {count} stages, 0 to {count - 1} ({names})"
-            )
+        self.stage = checked_stage(model, feature)
+        self.dim = int(list(model.feature_info)[self.stage]["num_chs"])
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, D, h, w); class and register tokens are left out."""
+        """Returns the map (B, D, h, w); class and register tokens are left out."""
         if not whole:
             maps = self.model.forward_intermediates(
                 x, indices=[self.stage], stop_early=True, output_fmt="NCHW", intermediates_only=True
@@ -70,28 +63,65 @@ class TimmBackbone(Backbone):
         self.model.forward_head(last)
         return maps[0]  # type: ignore[no-any-return]
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F)."""
-        return self.model.forward_head(self.model.forward_features(x), pre_logits=True)  # type: ignore[no-any-return]
 
-    def pooled_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F) and (B, D, h, w) from one pass."""
-        # with -1: timm then runs what follows the last stage, such as EfficientNet's last norm
-        last, maps = self.model.forward_intermediates(x, indices=[self.stage, -1], output_fmt="NCHW")
-        return self.model.forward_head(last, pre_logits=True), maps[0]
+def checked_stage(model: Any, feature: int | None) -> int:
+    """Returns the index of a stage of a timm network; None is the default one.
 
-    @property
-    def linear(self) -> nn.Linear:
-        """Timm's classifier layer."""
-        return self.model.get_classifier()  # type: ignore[no-any-return]
+    Raises:
+        ValueError: no such stage.
+    """
+    count = len(model.feature_info)
+    stage = default_stage(model.feature_info) if feature is None else feature
+    if not -count <= stage < count:
+        names = ", ".join(str(info["module"]) for info in list(model.feature_info))
+        raise ValueError(
+            f"feature stage {feature} is not there: this network has {count} stages, 0 to {count - 1} ({names})"
+        )
+    return stage
 
 
 def default_stage(feature_info: Any) -> int:
-    """The third of four stages; the middle block where all stages have one resolution (plain ViTs)."""
+    """Returns the third of four stages, or the middle block where all stages have one resolution (plain ViTs)."""
     reductions = [int(info["reduction"]) for info in list(feature_info)]
     if len(set(reductions)) == 1:
-        return len(reductions) // 2 - 1
+        return max(len(reductions) // 2 - 1, 0)
     return max(len(reductions) - 2, 0)
+
+
+# Any network, by a hook ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's output holds its map.
+
+    Args:
+        order: ``NCHW``, ``NHWC``, or ``tokens`` (B, N, D).
+        dim: D.
+        prefix: tokens before those of the map: class, distillation and register tokens.
+    """
+
+    order: Literal["NCHW", "NHWC", "tokens"]
+    dim: int
+    prefix: int = 0
+
+    def as_map(self, raw: Tensor, size: tuple[int, int]) -> Tensor:
+        """Returns the output as a map (B, D, h, w), of images of H x W pixels.
+
+        Raises:
+            ValueError: tokens that fill no grid of the images' shape.
+        """
+        if self.order == "NCHW":
+            return raw
+        if self.order == "NHWC":
+            return raw.permute(0, 3, 1, 2)
+        count = raw.shape[1] - self.prefix
+        height = round(math.sqrt(count * size[0] / size[1]))
+        if height < 1 or count % height or abs(height / (count // height) - size[0] / size[1]) > 0.25:
+            raise ValueError(
+                f"{count} tokens fill no grid of a {size[0]} x {size[1]} image; name another feature layer"
+            )
+        return raw[:, self.prefix :].transpose(1, 2).reshape(len(raw), -1, height, count // height)
 
 
 class _Stop(Exception):
@@ -99,77 +129,144 @@ class _Stop(Exception):
 
 
 class HookedBackbone(Backbone):
-    """Any network, read by forward hooks.
+    """Any network, read by a forward hook.
+
+    The layout of the layer's output is measured by passes of black images in eval mode, which leave no trace.
 
     Args:
-        model: maps (B, C, H, W) to (B, K).
-        feature: dotted name of the layer whose output (B, D, h, w) guides the Mixer.
-        classifier: dotted name of the last linear layer; None takes the last ``nn.Linear`` of the network.
+        model: any network of images (B, C, H, W).
+        feature: dotted name of the layer whose output guides the Mixer: a map (B, D, h, w) or (B, h, w, D), or tokens
+            (B, N, D), those that are no part of the map first.
+        image_size: side, or height and width, of the images, for networks that take one size only and do not say it.
+
+    Raises:
+        ValueError: no such layer, or its output is no map; says what to give.
     """
 
-    def __init__(self, model: nn.Module, feature: str, classifier: str | None = None) -> None:
+    def __init__(self, model: nn.Module, feature: str, image_size: int | tuple[int, int] | None = None) -> None:
         super().__init__()
         self.model = model
         self.feature = feature
         find_layer(model, feature, "feature")
-        linears = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-        if classifier is None and not linears:
-            raise ValueError('this network has no nn.Linear to use as its classifier; give classifier="layer.name"')
-        self.classifier = linears[-1] if classifier is None else classifier
-        if not isinstance(find_layer(model, self.classifier, "classifier"), nn.Linear):
-            raise ValueError(f"classifier {self.classifier!r} must be an nn.Linear; the linear layers are {linears}")
+        self.layout = self._measure(probe_sizes(model, image_size))
+        self.dim = self.layout.dim
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, D, h, w), by a hook on the named layer."""
-        found: list[Tensor] = []
+        """Returns the map (B, D, h, w), by a hook on the named layer."""
+        return self.layout.as_map(self._run(x, whole), (x.shape[2], x.shape[3]))
 
-        def catch(_module: nn.Module, _args: Any, output: Tensor) -> None:
+    def _run(self, x: Tensor, whole: bool) -> Tensor:
+        """The named layer's output."""
+        caught: list[Any] = []
+
+        def catch(_module: nn.Module, _args: Any, output: Any) -> None:
             # a clone, as the layers behind may work in place
-            found.append(output.clone() if whole and isinstance(output, Tensor) else output)
+            caught.append(output.clone() if whole and isinstance(output, Tensor) else output)
             if not whole:
                 raise _Stop
 
         with hooked(find_layer(self.model, self.feature, "feature").register_forward_hook(catch)), suppress(_Stop):
             self.model(x)
-        if not found:
-            raise ValueError(f"layer {self.feature!r} is not run by the network's forward; name another feature layer")
-        if not isinstance(found[0], Tensor) or found[0].dim() != 4:
-            got = tuple(found[0].shape) if isinstance(found[0], Tensor) else type(found[0]).__name__
-            raise ValueError(
-                f"feature layer {self.feature!r} must give a map (B, D, h, w), got {got}; name another layer"
+        if not caught:
+            raise LayerError(f"layer {self.feature!r} is not run by the network's forward; name another feature layer")
+        if not isinstance(caught[0], Tensor) or caught[0].dim() not in (3, 4) or len(caught[0]) != len(x):
+            got = tuple(caught[0].shape) if isinstance(caught[0], Tensor) else type(caught[0]).__name__
+            raise LayerError(
+                f"feature layer {self.feature!r} must give a map (B, D, h, w) or tokens (B, N, D), got {got}; name "
+                "another layer"
             )
-        return found[0]
+        return caught[0]
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F), by a hook on the classifier's input."""
-        found: list[Tensor] = []
+    def _measure(self, sizes: Sequence[tuple[int, int]]) -> Layout:
+        """Finds the layout from the outputs at one or two sizes.
 
-        def catch(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found.append(args[0])
+        Raises:
+            ValueError: the network runs at none of the sizes, or its outputs do not tell.
+        """
+        parameter = next(self.model.parameters(), torch.zeros(()))
+        in_chans = next((m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d)), 3)
+        seen: list[tuple[tuple[int, int], torch.Size]] = []
+        reason: Exception | None = None
+        with evaluating(self.model), torch.random.fork_rng(devices=[]):
+            for size in sizes:
+                try:
+                    seen.append((size, self._run(parameter.new_zeros(1, in_chans, *size), False).shape))
+                except LayerError:
+                    raise
+                except REFUSALS as error:
+                    reason = error
+                    continue
+                layout = read_layout(self.model, seen)
+                if layout is not None and len(seen) > 1:
+                    return layout
+        layout = read_layout(self.model, seen) if seen else None
+        if layout is not None:
+            return layout
+        if not seen:
+            tried = ", ".join(f"{height} x {width}" for height, width in sizes)
+            raise ValueError(
+                f"{type(self.model).__name__} does not run at {tried} pixels ({reason}); give image_size=, the size of "
+                "your images"
+            )
+        raise ValueError(
+            f"feature layer {self.feature!r} gives {tuple(seen[0][1])}, which does not tell channels from positions; "
+            "name another layer"
+        )
 
-        with hooked(self.linear.register_forward_pre_hook(catch)):
-            self.model(x)
-        if not found or found[0].dim() != 2:
-            raise ValueError(f"classifier {self.classifier!r} must be run once, on (B, F); name the last linear layer")
-        return found[0]
 
-    def pooled_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F) and (B, D, h, w) from one pass, by hooks on both layers."""
-        found: list[Tensor] = []
+class LayerError(ValueError):
+    """A named layer is of no use, whatever the images' size."""
 
-        def catch(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            found.append(output.clone())  # as the layers behind may work in place
 
-        with hooked(find_layer(self.model, self.feature, "feature").register_forward_hook(catch)):
-            pooled = self.pooled(x)
-        if not found or found[0].dim() != 4:
-            raise ValueError(f"feature layer {self.feature!r} must be run and give a map (B, D, h, w); name another")
-        return pooled, found[0]
+def probe_sizes(model: nn.Module, image_size: int | tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Returns the sizes to try: the one given, or the network's own by what it says, and some usual ones."""
+    if image_size is not None:
+        return [(image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])]
+    config = getattr(model, "pretrained_cfg", None) or {}
+    own = [
+        getattr(getattr(model, "patch_embed", None), "img_size", None),
+        getattr(model, "image_size", None),  # torchvision's VisionTransformer
+        getattr(model, "img_size", None),
+        tuple(config.get("input_size") or ())[1:] or None,
+    ]
+    sizes = [size if isinstance(size, tuple | list) else (size, size) for size in (*own, *PROBE_SIZES) if size]
+    return list(dict.fromkeys((int(size[0]), int(size[-1])) for size in sizes))
 
-    @property
-    def linear(self) -> nn.Linear:
-        """The named linear layer."""
-        return find_layer(self.model, self.classifier, "classifier")  # type: ignore[return-value]
+
+def read_layout(model: nn.Module, seen: Sequence[tuple[tuple[int, int], torch.Size]]) -> Layout | None:
+    """Tells positions from channels, by what changes with the image's size, or by what is as square as the image.
+
+    Args:
+        model: may say how many tokens are no part of the map, as ``num_prefix_tokens``.
+        seen: sizes of images, and the shapes of the layer's outputs.
+
+    Returns:
+        The layout, or None where the shapes do not tell.
+    """
+    (size, shape), shapes = seen[0], [shape for _, shape in seen]
+    changing = {axis for other in shapes for axis in range(1, len(shape)) if other[axis] != shape[axis]}
+    if len(shape) == 4:
+        square = size[0] == size[1]
+        if changing == {2, 3} or (not changing and square and shape[2] == shape[3] != shape[1]):
+            return Layout("NCHW", shape[1])
+        if changing == {1, 2} or (not changing and square and shape[1] == shape[2] != shape[3]):
+            return Layout("NHWC", shape[3])
+        if not changing and not square:  # the axes whose ratio is the image's
+            first, last = (abs(shape[a] / shape[a + 1] - size[0] / size[1]) for a in (1, 2))
+            return Layout("NCHW", shape[1]) if last < first else Layout("NHWC", shape[3]) if first < last else None
+        return None
+    if changing - {1}:
+        return None
+    prefix = getattr(model, "num_prefix_tokens", None)
+    if prefix is None:
+        prefix = next((n for n in range(MAX_PREFIX + 1) if fills_grid(shape[1] - n, size)), None)
+    return None if prefix is None else Layout("tokens", shape[2], int(prefix))
+
+
+def fills_grid(count: int, size: tuple[int, int]) -> bool:
+    """Whether so many cells are a grid of the image's ratio."""
+    rows = round(math.sqrt(max(count, 0) * size[0] / size[1]))
+    return rows > 0 and count % rows == 0 and rows * size[1] == count // rows * size[0]
 
 
 @contextmanager
@@ -182,7 +279,7 @@ def hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 def find_layer(model: nn.Module, name: str, role: str) -> nn.Module:
-    """The layer of that dotted name.
+    """Returns the layer of that dotted name.
 
     Raises:
         ValueError: no such layer; the message lists the network's top layers.
@@ -194,111 +291,33 @@ def find_layer(model: nn.Module, name: str, role: str) -> nn.Module:
         raise ValueError(f"{role} layer {name!r} is not in the network; its top layers are: {known}") from None
 
 
+def is_timm(model: nn.Module) -> bool:
+    """Whether a network has timm's interface to its stages."""
+    return all(hasattr(model, name) for name in ("forward_features", "forward_head", "feature_info"))
+
+
 def as_backbone(
-    model: nn.Module, num_classes: int, feature: int | str | None = None, classifier: str | None = None
+    model: nn.Module, feature: int | str | None = None, image_size: int | tuple[int, int] | None = None
 ) -> Backbone:
-    """Wraps a classifier so that its feature map, pooled features and linear layer can be reached.
+    """Wraps a network so that its feature map can be read.
 
     Args:
-        model: a timm network, or any ``nn.Module`` from (B, C, H, W) to (B, num_classes).
-        num_classes: what its last linear layer must give.
+        model: a timm network, or any ``nn.Module`` of images (B, C, H, W).
         feature: stage index (timm) or dotted layer name (any network); None is the default stage of a timm network.
-        classifier: dotted name of the last linear layer, for networks that are not timm's.
+        image_size: see :class:`HookedBackbone`.
 
     Raises:
-        ValueError: the stage or layer is not there, or the classifier has another width; says what the network has.
+        ValueError: the stage or layer is not there; says what the network has.
     """
-    is_timm = all(hasattr(model, name) for name in ("forward_intermediates", "forward_head", "feature_info"))
-    if is_timm and not isinstance(feature, str):
-        backbone: Backbone = TimmBackbone(model, feature)
-    elif isinstance(feature, str):
-        backbone = HookedBackbone(model, feature, classifier)
-    else:
+    if isinstance(feature, str):
+        return HookedBackbone(model, feature, image_size)
+    if not is_timm(model):
         layers = ", ".join(name for name, _ in model.named_children())
         raise ValueError(
             f'{type(model).__name__} is not a timm network: give feature="layer.name", a layer whose output is a map '
-            f"(B, D, h, w); its top layers are: {layers}"
+            f"(B, D, h, w) or tokens (B, N, D); its top layers are: {layers}"
         )
-    if not isinstance(backbone.linear, nn.Linear):
-        raise ValueError(f"the classifier must be one nn.Linear, this network has {type(backbone.linear).__name__}")
-    if backbone.linear.out_features != num_classes:
-        raise ValueError(
-            f"num_classes is {num_classes}, but the network's classifier gives {backbone.linear.out_features}; "
-            "create the network with the same num_classes"
-        )
-    return backbone
-
-
-@torch.no_grad()
-def feature_dim(backbone: Backbone, example: Tensor | None = None, in_chans: int | None = None) -> int:
-    """D, the channels of the feature map: what timm says of the stage, else measured by a pass in eval mode.
-
-    Args:
-        backbone: the wrapped network; its state is left as it was.
-        example: (B, C, H, W) images for networks that say nothing; None tries 32 and 224 pixels.
-        in_chans: channels of the example when none is given; None takes those of the first convolution, else 3.
-    """
-    if isinstance(backbone, TimmBackbone):
-        return int(list(backbone.model.feature_info)[backbone.stage]["num_chs"])
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
-    try:
-        device = next(backbone.parameters()).device
-        if in_chans is None:
-            in_chans = next((m.in_channels for m in backbone.modules() if isinstance(m, nn.Conv2d)), 3)
-        tries = [example] if example is not None else [torch.zeros(1, in_chans, s, s, device=device) for s in (32, 224)]
-        return run_first(backbone.feature_map, [t for t in tries if t is not None]).shape[1]
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def run_first(function: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> Tensor:
-    """The first result that does not raise a size error; raises the last one."""
-    for number, value in enumerate(inputs):
-        try:
-            return function(value)
-        except RuntimeError:
-            if number == len(inputs) - 1:
-                raise
-    raise AssertionError("no inputs")
-
-
-class TwoHeads(nn.Module):
-    """A network with two linear heads on one trunk: its own for clean images, a second one for mixed images.
-
-    AutoMix's released code trains separate one-hot and mixed heads; the papers write one. Inference uses the clean one.
-
-    Args:
-        backbone: the wrapped network; its linear layer is the clean head.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mixed_head = copy.deepcopy(backbone.linear)
-        nn.init.normal_(self.mixed_head.weight, std=0.01)  # as the released code starts both heads
-        if self.mixed_head.bias is not None:
-            nn.init.zeros_(self.mixed_head.bias)
-
-    def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, D, h, w); ``whole`` runs the network to its end, for BatchNorm's statistics."""
-        return self.backbone.feature_map(x, whole=whole)
-
-    def clean(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K) by the network's own classifier."""
-        return self.backbone.linear(self.backbone.pooled(x))  # type: ignore[no-any-return]
-
-    def clean_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean logits (B, K) and the feature map (B, D, h, w) from one pass."""
-        pooled, z = self.backbone.pooled_and_map(x)
-        return self.backbone.linear(pooled), z
-
-    def mixed(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K) by the head of the mixed images."""
-        return self.mixed_head(self.backbone.pooled(x))  # type: ignore[no-any-return]
-
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean and mixed logits (B, K) from one pass."""
-        pooled = self.backbone.pooled(x)
-        return self.backbone.linear(pooled), self.mixed_head(pooled)
+    if hasattr(model, "forward_intermediates"):
+        return TimmBackbone(model, feature)
+    stage = checked_stage(model, feature)
+    return HookedBackbone(model, str(list(model.feature_info)[stage]["module"]), image_size)  # type: ignore[call-overload]

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from samix.networks.backbone import Backbone, HookedBackbone, TimmBackbone, feature_dim, run_first
+from samix.networks.backbone import REFUSALS, Backbone, as_backbone, is_timm, probe_sizes
 from samix.networks.inference import evaluating
-
-
-class Trunk(Backbone):
-    """The feature map of a network without a classifier that timm does not know, by the dotted name of a layer."""
-
-    def __init__(self, model: nn.Module, feature: str) -> None:
-        super().__init__()
-        self.model = model
-        self.feature = feature
-
-    feature_map = HookedBackbone.feature_map
 
 
 class Encoder(nn.Module):
@@ -40,17 +30,13 @@ class Encoder(nn.Module):
         self, model: nn.Module, make_projector: Callable[[int], nn.Module], feature: int | str | None = None
     ) -> None:
         super().__init__()
-        is_timm = all(hasattr(model, name) for name in ("forward_intermediates", "forward_head", "feature_info"))
-        if is_timm and getattr(model, "num_classes", 0) != 0:
+        if is_timm(model) and getattr(model, "num_classes", 0) != 0:
             raise ValueError(
                 f"{type(model).__name__} has a classifier of {model.num_classes} classes; learning without labels "
                 "takes features: timm.create_model(..., num_classes=0)"
             )
-        self.trunk: Backbone | None
-        if is_timm and not isinstance(feature, str):
-            self.trunk = TimmBackbone(model, feature)
-        else:
-            self.trunk = Trunk(model, feature) if isinstance(feature, str) else None
+        has_map = is_timm(model) or isinstance(feature, str)
+        self.trunk: Backbone | None = as_backbone(model, feature) if has_map else None
         self.plain: nn.Module | None = model if self.trunk is None else None
         self.width = feature_width(model)
         self.projector = make_projector(self.width).to(next(model.parameters()).device)
@@ -65,7 +51,7 @@ class Encoder(nn.Module):
     @property
     def dim(self) -> int:
         """Channels of the feature map that guides a Mixer."""
-        return feature_dim(self._trunk())
+        return self._trunk().dim
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F)."""
@@ -103,8 +89,12 @@ def feature_width(model: nn.Module) -> int:
         return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    out: Any = None
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        out: Any = run_first(model, [torch.zeros(1, channels, side, side, device=device) for side in (32, 224)])
+        for height, width in ((32, 32), *probe_sizes(model, None)):
+            with suppress(*REFUSALS):
+                out = model(torch.zeros(1, channels, height, width, device=device))
+                break
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"the network must give features (B, F), got {got}; take away its head or pool its map")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from samix.networks.backbone import HookedBackbone, feature_dim, find_layer, hooked
+from samix.networks.backbone import HookedBackbone, find_layer, hooked
 from samix.networks.inference import unwrap
 
 
@@ -90,7 +90,7 @@ def last_width(model: nn.Module, layer: str = "") -> int:
     inner: Any = unwrap(model)
     if layer:
         find_layer(inner, layer, "feature")
-        return feature_dim(HookedBackbone(inner, layer))
+        return HookedBackbone(inner, layer).dim
     check_timm(inner)
     return int(inner.num_features)
 

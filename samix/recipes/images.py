@@ -7,7 +7,7 @@ from samix.recipes.small import QUICK_MIXER, options_of
 
 # Some thousand to some ten thousand steps: the momentum copy must keep up (its memory is 100 steps, at the end 1,000),
 # and the masks must form, with the stronger mask loss of the quick recipes.
-MOMENTUM = {"momentum": 0.99, "momentum_end": 0.999}
+MOMENTUM = {"ema_decay": 0.99, "ema_decay_end": 0.999}
 MIXER = {**QUICK_MIXER, **MOMENTUM}
 
 

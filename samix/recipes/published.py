@@ -113,7 +113,7 @@ def tiny_rx50(mixup: str) -> Recipe:
     return _tiny(mixup, "tiny-rx50", "resnext50_32x4d", 0.25)
 
 
-LARGE_SCALE = {"momentum_end": 0.99999, "mask_schedule": "warmup"}
+LARGE_SCALE = {"ema_decay_end": 0.99999, "mask_schedule": "warmup"}
 
 
 def _imagenet(mixup: str, name: str, model: str) -> Recipe:
@@ -124,7 +124,7 @@ def _imagenet(mixup: str, name: str, model: str) -> Recipe:
         fmix={"alpha": 0.2},
         automix=LARGE_SCALE,
         samix={**LARGE_SCALE, "dropout": 0.1},
-        adautomix={"momentum_end": 0.99999, "samples": 2, "beta": 0.1},
+        adautomix={"ema_decay_end": 0.99999, "samples": 2, "beta": 0.1},
     )
     return Recipe(
         name=name,
@@ -161,7 +161,7 @@ def in1k_r50(mixup: str) -> Recipe:
 
 
 def _fine_grained(mixup: str, name: str, data: str) -> Recipe:
-    learned = {"momentum_end": 0.99999, "mask_schedule": "warmup", "pairing": "cycle"}
+    learned = {"ema_decay_end": 0.99999, "mask_schedule": "warmup", "pairing": "cycle"}
     options = options_of(
         mixup,
         mixup={"alpha": 0.2},
@@ -169,7 +169,7 @@ def _fine_grained(mixup: str, name: str, data: str) -> Recipe:
         fmix={"alpha": 0.2},
         automix=learned,
         samix={**learned, "lam_scale": 1.0, "dropout": 0.1},
-        adautomix={"momentum_end": 0.99999, "pairing": "cycle"},
+        adautomix={"ema_decay_end": 0.99999, "pairing": "cycle"},
     )
     return Recipe(
         name=name,
@@ -206,4 +206,4 @@ def aircraft_r18(mixup: str) -> Recipe:
     recipe = _fine_grained(mixup, "aircraft-r18", "aircraft")
     if mixup != "samix":
         return recipe
-    return dataclasses.replace(recipe, mixup_options={**recipe.mixup_options, "momentum_end": 0.99996})
+    return dataclasses.replace(recipe, mixup_options={**recipe.mixup_options, "ema_decay_end": 0.99996})

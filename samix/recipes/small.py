@@ -11,10 +11,10 @@ from samix.recipes.recipe import Recipe
 SLIM = '{"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 8}'
 
 # A run of some hundred steps: the momentum copy must keep up, and the masks must form.
-QUICK_MOMENTUM = {"momentum": 0.95, "momentum_end": 0.999}
+QUICK_MOMENTUM = {"ema_decay": 0.95, "ema_decay_end": 0.999}
 QUICK_MIXER = {**QUICK_MOMENTUM, "mask_over_batch": False, "mask_weight": 1.0, "mask_variance": 2.0}
-SLIM_MOMENTUM = {**QUICK_MOMENTUM, "momentum": 0.98}
-SLIM_MIXER = {**QUICK_MIXER, "momentum": 0.98}
+SLIM_MOMENTUM = {**QUICK_MOMENTUM, "ema_decay": 0.98}
+SLIM_MIXER = {**QUICK_MIXER, "ema_decay": 0.98}
 
 
 def options_of(name: str, /, **by_mixup: Mapping[str, Any]) -> dict[str, Any]:

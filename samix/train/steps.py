@@ -60,7 +60,7 @@ class Training:
     """A network, a method, data and an optimiser, and the steps that change them; epochs and files are a run's."""
 
     def __init__(self, recipe: Recipe, options: RunOptions) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator
 
         check_device(options.device)
         check_not_sharded()
@@ -89,8 +89,6 @@ class Training:
         if recipe.compile:
             self.method.compile_parts()
         self.optimizer = build_optimizer(self.method, recipe)
-        if self.method.may_leave_out:
-            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         distributed.leave_out_equal_buffers(self.method)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0

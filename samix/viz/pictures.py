@@ -255,9 +255,9 @@ LABELS = {
     "key_std": "spread, 0 when collapsed",
     "changed": "share of cluster labels that change",
     "top1": "reported network",
-    "top1_momentum_mixed": "averaged, mixed head",
-    "top1_online": "online, clean head",
-    "top1_online_mixed": "online, mixed head",
+    "top1_ema_mixed_head": "averaged, mixed head",
+    "top1_model": "trained, clean head",
+    "top1_model_mixed_head": "trained, mixed head",
     "mask_std": "spread within a mask",
     "mask_error": "|mean of mask − λ|",
 }

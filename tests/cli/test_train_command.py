@@ -269,11 +269,11 @@ def test_options_of_the_mixup_reach_it():
 
 
 def test_a_default_of_the_library_can_be_chosen_over_the_recipe_s():
-    """digits-quick gives momentum 0.95; asking for the library's own 0.999 gives 0.999."""
+    """digits-quick gives ema_decay 0.95; asking for the library's own 0.999 gives 0.999."""
     from samix.recipes.build import resolve_options
 
-    recipe, _ = parse_train(["--mixup", "samix", "--mixup.momentum", "0.999"])
-    assert resolve_options("samix", recipe.mixup_options)["momentum"] == 0.999
+    recipe, _ = parse_train(["--mixup", "samix", "--mixup.ema-decay", "0.999"])
+    assert resolve_options("samix", recipe.mixup_options)["ema_decay"] == 0.999
 
 
 def test_presets_give_their_values():
@@ -292,7 +292,7 @@ def test_presets_give_their_values():
 def test_the_last_of_repeated_options_counts():
     recipe, _ = parse_train(["--mixup", "cutmix", "--lr", "1", "--mixup=samix", "--recipe", "tiny-r18", "--lr", "2"])
     assert (recipe.mixup, recipe.name, recipe.lr) == ("samix", "tiny-r18", 2.0)
-    assert "momentum" in samix.recipes.build.resolve_options(recipe.mixup, recipe.mixup_options)
+    assert "ema_decay" in samix.recipes.build.resolve_options(recipe.mixup, recipe.mixup_options)
     recipe, _ = parse_train(["--recipe", "tiny-r18", "--recipe=digits-quick"])
     assert (recipe.name, recipe.size) == ("digits-quick", 16)
 

@@ -283,9 +283,9 @@ def test_finished_runs_of_the_same_recipe_are_read_from_elsewhere(compared, tmp_
 
 
 def test_an_option_at_its_default_is_no_other_recipe():
-    said = small_recipe("samix", mixup_options={"preset": "reference", "alpha": 2.0, "momentum": 0.9}).to_dict()
-    left = small_recipe("samix", mixup_options={"momentum": 0.9}).to_dict()
-    other = small_recipe("samix", mixup_options={"momentum": 0.9, "preset": "fast"}).to_dict()
+    said = small_recipe("samix", mixup_options={"preset": "reference", "alpha": 2.0, "ema_decay": 0.9}).to_dict()
+    left = small_recipe("samix", mixup_options={"ema_decay": 0.9}).to_dict()
+    other = small_recipe("samix", mixup_options={"ema_decay": 0.9, "preset": "fast"}).to_dict()
     assert with_all_options(said) == with_all_options(left) != with_all_options(other)
 
 

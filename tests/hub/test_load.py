@@ -24,7 +24,7 @@ def evaluate(path, data="", batch_size=64):
     return evaluate_path(path, data, "data", batch_size, "cpu")
 
 
-@pytest.mark.parametrize(("mixup", "first"), [("samix", "momentum"), ("cutmix", "network")])
+@pytest.mark.parametrize(("mixup", "first"), [("samix", "ema"), ("cutmix", "network")])
 def test_checkpoint_and_export_score_as_the_run_said(runs, mixup, first):
     said = rows(runs[mixup])[-1]
     last, export = evaluate(runs[mixup] / "last.pt"), evaluate(runs[mixup] / "export")
@@ -37,8 +37,8 @@ def test_checkpoint_and_export_score_as_the_run_said(runs, mixup, first):
 
 def test_best_scores_as_the_best_epoch(runs):
     found = evaluate(runs["samix"] / "best.pt")
-    assert found["momentum"]["top1"] == pytest.approx(max(row["top1"] for row in rows(runs["samix"])), abs=1e-3)
-    assert list(found) == ["momentum", "momentum_mixed", "online", "online_mixed"]
+    assert found["ema"]["top1"] == pytest.approx(max(row["top1"] for row in rows(runs["samix"])), abs=1e-3)
+    assert list(found) == ["ema", "ema_mixed_head", "model", "model_mixed_head"]
 
 
 def digit_folder(root, names="0123456789"):
@@ -130,4 +130,4 @@ def test_loading_gives_the_trained_weights(runs):
     assert not method.training
     assert not network.training
     with torch.no_grad():
-        torch.testing.assert_close(network(images), method.predict(images)["momentum"])
+        torch.testing.assert_close(network(images), method.predict(images)["ema"])

@@ -12,7 +12,7 @@ from runs import fit, run_differences, small_recipe
 from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 
 from samix.methods.adautomix import ADAUTOMIX_PRESETS, AdAutoMix, AdAutoMixOptions, mix_sources, normalised
-from samix.methods.branch import Draw
+from samix.methods.automix import Draw
 from samix.mixers.adversarial import AdversarialMixer
 from samix.train import Run
 
@@ -24,14 +24,14 @@ NETWORKS = {
 
 
 def build(kind="cnn", seed=0, preset="reference", **options):
-    """A method whose generator and momentum copy have weights of their own, and a batch of 6."""
+    """A method whose generator and averaged copy have weights of their own, and a batch of 6."""
     torch.manual_seed(seed)
     make, names, size = NETWORKS[kind]
     options = dataclasses.replace(ADAUTOMIX_PRESETS[preset], **options)
     method = AdAutoMix(make(), 5, options, generator=torch.Generator().manual_seed(seed), **names)
     randomised(method.mixer, 0.5)
     with torch.no_grad():
-        for parameter in method.momentum.parameters():
+        for parameter in method.ema_model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return method, (torch.randn(6, 3, *size), torch.tensor([0, 1, 2, 3, 4, 0]))
 
@@ -68,7 +68,7 @@ def test_masks_equal_their_loop_and_sum_to_one(samples, lam_channel, upsample):
     mixer = randomised(AdversarialMixer(6, lam_channel=lam_channel, upsample=upsample), 0.7)
     maps = [torch.randn(2, 6, 3, 2) for _ in range(samples)]
     lam = normalised(torch.rand(2, samples))
-    masks = mixer.paint_all([mixer.project(z) for z in maps], lam, (7, 5))
+    masks = mixer.predict_masks([mixer.project(z) for z in maps], lam, (7, 5))
     arrays = [z.double().numpy() for z in maps]
     expected = oracles.adversarial_masks(
         arrays, lam.double().numpy(), oracles.weights_of(mixer), (7, 5), lam_channel=lam_channel, upsample=upsample
@@ -77,7 +77,7 @@ def test_masks_equal_their_loop_and_sum_to_one(samples, lam_channel, upsample):
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 7, 5))
     assert masks.min() > 0
     assert masks.std() > 0.01
-    other = mixer.paint_all([mixer.project(z) for z in maps], lam.roll(1, 1), (7, 5))
+    other = mixer.predict_masks([mixer.project(z) for z in maps], lam.roll(1, 1), (7, 5))
     assert torch.allclose(masks, other, atol=1e-4) != lam_channel  # masks follow lam by its channel alone
 
 
@@ -85,22 +85,22 @@ def test_the_order_of_the_images_does_not_matter():
     mixer = randomised(AdversarialMixer(6), 0.7)
     projected = [mixer.project(torch.randn(2, 6, 3, 3)) for _ in range(3)]
     lam = normalised(torch.rand(2, 3))
-    masks = mixer.paint_all(projected, lam, (6, 6))
+    masks = mixer.predict_masks(projected, lam, (6, 6))
     order = [2, 0, 1]
-    swapped = mixer.paint_all([projected[i] for i in order], lam[:, order], (6, 6))
+    swapped = mixer.predict_masks([projected[i] for i in order], lam[:, order], (6, 6))
     torch.testing.assert_close(swapped, masks[:, order])
-    own = mixer.paint(projected[0], projected[1], lam[:, 0], (6, 6))
-    partner = mixer.paint(projected[1], projected[0], 1 - lam[:, 0], (6, 6))
+    own = mixer.predict_mask(projected[0], projected[1], lam[:, 0], (6, 6))
+    partner = mixer.predict_mask(projected[1], projected[0], 1 - lam[:, 0], (6, 6))
     torch.testing.assert_close(own + partner, torch.ones(2, 1, 6, 6))
 
 
 def test_first_masks_are_alike_and_equal_images_share_alike():
     mixer = AdversarialMixer(8)
     z = [mixer.project(torch.randn(2, 8, 4, 4)) for _ in range(3)]
-    first = mixer.paint_all(z, torch.full((2, 3), 1 / 3), (8, 8))
+    first = mixer.predict_masks(z, torch.full((2, 3), 1 / 3), (8, 8))
     torch.testing.assert_close(first, torch.full((2, 3, 8, 8), 1 / 3), atol=0.02, rtol=0)
     randomised(mixer)
-    alike = mixer.paint_all([z[0], z[0]], torch.full((2, 2), 0.5), (8, 8))
+    alike = mixer.predict_masks([z[0], z[0]], torch.full((2, 2), 0.5), (8, 8))
     torch.testing.assert_close(alike, torch.full((2, 2, 8, 8), 0.5))
 
 
@@ -108,7 +108,7 @@ def test_masks_are_finite_float32_under_autocast_and_for_large_features():
     mixer = randomised(AdversarialMixer(8), 1.0)
     with torch.autocast("cpu", torch.bfloat16):
         z = [mixer.project(1e3 * torch.randn(2, 8, 4, 4)) for _ in range(3)]
-        masks = mixer.paint_all(z, torch.full((2, 3), 1 / 3), (8, 8))
+        masks = mixer.predict_masks(z, torch.full((2, 3), 1 / 3), (8, 8))
     assert masks.dtype == torch.float32
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 8, 8))
     with pytest.raises(ValueError, match="upsample must be one of nearest, bilinear"):
@@ -158,7 +158,7 @@ def by_hand(method, batch, classification, generation):
     """The step's losses from the equations, in NumPy but for the networks themselves."""
     o, (images, labels) = method.options, batch
     weights, y = oracles.weights_of(method.mixer), labels.numpy()
-    online, slow = (copy.deepcopy(net) for net in (method.online, method.momentum))
+    online, slow = (copy.deepcopy(net) for net in (method.model, method.ema_model))
     with torch.no_grad():
         z = slow.feature_map(images)
 
@@ -218,7 +218,7 @@ def by_hand(method, batch, classification, generation):
         {},
         {"samples": 2, "beta": 0.1, "cos_sign": -1},
         {"samples": 4, "linear_weight": 0.2, "lam_channel": False, "upsample": "nearest", "smoothing": 0.1},
-        {"statistics": "both", "lam_margin": -1.0},
+        {"bn_statistics": "both", "lam_margin": -1.0},
     ],
 )
 def test_a_step_equals_the_algorithm_by_hand(options, margin):
@@ -239,7 +239,7 @@ def test_the_cosine_of_a_mix_with_itself_is_one():
     method, (images, labels) = build(samples=3, beta=0.0)
     rows = torch.arange(6)[:, None].expand(6, 3)
     force(method, Draw(torch.full((6, 3), 1 / 3), rows))  # every image is mixed with itself
-    projected = method.mixer.project(method.guide(images))
+    projected = method.mixer.project(method.feature_map(images))
     _, loss, _ = method.adversarial_losses(images, labels, projected)
     assert float(loss.detach()) == pytest.approx(1.0, abs=1e-5)
 
@@ -258,18 +258,18 @@ def test_each_network_learns_from_its_own_branch_alone(kind, samples, step):
 
     whole, images, labels = fresh(*draws)
     whole((images, labels))[0].backward()
-    assert gradients(whole.momentum) == {}
+    assert gradients(whole.ema_model) == {}
 
     first, *_ = fresh(draws[0])  # clean, mixed and linear images: the network, and nothing else
-    mixed, linear = first.classification_losses(images, labels, first.mixer.project(first.guide(images)).detach())
-    clean = F.cross_entropy(first.online.clean(images), labels)
+    mixed, linear = first.classification_losses(images, labels, first.mixer.project(first.feature_map(images)).detach())
+    clean = F.cross_entropy(first.model.clean(images), labels)
     (mixed + clean if linear is None else mixed + 0.5 * clean + 0.5 * linear).backward()
-    assert gradients(first.mixer) == gradients(first.momentum) == {}
-    assert close(gradients(first.online), gradients(whole.online), atol=1e-6)
+    assert gradients(first.mixer) == gradients(first.ema_model) == {}
+    assert close(gradients(first.model), gradients(whole.model), atol=1e-6)
 
     second, *_ = fresh(draws[1])  # the generator's branch: the generator, and nothing else
-    second.adversarial_losses(images, labels, second.mixer.project(second.guide(images)))[1].backward()
-    assert gradients(second.online) == gradients(second.momentum) == {}
+    second.adversarial_losses(images, labels, second.mixer.project(second.feature_map(images)))[1].backward()
+    assert gradients(second.model) == gradients(second.ema_model) == {}
     assert close(gradients(second.mixer), gradients(whole.mixer), atol=1e-6)
     assert all(grad.abs().max() > 0 for grad in gradients(second.mixer).values())
 
@@ -283,7 +283,7 @@ def test_in_adversarial_steps_the_generator_raises_the_loss_and_in_others_lowers
         optimizer = torch.optim.SGD(method.mixer.parameters(), lr=0.05)
         values = []
         for _ in range(20):
-            ce, loss, _ = method.adversarial_losses(images, labels, method.mixer.project(method.guide(images)))
+            ce, loss, _ = method.adversarial_losses(images, labels, method.mixer.project(method.feature_map(images)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -302,7 +302,7 @@ def test_steps_take_turns_by_the_count_of_optimiser_steps(interval, turns):
         found.append(int(method.adversarial))
         method(batch)
         method(batch)  # accumulated: not a step of its own
-        assert int(method.steps) == method.step == number
+        assert int(method.get_extra_state()[0]) == method.step == number
         method.after_step(0.1)
     assert found == turns
 
@@ -353,23 +353,23 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_never_was(tmp_path, 
 @pytest.mark.parametrize("samples", [2, 3])
 def test_the_bare_loop_trains_any_network_and_gives_it_back(kind, preset, samples):
     method, batch = build(kind, preset=preset, samples=samples)
-    given = copy.deepcopy(method.online.backbone.model.state_dict())
+    given = copy.deepcopy(method.model.backbone.model.state_dict())
     optimizer = torch.optim.SGD(method.parameter_groups(lr=0.05), momentum=0.9)
     before = copy.deepcopy(method.mixer.state_dict())
     for step in range(3):
-        slow = copy.deepcopy(dict(method.momentum.named_parameters()))
+        slow = copy.deepcopy(dict(method.ema_model.named_parameters()))
         loss, _ = method(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert all(torch.equal(p, slow[n]) for n, p in method.momentum.named_parameters())
+        assert all(torch.equal(p, slow[n]) for n, p in method.ema_model.named_parameters())
         method.after_step(step / 3)
         assert loss.isfinite()
     assert all((before[n] != value).any() for n, value in method.mixer.state_dict().items())
     exported = method.export()
     assert exported.state_dict().keys() == given.keys()
     assert exported(batch[0]).shape == (6, 5)
-    assert next(iter(method.predict(batch[0]))) == "momentum"
+    assert next(iter(method.predict(batch[0]))) == "ema"
 
 
 @pytest.mark.parametrize("samples", [2, 3])
@@ -417,14 +417,14 @@ def test_one_seed_gives_one_run_and_draws_come_from_the_methods_generator_only()
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 1}, "samples must be at least 2, got 1"),
+        ({"samples": 1}, r"samples must be a whole number in \[2, inf\), got 1"),
         ({"pairing": "flip"}, "the same partner every time"),
         ({"beta": 1.5}, r"beta must be in \[0, 1\], got 1.5"),
         ({"linear_weight": -0.5}, r"linear_weight must be in \[0, 1\]"),
-        ({"interval": -1}, "interval must be at least 0"),
-        ({"cos_sign": 0}, "cos_sign must be 1 or -1"),
-        ({"alpha": 0.0}, "alpha must be a positive number"),
-        ({"momentum": 2.0}, r"momentum must be in \[0, 1\]"),
+        ({"interval": -1}, r"interval must be a whole number in \[0, inf\)"),
+        ({"cos_sign": 0}, "cos_sign must be one of -1, 1; got 0"),
+        ({"alpha": 0.0}, r"alpha must be in \(0, inf\)"),
+        ({"ema_decay": 2.0}, r"ema_decay must be in \[0, 1\]"),
     ],
 )
 def test_options_outside_their_range_are_refused(options, message):
@@ -436,12 +436,3 @@ def test_options_that_have_no_effect_are_not_there():
     names = {f.name for f in dataclasses.fields(AdAutoMixOptions)}
     assert not [name for name in names if name.startswith("mask_") or name in ("eta", "adjust_prob")]
     AdAutoMixOptions(samples=2, pairing="flip")
-
-
-def test_averaged_statistics_of_the_network_are_of_clean_images_only():
-    method, (images, labels) = build(statistics="averaged")
-    reference = copy.deepcopy(method.online)
-    method((images, labels))
-    reference.clean(images)
-    expected = dict(reference.named_buffers())
-    assert all(torch.allclose(value.float(), expected[name].float()) for name, value in method.online.named_buffers())

@@ -18,8 +18,7 @@ from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 from torch import nn
 
 import samix
-from samix.methods.automix import AutoMix, AutoMixOptions
-from samix.methods.branch import Draw
+from samix.methods.automix import AutoMix, AutoMixOptions, Draw
 from samix.methods.options import mask_schedule
 from samix.methods.samix import SAMix, SAMixOptions
 
@@ -32,7 +31,7 @@ PARTS = ["clean", "mixed", "generation", "mask"]
 
 
 def build(kind="cnn", cls=SAMix, seed=0, preset="reference", spread=True, **options):
-    """A method and a batch of 6; ``spread`` gives its Mixer and its momentum copy weights of their own."""
+    """A method and a batch of 6; ``spread`` gives its Mixer and its averaged copy weights of their own."""
     torch.manual_seed(seed)
     make, names, size = NETWORKS[kind]
     options = dataclasses.replace(cls.presets[preset], **options)
@@ -40,7 +39,7 @@ def build(kind="cnn", cls=SAMix, seed=0, preset="reference", spread=True, **opti
     if spread:
         randomised(method.mixer, 0.5)
         with torch.no_grad():
-            for parameter in method.momentum.parameters():
+            for parameter in method.ema_model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     return method, (torch.randn(6, 3, *size), torch.tensor([0, 1, 2, 3, 4, 0]))
 
@@ -122,9 +121,9 @@ def test_every_preset_trains_every_trainable_parameter(kind, cls, preset):
     loss, _ = method(batch)
     loss.backward()
     grouped = [p for group in method.parameter_groups(lr=0.1) for p in group["params"]]
-    unused = {"online.backbone.model.aside.weight", "online.backbone.model.aside.bias"}
+    unused = {"model.backbone.model.aside.weight", "model.backbone.model.aside.bias"}
     for name, parameter in method.named_parameters():
-        if name.startswith("momentum."):
+        if name.startswith("ema_model."):
             assert parameter.grad is None, name
             assert not any(parameter is p for p in grouped), name
         elif name not in unused:
@@ -137,18 +136,23 @@ def test_every_preset_trains_every_trainable_parameter(kind, cls, preset):
 # The step by hand ----------------------------------------------------------------------------------------------------
 
 
+def mixed_head(heads):
+    return {name: heads.mixed_head[f"fc/{name}"] for name in ("weight", "bias")}
+
+
 def by_hand(method, batch, classification, generation, adjusted):
     """The four parts of AutoMix's loss for a tiny CNN, in float64, from the pieces of the networks and plain loops."""
     o, (images, labels) = method.options, batch
     x, y = images.double(), labels.numpy()
-    online, slow = (copy.deepcopy(heads).double() for heads in (method.online, method.momentum))
+    online, slow = (copy.deepcopy(heads).double() for heads in (method.model, method.ema_model))
 
     def features(model):
         stem = model.maxpool(model.act1(model.bn1(model.conv1(x))))
         return model.layer3(model.layer2(model.layer1(stem))).detach().numpy()
 
-    def logits(heads, linear, images):
-        return linear(heads.backbone.model.forward_features(images).mean((2, 3))).detach().numpy()
+    def logits(heads, head, images):
+        pooled = heads.model.forward_features(images).mean((2, 3))
+        return (pooled @ head["weight"].T + head["bias"]).detach().numpy()
 
     z, weights, size = features(slow.backbone.model), oracles.weights_of(method.mixer), tuple(x.shape[2:])
 
@@ -173,15 +177,15 @@ def by_hand(method, batch, classification, generation, adjusted):
         if min(lam, 1 - lam) <= o.lam_margin:
             mask[:] = lam
     lam, partner = classification.lam.double().numpy(), y[classification.index]
-    seen = logits(online, online.mixed_head, mixed(q_masks, classification))
-    clean = logits(online, online.backbone.model.fc, x)
+    seen = logits(online, mixed_head(online), mixed(q_masks, classification))
+    clean = logits(online, dict(online.model.fc.named_parameters()), x)
     parts = {
         "clean": oracles.mixed_cross_entropy(clean, y, y, np.ones(len(y)), o.smoothing),
         "mixed": oracles.mixed_cross_entropy(seen, y, partner, lam, o.smoothing),
     }
     k_masks, lam, partner = masks(generation), generation.lam.double().numpy(), y[generation.index]
-    judged = logits(slow, slow.mixed_head, mixed(k_masks, generation))
-    parts["generation"] = oracles.mixed_cross_entropy(judged, y, partner, lam)
+    judged = logits(slow, mixed_head(slow), mixed(k_masks, generation))
+    parts["generation"] = oracles.mixed_cross_entropy(judged, y, partner, lam, o.smoothing)
     if o.eta is not None:
         parts["generation"] = oracles.local_cross_entropy(judged, y, partner, lam) + o.eta * parts["generation"]
     parts["mask"] = oracles.mask_mean_loss(k_masks, lam, o.mask_margin, o.mask_over_batch)
@@ -203,11 +207,11 @@ SHARES = {
     [
         (AutoMix, {}),
         (AutoMix, {"lam_channel": False, "upsample": "bilinear"} | PER_SAMPLE),
-        (AutoMix, {"eta": 0.1, "adjust_prob": 1.0, "mask_variance": 2.0, "statistics": "both"}),
+        (AutoMix, {"eta": 0.1, "adjust_prob": 1.0, "mask_variance": 2.0, "bn_statistics": "both"}),
         (SAMix, {}),
         (SAMix, {"lam_scale": 0.25, "eta": 0.5} | PER_SAMPLE),
         (SAMix, {"adjust_prob": 1.0, "activation": "relu", "norm": "layer", "lam_margin": 0.03}),
-        (SAMix, {"gamma": 0.5, "adjust_prob": 1.0, "lam_margin": -1.0, "upsample": "nearest", "statistics": "both"}),
+        (SAMix, {"gamma": 0.5, "adjust_prob": 1.0, "lam_margin": -1.0, "upsample": "nearest", "bn_statistics": "both"}),
     ],
 )
 def test_a_step_equals_the_algorithm_by_hand(cls, options, lams):
@@ -246,7 +250,7 @@ def test_masks_are_adjusted_as_often_as_asked(monkeypatch):
     calls = []
     for prob in (0.0, 0.25, 1.0):
         method, _ = build(adjust_prob=prob)
-        calls.append(sum(bool(method.flip(prob, torch.zeros(()))) for _ in range(400)) / 400)
+        calls.append(sum(bool(method.bernoulli(prob, torch.device("cpu"))) for _ in range(400)) / 400)
     assert calls[0] == 0.0
     assert calls[1] == pytest.approx(0.25, abs=0.07)
     assert calls[2] == 1.0
@@ -255,27 +259,32 @@ def test_masks_are_adjusted_as_often_as_asked(monkeypatch):
 def test_the_losses_do_not_depend_on_the_statistics_option():
     values = []
     for statistics in ("clean", "both"):
-        method, batch = build(statistics=statistics)
+        method, batch = build(bn_statistics=statistics)
         force(method, *[(torch.full((6,), 0.4), torch.arange(6).roll(1))] * 2)
         values.append(method(batch)[0].item())
     assert values[0] == values[1]
 
 
+@pytest.mark.parametrize("steps", [2000, 60_000, 500_400])  # the last: ImageNet for 100 epochs
+def test_the_warm_up_of_the_mask_loss_is_the_released_hook_at_every_length_of_a_run(steps):
+    """The hook multiplies the weight by a cosine at each iteration, so what is left depends on the run's length."""
+    weight, left = 1.0, {}
+    for step in range(steps // 8):
+        weight *= (1 + math.cos(math.pi * step / steps)) / 2
+        left[step] = weight
+    assert left[steps // 8 - 1] < 0.05
+    for step in range(0, steps // 8, steps // 400):
+        assert mask_schedule("warmup", step / steps, step) == pytest.approx(left[step], abs=0.01)
+
+
 def test_the_mask_weight_follows_its_schedule():
     courses = {"constant": (1.0, 1.0), "linear": (0.5, 0.0), "cosine": (0.5, 0.0), "warmup": (0.0, 0.0)}
     for name, (halfway, end) in courses.items():
-        assert mask_schedule(name, 0.0) == 1.0
-        assert mask_schedule(name, 0.5) == pytest.approx(halfway, abs=1e-9)
-        assert mask_schedule(name, 1.0) == pytest.approx(end, abs=1e-9)
-    steps = 500_400  # ImageNet for 100 epochs: the released hook multiplies the weight by a cosine at each of them
-    weight, percent = 1.0, {}
-    for step in range(int(0.025 * steps)):
-        weight *= (1 + math.cos(math.pi * step / steps)) / 2
-        percent[step] = weight
-    for progress in (0.005, 0.012, 0.018, 0.022):
-        assert mask_schedule("warmup", progress) == pytest.approx(percent[int(progress * steps)], abs=0.01)
-    with pytest.raises(ValueError, match="unknown mask_schedule 'sudden'; choose constant, linear, cosine or warmup"):
-        mask_schedule("sudden", 0.5)
+        assert mask_schedule(name, 0.0, 0) == 1.0
+        assert mask_schedule(name, 0.5, 5000) == pytest.approx(halfway, abs=1e-9)
+        assert mask_schedule(name, 1.0, 10000) == pytest.approx(end, abs=1e-9)
+    with pytest.raises(ValueError, match="mask_schedule must be one of constant, linear, cosine, warmup; got 'sudden'"):
+        mask_schedule("sudden", 0.5, 1)
     method, batch = build(mask_schedule="linear")
     method.after_step(0.75)
     loss, parts = method(batch)
@@ -297,19 +306,19 @@ def test_each_network_learns_from_its_own_branch_alone(kind, cls):
 
     whole, images, labels = fresh(*draws)
     whole((images, labels))[0].backward()
-    assert gradients(whole.momentum) == {}
+    assert gradients(whole.ema_model) == {}
 
     first, *_ = fresh(draws[0])  # the classification branch and the clean images: the network, and nothing else
-    projected = first.mixer.project(first.guide(images)).detach()
+    projected = first.mixer.project(first.feature_map(images)).detach()
     mixed = first.classification_loss(images, labels, projected)
-    (F.cross_entropy(first.online.clean(images), labels) + mixed).backward()
-    assert gradients(first.mixer) == gradients(first.momentum) == {}
-    assert close(gradients(first.online), gradients(whole.online), atol=1e-6)
+    (F.cross_entropy(first.model.clean(images), labels) + mixed).backward()
+    assert gradients(first.mixer) == gradients(first.ema_model) == {}
+    assert close(gradients(first.model), gradients(whole.model), atol=1e-6)
 
     second, *_ = fresh(draws[1])  # the generation branch: the Mixer, and nothing else
-    generation, mask, _ = second.generation_losses(images, labels, second.mixer.project(second.guide(images)))
+    generation, mask, _ = second.generation_losses(images, labels, second.mixer.project(second.feature_map(images)))
     (generation + 0.1 * mask).backward()
-    assert gradients(second.online) == gradients(second.momentum) == {}
+    assert gradients(second.model) == gradients(second.ema_model) == {}
     assert close(gradients(second.mixer), gradients(whole.mixer), atol=1e-6)
     assert all(grad.abs().max() > 0 for grad in gradients(second.mixer).values())
 
@@ -317,12 +326,12 @@ def test_each_network_learns_from_its_own_branch_alone(kind, cls):
 def test_the_classification_branch_sees_no_graph_and_the_judge_does():
     method, batch = build()
     seen = {}
-    for name, heads in [("online", method.online), ("momentum", method.momentum)]:
+    for name, heads in [("model", method.model), ("ema", method.ema_model)]:
         heads.mixed = lambda x, name=name, mixed=heads.mixed: seen.update({name: x}) or mixed(x)
     method(batch)
-    assert not seen["online"].requires_grad
-    assert seen["momentum"].requires_grad
-    assert not torch.equal(seen["online"], seen["momentum"])
+    assert not seen["model"].requires_grad
+    assert seen["ema"].requires_grad
+    assert not torch.equal(seen["model"], seen["ema"])
 
 
 @pytest.mark.parametrize("cls", [AutoMix, SAMix])
@@ -333,8 +342,8 @@ def test_a_fresh_mixer_already_has_a_gradient_in_every_map(cls):
     assert all(grads[name].abs().max() > 0 for name in grads if name.endswith("weight")), grads.keys()
 
 
-def test_optimizer_steps_leave_the_momentum_copy_and_after_step_moves_nothing_else():
-    method, batch = build(momentum=0.9, momentum_hold=0.5)
+def test_optimizer_steps_leave_the_averaged_copy_and_after_step_moves_nothing_else():
+    method, batch = build(ema_decay=0.9, ema_hold=0.5)
     method(batch)[0].backward()
     before = state(method)
     torch.optim.SGD(method.parameter_groups(lr=0.1)).step()
@@ -343,22 +352,22 @@ def test_optimizer_steps_leave_the_momentum_copy_and_after_step_moves_nothing_el
     assert moved == trained
     before = state(method)
     method.after_step(0.2)
-    names = {name for name, _ in method.momentum.named_parameters(prefix="momentum")}
-    assert changed(method, before) == names | {"steps"}
-    for name, slow in method.momentum.named_parameters():
-        expected = 0.9 * before[f"momentum.{name}"] + 0.1 * before[f"online.{name}"]
+    names = {name for name, _ in method.ema_model.named_parameters(prefix="ema_model")}
+    assert changed(method, before) == names | {"_extra_state"}
+    for name, slow in method.ema_model.named_parameters():
+        expected = 0.9 * before[f"ema_model.{name}"] + 0.1 * before[f"model.{name}"]
         assert torch.allclose(slow, expected, atol=1e-7), name
     assert method.progress == 0.2
 
 
 def test_momentum_follows_its_schedule():
-    method, _ = build(momentum=0.5, momentum_end=1.0, momentum_hold=0.1)
+    method, _ = build(ema_decay=0.5, ema_decay_end=1.0, ema_hold=0.1)
     before = state(method)
     method.after_step(1.0)
-    assert changed(method, before) == {"steps"}
+    assert changed(method, before) == {"_extra_state"}
     method.after_step(0.0)
-    name, slow = next(iter(method.momentum.named_parameters()))
-    assert torch.allclose(slow, (before[f"momentum.{name}"] + before[f"online.{name}"]) / 2, atol=1e-7)
+    name, slow = next(iter(method.ema_model.named_parameters()))
+    assert torch.allclose(slow, (before[f"ema_model.{name}"] + before[f"model.{name}"]) / 2, atol=1e-7)
 
 
 def test_a_learned_gamma_is_kept_in_its_range():
@@ -402,7 +411,7 @@ def test_steps_draw_from_the_methods_generator_only():
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_preview_shows_the_pairs_asked_for_and_changes_nothing(kind):
     method, (images, labels) = build(kind, per_sample=True, dropout=0.5)
-    method.online.backbone.eval()  # modes are mixed, as when a part is frozen
+    method.model.backbone.eval()  # modes are mixed, as when a part is frozen
     modes, before, rng = [m.training for m in method.modules()], state(method), torch.get_rng_state()
     generator, index = method.generator.get_state(), torch.tensor([1, 0, 3, 4, 5, 2])
     batch = method.preview(images, labels, 0.02, index)
@@ -420,7 +429,7 @@ def test_preview_shows_the_pairs_asked_for_and_changes_nothing(kind):
     assert torch.allclose(batch.images, batch.mask * images + (1 - batch.mask) * images[index], atol=1e-6)
     assert batch.mask.std() > 1e-4  # not the margin's constant mask
     method.eval()
-    guide = method.momentum.feature_map(images)
+    guide = method.ema_model.feature_map(images)
     expected = method.mixer(images, images[index], torch.full((6,), 0.02), (guide, guide[index]))
     assert torch.allclose(expected.mask, batch.mask, atol=1e-5)
 
@@ -433,13 +442,13 @@ def test_predict_reports_first_what_is_exported(kind):
     with torch.no_grad():
         logits = method.predict(images)
         exported = method.export()
-        assert list(logits) == ["momentum", "momentum_mixed", "online", "online_mixed"]
-        assert torch.allclose(logits["momentum"], exported(images), atol=1e-6)
-        assert torch.allclose(logits["online"], method.online.backbone.model(images), atol=1e-6)
+        assert list(logits) == ["ema", "ema_mixed_head", "model", "model_mixed_head"]
+        assert torch.allclose(logits["ema"], exported(images), atol=1e-6)
+        assert torch.allclose(logits["model"], method.model.backbone.model(images), atol=1e-6)
         values = [logits[name] for name in logits]
         assert not any(torch.allclose(a, b) for i, a in enumerate(values) for b in values[:i])
         next(exported.parameters()).fill_(9.0)
-        assert torch.equal(method.predict(images)["momentum"], logits["momentum"])  # the export is a copy
+        assert torch.equal(method.predict(images)["ema"], logits["ema"])  # the export is a copy
     assert all(p.requires_grad for p in exported.parameters())
     assert not any(m.training for m in exported.modules())
 
@@ -458,35 +467,35 @@ def test_a_saved_state_gives_the_same_logits_and_masks(cls):
 
 
 def tracked(method, layer):
-    return int(method.momentum.backbone.model.get_submodule(layer).num_batches_tracked)
+    return int(method.ema_model.backbone.model.get_submodule(layer).num_batches_tracked)
 
 
 def test_clean_statistics_are_of_clean_images_at_every_depth():
-    method, (images, labels) = build(statistics="clean")
+    method, (images, labels) = build(bn_statistics="clean")
     late = []
     for _ in range(32):
-        reference = copy.deepcopy(method.momentum)
+        reference = copy.deepcopy(method.ema_model)
         counted = tracked(method, "layer4.0.bn2")
         method((images, labels))
         late.append(tracked(method, "layer4.0.bn2") - counted)
         with torch.no_grad():
             reference.feature_map(images, whole=late[-1] == 1)
-        assert not changed(method.momentum, reference.state_dict())
+        assert not changed(method.ema_model, reference.state_dict())
         method.step += 1
     assert late == [1, 0, 0, 0] * 8
     assert tracked(method, "layer1.0.bn2") == 32
 
 
 def test_reference_statistics_are_of_clean_and_mixed_images():
-    method, (images, labels) = build(statistics="both")
-    seen, reference = [], copy.deepcopy(method.momentum)
-    method.momentum.mixed = lambda x, mixed=method.momentum.mixed: seen.append(x.detach()) or mixed(x)
+    method, (images, labels) = build(bn_statistics="both")
+    seen, reference = [], copy.deepcopy(method.ema_model)
+    method.ema_model.mixed = lambda x, mixed=method.ema_model.mixed: seen.append(x.detach()) or mixed(x)
     method((images, labels))
     with torch.no_grad():
         reference.feature_map(images, whole=True)
-        assert {name for name in changed(method.momentum, reference.state_dict()) if "layer4" in name}
+        assert {name for name in changed(method.ema_model, reference.state_dict()) if "layer4" in name}
         reference.mixed(seen[0])
-    assert not changed(method.momentum, reference.state_dict())
+    assert not changed(method.ema_model, reference.state_dict())
     assert tracked(method, "layer4.0.bn2") == tracked(method, "layer1.0.bn2") == 2
 
 
@@ -499,16 +508,16 @@ def functional_dropout():
 
 
 @pytest.mark.parametrize("make", [attention_dropout, functional_dropout])
-def test_the_momentum_copy_is_steady_while_the_network_has_dropout(make):
+def test_the_averaged_copy_is_steady_while_the_network_has_dropout(make):
     method = SAMix(make(), 5)
     x = torch.randn(6, 3, 32, 32)
     for _ in range(2):  # also after a round of evaluation
-        assert torch.equal(method.momentum.mixed(x), method.momentum.mixed(x))
-        assert not torch.equal(method.online.mixed(x), method.online.mixed(x))
+        assert torch.equal(method.ema_model.mixed(x), method.ema_model.mixed(x))
+        assert not torch.equal(method.model.mixed(x), method.model.mixed(x))
         method.eval()
         assert not any(m.training for m in method.modules())
         method.train()
-    norms = [m for m in method.momentum.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in method.ema_model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(norm.training for norm in norms)
 
 
@@ -562,13 +571,13 @@ def test_a_step_under_bfloat16_is_finite_and_keeps_losses_in_float32(cls):
     assert all(torch.isfinite(grad).all() for grad in gradients(method).values())
 
 
-def test_smoothing_acts_on_the_classification_losses_alone():
+def test_smoothing_acts_on_every_cross_entropy_as_released():
     parts = {}
     for smoothing in (0.0, 0.2):
         method, batch = build(smoothing=smoothing)
         force(method, *[(torch.full((6,), 0.4), torch.arange(6).roll(1))] * 2)
         parts[smoothing] = method(batch)[1]
-    assert {name for name in PARTS if parts[0.0][name] != parts[0.2][name]} == {"clean", "mixed"}
+    assert {name for name in PARTS if parts[0.0][name] != parts[0.2][name]} == {"clean", "mixed", "generation"}
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
@@ -613,13 +622,13 @@ def test_a_batch_that_cannot_be_mixed_is_refused_with_the_reason(images, labels,
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"alpha": 0.0}, "alpha must be a positive number, got 0.0"),
-        ({"alpha": -1.0}, "alpha must be a positive number"),
-        ({"alpha": math.nan}, "alpha must be a positive number"),
-        ({"alpha": math.inf}, "alpha must be a positive number"),
-        ({"momentum": 1.5}, r"momentum must be in \[0, 1\], got 1.5"),
-        ({"momentum_end": math.nan}, r"momentum_end must be in \[0, 1\]"),
-        ({"momentum_hold": -0.1}, r"momentum_hold must be in \[0, 1\]"),
+        ({"alpha": 0.0}, r"alpha must be in \(0, inf\), got 0.0"),
+        ({"alpha": -1.0}, r"alpha must be in \(0, inf\)"),
+        ({"alpha": math.nan}, r"alpha must be in \(0, inf\)"),
+        ({"alpha": math.inf}, r"alpha must be in \(0, inf\)"),
+        ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
+        ({"ema_decay_end": math.nan}, r"ema_decay_end must be in \[0, 1\]"),
+        ({"ema_hold": -0.1}, r"ema_hold must be in \[0, 1\]"),
         ({"adjust_prob": 2.0}, r"adjust_prob must be in \[0, 1\]"),
         ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
     ],
@@ -640,13 +649,13 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
 @pytest.mark.parametrize("cls", [AutoMix, SAMix])
 def test_the_mixer_alone_learns_to_satisfy_a_frozen_judge(cls):
     method, (images, labels) = build(cls=cls, spread=False, mask_weight=0.0)
-    randomised(method.momentum, 0.3)  # a judge with opinions
+    randomised(method.ema_model, 0.3)  # a judge with opinions
     optimizer = torch.optim.Adam(method.mixer.parameters(), lr=0.01)
     draw = Draw(torch.full((6,), 0.3), torch.tensor([1, 2, 3, 4, 5, 0]))
     method.draw = lambda size, device: draw
     losses = []
     for _ in range(60):
-        generation, _, _ = method.generation_losses(images, labels, method.mixer.project(method.guide(images)))
+        generation, _, _ = method.generation_losses(images, labels, method.mixer.project(method.feature_map(images)))
         optimizer.zero_grad()
         generation.backward()
         optimizer.step()
@@ -673,7 +682,7 @@ def objects(generator: torch.Generator, size: int = 16):
 def test_samix_learns_to_show_the_partner_where_its_object_is():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    options = SAMixOptions(momentum=0.95, momentum_end=0.95, mask_weight=1.0, mask_over_batch=False)
+    options = SAMixOptions(ema_decay=0.95, ema_decay_end=0.95, mask_weight=1.0, mask_over_batch=False)
     method = SAMix(tiny_cnn(4), 4, options, feature=2, generator=torch.Generator().manual_seed(0))
     network, mixer = method.parameter_groups(lr=0.02)
     optimizers = torch.optim.SGD([network], momentum=0.9), torch.optim.Adam(mixer["params"], lr=0.005)

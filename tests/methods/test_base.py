@@ -89,4 +89,4 @@ def test_a_loop_with_after_step_or_accumulation_or_a_loaded_state_hears_nothing(
 def test_a_fresh_method_may_be_exported():
     images, _ = batch()
     method = build(SAMix).eval()
-    assert torch.equal(method.export()(images), method.predict(images)["momentum"])
+    assert torch.equal(method.export()(images), method.predict(images)["ema"])

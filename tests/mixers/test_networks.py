@@ -22,7 +22,7 @@ def features(*shape: int) -> torch.Tensor:
 
 def masks_of(mixer, z, index, lam, size=SIZE):
     projected = mixer.project(z)
-    return mixer.paint(projected, projected[index], lam, size)
+    return mixer.predict_mask(projected, projected[index], lam, size)
 
 
 # Against the equations -----------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_samixer_equals_its_equations(gamma, lam_scale, activation, norm, upsamp
             training=training,
             **options,
         )
-        mask = mixer.paint(mixer.project(own), mixer.project(partner), lam, SIZE)
+        mask = mixer.predict_mask(mixer.project(own), mixer.project(partner), lam, SIZE)
         np.testing.assert_allclose(mask.detach().numpy(), expected, atol=1e-5)
         assert expected.std() > 0.01
 
@@ -113,10 +113,10 @@ def test_projecting_once_and_gathering_equals_projecting_each_pair(mixer):
 def test_a_mask_depends_on_its_own_pair_alone_in_eval_mode(mixer):
     randomised(mixer).eval()
     own, partner, lam = features(), features(), LAMS["per_sample"]
-    mask = mixer.paint(mixer.project(own), mixer.project(partner), lam, SIZE)
+    mask = mixer.predict_mask(mixer.project(own), mixer.project(partner), lam, SIZE)
     order = torch.tensor([1, 2, 0])
-    moved = mixer.paint(mixer.project(own[order]), mixer.project(partner[order]), lam[order], SIZE)
-    alone = mixer.paint(mixer.project(own[1:2]), mixer.project(partner[1:2]), lam[1:2], SIZE)
+    moved = mixer.predict_mask(mixer.project(own[order]), mixer.project(partner[order]), lam[order], SIZE)
+    alone = mixer.predict_mask(mixer.project(own[1:2]), mixer.project(partner[1:2]), lam[1:2], SIZE)
     assert torch.allclose(moved, mask[order], atol=1e-6)
     assert torch.allclose(alone, mask[1:2], atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_scaling_the_content_changes_nothing_in_training_and_something_in_eval_m
     own, partner, lam = features(), features() * 3, torch.full((B,), 0.2)
 
     def difference(lam):
-        masks = [m.paint(m.project(own), m.project(partner), lam, SIZE) for m in (plain, scaled)]
+        masks = [m.predict_mask(m.project(own), m.project(partner), lam, SIZE) for m in (plain, scaled)]
         return (masks[0] - masks[1]).abs().max()
 
     assert difference(lam) < 1e-4
@@ -174,7 +174,7 @@ def test_the_partners_logit_lies_within_its_content(upsample):
     mixer = randomised(SAMixer(D, upsample=upsample), 1.0)
     projected, lam = mixer.project(features()), LAMS["scalar"]
     content = mixer.attend(projected, projected.roll(1, 0), lam)[2]
-    share = 1.0 - mixer.paint(projected, projected.roll(1, 0), lam, (31, 17)).flatten(1)
+    share = 1.0 - mixer.predict_mask(projected, projected.roll(1, 0), lam, (31, 17)).flatten(1)
     assert (share.amin(1) >= torch.sigmoid(content.amin(1)) - 1e-6).all()
     assert (share.amax(1) <= torch.sigmoid(content.amax(1)) + 1e-6).all()
 

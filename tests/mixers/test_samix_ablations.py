@@ -21,7 +21,7 @@ def pair(dim=6, batch=3, side=4):
 
 
 def painted(mixer, own, partner, lam):
-    return mixer.paint(mixer.project(own), mixer.project(partner), lam, SIZE)
+    return mixer.predict_mask(mixer.project(own), mixer.project(partner), lam, SIZE)
 
 
 def test_without_its_modules_it_is_the_mix_block_of_automix():

@@ -123,5 +123,5 @@ def test_all_begin_with_the_same_network():
     first = method_of("vanilla").model.state_dict()
     for name in ("mixup", "cutmix", "puzzlemix", "samix", "adautomix"):
         method = method_of(name)
-        other = method.online.backbone.model if name in METHODS else method.model
+        other = method.model.backbone.model if name in METHODS else method.model
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in first.items()), name

@@ -14,8 +14,7 @@ import torch
 from process_groups import free_port, work_in_two
 from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS, fit, new_run, rows, small_recipe, vit_recipe
 
-from samix.methods.automix import AutoMix
-from samix.methods.branch import Draw
+from samix.methods.automix import AutoMix, Draw
 from samix.mixups.base import sample_lam
 from samix.train import Interrupted, Run
 
@@ -47,7 +46,7 @@ STEPS = {
     "device_data": False,
     "workers": 0,
 }
-SAMIX = {"norm": "layer", "mask_over_batch": False, "momentum": 0.9}
+SAMIX = {"norm": "layer", "mask_over_batch": False, "ema_decay": 0.9}
 EQUAL = {
     "vanilla": vit_recipe("vanilla", **STEPS),
     "samix": vit_recipe("samix", mixup_options=SAMIX, **STEPS),
@@ -137,7 +136,7 @@ def test_a_short_run_on_two_processes_leaves_whole_files(mixup, out):
 
 @pytest.mark.parametrize("name", ["short-vanilla", "short-samix", "short-clean", "stopped", "unbroken"])
 def test_both_processes_end_with_the_same_weights(name, out):
-    """BatchNorm's statistics and the momentum copy among them, and they are those that were saved."""
+    """BatchNorm's statistics and the averaged copy among them, and they are those that were saved."""
     first, second = (torch.load(out / f"{name}-rank{rank}.pt", weights_only=True) for rank in (0, 1))
     saved = torch.load(out / name / "last.pt", weights_only=True)["method"]
     assert set(first) == set(second) == set(saved)

@@ -92,7 +92,7 @@ def test_norms_and_biases_are_decayed_or_not():
         vectors = {p.ndim <= 1 for p in group["params"]}
         assert vectors == {group["weight_decay"] == 0.0}
         assert group["lr_start"] == {"network": 0.1, "mixer": small_recipe("samix").mixer_lr}[group["name"]]
-    trained = {id(p) for p in method.online.parameters()} | {id(p) for p in method.mixer.parameters()}
+    trained = {id(p) for p in method.model.parameters()} | {id(p) for p in method.mixer.parameters()}
     for groups in (together, apart):
         ids = [id(p) for group in groups for p in group["params"]]
         assert len(ids) == len(set(ids))
@@ -102,7 +102,7 @@ def test_norms_and_biases_are_decayed_or_not():
 def test_momentum_is_plain_and_sgd_is_nesterov():
     plain = build_optimizer(vanilla(), small_recipe(optimizer="momentum", momentum=0.8))
     assert type(plain) is torch.optim.SGD
-    assert [(g["momentum"], g["nesterov"], g["weight_decay"]) for g in plain.param_groups] == [(0.8, False, 5e-4)]
+    assert [(g["ema"], g["nesterov"], g["weight_decay"]) for g in plain.param_groups] == [(0.8, False, 5e-4)]
     assert build_optimizer(vanilla(), small_recipe(optimizer="sgd")).param_groups[0]["nesterov"]
 
 
@@ -124,7 +124,7 @@ def test_two_steps_of_momentum_by_hand():
 
 def test_the_mixer_may_have_a_momentum_of_its_own():
     optimizer = build_optimizer(SAMix(tiny_cnn(), 5), small_recipe("samix", mixer_momentum=0.0))
-    assert {g["name"]: g["momentum"] for g in optimizer.param_groups} == {"network": 0.9, "mixer": 0.0}
+    assert {g["name"]: g["ema"] for g in optimizer.param_groups} == {"network": 0.9, "mixer": 0.0}
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
@@ -153,4 +153,4 @@ def test_an_unknown_optimiser_lists_the_known():
 def test_frozen_parameters_are_left_out():
     method = build_method(vit_recipe("samix"), 10)
     ids = {id(p) for group in parameter_groups(method, vit_recipe("samix")) for p in group["params"]}
-    assert not ids & {id(p) for p in method.momentum.parameters()}
+    assert not ids & {id(p) for p in method.ema_model.parameters()}

@@ -72,7 +72,7 @@ def test_metrics_have_a_line_per_epoch(finished):
         "nll",
         "ece",
     }
-    keys |= {"top1_momentum_mixed", "top1_online", "top1_online_mixed"}
+    keys |= {"top1_ema_mixed_head", "top1_model", "top1_model_mixed_head"}
     assert all(set(row) == {"epoch", "step", *keys} for row in found)
     weight = small_recipe("samix").mixup_options.get("mask_weight", 0.1)
     for row in found:
@@ -83,7 +83,7 @@ def test_metrics_have_a_line_per_epoch(finished):
 def test_the_summary_has_all_keys_with_their_types(finished):
     summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     numbers = {"top1", "top5", "nll", "ece", "top1_best", "top1_median_last_10", "seconds", "images_per_second"}
-    numbers |= {"top1_momentum_mixed", "top1_online", "top1_online_mixed"}
+    numbers |= {"top1_ema_mixed_head", "top1_model", "top1_model_mixed_head"}
     assert set(summary) == {*numbers, "recipe", "versions", "device", "processes"}
     assert all(isinstance(summary[key], float) for key in numbers)
     last = rows(finished)[-1]
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
         torch.rand(3)  # what is drawn outside does not matter
     assert differences(states[0], states[1]) == []
     assert not torch.equal(
-        states[0]["method"]["online.mixed_head.weight"], states[2]["method"]["online.mixed_head.weight"]
+        states[0]["method"]["model.mixed_head.fc/weight"], states[2]["method"]["model.mixed_head.fc/weight"]
     )
 
 

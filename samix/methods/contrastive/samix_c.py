@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from samix.losses.cluster import cluster_bce, weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
-from samix.methods.branch import Draw
+from samix.methods.automix import Draw
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.samix_i import RELEASED, SAMixIMixup, SAMixIOptions, Sources
 from samix.methods.options import mask_schedule

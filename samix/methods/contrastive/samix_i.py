@@ -18,7 +18,7 @@ from torch import Tensor
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.losses.contrastive import local_bce, mixed_info_nce, normalized
 from samix.losses.supervised import mask_mean_loss, mask_variance
-from samix.methods.branch import Draw
+from samix.methods.automix import Draw
 from samix.methods.contrastive.mixup import Mixing, Seen
 from samix.methods.options import MaskSchedule, mask_schedule, samixer_of
 from samix.mixers.learned import (
@@ -172,7 +172,7 @@ class SAMixIMixup(Mixing):
         sources = self.sources(method, seen.view_q, seen.view_k, seen.key)
         mixed = self.encoder_loss(method, sources, seen.negatives)
         generation, mask, report = self.mixer_losses(method, sources, seen.negatives)
-        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress)
+        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress, method.step)
         loss = method.options.mixed_weight * mixed + generation + weight * mask
         return loss, {"mixed": mixed, "generation": generation, "mask": mask, **report}
 
@@ -227,7 +227,9 @@ class SAMixIMixup(Mixing):
         """``local_weight * l_+ + global_weight * l_-`` on the momentum embedding (B, D) of the mix."""
         z = normalized(embedding)
         local = self.local_loss(method, z, sources, draw)
-        local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, method.progress)
+        local_weight = self.options.local_weight * mask_schedule(
+            self.options.local_schedule, method.progress, method.step
+        )
         total = local_weight * local
         if self.options.global_weight:
             total = total + self.options.global_weight * self.global_loss(method, z, sources, draw, negatives)
@@ -275,7 +277,7 @@ class SAMixIMixup(Mixing):
     def paint(self, sources: Sources, draw: Draw) -> Tensor:
         """Masks (B, 1, H, W); the partner's guide is taken by the very index that takes its image."""
         size = (sources.image.shape[-2], sources.image.shape[-1])
-        return self.mixer.paint(sources.z, sources.partner_z[draw.index], draw.lam, size)
+        return self.mixer.predict_mask(sources.z, sources.partner_z[draw.index], draw.lam, size)
 
     def finish(self, mask: Tensor, sources: Sources, draw: Draw) -> Tensor:
         """What is done to the encoder branch's masks."""
@@ -299,5 +301,5 @@ class SAMixIMixup(Mixing):
         index = to_device(index, images.device)
         given = to_device(as_lam(lam, len(images)), images.device)
         z = self.mixer.project(method.momentum.feature_map(images))
-        mask = self.mixer.paint(z, z[index], given, (images.shape[-2], images.shape[-1]))
+        mask = self.mixer.predict_mask(z, z[index], given, (images.shape[-2], images.shape[-1]))
         return pair_batch(Mixed(blend(images, images[index], mask), given, mask), labels, index)

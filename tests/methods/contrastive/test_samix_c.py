@@ -11,7 +11,7 @@ from torch import nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import info_nce, local_bce, normalized
-from samix.methods.branch import Draw
+from samix.methods.automix import Draw
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.pseudo_labels import PseudoLabelMixing, PseudoLabelOptions, grad_cam
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS, ClusterMixing, SAMixCOptions

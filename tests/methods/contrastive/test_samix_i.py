@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from view_networks import Colours, batch_of, grads, named_views, trunk
 
 from samix.losses.contrastive import normalized
-from samix.methods.branch import Draw
+from samix.methods.automix import Draw
 from samix.methods.contrastive import samix_i
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup, SAMixIOptions
@@ -140,7 +140,7 @@ class Plain(MaskGenerator):
     def project(self, z: Tensor) -> Tensor:
         return z
 
-    def paint(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict_mask(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         self.shown.append((projected.mean((2, 3)).argmax(1), partner.mean((2, 3)).argmax(1)))
         return (as_map(lam, projected.new_zeros(len(lam), 1, *size)) * self.weight).float()
 
@@ -148,8 +148,8 @@ class Plain(MaskGenerator):
 class DoublyShuffled(Plain):
     """The mistake that this file is to catch: the partners' guides are shuffled once more."""
 
-    def paint(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        return super().paint(projected, partner.roll(1, 0), lam, size)
+    def predict_mask(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+        return super().predict_mask(projected, partner.roll(1, 0), lam, size)
 
 
 def check_pairing(mixer: Plain, pair: str, monkeypatch) -> None:
@@ -277,7 +277,7 @@ def test_the_papers_loss_is_the_loop():
     wanted = {"nce": sum(oracles.info_nce(normalized(method.online(view_q)).detach(), key, queue, t)) / 8}
     masks = []
     for name, draw, encoder in zip(("mixed", "global"), draws, (method.online, method.momentum), strict=True):
-        mask = mixing.mixer.paint(z, z[draw.index], draw.lam, (16, 16)).detach()
+        mask = mixing.mixer.predict_mask(z, z[draw.index], draw.lam, (16, 16)).detach()
         masks.append(mask)
         if name == "mixed":
             adjusted = torch.stack([adjusted_by_hand(m, float(share)) for m, share in zip(mask, draw.lam, strict=True)])
@@ -433,7 +433,7 @@ def test_a_preview_is_the_mixers_mask_and_leaves_no_trace():
     assert [m.training for m in method.modules()] == modes
     method.eval()
     z = method.mixing.mixer.project(method.momentum.feature_map(images))
-    wanted = method.mixing.mixer.paint(z, z[index], torch.full((8,), 0.3), (16, 16))
+    wanted = method.mixing.mixer.predict_mask(z, z[index], torch.full((8,), 0.3), (16, 16))
     torch.testing.assert_close(batch.mask, wanted)
 
 
