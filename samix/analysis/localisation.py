@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samix.analysis.cam import enlarge
-from samix.data.decode import read_size
+from samix.data.decode import read_header
 from samix.eval.boxes import needed
 
 OVERLAPS = (0.3, 0.5, 0.7)
@@ -171,7 +171,7 @@ def read_cub_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
 
 def fitted_box(box: Sequence[float], image: Path, size: int, short: int) -> tuple[float, ...]:
     """A box of an image file where the test transform puts it: short side to ``short``, then the ``size`` centre."""
-    width, height = read_size(image, str(image))
+    width, height, _ = read_header(image, str(image))
     scale = short / min(width, height)
     left, top = (round((int(side * scale) - size) / 2.0) for side in (width, height))
     moved = [box[0] * scale - left, box[1] * scale - top, box[2] * scale - left, box[3] * scale - top]

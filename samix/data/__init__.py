@@ -9,6 +9,7 @@ from samix.data.names import find_dataset, load_data
 from samix.data.spec import DATASETS, DataLocation, DatasetSpec, Splits
 from samix.data.transforms import Augment, default_augment, denormalize, normalize
 from samix.data.views import ViewAugment
+from samix.data.wrap import DatasetImages, wrap_dataset
 
 __all__ = [
     "DATASETS",
@@ -16,6 +17,7 @@ __all__ = [
     "Augment",
     "DataLocation",
     "DataSummary",
+    "DatasetImages",
     "DatasetSpec",
     "EvalBatches",
     "FileImages",
@@ -33,4 +35,5 @@ __all__ = [
     "normalize",
     "open_image",
     "read_folder",
+    "wrap_dataset",
 ]

@@ -22,12 +22,14 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, features
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Formats by an allowlist: EPS would start Ghostscript, and others are rare or have no signature.
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
-    "BMP": (".bmp", ".dib"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
     "WEBP": (".webp",),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "TIFF": (".tif", ".tiff"),
@@ -39,8 +41,10 @@ _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # not in e
 FORMATS = tuple(name for name in ENDINGS if name not in _OPTIONAL or features.check(_OPTIONAL[name]))
 IMAGE_ENDINGS = tuple(ending for name in FORMATS for ending in ENDINGS[name])
 LIMIT_VARIABLE = "SAMIX_MAX_PIXELS"
+_END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+_END_BYTES = 4096  # in which it is looked for
 WHITE = (255, 255, 255, 255)
-_ORIENTATION = 0x0112  # EXIF tag
+_ORIENTATION, _SAMPLE_FORMAT = 0x0112, 339  # tags of EXIF and TIFF
 _TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # its values to Image.Transpose
 
 
@@ -68,8 +72,9 @@ def open_image(path: Path, *, exif_rotation: bool = True) -> Image.Image:
 
 def decode_image(source: BinaryIO, name: str, *, exif_rotation: bool = True) -> Image.Image:
     """Reads an open file, or bytes, as `open_image` does; `name` is for the errors, which are the same."""
+    limit = max_pixels()
     try:
-        with _header(source) as image:
+        with _header(source, limit) as image:
             image.load()  # all of it: the file will be closed, and some formats hold their EXIF data at the end
             turn = _TURNS.get(_orientation(image)) if exif_rotation and image.format != "TIFF" else None  # Pillow's own
             rgb = to_rgb(image)
@@ -80,14 +85,20 @@ def decode_image(source: BinaryIO, name: str, *, exif_rotation: bool = True) -> 
         raise _unreadable(error, name) from None
 
 
-def read_size(source: Path | BinaryIO, name: str) -> tuple[int, int]:
-    """Width and height as a file's header says, with the errors of `open_image`; no pixel is decoded."""
+def read_header(source: Path | BinaryIO, name: str) -> tuple[int, int, bool]:
+    """Width, height, and whether the mark of the file's end is there, with the errors of `open_image`.
+
+    No pixel is decoded. Only JPEG and PNG have such a mark.
+    """
     if isinstance(source, Path):
         with _open(source) as file:
-            return read_size(file, name)
+            return read_header(file, name)
+    limit = max_pixels()
     try:
-        with _header(source) as image:
-            return image.size
+        with _header(source, limit) as image:
+            mark = _END_MARKS.get(image.format or "")
+            source.seek(-min(_END_BYTES, source.seek(0, os.SEEK_END)), os.SEEK_END)
+            return *image.size, mark is not None and mark in source.read()
     except Exception as error:
         raise _unreadable(error, name) from None
 
@@ -106,20 +117,26 @@ def max_pixels() -> int | None:
     return Image.MAX_IMAGE_PIXELS
 
 
+def printable(text: str) -> str:
+    """The text with a question mark for each control character, as names from elsewhere may hold."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _open(path: Path) -> BinaryIO:
     """Opens a regular file; a pipe would wait for a writer, and a device may do anything."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise _unreadable(error, str(path)) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise UnreadableImage(f"image {path} is not a regular file; remove it")
-    return os.fdopen(handle, "rb")
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    fault = "empty" if stat.S_ISREG(status.st_mode) else "no regular file"
+    raise UnreadableImage(f"image {printable(str(path))} cannot be read (it is {fault}); replace or remove it")
 
 
-def _header(source: BinaryIO) -> Image.Image:
-    limit = max_pixels()
+def _header(source: BinaryIO, limit: int | None) -> Image.Image:
     image = Image.open(source, formats=FORMATS)
     if limit is not None and image.width * image.height > limit:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
@@ -128,6 +145,7 @@ def _header(source: BinaryIO) -> Image.Image:
 
 def _unreadable(error: Exception, name: str) -> Exception:
     """The error to raise in place of one of Pillow's, whose decoders fail on damaged files in many ways."""
+    name = printable(name)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"image {name} is missing; restore it or read the data set's folder again")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
@@ -136,7 +154,7 @@ def _unreadable(error: Exception, name: str) -> Exception:
             f"shrink or remove it, or set the environment variable {LIMIT_VARIABLE} to a larger number"
         )
     if isinstance(error, Image.UnidentifiedImageError):
-        reason = f"none of the formats {', '.join(FORMATS)}"
+        reason = f"none of the formats {', '.join(FORMATS)}, or pixels of a kind that Pillow does not read"
     else:
         reason = " ".join(str(error).split()) or type(error).__name__
     return UnreadableImage(f"image {name} cannot be read ({reason}); replace or remove it")
@@ -154,7 +172,10 @@ def _orientation(image: Image.Image) -> int:
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, by the table above; an RGB image without a transparent colour is returned as is."""
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_bytes(np.asarray(image), image.mode, image.format)).convert("RGB")
+        values = np.asarray(image)
+        if isinstance(image, TiffImageFile) and image.mode == "I" and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 1:
+            values = values.view(np.uint32)  # Pillow keeps the bits of unsigned numbers
+        return Image.fromarray(_to_bytes(values, image.mode, image.format)).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from samix.data.dataset import ImageData
-from samix.data.decode import IMAGE_ENDINGS
+from samix.data.decode import IMAGE_ENDINGS, printable
 from samix.data.images import FileImages, file_names, no_labels
 from samix.data.order import stream_seed
 from samix.data.spec import Splits
@@ -24,7 +24,7 @@ from samix.data.spec import Splits
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")  # first match is taken
 CACHES = ("__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
-FIFTH = "a fifth of each class is held out, chosen by file name"
+FIFTH = "without a folder of held-out images, a fifth of each class is held out by file name"
 # Endings of images that Pillow, or this build of it, does not read.
 _OTHER_IMAGES = (".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".psd", ".eps", ".tga", ".ico", ".dng")
 
@@ -80,7 +80,7 @@ def _reason_against(entry: os.DirEntry[str]) -> str:
     ending = Path(entry.name).suffix.lower()
     if ending in _OTHER_IMAGES:
         return f"ending in {ending}, which is not read (convert to PNG or JPEG)"
-    return f"ending in {ending}" if ending else "without an ending"
+    return f"ending in {printable(ending)}" if ending else "without an ending"
 
 
 def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
@@ -247,7 +247,7 @@ def _check_same_classes(train: Path, held_out: Path, classes: list[str], held: l
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # Splits that nobody has made ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from samix.data.decode import open_image, read_size
+from samix.data.decode import open_image, read_header
 
 F: Any = functional  # torchvision re-exports its functions in a way that strict mypy does not follow
 MAX_ASPECT = 16  # of an image that is resized as a whole: one of 20000 x 1 would need gigabytes
@@ -106,7 +106,11 @@ class FileImages:
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of image `index` before any rotation; only the header is read."""
-        return read_size(self.path(index), str(self.path(index)))
+        return read_header(self.path(index), str(self.path(index)))[:2]
+
+    def is_complete(self, index: int) -> bool:
+        """Whether the header of image `index` can be read and its file has the mark of its end."""
+        return read_header(self.path(index), str(self.path(index)))[2]
 
     def subset(self, rows: Tensor) -> FileImages:
         """The images at `rows`."""

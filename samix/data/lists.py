@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from samix.data.decode import IMAGE_ENDINGS
-from samix.data.folders import FIFTH, hold_out
+from samix.data.folders import hold_out
 from samix.data.images import FileImages, file_names, no_labels
 from samix.data.spec import DataLocation, Splits
 
@@ -96,7 +96,12 @@ def read_lists(location: DataLocation) -> Splits:
     if val is None:
         names = [Path(name).name for name in train.names]
         rows, held = hold_out(names, images.labels, classes, train.path)
-        return Splits(images.subset(rows), images.subset(held), classes, notes=(FIFTH,))
+        return Splits(
+            images.subset(rows),
+            images.subset(held),
+            classes,
+            notes=("without a second list, a fifth of each class is held out by file name",),
+        )
     tested = val.numbered(numbers)
     if int(tested.labels.max()) >= len(classes):
         raise ValueError(

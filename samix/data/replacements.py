@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from samix.data.decode import UNREADABLE, UnreadableImage
+from samix.data.decode import UNREADABLE, UnreadableImage, printable
 from samix.data.images import FileImages, ImageSet
 from samix.data.order import stand_in
 from samix.data.shards import ShardImages
@@ -73,7 +75,7 @@ def name_of(images: ImageSet, index: int) -> str:
     """The file of an image, its shard and member, or its number."""
     if isinstance(images, ShardImages):
         return images.name(index)
-    return str(images.path(index)) if isinstance(images, FileImages) else f"number {index}"
+    return printable(str(images.path(index))) if isinstance(images, FileImages) else f"number {index}"
 
 
 def report(images: ImageSet, bad: list[int], what: str) -> str:
@@ -81,3 +83,40 @@ def report(images: ImageSet, bad: list[int], what: str) -> str:
     names = ", ".join(name_of(images, index) for index in bad[:NAMED])
     more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     return f"{len(bad)} of {len(images)} {what}: {names}{more}"
+
+
+def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[int]:
+    """Looks at every image of a set before training, by its header and its end; few are decoded.
+
+    A file that lacks the mark of its end, as JPEG and PNG have it, is decoded to decide.
+
+    Args:
+        images: such as the held-out images.
+        on_bad_image: ``stop`` raises, ``skip`` returns the rows.
+
+    Returns:
+        Rows of the images that cannot be read; empty for images in memory or of a dataset, which are not looked at.
+
+    Raises:
+        UnreadableImage: some cannot be read; the message names the first ones.
+    """
+    check_on_bad_image(on_bad_image)
+    if not isinstance(images, FileImages | ShardImages):
+        return set()
+    with ThreadPoolExecutor(8) as pool:  # waits for disks, mostly
+        errors = list(pool.map(partial(_error_of, images), range(len(images))))
+    bad = [(row, error) for row, error in enumerate(errors) if error is not None]
+    if bad and on_bad_image == "stop":
+        others = f"; {report(images, [row for row, _ in bad], 'images cannot be read')}" if len(bad) > 1 else ""
+        raise UnreadableImage(f"{bad[0][1]}{others}; or leave them out: --on-bad-image skip")
+    return {row for row, _ in bad}
+
+
+def _error_of(images: FileImages | ShardImages, row: int) -> str | None:
+    """Why an image cannot be read; None if it can, as far as its header and its end tell."""
+    try:
+        if not images.is_complete(row):
+            images.image(row)
+    except UNREADABLE as error:
+        return str(error)
+    return None

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, read_size
+from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, printable, read_header
 from samix.data.images import file_names, no_labels
 from samix.data.spec import DataLocation, Splits
 
@@ -77,7 +77,7 @@ class ShardImages:
     def name(self, index: int) -> str:
         """Shard and member of image `index`; what cannot be printed is a question mark."""
         member = os.fsdecode(bytes(self.names[index]))
-        return f"{self.shards[self.shard[index]]}/{''.join(c if c.isprintable() else '?' for c in member)}"
+        return f"{self.shards[self.shard[index]]}/{printable(member)}"
 
     def source(self, index: int) -> io.BytesIO:
         """The bytes of image `index`.
@@ -103,8 +103,12 @@ class ShardImages:
         return decode_image(self.source(index), self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of image `index` before any rotation."""
-        return read_size(self.source(index), self.name(index))
+        """Width and height of image `index` before any rotation; only the header is read."""
+        return read_header(self.source(index), self.name(index))[:2]
+
+    def is_complete(self, index: int) -> bool:
+        """Whether the header of image `index` can be read and its file has the mark of its end."""
+        return read_header(self.source(index), self.name(index))[2]
 
     def subset(self, rows: Tensor) -> ShardImages:
         """The images at `rows`."""
