@@ -44,14 +44,12 @@ from training_command import SLIM, copy_package, one_thread
 CODE = """
 import sys
 import torch
-import samix.train
 from samix.__main__ import main
 torch.set_num_threads(1)
-samix.train.Run.draw = lambda run: None  # pictures take most of so short a run
 sys.exit(main(sys.argv[1:]))
 """
 COMMON = ["--model-args", SLIM, "--limit", "100", "--batch-size", "20", "--size", "8", "--device", "cpu"]
-COMMON += ["--save-every", "4"]
+COMMON += ["--save-every", "4", "--no-pictures"]
 MOCO = ["pretrain", "--method", "moco", "--method.queue", "40", "--method.dim", "8"]
 METHODS = {
     "samix": ["train", "--mixup", "samix", "--epochs", "8"],

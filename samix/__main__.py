@@ -87,9 +87,9 @@ def one_line(error: Exception) -> str:
 def train(arguments: list[str]) -> int:
     """``samix train``."""
     recipe, options = parse_train(arguments)
-    from samix.train import Run
+    from samix.cli.run import build_run
 
-    return execute(Run(recipe, options), options.quiet)
+    return execute(build_run(recipe, options), options.quiet)
 
 
 def execute(run: Any, quiet: bool) -> int:
@@ -131,9 +131,9 @@ def parse_train(arguments: list[str]) -> tuple[Recipe, Any]:
 def pretrain(arguments: list[str]) -> int:
     """``samix pretrain``."""
     recipe, options = parse_pretrain(arguments)
-    from samix.train.pretraining import PretrainRun
+    from samix.cli.run import build_run
 
-    return execute(PretrainRun(recipe, options), options.quiet)
+    return execute(build_run(recipe, options), options.quiet)
 
 
 def parse_pretrain(arguments: list[str]) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from samix.cli.run import build_run
 from samix.recipes import Recipe, named_recipe
 from samix.train import Run, RunOptions
 
@@ -17,7 +18,7 @@ SLIM = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep"
 VIT = '{"patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 2}'
 TIMES = ("images_per_second", "seconds")  # what may differ between equal runs
 SMALL_FLAGS = ["--model-args", SLIM, "--limit", "100", "--epochs", "2", "--batch-size", "20", "--size", "8"]
-SMALL_FLAGS += ["--device", "cpu", "--quiet"]
+SMALL_FLAGS += ["--device", "cpu", "--quiet", "--no-pictures"]
 
 
 def small_recipe(mixup: str = "vanilla", **changes: object) -> Recipe:
@@ -33,7 +34,9 @@ def vit_recipe(mixup: str = "vanilla", **changes: object) -> Recipe:
 
 
 def new_run(recipe: Recipe, out: Path, name: str = "run", **options: object) -> Run:
-    return Run(recipe, RunOptions(out=str(out), run=name, device="cpu", quiet=True, **options))
+    """A run as the command builds it, without pictures, which take most of so short a run."""
+    settings = {"out": str(out), "run": name, "device": "cpu", "quiet": True, "pictures": False, **options}
+    return build_run(recipe, RunOptions(**settings))
 
 
 def fit(recipe: Recipe, out: Path, name: str = "run", **options: object) -> Path:
@@ -92,9 +95,7 @@ def python(code: str, *arguments: object, check: bool = True, **environment: str
 PLAIN_COMMAND = """
 import sys
 import torch
-import samix.train
 from samix.__main__ import main
 torch.set_num_threads(1)
-samix.train.Run.draw = lambda run: None  # pictures take most of so short a run
 sys.exit(main(sys.argv[1:]))
 """

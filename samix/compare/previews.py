@@ -17,7 +17,7 @@ from samix.hub.load import load_method
 from samix.methods.base import Method
 from samix.recipes import Recipe
 from samix.runtime.atomic_files import write_text
-from samix.train.pictures import preview_pairs
+from samix.viz.callbacks import preview_pairs
 from samix.viz.webpage import to_picture
 
 MASKS = "masks.json"

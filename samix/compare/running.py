@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from samix.compare.plan import CompareOptions, Job, Plan
 from samix.compare.tasks import kind_of
 from samix.runtime.environment import usable_cores
+from samix.runtime.lock import exclusive
 
 LOG = "log.txt"  # of a run's process, in its folder
 POLL = 0.2  # seconds between looks at the runs
@@ -173,22 +174,9 @@ def is_finished(folder: Path) -> bool:
     return (folder / "summary.json").is_file()
 
 
-@contextmanager
-def only_here(folder: Path) -> Iterator[None]:
-    """Keeps a second comparison out of the folder while this one works in it.
-
-    Raises:
-        ValueError: another one does.
-    """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another samix compare works in {folder}; wait for it, or choose another --out") from None
-        yield
+def only_here(folder: Path) -> AbstractContextManager[None]:
+    """Keeps a second comparison out of the folder while this one works in it."""
+    return exclusive(folder, "samix compare", "wait for it, or choose another --out")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

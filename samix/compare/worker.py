@@ -20,40 +20,34 @@ import torch
 from samix.compare.plan import mixer_folder
 from samix.compare.previews import look_at
 from samix.compare.provenance import commit, machine
-from samix.hub.mixer_export import write_mixer
+from samix.eval.monitor import knn_of_run
+from samix.hub.callbacks import ExportMixer, ExportNetwork, MixerFolders
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
 from samix.runtime.atomic_files import write_text
-from samix.train import Interrupted, Run, RunOptions
+from samix.train import Callback, Interrupted, Run, RunOptions
 from samix.train.pretraining import PretrainRun
-from samix.train.record import describe_data
+from samix.viz.callbacks import Pictures
+
+LOCK_PATIENCE = 60.0  # seconds for the worker of a killed comparison to save its state
 
 
-class ComparedRun(Run):
-    """A run that draws its pictures once, at its end; they take as long as a short epoch.
+def build_run(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> Run:
+    """A run that paints its pictures once, at its end: they take as long as a short epoch.
 
-    ``mixers`` are the epochs after which its Mixer is kept, in a folder each.
+    Args:
+        recipe: of the run, with or without labels.
+        options: of the run.
+        mixers: epochs after which its Mixer is kept, in a folder each.
     """
-
-    mixers: Sequence[int] = ()
-
-    def draw(self) -> None:
-        """Curves and mixed pictures of the last epoch."""
-        if int(self.rows[-1]["epoch"]) == self.recipe.epochs:
-            super().draw()
-
-    def write_row(self, row: dict[str, float], last: bool) -> None:
-        """Keeps the Mixer, before the checkpoint says that the epoch is over."""
-        epoch = int(row["epoch"])
-        if epoch in self.mixers:
-            write_mixer(
-                self.folder / mixer_folder(epoch, self.recipe), self.method, self.recipe, describe_data(self.data), {}
-            )
-        super().write_row(row, last)
-
-
-class ComparedPretrainRun(ComparedRun, PretrainRun):
-    """The same without labels."""
+    folders = {epoch: Path(mixer_folder(epoch, recipe)) for epoch in mixers}
+    callbacks: list[Callback] = [MixerFolders(folders)] if folders else []
+    if options.pictures:
+        callbacks.append(Pictures(times=0))
+    callbacks += [ExportNetwork(), ExportMixer()]
+    if isinstance(recipe, PretrainRecipe):
+        return PretrainRun(recipe, options, callbacks, knn_of_run)
+    return Run(recipe, options, callbacks)
 
 
 def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> None:
@@ -64,8 +58,8 @@ def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> No
         options: of the run.
         mixers: epochs after which its Mixer is kept.
     """
-    run = ComparedPretrainRun(recipe, options) if isinstance(recipe, PretrainRecipe) else ComparedRun(recipe, options)
-    run.mixers = mixers
+    run = build_run(recipe, options, mixers)
+    run.lock_patience = LOCK_PATIENCE
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     try:

@@ -1,9 +1,10 @@
-"""Files that are whole or absent, and what the disk refuses in words."""
+"""Files that are whole or absent, never over what another command wrote; errors of the disk as one line."""
 
 from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+TEMPORARY = ".tmp"  # the ending of files that are being written; their names begin with a dot
 
 
 class CannotWrite(RuntimeError):
@@ -56,8 +58,13 @@ def write_whole(path: Path, write: Any) -> None:
 
 
 def make_temporary(path: Path, write: Any) -> Path:
-    """A file beside ``path``, written by ``write(temporary)`` and safe on the disk; where that fails, none."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Writes a new file beside ``path`` by ``write(temporary)`` and syncs it; leaves none where that fails.
+
+    Its name is unique and it is created anew, so two processes never share one, and no link is followed.
+    """
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+    os.close(number)
+    temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
@@ -91,3 +98,29 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes files that a killed process was writing; call it while the folder is locked."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def refuse_foreign(path: Path, mark: str, advice: str = "move it, or write to another place") -> None:
+    """Refuses to replace a file that does not carry this mark.
+
+    Every file that a command may later replace holds its mark in its bytes: a PNG in its metadata, a page in its
+    ``generator``, JSON in a field.
+
+    Args:
+        path: to be written.
+        mark: such as ``samix show``, or with a digest of what the file is made of.
+        advice: for the message.
+
+    Raises:
+        FileExistsError: a file without the mark, or something that is no regular file, is there.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    if path.is_symlink() or not path.is_file() or mark.encode() not in path.read_bytes():
+        raise FileExistsError(f"{path} exists and was not written by {mark}; {advice}")

@@ -1,4 +1,4 @@
-"""What a run tells its terminal. A run must not end, or stand still, because nobody reads it."""
+"""Output to the terminal: it never ends or blocks a run, and no control character of a file or name reaches it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import select
 import sys
 import time
+import unicodedata
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 PIECE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes whole once it is ready to be written to
@@ -20,10 +22,10 @@ class SteadyStream:
 
     Args:
         stream: such as ``sys.stderr``; None, as under pythonw, takes all and shows nothing.
-        patience: seconds to wait while a pipe is full.
+        patience: seconds to wait while a pipe is full; None waits for as long as it takes.
     """
 
-    def __init__(self, stream: TextIO | None, patience: float = 0.0) -> None:
+    def __init__(self, stream: TextIO | None, patience: float | None = 0.0) -> None:
         self.stream, self.patience = stream, patience
         try:
             self.number: int | None = None if stream is None else stream.fileno()
@@ -31,7 +33,7 @@ class SteadyStream:
             self.number = None
 
     def write(self, text: str) -> int:
-        """Writes it, or as much of it as there is room for."""
+        """Writes the text, or as much of it as there is room for."""
         if self.stream is None:
             return len(text)
         try:
@@ -45,24 +47,25 @@ class SteadyStream:
         return len(text)
 
     def _send(self, data: bytes) -> None:
-        """Past the stream's buffer, in pieces that do not block."""
+        """Writes past the stream's buffer, in pieces that do not block."""
         assert self.number is not None
-        until = time.monotonic() + self.patience
+        until = None if self.patience is None else time.monotonic() + self.patience
         while data:
-            ready = select.select([], [self.number], [], max(0.0, until - time.monotonic()))[1]
+            left = None if until is None else max(0.0, until - time.monotonic())
+            ready = select.select([], [self.number], [], left)[1]
             if not ready:
                 return
             data = data[os.write(self.number, data[:PIECE]) :]
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: no text is buffered."""
 
     def isatty(self) -> bool:
         """Whether a person may be looking."""
         return self.stream is not None and self.stream.isatty()
 
     def give_up(self) -> None:
-        """Lets the descriptor lead to nowhere, so that nobody else stumbles over it."""
+        """Redirects the descriptor to /dev/null, so that later writers to it do not fail."""
         if self.number is not None:
             with contextlib.suppress(OSError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -74,11 +77,40 @@ class SteadyStream:
         return getattr(self.stream, name)
 
 
+def printable(text: str) -> str:
+    """The text with every control character but line feed and tab, and every lone surrogate, as an escape.
+
+    Control characters are those of Unicode's categories Cc, Cf, Cs, Co and Cn, with the line and paragraph separators:
+    terminal escapes, text direction, and bytes of a file's name that are no text.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char
+        if char in "\n\t" or not (unicodedata.category(char).startswith("C") or char in "\u2028\u2029")
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+@contextlib.contextmanager
+def steady_stdout() -> Iterator[None]:
+    """Inside, ``print`` to a closed standard output is dropped instead of raising; a slow reader is waited for."""
+    before = sys.stdout
+    sys.stdout = SteadyStream(before, None)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout = before
+
+
 def tell(text: str) -> None:
-    """A line to standard error, as a warning is given."""
-    SteadyStream(sys.stderr, PATIENCE).write(f"{text}\n")
+    """Writes a line to standard error, without control characters."""
+    SteadyStream(sys.stderr, PATIENCE).write(f"{printable(text)}\n")
 
 
 def say(text: str) -> None:
-    """A line to standard output."""
-    SteadyStream(sys.stdout, PATIENCE).write(f"{text}\n")
+    """Writes a line to standard output, without control characters."""
+    stream = sys.stdout.stream if isinstance(sys.stdout, SteadyStream) else sys.stdout
+    SteadyStream(stream, PATIENCE).write(f"{printable(text)}\n")

@@ -63,8 +63,32 @@ def set_of_all(rows: set[int]) -> set[int]:
     return set(gather_object(sorted(rows)))
 
 
-class Agreement:
-    """Whether any process asks for something; all of them learn it at the same step, and none waits for its device.
+def texts_of_all(text: str) -> set[str]:
+    """The texts of all processes but the empty ones; to be called by all of them."""
+    if world_size() == 1:
+        return {text} - {""}
+    from accelerate.utils import gather_object
+
+    return set(gather_object([text])) - {""}
+
+
+def raise_together(error: BaseException | None) -> None:
+    """Raises on every process where any of them has an error; all of them call this.
+
+    Raises:
+        BaseException: this process's own error.
+        ValueError: another process's, with its message.
+    """
+    if world_size() > 1:
+        told = sorted(texts_of_all("" if error is None else str(error) or type(error).__name__))
+        if told and error is None:
+            raise ValueError(told[0])
+    if error is not None:
+        raise error
+
+
+class AsyncFlag:
+    """Whether any process asks for something. All learn it at the same step, and none waits for its device.
 
     Each step sends one byte by gloo, also where gradients go by NCCL, and reads what was sent at the step before: that
     has long arrived. With one process the answer is its own, at once. To be made by all processes together.

@@ -1,4 +1,4 @@
-"""What a run is run on: versions of the libraries, and the device."""
+"""Versions of the libraries, and the device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,33 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def pick_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` takes a CUDA or Apple GPU where torch finds one.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        ValueError: unknown name, or a device that torch does not find.
+    """
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name}: torch finds no CUDA GPU; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"device {name}: torch finds {torch.cuda.device_count()} GPUs, cuda:0 and up")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device mps: torch finds no Apple GPU; use --device cpu")
+    return torch.device(name)
+
+
 def check_device(name: str) -> None:
-    """Raises ValueError unless this is the name of a device, and of one that is there."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError('device="cuda", but torch finds no GPU; use --device cpu')
+    """Raises ValueError unless this names a device that is there."""
+    pick_device(name)
 
 
 def usable_cores() -> int:

@@ -1,8 +1,8 @@
-"""Numbers that blow up: which step it was, found without waiting for the device at each, and copies to go back to."""
+"""Finds the step whose numbers are not finite without waiting for the device at each step; copies of the state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ GRADIENT = "gradient"
 
 
 @dataclass(frozen=True)
-class BadStep:
+class NonFiniteStep:
     """A step with a number that is not finite.
 
     Args:
@@ -25,30 +25,29 @@ class BadStep:
     parts: tuple[str, ...]
 
     def __str__(self) -> str:
-        """What is not finite, where."""
         if self.parts == (GRADIENT,):
             return f"the gradient is not finite at step {self.step}"
         return f"the loss is not finite at step {self.step} (parts: {', '.join(self.parts)})"
 
 
-class Watch:
-    """Notes for every step since the last look which of its numbers are not finite; on the device until then."""
+class NonFiniteMonitor:
+    """Flags non-finite numbers of every pass since the last sync; the flags stay on the device."""
 
     def __init__(self) -> None:
         self.notes: list[tuple[int, tuple[str, ...]]] = []
         self.flags: list[Tensor] = []
 
     def note(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Notes scalars of a step, by name."""
+        """Notes scalars of a step by name; every process gives the same names."""
         self.notes.append((step, tuple(values)))
         self.flags.append(~torch.stack([value.detach().float() for value in values.values()]).isfinite())
 
     def tensors(self) -> list[Tensor]:
-        """All notes as vectors of 0 and 1, on the device; to be read, by one copy, and given to :meth:`first`."""
+        """All flags as vectors of 0 and 1, on the device; to be read by one copy and given to :meth:`first`."""
         return [flags.float() for flags in self.flags]
 
-    def first(self, values: list[float]) -> BadStep | None:
-        """The first step with something that is not finite.
+    def first(self, values: Sequence[float]) -> NonFiniteStep | None:
+        """The first step with a number that is not finite.
 
         Args:
             values: all of :meth:`tensors` joined, or their mean over the processes.
@@ -62,10 +61,10 @@ class Watch:
         if not bad:
             return None
         step = min(bad)
-        return BadStep(step, tuple(dict.fromkeys(bad[step])))
+        return NonFiniteStep(step, tuple(dict.fromkeys(bad[step])))
 
     def clear(self) -> None:
-        """Forgets all, after a look."""
+        """Forgets all flags, after a sync."""
         self.notes, self.flags = [], []
 
 

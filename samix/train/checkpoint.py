@@ -1,21 +1,41 @@
-"""Checkpoints that are whole or absent, and checked when they are read."""
+"""Checkpoints: written whole or not at all, sealed with a hash, and checked when they are read."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import struct
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from samix.networks.untrusted import check_architecture, check_model_args
 from samix.runtime.atomic_files import make_temporary, sync_folder, writing
+from samix.runtime.checks import check_number
 
-FORMAT = 1
-PARTS = {"recipe", "method", "optimizer", "step", "best", "rows", "sums", "seconds", "data"}  # of every checkpoint
+FORMAT = 2
+PARTS: dict[str, type | tuple[type, ...]] = {  # of every checkpoint
+    "recipe": dict,
+    "data": dict,
+    "method": dict,
+    "extra": dict,
+    "optimizer": dict,
+    "step": int,
+    "best": (int, float),
+    "rows": list,
+    "sums": dict,
+    "counts": dict,
+    "seconds": (int, float),
+    "skips": list,
+    "bad_images": list,
+}
 LAST = "last.pt"  # the newest checkpoint of a run; the ones before are last-1.pt, last-2.pt, ...
 
 # A checkpoint is a zip archive, which ends with a record whose last field is the length of a comment, and the comment.
@@ -23,10 +43,13 @@ ZIP_END, ZIP_END_BYTES = b"PK\x05\x06", 22
 HASH_BYTES, HASH_TAG = 32, b"samix blake2b "
 SEAL_BYTES = len(HASH_TAG) + 2 * HASH_BYTES
 BLOCK = 1 << 20
+LARGEST_SIDE = 8192  # of images, in pixels
+DEPTH = 16  # of nested dictionaries and lists in a checkpoint
+PLAIN = (str, int, float, bool, type(None))
 
 
 class DamagedCheckpoint(ValueError):
-    """A file that is no whole checkpoint: cut, or with other bytes than were written."""
+    """A file that is not a whole checkpoint: cut, changed, or never one."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: int = 1) -> None:
@@ -62,9 +85,9 @@ def push_back(path: Path, keep: int) -> None:
         if newer != path:
             newer.replace(older)
             continue
-        link = path.with_name(f".{path.name}.link")
-        link.unlink(missing_ok=True)
+        link = path.with_name(f".{path.name}.{os.getpid()}.link.tmp")
         try:
+            link.unlink(missing_ok=True)
             os.link(path, link)
         except OSError:  # a file system without links: for a moment there is no file of the newest name
             path.replace(older)
@@ -84,7 +107,7 @@ class WatchedFile:
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Passes it on."""
+        """Writes to the file, and remembers its error."""
         try:
             return self.file.write(data)
         except OSError as error:
@@ -92,7 +115,7 @@ class WatchedFile:
             raise
 
     def flush(self) -> None:
-        """Passes it on."""
+        """Flushes the file."""
         self.file.flush()
 
 
@@ -135,46 +158,141 @@ def hash_of(file: BinaryIO, length: int) -> bytes:
 
 
 def check_seal(path: Path) -> None:
-    """Compares a checkpoint's bytes with the hash at its end. Files of earlier versions have no comment and pass.
+    """Compares a checkpoint's bytes with the hash at its end.
 
     Raises:
-        DamagedCheckpoint: other bytes than were written.
+        DamagedCheckpoint: other bytes than were written, or no hash.
     """
     with path.open("rb") as file:
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - ZIP_END_BYTES - 0xFFFF))
         tail = file.read()
         at = tail.rfind(ZIP_END)
-        said, seal = tail[at + ZIP_END_BYTES - 2 : at + ZIP_END_BYTES], tail[at + ZIP_END_BYTES :]
-        if at < 0 or (said == b"\0\0" and not seal):
-            return  # no archive, as torch will say; or one without a seal
+        seal = tail[at + ZIP_END_BYTES :]
+        if at < 0:
+            raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: it is no archive of torch")
+        if not seal.startswith(HASH_TAG):
+            raise DamagedCheckpoint(
+                f"{path} has no hash: it is damaged, of an older version of samix, or was not written by samix"
+            )
         if seal != HASH_TAG + hash_of(file, length - len(seal)):
             raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written (hash)")
 
 
+def check_archive(path: Path) -> None:
+    """Checks that an archive expands to no more than its own bytes.
+
+    Raises:
+        DamagedCheckpoint: compressed or overlapping parts, or no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: {error}") from None
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise DamagedCheckpoint(f"{path} is compressed; samix writes checkpoints that are not, and reads no others")
+    if sum(part.file_size for part in parts) > path.stat().st_size:
+        raise DamagedCheckpoint(f"{path} is damaged: it would expand to more than its own size")
+
+
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint; nothing in it is executed.
+    """Reads a checkpoint; nothing in it is executed, and nothing of it is built.
 
     Raises:
         FileNotFoundError: no such file.
-        DamagedCheckpoint: damaged, or no file of torch at all.
-        ValueError: not a samix checkpoint, or of a newer format.
+        DamagedCheckpoint: damaged, compressed, or no file of torch.
+        ValueError: not a checkpoint of samix, of another version, or with values that none has.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; a run writes last.pt and best.pt into its folder")
     check_seal(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():  # of a foreign pickle's protocol: the error below says enough
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # the reader of pickles stumbles over a foreign file in many ways
+    except Exception as error:  # a foreign file fails in the unpickler in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: {reason}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int) or not PARTS <= set(state):
+    check_state(state, path)
+    return state  # type: ignore[no-any-return]
+
+
+def check_state(state: Any, path: Path) -> None:
+    """Checks format, types and values of what a checkpoint holds.
+
+    Raises:
+        ValueError: not a checkpoint of samix, of another version, or with values that none has.
+    """
+    check_version(state, path)
+    for name, kind in PARTS.items():
+        if not isinstance(state.get(name), kind):
+            found = type(state[name]).__name__ if name in state else "missing"
+            raise ValueError(f"{path} is no checkpoint of samix: its {name} is {found}")
+    for name in ("step", "seconds"):
+        if not (math.isfinite(state[name]) and state[name] >= 0):
+            raise ValueError(f"{path} is no checkpoint of samix: its {name} is {state[name]}")
+    for where, value in leaves(state, ""):
+        if isinstance(value, Tensor):
+            check_tensor(value, where, path)
+        elif type(value) not in PLAIN:
+            raise ValueError(f"{path} is no checkpoint of samix: {where} is a {type(value).__name__}")
+    check_recipe(state["recipe"], path)
+    check_weights_of(state["method"], path)
+
+
+def check_recipe(recipe: dict[str, Any], path: Path) -> None:
+    """Raises ValueError where a checkpoint's recipe names files for a network to read, or sizes that none has."""
+    check_architecture(str(recipe.get("model", "")).partition(".")[0], str(path))
+    try:
+        arguments = json.loads(recipe.get("model_args", "{}"))
+    except (TypeError, ValueError):
+        raise ValueError(f"{path} is no checkpoint of samix: its model_args are no JSON") from None
+    check_model_args(arguments, str(path))
+    check_number(f"size in {path}", recipe.get("size"), 1, LARGEST_SIDE, integer=True)
+
+
+def check_version(state: Any, path: Path) -> None:
+    """Raises ValueError unless this is the content of a checkpoint in the format that is written now."""
+    version = state.get("format") if isinstance(state, dict) else None
+    if type(version) is not int:
         raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
-    if state["format"] > FORMAT:
-        raise ValueError(f"{path} has format {state['format']}, this samix reads up to {FORMAT}; update samix")
-    return state
+    if version < FORMAT:
+        raise ValueError(
+            f"{path} is of an older version of samix (format {version}, this one reads {FORMAT}); train the run again, "
+            "or read it with that version"
+        )
+    if version > FORMAT:
+        raise ValueError(f"{path} has format {version}, this samix reads up to {FORMAT}; update samix")
+
+
+def check_weights_of(weights: dict[str, Any], path: Path) -> None:
+    """Raises ValueError unless these are finite tensors by name."""
+    for name, value in weights.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{path} is no checkpoint of samix: the weight {name!r} is a {type(value).__name__}")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{path} holds weights that are not finite (first: {name}); use an earlier checkpoint")
+
+
+def leaves(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """What nested dictionaries, lists and tuples hold, each with its place; those nested too deeply as they are."""
+    if isinstance(value, dict) and depth < DEPTH:
+        for key, part in value.items():
+            yield from leaves(part, f"{where}/{key}", depth + 1)
+    elif isinstance(value, list | tuple) and depth < DEPTH:
+        for number, part in enumerate(value):
+            yield from leaves(part, f"{where}/{number}", depth + 1)
+    else:
+        yield where, value
+
+
+def check_tensor(value: Tensor, where: str, path: Path) -> None:
+    """Raises ValueError unless a tensor is plain, and as large in memory as it says: an expanded one would grow."""
+    plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and not value.is_quantized
+    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{path} is no checkpoint of samix: {where} is a tensor of another kind")
 
 
 def newest_of(path: Path) -> Path:
@@ -182,16 +300,16 @@ def newest_of(path: Path) -> Path:
     return path / LAST if (path / LAST).is_file() else path
 
 
-class Found(NamedTuple):
-    """The newest whole checkpoint of a run: what it holds, where, and which newer files are damaged."""
+class LastCheckpoint(NamedTuple):
+    """The newest whole checkpoint of a run: what it holds, where it is, and which newer files are damaged."""
 
     state: dict[str, Any]
     path: Path
     damaged: list[Path]
-    news: list[str]  # a line for each file that was passed over
+    messages: list[str]  # a line for each file that was passed over
 
 
-def load_last(folder: Path) -> Found:
+def load_last(folder: Path) -> LastCheckpoint:
     """Reads the newest whole checkpoint of a run.
 
     Raises:
@@ -200,16 +318,16 @@ def load_last(folder: Path) -> Found:
         ValueError: the newest whole one is of something else.
     """
     damaged: dict[Path, DamagedCheckpoint] = {}
-    news: list[str] = []
+    messages: list[str] = []
     for path in kept_files(folder / LAST):
         if path.is_file():
             try:
-                return Found(load_checkpoint(path), path, list(damaged), news)
+                return LastCheckpoint(load_checkpoint(path), path, list(damaged), messages)
             except DamagedCheckpoint as error:
                 damaged[path] = error
-                news.append(str(error))
+                messages.append(str(error))
         elif path.name == LAST:
-            news.append(f"{path} is missing")
+            messages.append(f"{path} is missing")
     if damaged:
         raise next(iter(damaged.values()))
     raise FileNotFoundError(f"no checkpoint at {folder / LAST}; a run writes last.pt and best.pt into its folder")
@@ -228,16 +346,15 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         ValueError: weights of another network; names what differs.
     """
     own = module.state_dict()
-    known_later = {"steps"}  # a count that checkpoints of earlier versions lack; it then goes on from the module's own
-    missing, extra = sorted(set(own) - set(state) - known_later), sorted(set(state) - set(own))
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [k for k in own if k in state and (own[k].shape != state[k].shape or own[k].dtype != state[k].dtype)]
     if missing or extra or shapes:
-        found = [
+        differing = [
             f"{len(names)} {what} (first: {names[0]})"
-            for what, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+            for what, names in (("missing", missing), ("unknown", extra), ("of another shape or type", shapes))
             if names
         ]
         raise ValueError(
-            f"{path} holds weights of another network: {', '.join(found)}; give the recipe it was trained with"
+            f"{path} holds weights of another network: {', '.join(differing)}; give the recipe it was trained with"
         )
     module.load_state_dict(state)

@@ -1,18 +1,99 @@
-"""What a classifier is worth on held-out images: accuracy, likelihood, calibration."""
+"""Figures of a run: sums of training losses, metrics of a classifier on held-out images, and the summary."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samix.mixups.base import to_device
-from samix.runtime.distributed import total
+from samix.runtime.distributed import total, world_size
 
 BINS = 15  # of the calibration error
+
+
+class LossSums:
+    """Sums of an epoch's losses on the device; adding to them does not wait for it.
+
+    The names are those that the method declares, the same on every process and in every step, so that processes can
+    reduce the sums as one vector. A part that a pass lacks is not counted in its mean.
+
+    Args:
+        names: of the losses, in order.
+        device: of the sums.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names, self.device = tuple(names), device
+        self.clear()
+
+    def clear(self) -> None:
+        """Starts a new epoch."""
+        self.sums = torch.zeros(len(self.names), device=self.device)
+        self.counts = [0.0] * len(self.names)  # passes in each sum
+
+    def complete(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The scalars of a pass under all names in order, 0 where the pass lacks one.
+
+        On one process, a part that the method does not declare is taken up as it comes.
+
+        Raises:
+            ValueError: such a part, on several processes.
+        """
+        unknown = tuple(name for name in values if name not in self.names)
+        if unknown and world_size() > 1:
+            raise ValueError(
+                f"the loss part {unknown[0]!r} is not declared: on several processes a method names all of its parts "
+                f"in loss_parts, the same on each; it has {', '.join(self.names[1:]) or 'none'}"
+            )
+        if unknown:
+            self.names += unknown
+            self.sums = torch.cat([self.sums, self.sums.new_zeros(len(unknown))])
+            self.counts += [0.0] * len(unknown)
+        zero = torch.zeros((), device=self.device)
+        return {name: values.get(name, zero) for name in self.names}
+
+    def add(self, values: Mapping[str, Tensor], passes: int) -> None:
+        """Adds the scalars of one of a step's ``passes``."""
+        complete = self.complete(values)
+        self.sums = self.sums + torch.stack([value.float() for value in complete.values()]) / passes
+        self.counts = [count + (name in values) for name, count in zip(complete, self.counts, strict=True)]
+
+    def means(self, passes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The mean over steps of every part that was counted, by name.
+
+        Args:
+            passes: of a step.
+            reduce: averages a vector over the processes.
+        """
+        counts = reduce(torch.tensor(self.counts, device=self.device))
+        means = reduce(self.sums) / (counts / passes)
+        found = zip(self.names, means.tolist(), counts.tolist(), strict=True)
+        return {name: mean for name, mean, count in found if count}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        sums, counts = zip(self.names, self.sums, strict=True), zip(self.names, self.counts, strict=True)
+        return {"sums": dict(sums), "counts": dict(counts)}
+
+    def averaged(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """As :meth:`state`, averaged over the processes by ``reduce``."""
+        sums = reduce(self.sums)
+        counts = reduce(torch.tensor(self.counts, device=self.device)).tolist()
+        return {"sums": dict(zip(self.names, sums, strict=True)), "counts": dict(zip(self.names, counts, strict=True))}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        self.names = tuple(dict.fromkeys((*self.names, *state["sums"])))
+        self.clear()
+        for position, name in enumerate(self.names):
+            self.sums[position] = state["sums"].get(name, 0.0)
+            self.counts[position] = state["counts"].get(name, 0.0)
 
 
 @torch.no_grad()
@@ -38,26 +119,43 @@ def classification_metrics(
     Raises:
         ValueError: no batches.
     """
+    return {name: sums.metrics() for name, sums in classifier_sums(predict, batches, num_classes, device).items()}
+
+
+@torch.no_grad()
+def classifier_sums(
+    predict: Callable[[Tensor], dict[str, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    device: torch.device,
+) -> dict[str, Sums]:
+    """The sums of :func:`classification_metrics`, of this process's batches alone.
+
+    Raises:
+        ValueError: no batches.
+    """
     sums: dict[str, Sums] = {}
     for images, labels in batches:
         labels = to_device(labels, device)
         for name, logits in predict(images).items():
-            sums.setdefault(name, Sums(device)).add(logits.float(), labels)
+            sums.setdefault(name, Sums(num_classes, device)).add(logits.float(), labels)
     if not sums:
         raise ValueError("nothing to evaluate: the held-out split is empty")
-    return {name: found.metrics() for name, found in sums.items()}
+    return sums
 
 
 class Sums:
-    """What is added up over batches: images, hits, losses; and by bin of the confidence images, confidences and hits.
+    """Sums over batches: images, hits and losses; images, confidences and hits by bin; images and hits by class.
 
-    Bins are closed below and open above, as torchmetrics has them: a confidence of exactly 1 has one of its own.
+    Bins are closed below and open above, as in torchmetrics: a confidence of exactly 1 has a bin of its own.
 
     Args:
+        num_classes: K.
         device: where the logits are.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.classes = torch.zeros(num_classes, 2, dtype=torch.float64, device=device)
         self.totals = torch.zeros(4, dtype=torch.float64, device=device)
         self.bins = torch.zeros(BINS + 1, 3, dtype=torch.float64, device=device)
         self.edges = torch.linspace(0, 1, BINS + 1, device=device)
@@ -72,9 +170,10 @@ class Sums:
         self.totals += torch.stack([ones, hit, near, loss]).double().sum(1)
         place = torch.bucketize(confidence, self.edges, right=True) - 1
         self.bins.index_add_(0, place, torch.stack([ones, confidence, hit], 1).double())
+        self.classes.index_add_(0, labels, torch.stack([ones, hit], 1).double())
 
     def metrics(self) -> dict[str, float]:
-        """The metrics, over all processes."""
+        """The metrics over all processes."""
         whole = total(torch.cat([self.totals, self.bins.flatten()]))
         images, top1, top5, nll = whole[:4].tolist()
         bins = whole[4:].view(-1, 3)
@@ -85,3 +184,26 @@ class Sums:
             "nll": nll / images,
             "ece": 100.0 * ece / images,
         }
+
+    def by_class(self) -> list[float | None]:
+        """Top-1 in percent of each class over all processes; None for a class without images."""
+        counts = total(self.classes.clone()).tolist()
+        return [100.0 * hits / images if images else None for images, hits in counts]
+
+
+def summarise(rows: Sequence[Mapping[str, float]], score: str, headline: Sequence[str]) -> dict[str, float]:
+    """The figures of a finished run.
+
+    Args:
+        rows: of its epochs; not every one has a score.
+        score: the metric that the best checkpoint is kept by.
+        headline: names of the metrics to give of the last epoch.
+    """
+    final = rows[-1]
+    scores = [row[score] for row in rows if score in row]
+    best = {f"{score}_best": max(scores), f"{score}_median_last_10": statistics.median(scores[-10:])} if scores else {}
+    return {
+        **{key: final[key] for key in headline if key in final},
+        **best,
+        **{key: value for key, value in final.items() if key.startswith("top1_")},
+    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from samix.data.replacements import OnBadImage, check_on_bad_image
+from samix.runtime.checks import check_choice, check_number
+
+LOGS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -17,21 +19,23 @@ class RunOptions:
         out: folder of all runs.
         run: name of this run's folder; empty is RECIPE-MIXUP-sSEED.
         resume: continue from ``last.pt``, if it is there.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         data_root: where torchvision's data sets lie.
         download: fetch those that are missing.
-        tensorboard: also write TensorBoard logs.
+        log: trackers, separated by commas: ``tensorboard``, ``wandb``, ``trackio``, ``mlflow``.
+        tensorboard: the same as ``log="tensorboard"``.
+        pictures: paint curves, mixed images and views.
         quiet: no progress bar.
         keep: number of last checkpoints to keep: ``last.pt``, ``last-1.pt``, ...
         save_every: steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
         save_minutes: minutes between checkpoints inside an epoch; 0 for none.
-        max_skips: number of steps with a loss or gradient that is not finite which may be left out, each as if it had
-            never been; 0 stops at the first. A copy of the run's state is then kept on the device.
-        on_bad_image: what to do about an image that cannot be read: ``stop``, or ``skip``: another one stands in, and
-            it is counted and named at the end of each epoch.
+        max_skips: largest number of steps with a non-finite loss or gradient to skip; the run then continues as if
+            the step did not exist. 0 stops at the first. Above 0, a copy of the run's state is kept on the device.
+        on_bad_image: ``stop`` at an image that cannot be read, or ``skip`` it: another one is used, and the image is
+            counted and named at the end of each epoch.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or an unknown choice.
     """
 
     out: str = "runs"
@@ -40,7 +44,9 @@ class RunOptions:
     device: str = "auto"
     data_root: str = "data"
     download: bool = False
+    log: str = ""
     tensorboard: bool = False
+    pictures: bool = True
     quiet: bool = False
     keep: int = 2
     save_every: int = 0
@@ -49,17 +55,23 @@ class RunOptions:
     on_bad_image: OnBadImage = "stop"
 
     def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
-        for name in ("save_every", "save_minutes", "max_skips"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_number("keep", self.keep, 1, integer=True)
+        for name in ("save_every", "max_skips"):
+            check_number(name, getattr(self, name), 0, integer=True)
+        check_number("save_minutes", self.save_minutes, 0)
         check_on_bad_image(self.on_bad_image)
+        for name in self.trackers:
+            check_choice("log", name, LOGS)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of the trackers to log to."""
+        names = [name.strip() for name in self.log.split(",") if name.strip()]
+        return tuple(dict.fromkeys([*names, *["tensorboard"] * self.tensorboard]))
 
 
 def short_name(mixup: str) -> str:
-    """A mixup's name for a folder: of ``mixer:PATH`` what is not a path."""
+    """A mixup's name for a folder: of ``mixer:PATH`` and ``package.module:Name`` what is not a path."""
     kind, _, path = mixup.partition(":")
     parts = [part for part in Path(path).parts if part not in ("mixer", "/", ".", "..")]
     return f"{kind}-{parts[-1].removesuffix('.safetensors')}" if parts else kind

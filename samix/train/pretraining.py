@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from samix.data import EvalBatches, TrainBatches, denormalize
-from samix.data.images import no_labels
-from samix.hub.export import export_network
+from samix.data import EvalBatches, TrainBatches
 from samix.methods.base import Method
 from samix.recipes.build import build_augment
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.runtime.atomic_files import writing
-from samix.train import Run
-from samix.train.batches import common_options
-from samix.train.options import short_name
+from samix.train.batches import batch_of_pass, common_options
+from samix.train.callbacks import Callback
+from samix.train.options import RunOptions, short_name
+from samix.train.trainer import Run
 
-VIEWED = 8  # images in views.png
+Evaluator = Callable[["PretrainRun"], dict[str, float]]
 
 
 def numbered(batches: EvalBatches) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,14 +38,32 @@ def counted(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tupl
 
 
 class PretrainRun(Run):
-    """A run without labels: two views for a batch, a kNN monitor for an evaluation."""
+    """A run without labels: a batch holds two views of each image.
+
+    Args:
+        recipe: what to train.
+        options: where and how.
+        callbacks: what happens around the steps.
+        evaluator: measures the features after an epoch, such as :func:`samix.eval.monitor.knn_of_run`; None measures
+            nothing.
+    """
 
     score: ClassVar[str] = "knn"
     headline: ClassVar[tuple[str, ...]] = ("knn", "loss")
     recipe: PretrainRecipe
 
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        options: RunOptions,
+        callbacks: Iterable[Callback] = (),
+        evaluator: Evaluator | None = None,
+    ) -> None:
+        super().__init__(recipe, options, callbacks)
+        self.evaluator = evaluator
+
     def check_data(self) -> None:
-        """Any images will do, if there are at least two."""
+        """Raises ValueError for a single image."""
         if len(self.data.train) < 2:
             raise ValueError(f"{self.data.name} has one image only; learning without labels compares images")
 
@@ -59,27 +74,19 @@ class PretrainRun(Run):
 
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
         """Two views of training images, and held-out images."""
-        recipe, on_bad = self.recipe, self.options.on_bad_image
-        common = common_options(recipe, self.device, self.rank, self.world_size, on_bad)
-        parts = self.world_size * recipe.accumulate
-        if recipe.batch_size % parts:
-            raise ValueError(f"batch_size {recipe.batch_size} must be divisible by {parts}, processes x accumulate")
-        train = TrainBatches(
-            self.data,
-            batch_size=recipe.batch_size // parts,
-            seed=recipe.seed,
-            views=recipe.view_augment(),
-            **common,
-        )
-        augment = build_augment(recipe, self.data)
-        return train, EvalBatches(self.data, batch_size=200, augment=augment, **common)
+        recipe = self.recipe
+        common = common_options(recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
+        size = batch_of_pass(recipe, self.world_size)
+        train = TrainBatches(self.data, batch_size=size, seed=recipe.seed, views=recipe.view_augment(), **common)
+        return train, EvalBatches(self.data, batch_size=200, augment=build_augment(recipe, self.data), **common)
 
-    def start(self) -> None:
-        """Also paints the views, and makes the first clusters where no warm-up is to bring them."""
-        super().start()
-        if self.accelerator.is_main_process:
-            with writing(self.folder / "views.png"):
-                self.draw_views()
+    def make_method(self) -> Method:
+        """The method, with a new network."""
+        return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std))
+
+    def start(self, there: bool) -> None:
+        """Also makes the first clusters where no warm-up is to bring them."""
+        super().start(there)
         self.make_first_clusters()
 
     def make_first_clusters(self) -> None:
@@ -94,62 +101,16 @@ class PretrainRun(Run):
         with self.accelerator.autocast(), self.bar(len(batches), "features for the first clusters", "batch") as bar:
             clusters.initialise_from(method.momentum, counted(numbered(batches), bar))
 
-    def draw_views(self) -> None:
-        """Paints two views of some training images, once."""
-        if (self.folder / "views.png").exists():
-            return
-        from samix.viz.pictures import view_grid
+    def measure(self) -> dict[str, float]:
+        """What the evaluator measures."""
+        return {} if self.evaluator is None else self.evaluator(self)
 
-        rows = torch.linspace(0, len(self.data.train) - 1, min(len(self.data.train), VIEWED)).long()
-        chosen: Any = self.data.train.subset(rows)
-        chosen = dataclasses.replace(chosen, labels=no_labels(len(rows)))  # some classes may have none of these
-        some = dataclasses.replace(self.data, train=chosen, labelled=None)
-        common = common_options(self.recipe, self.device, on_bad_image=self.options.on_bad_image) | {"workers": 0}
-        views = TrainBatches(
-            some, batch_size=len(rows), seed=self.recipe.seed, views=self.recipe.view_augment(), **common
-        )
-        view_q, view_k, ids, *_ = next(views.epoch(0))
-        as_they_are = EvalBatches(
-            some, split="train", batch_size=len(rows), augment=build_augment(self.recipe, self.data), **common
-        )
-        originals = torch.cat([images for images, _ in as_they_are.batches()])
-
-        def pixels(images: Tensor) -> Tensor:
-            return denormalize(images, self.data.mean, self.data.std)
-
-        unread = bool(as_they_are.bad)  # others stand in for such images: there is nothing to paint above them
-        view_grid(self.folder / "views.png", view_q, view_k, pixels, None if unread else pixels(originals[ids]))
-
-    def make_method(self) -> Method:
-        """The method, with a new network."""
-        return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std))
-
-    def evaluate(self) -> dict[str, float]:
-        """Top-1 of the nearest neighbours among the training images, by the features; nothing without labels."""
-        data = self.data.with_labels() if self.recipe.knn else None
-        if data is None or data.num_classes < 2:
-            return {}
-        from samix.eval.knn import knn_monitor
-        from samix.networks.inference import evaluating
-
-        self.share_buffers()
-        common = common_options(self.recipe, self.device, on_bad_image=self.options.on_bad_image)
-        augment = build_augment(self.recipe, data)
-        bank = EvalBatches(data, split="train", batch_size=200, augment=augment, **common)
-        held_out = EvalBatches(data, batch_size=200, augment=augment, **common)
-        method: Any = self.method
-        with evaluating(self.method), self.accelerator.autocast():
-            return knn_monitor(
-                method.features,
-                bank.batches(),
-                held_out.batches(),
-                data.num_classes,
-                k=self.recipe.knn,
-                temperature=self.recipe.knn_temperature,
-            )
+    def metrics_of(self, measured: dict[str, float]) -> dict[str, float]:
+        """The figures as they are: every process measures all images."""
+        return measured
 
     def describe(self) -> str:
-        """What this run is, for the terminal."""
+        """Says what this run is."""
         recipe = self.recipe
         mixed = "" if recipe.mixup == "vanilla" else f" + {recipe.mixup}"
         return (
@@ -159,13 +120,9 @@ class PretrainRun(Run):
         )
 
     def conclude(self, summary: dict[str, Any]) -> str:
-        """What came of it."""
+        """Says what came of it."""
         knn = f"kNN {summary['knn']:.2f} %   " if "knn" in summary else ""
         return (
             f"{knn}loss {summary['loss']:.4f} nats   {summary['seconds']:.0f} s, "
             f"{summary['images_per_second']:.0f} images/s"
         )
-
-    def write_export(self, final: dict[str, float]) -> None:
-        """Writes the backbone, and the Mixer where one was trained."""
-        export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final.get("knn"))

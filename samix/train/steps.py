@@ -1,9 +1,8 @@
-"""The steps of a training run: its parts, what a step is, what steps change, and how one is left out.
+"""The steps of a training run: its parts, one step, what steps change, and how a step is skipped.
 
-Everything random is a function of (seed, rank, step), so a run continued from a checkpoint is the run that was never
-interrupted. By the same means a step with numbers that are not finite is left out: the run goes back to a copy of its
-state and takes the steps since then again, without that one. Methods are known only by
-:class:`samix.methods.base.Method`.
+Every draw is a function of (seed, rank, step), so a run continued from a checkpoint equals the run that was never
+interrupted. A step with non-finite numbers is skipped by the same means: the run goes back to a copy of its state and
+repeats the steps since then without that one. Methods are known only by :class:`samix.methods.base.Method`.
 """
 
 from __future__ import annotations
@@ -15,68 +14,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from samix.data import EvalBatches, TrainBatches, load_data
+from samix.data import EvalBatches, ImageData, TrainBatches, load_data
 from samix.data.order import stream_seed
 from samix.methods.base import Method
 from samix.recipes import Recipe
 from samix.recipes.build import build_method
 from samix.runtime import distributed
 from samix.runtime.console import tell
-from samix.runtime.distributed import Agreement, check_not_sharded
-from samix.runtime.environment import check_device
-from samix.runtime.nonfinite import GRADIENT, BadStep, Watch, copied, gradient_size
-from samix.train.bad_images import BadImages
-from samix.train.batches import build_batches, channels_last
+from samix.runtime.distributed import AsyncFlag, check_not_sharded
+from samix.runtime.environment import pick_device
+from samix.runtime.nonfinite import GRADIENT, NonFiniteMonitor, NonFiniteStep, copied, gradient_size
+from samix.train.batches import BadImages, build_batches, channels_last, save_bad_batch
 from samix.train.checkpoint import LAST
-from samix.train.errors import NonFiniteLoss
-from samix.train.losses import LossSums
+from samix.train.interruption import NonFiniteLoss
+from samix.train.metrics import LossSums
 from samix.train.optim import build_optimizer, set_learning_rates
 from samix.train.options import RunOptions, short_name
-from samix.train.skipping import bad_weights, save_bad_batch
 
-CHECK_EVERY = 20  # steps between looks at the loss on the host: a look waits for the device
+SYNC_EVERY = 20  # steps between reads of the loss, which wait for the device
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a look at the device found.
+class SyncStatus:
+    """The state of a run, the same on every process.
 
     Args:
         loss: summed over this epoch, mean of all processes.
         stop: whether any process was asked to stop.
         save: whether it is time for a checkpoint.
-        bad: the first step with numbers that are not finite.
+        bad: the first step with non-finite numbers.
     """
 
     loss: float
     stop: bool
     save: bool
-    bad: BadStep | None
+    bad: NonFiniteStep | None
 
 
 class Training:
-    """A network, a method, data and an optimiser, and the steps that change them; epochs and files are a run's."""
+    """A network, a method, data and an optimiser, and the steps that change them."""
 
     def __init__(self, recipe: Recipe, options: RunOptions) -> None:
-        from accelerate import Accelerator
-
-        check_device(options.device)
         check_not_sharded()
         self.recipe, self.options = recipe, options
-        self.accelerator = Accelerator(
-            cpu=options.device == "cpu",
-            mixed_precision=recipe.precision,
-            gradient_accumulation_steps=recipe.accumulate,
-            step_scheduler_with_optimizer=False,
-        )
+        self.accelerator = self.make_accelerator()
         self.device = self.accelerator.device
+        if recipe.precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("precision fp16 has no effect on a CPU; leave it out, or use bf16")
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.folder = Path(options.out) / (options.run or self.default_name())
-        self.data = load_data(
-            recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
-        )
+        self.data = self.load_data()
         self.check_data()
         self.train_batches, self.val_batches = self.make_batches()
         self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
@@ -92,14 +81,35 @@ class Training:
         distributed.leave_out_equal_buffers(self.method)
         self.prepared, self.prepared_optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
-        self.losses = LossSums()  # of this epoch
-        self.skips: list[int] = []  # numbers of the steps that are left out, from 1
-        self.watch, self.before = Watch(), dict[str, Any]()  # the state to go back to, where steps may be skipped
+        self.losses = LossSums(("loss", *self.method.loss_parts), self.device)  # of this epoch
+        self.skips: list[int] = []  # numbers of the skipped steps, from 1
+        self.monitor, self.snapshot = NonFiniteMonitor(), dict[str, Any]()  # the state to go back to
         self.stopping, self.saved = False, time.monotonic()
-        self.agreement = Agreement()  # on stopping
+        self.stop_flag = AsyncFlag()
         self.bad_images = BadImages(self.data, self.folder, self.accelerator.is_main_process)
 
-    # What is trained on what ------------------------------------------------------------------------------------------
+    # Parts ------------------------------------------------------------------------------------------------------------
+
+    def make_accelerator(self) -> Any:
+        """The engine on the device of the options."""
+        from accelerate import Accelerator
+
+        device = pick_device(self.options.device)
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=self.recipe.precision,
+            gradient_accumulation_steps=self.recipe.accumulate,
+            step_scheduler_with_optimizer=False,
+        )
+
+    def load_data(self) -> ImageData:
+        """The recipe's data set."""
+        recipe, options = self.recipe, self.options
+        return load_data(
+            recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
+        )
 
     def check_data(self) -> None:
         """Raises ValueError unless there is something to learn from these data."""
@@ -128,7 +138,7 @@ class Training:
         return self.train_batches.epoch(epoch, number * self.recipe.accumulate)
 
     def one_step(self, batches: Iterator[Any], total: int) -> int:
-        """One step of the optimiser, or none where it is to be left out; returns the number of images seen."""
+        """Takes one step of the optimiser, or none where it is skipped; returns the number of images seen."""
         set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
         images_seen = 0
         for part in range(self.recipe.accumulate):
@@ -146,12 +156,12 @@ class Training:
         return images_seen
 
     def train_step(self, batch: tuple[Any, ...]) -> None:
-        """Forward, backward, and (when enough is accumulated) the optimiser step."""
+        """Runs forward, backward, and (when enough is accumulated) the optimiser step."""
         with self.accelerator.accumulate(self.prepared):
             loss, parts = self.prepared(batch)
             self.accelerator.backward(loss)
             values = {"loss": loss.detach(), **parts}
-            self.watch.note(self.step + 1, {**values, **self.gradient()})
+            self.monitor.note(self.step + 1, {**self.losses.complete(values), **self.gradient()})
             if self.recipe.clip and self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.method.parameters(), self.recipe.clip)
             self.prepared_optimizer.step()
@@ -161,8 +171,8 @@ class Training:
     def gradient(self) -> dict[str, Tensor]:
         """The largest value of the whole step's gradient, by name; none before it is whole.
 
-        In fp16 the loss is scaled so that gradients overflow now and then; the scaler then leaves the step out and
-        scales less. That is no fault, unless the loss is scaled down already.
+        In fp16 the loss is scaled so that gradients overflow now and then; the scaler then skips the step and scales
+        less. That is no fault, unless the loss is scaled down already.
         """
         if not self.accelerator.sync_gradients:
             return {}
@@ -171,40 +181,41 @@ class Training:
             return {}
         return {GRADIENT: gradient_size(self.method, self.device)}
 
-    # Looks at the device, and steps that are left out -----------------------------------------------------------------
+    # Reads of the device, and steps that are skipped ------------------------------------------------------------------
 
-    def look_due(self) -> bool:
-        """Whether to look at the device after this step, the same on every process: also where one is to stop."""
-        stopping = self.agreement.any(self.stopping)
+    def sync_due(self) -> bool:
+        """Whether to read the device after this step, the same on every process: also where one is to stop."""
+        stopping = self.stop_flag.any(self.stopping)
         if self.options.save_every and self.step % self.options.save_every == 0:
             return True
-        return self.step % CHECK_EVERY == 0 or stopping
+        return self.step % SYNC_EVERY == 0 or stopping
 
-    def look(self) -> Look:
+    def sync(self) -> SyncStatus:
         """The state of the run, the same on every process."""
         every, minutes = self.options.save_every, self.options.save_minutes
         late = minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
         due = (every > 0 and self.step % every == 0) or (late and self.accelerator.is_main_process)
-        asked = [torch.tensor(float(asked), device=self.device) for asked in (due, self.stopping)]
-        values = torch.cat([torch.stack([*self.losses.sums.values(), *asked]), *self.watch.tensors()])
-        found: list[float] = self.accelerator.reduce(values, reduction="mean").tolist()
-        sums = dict(zip(self.losses.sums, found, strict=False))
-        save, stop = (value > 0 for value in found[len(sums) : len(sums) + 2])
-        bad = self.watch.first(found[len(sums) + 2 :])
-        self.watch.clear()
-        return Look(sums.get("loss", 0.0), stop, save, bad)
+        asked = torch.tensor([float(due), float(self.stopping)], device=self.device)
+        values: list[float] = self.mean(torch.cat([self.losses.sums[:1], asked, *self.monitor.tensors()])).tolist()
+        bad = self.monitor.first(values[3:])
+        self.monitor.clear()
+        return SyncStatus(loss=values[0], save=values[1] > 0, stop=values[2] > 0, bad=bad)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """A tensor's mean over the processes."""
+        return self.accelerator.reduce(value, reduction="mean")  # type: ignore[no-any-return]
 
     def ask_to_stop(self) -> None:
-        """The run ends after the step in progress, with its state saved."""
+        """Asks the run to end after the step in progress, with its state saved."""
         self.stopping = True
 
-    def keep_state(self) -> None:
-        """Keeps a copy of all that steps change, to go back to; where steps may be skipped."""
+    def take_snapshot(self) -> None:
+        """Copies all that steps change, to go back to, where steps may be skipped."""
         if self.options.max_skips:
-            self.before = copied(self.progress())
+            self.snapshot = copied(self.progress())
 
-    def skip(self, bad: BadStep, epoch: int) -> None:
-        """Saves a bad step's batch, and goes back to before it; the step will be left out.
+    def skip(self, bad: NonFiniteStep, epoch: int) -> None:
+        """Saves a bad step's batch, and goes back to before it; the step will be skipped.
 
         Raises:
             NonFiniteLoss: no more steps may be skipped.
@@ -219,13 +230,13 @@ class Training:
             after = f" after {len(self.skips)} skipped steps (--max-skips {allowed})" if allowed else ""
             raise self.not_finite(f"{bad}{after}; {saved}")
         skips = [*self.skips, bad.step]
-        self.restore(copied(self.before))
-        self.skips = self.before["skips"] = skips
+        self.restore(copied(self.snapshot))
+        self.skips = self.snapshot["skips"] = skips
         if self.accelerator.is_main_process:
-            tell(f"samix: {bad}; the step is left out ({len(skips)} of at most {allowed}); {saved}")
+            tell(f"samix: {bad}; the step is skipped ({len(skips)} of at most {allowed}); {saved}")
 
     def check_weights(self) -> None:
-        """Looks at every weight before it is saved: the last step of an epoch may have spoilt them unseen.
+        """Checks every weight before it is saved: the last step of an epoch may have spoilt them unseen.
 
         Raises:
             NonFiniteLoss: names the first weight that is not finite.
@@ -248,14 +259,14 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`progress` gave."""
         self.method.load_state_dict(state["method"])
-        if state.get("extra", {}) is not None:
-            self.method.load_extra_state({k: v.to(self.device) for k, v in state.get("extra", {}).items()})
+        if state["extra"] is not None:
+            self.method.load_extra_state({k: v.to(self.device) for k, v in state["extra"].items()})
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.rows, self.seconds = state["step"], state["best"], state["rows"], state["seconds"]
-        self.losses.restore(state, (self.step % self.steps_per_epoch) * self.recipe.accumulate, self.device)
-        self.skips, self.train_batches.bad = list(state.get("skips", [])), set(state.get("bad_images", []))
+        self.losses.restore(state)
+        self.skips, self.train_batches.bad = list(state["skips"]), set(state["bad_images"])
         self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
 
     def progress(self) -> dict[str, Any]:
@@ -282,3 +293,10 @@ def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
     torch.manual_seed(stream_seed("network", seed, rank, step))
     for number, generator in enumerate(method.generators()):
         generator.manual_seed(stream_seed("mixing", seed, rank, step, number))
+
+
+def bad_weights(module: nn.Module) -> list[str]:
+    """Names of weights and buffers that are not finite; one read of the device for all."""
+    weights = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+    return [name for name, good in zip(weights, finite, strict=True) if not good]

@@ -1,4 +1,4 @@
-"""One loop for every method: train, evaluate, write, resume. Its steps are those of :mod:`samix.train.steps`."""
+"""One loop for every method: train, evaluate, save, call back, resume. Its steps are in :mod:`samix.train.steps`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,45 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 
-from samix.hub.export import export_network
-from samix.hub.mixer_export import has_mixer, write_mixer
 from samix.networks.inference import evaluating
+from samix.recipes import Recipe
 from samix.runtime import distributed
-from samix.runtime.atomic_files import write_text, writing
-from samix.runtime.console import SteadyStream, tell
+from samix.runtime.atomic_files import write_text
+from samix.runtime.console import SteadyStream, printable, tell
 from samix.runtime.distributed import lost_process
 from samix.runtime.environment import device_name, versions
-from samix.train.checkpoint import LAST, kept_files, load_into, load_last, save_checkpoint, set_aside
-from samix.train.errors import Interrupted, LostProcess
-from samix.train.metrics import classification_metrics
-from samix.train.pictures import draw_mixed
-from samix.train.record import check_same, describe_data, log_to_tensorboard, summarise
+from samix.train.callbacks import Callback, CallbackList
+from samix.train.checkpoint import LAST, load_into, load_last, save_checkpoint, set_aside
+from samix.train.folder import check_same, claimed, describe_data
+from samix.train.interruption import Interrupted, LostProcess, on_stop_signal
+from samix.train.metrics import classifier_sums, summarise
+from samix.train.options import RunOptions
 from samix.train.steps import Training
-from samix.train.stopping import on_stop_signal
-
-PICTURES = 12  # of mixed.png during a run
 
 
 class Run(Training):
-    """One training run: epochs of steps, and the folder that it fills. A run without labels is a subclass."""
+    """One training run: epochs of steps, and the folder that it fills. A run without labels is a subclass.
+
+    Args:
+        recipe: what to train.
+        options: where and how.
+        callbacks: what happens around the steps: pictures, exports, logs.
+    """
 
     score: ClassVar[str] = "top1"  # the metric by which the best checkpoint is kept
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "nll", "ece")  # of the summary
+    lock_patience: float = 0.0  # seconds to wait for another process that writes the folder
+
+    def __init__(self, recipe: Recipe, options: RunOptions, callbacks: Iterable[Callback] = ()) -> None:
+        super().__init__(recipe, options)
+        self.callbacks = CallbackList(callbacks)
+        self.by_class: dict[str, float | None] = {}  # top-1 of the last evaluation
+        self.evaluation_failed = False
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
@@ -47,15 +58,19 @@ class Run(Training):
             CannotWrite: the disk is full or read-only; the last checkpoint stays.
             UnreadableImage: an image is damaged, and is not to be skipped.
             LostProcess: another process has ended.
-            ValueError: the folder holds another run.
+            ValueError: the folder holds another run, or something that an option needs is missing.
         """
+        chief = self.accelerator.is_main_process
         try:
-            self.start()
-            total = self.recipe.epochs * self.steps_per_epoch
-            with self.progress_bar(total) as bar, on_stop_signal(self.ask_to_stop):
-                while self.step < total:
-                    self.train_epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar)
-            return self.finish()
+            with claimed(self.folder, self.options.resume, chief, self.lock_patience) as there:
+                self.start(there)
+                total = self.recipe.epochs * self.steps_per_epoch
+                with self.progress_bar(total) as bar, on_stop_signal(self.ask_to_stop):
+                    while self.step < total:
+                        self.train_epoch(
+                            self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar
+                        )
+                return self.finish()
         except RuntimeError as error:
             lost = lost_process(error)
             if lost is None:
@@ -63,41 +78,35 @@ class Run(Training):
             raise LostProcess(lost) from error
 
     def train_epoch(self, epoch: int, first: int, total: int, bar: Any) -> None:
-        """The steps of one epoch from ``first`` on, then evaluation, pictures and checkpoint."""
+        """Takes the steps of one epoch from ``first`` on, then evaluates and saves."""
         self.method.train()
         started, images_seen, stop = time.perf_counter(), 0, False
         if first == 0:
             self.method.start_epoch()
-        self.keep_state()
+        self.take_snapshot()
         batches, number = self.batches_from(epoch, first), first
         while number < self.steps_per_epoch:
             images_seen += self.one_step(batches, total)
             bar.update(1)
             number += 1
             last = number == self.steps_per_epoch
-            if not (last or self.look_due()):
+            if not (last or self.sync_due()):
                 continue
-            look = self.look()
-            if look.bad:
-                self.skip(look.bad, epoch)
+            status = self.sync()
+            if status.bad:
+                self.skip(status.bad, epoch)
                 bar.update(self.step - bar.n)
                 number = self.step % self.steps_per_epoch
                 batches = self.batches_from(epoch, number)
                 continue
-            stop, seconds = look.stop, time.perf_counter() - started
-            bar.set_postfix(
-                {
-                    "loss": f"{look.loss / number:.3f}",
-                    self.score: self.last_score(),
-                    "img_s": f"{images_seen / seconds:.0f}",
-                }
-            )
-            if (stop or look.save) and not last:
+            stop, seconds = status.stop, time.perf_counter() - started
+            self.show(bar, status.loss / number, images_seen / seconds)
+            if (stop or status.save) and not last:
                 self.save_inside_epoch(seconds)
                 if stop:
                     raise self.interrupted()
             if not last:
-                self.keep_state()
+                self.take_snapshot()
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.end_epoch(epoch + 1, images_seen / seconds)
@@ -105,65 +114,106 @@ class Run(Training):
             raise self.interrupted()
 
     def end_epoch(self, epoch: int, rate: float) -> None:
-        """Evaluates, logs, draws and saves."""
+        """Evaluates, saves, and calls the callbacks."""
         skipped = sum(step > self.step - self.steps_per_epoch for step in self.skips)
-        if not self.losses.sums:
+        means = self.losses.means(self.recipe.accumulate, self.mean)
+        if not means:
             raise self.not_finite(f"every step of epoch {epoch} was skipped")
-        means = self.accelerator.reduce(self.losses.means(self.recipe.accumulate), reduction="mean").tolist()
-        names = list(self.losses.sums)
         self.losses.clear()
         self.check_weights()
         row: dict[str, float] = {"epoch": epoch, "step": self.step, "lr": self.optimizer.param_groups[0]["lr"]}
-        row.update(zip(names, means, strict=True))
+        row.update(means)
         row["skipped"] = skipped
         if self.options.on_bad_image == "skip":
             bad, self.train_batches.bad = self.train_batches.bad, set()
             row["bad_images"] = self.bad_images.report_training(bad, epoch)
         row["images_per_second"] = rate
-        last = epoch == self.recipe.epochs
-        if last or epoch % self.recipe.eval_every == 0:
+        if epoch == self.recipe.epochs or epoch % self.recipe.eval_every == 0:
             row.update(self.evaluate())
             if not math.isfinite(row.get("nll", 0.0)):
                 raise self.not_finite(f"the held-out loss is {row['nll']} after epoch {epoch}")
         self.rows.append(row)
         if self.accelerator.is_main_process:
-            self.write_row(row, last)
+            self.save_epoch(row)
+            self.callbacks.call(lambda callback: callback.on_epoch_end(self, row), "end of an epoch")
         self.accelerator.wait_for_everyone()
 
+    def finish(self) -> dict[str, Any]:
+        """Calls the callbacks, writes the summary and returns it."""
+        summary: dict[str, Any] = {
+            **summarise(self.rows, self.score, self.headline),
+            "seconds": round(self.seconds, 1),
+            "images_per_second": round(self.step * self.recipe.batch_size / max(self.seconds, 1e-9), 1),
+            **({"by_class": self.by_class} if self.by_class else {}),
+            "recipe": self.recipe.to_dict(),
+            "versions": versions(),
+            "device": device_name(self.device),
+            "processes": self.world_size,
+        }
+        error = None
+        if self.accelerator.is_main_process:
+            error = self.callbacks.call(lambda callback: callback.on_fit_end(self, summary), "end of the run")
+        distributed.raise_together(error)
+        if self.accelerator.is_main_process:
+            write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
+        self.accelerator.wait_for_everyone()
+        return summary
+
+    # Evaluation -------------------------------------------------------------------------------------------------------
+
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the reported classifier by name, and top-1 of the others."""
+        """Metrics of the held-out images; none, and one line about it, where they cannot be computed.
+
+        An error on one process is one on all: none waits for figures that another will not send.
+        """
         self.share_buffers()
-        with evaluating(self.method), self.accelerator.autocast():
-            metrics = classification_metrics(
-                self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device
-            )
+        result, error = None, ""
+        try:
+            with evaluating(self.method), self.accelerator.autocast():
+                result = self.measure()
+        except Exception as failure:
+            error = " ".join(str(failure).split()) or type(failure).__name__
+        errors = sorted(distributed.texts_of_all(error))
+        if errors:
+            if self.accelerator.is_main_process and not self.evaluation_failed:
+                tell(f"samix: the held-out images could not be evaluated: {errors[0]}; training goes on without")
+            self.evaluation_failed = True
+            return {}
         self.bad_images.report_held_out(self.val_batches.bad)
+        return self.metrics_of(result)
+
+    def measure(self) -> Any:
+        """What this process measures on its held-out images, without a word to the others."""
+        return classifier_sums(self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device)
+
+    def metrics_of(self, measured: Any) -> dict[str, float]:
+        """Metrics of the reported classifier by name, and top-1 of the others, over all processes."""
+        metrics = {name: sums.metrics() for name, sums in measured.items()}
         first, *others = metrics
+        self.by_class = dict(zip(self.data.class_names, measured[first].by_class(), strict=True))
         return {**metrics[first], **{f"top1_{name}": metrics[name]["top1"] for name in others}}
 
     def share_buffers(self) -> None:
-        """Each process has BatchNorm statistics of its own; the first one's are evaluated and saved."""
+        """Gives every process the BatchNorm statistics of the first one, which are evaluated and saved."""
         if self.world_size > 1:
             for buffer in self.method.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Makes the folder, or continues the run that is in it."""
-        there = any(path.is_file() for path in kept_files(self.folder / LAST))
-        if there and not self.options.resume:
-            raise ValueError(
-                f"{self.folder} already holds a run; continue it with --resume, or choose another name with --run NAME"
-            )
-        self.accelerator.wait_for_everyone()
+    def start(self, there: bool) -> None:
+        """Continues the run that is in the folder, or begins one, once everything that it needs is there."""
+        for callback in self.callbacks.callbacks:
+            callback.check(self)
         if there:
             self.load()
         if self.accelerator.is_main_process:
-            with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+            if self.step < self.recipe.epochs * self.steps_per_epoch:
+                (self.folder / "summary.json").unlink(missing_ok=True)  # of the run before it got more epochs
             write_text(self.folder / "recipe.json", json.dumps(self.recipe.to_dict(), indent=1))
-            write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+            self.write_rows()
+            self.callbacks.call(lambda callback: callback.on_fit_start(self), "start of the run")
+        self.accelerator.wait_for_everyone()
 
     def load(self) -> None:
         """Continues from the newest whole checkpoint, and says so where a newer one is damaged.
@@ -172,16 +222,17 @@ class Run(Training):
             DamagedCheckpoint: none is whole.
             ValueError: it is of another recipe; names the fields that differ.
         """
-        state, path, damaged, news = load_last(self.folder)
-        check_same(state, self.recipe, self.data, path)
+        state, path, damaged, messages = load_last(self.folder)
+        check_same(state, self.recipe, self.data, self.steps_per_epoch, path)
         load_into(self.method, state["method"], path)
         if not self.accelerator.is_main_process:
             state["extra"] = None  # the others' batches are not in the checkpoint: they start without
         self.restore(state)
+        self.by_class = state.get("by_class", {})
         self.accelerator.wait_for_everyone()  # all have read
         if self.accelerator.is_main_process:
             set_aside(damaged)
-            for line in news:
+            for line in messages:
                 tell(f"samix: {line}; continuing from {path}, at step {self.step}")
 
     def state(self) -> dict[str, Any]:
@@ -191,7 +242,16 @@ class Run(Training):
             "recipe": json.loads(json.dumps(self.recipe.to_dict())),
             "data": describe_data(self.data),
             "versions": versions(),
+            "by_class": self.by_class,
         }
+
+    def save_epoch(self, row: dict[str, float]) -> None:
+        """Writes the metrics, ``best.pt`` where this epoch is the best, and ``last.pt``."""
+        self.write_rows()
+        if row.get(self.score, -1.0) > self.best:
+            self.best = row[self.score]
+            save_checkpoint(self.folder / "best.pt", self.state())
+        self.save_last()
 
     def save_last(self) -> None:
         """Writes ``last.pt``; on the first process only."""
@@ -199,79 +259,30 @@ class Run(Training):
         self.saved = time.monotonic()
 
     def save_inside_epoch(self, seconds: float) -> None:
-        """Saves in the middle of an epoch, which has taken so long until now."""
-        sums, bad, before = self.losses.sums, self.train_batches.bad, self.seconds
-        self.losses.sums = {name: self.accelerator.reduce(value, reduction="mean") for name, value in sums.items()}
+        """Saves in the middle of an epoch, which has taken ``seconds`` so far."""
+        own, bad, before = self.losses.state(), self.train_batches.bad, self.seconds
+        self.losses.restore(self.losses.averaged(self.mean))
         self.train_batches.bad = distributed.set_of_all(bad)
         self.seconds += seconds
         self.check_weights()
         if self.accelerator.is_main_process:
             self.save_last()
         self.accelerator.wait_for_everyone()
-        self.losses.sums, self.train_batches.bad, self.seconds = sums, bad, before
+        self.losses.restore(own)
+        self.train_batches.bad, self.seconds = bad, before
+
+    def write_rows(self) -> None:
+        """Writes ``metrics.jsonl``."""
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def interrupted(self) -> Interrupted:
-        """The news that the run stopped, and how to go on."""
+        """The error for an interrupted run, with the command that resumes it."""
         return Interrupted(f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / LAST})")
-
-    def write_row(self, row: dict[str, float], last: bool) -> None:
-        """Log line, pictures and checkpoints of an epoch."""
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.rows))
-        every = max(self.recipe.epochs // PICTURES, 1)
-        if last or int(row["epoch"]) % every == 0:
-            with writing(self.folder / "curves.png"):
-                self.draw()
-        if self.options.tensorboard:
-            with writing(self.folder / "tensorboard"):
-                log_to_tensorboard(self.folder / "tensorboard", row)
-        if row.get(self.score, -1.0) > self.best:
-            self.best = row[self.score]
-            save_checkpoint(self.folder / "best.pt", self.state())
-        self.save_last()
-
-    def draw(self) -> None:
-        """Refreshes ``curves.png`` and ``mixed.png``."""
-        from samix.viz.pictures import plot_curves
-
-        def preview(*pair: Any) -> Any:
-            with self.accelerator.autocast():
-                return self.method.preview(*pair)
-
-        plot_curves(self.folder / "curves.png", self.rows)
-        title = f"{self.recipe.mixup}, epoch {int(self.rows[-1]['epoch'])}"
-        draw_mixed(self.folder / "mixed.png", self.data, self.recipe, self.device, preview, title)
-
-    def finish(self) -> dict[str, Any]:
-        """Writes export and summary, and returns the summary."""
-        final = self.rows[-1]
-        summary: dict[str, Any] = {
-            **summarise(self.rows, self.score, self.headline),
-            "seconds": round(self.seconds, 1),
-            "images_per_second": round(self.step * self.recipe.batch_size / max(self.seconds, 1e-9), 1),
-            "recipe": self.recipe.to_dict(),
-            "versions": versions(),
-            "device": device_name(self.device),
-            "processes": self.world_size,
-        }
-        if self.accelerator.is_main_process:
-            self.write_export(final)
-            write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
-        self.accelerator.wait_for_everyone()
-        return summary
-
-    def write_export(self, final: dict[str, float]) -> None:
-        """Writes the network to keep, and the Mixer where there is one."""
-        export_network(self.folder / "export", self.method.export(), self.recipe, self.data, final["top1"])
-        if has_mixer(self.method):
-            measured = {"held-out top-1 of its network, %": final["top1"]}
-            measured.update({k: final[k] for k in ("mask_std", "mask_error") if k in final})
-            data, picture = describe_data(self.data), self.folder / "mixed.png"
-            write_mixer(self.folder / "mixer", self.method, self.recipe, data, measured, picture)
 
     # On the terminal --------------------------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """What this run is, for the terminal."""
+        """Says what this run is."""
         recipe = self.recipe
         return (
             f"{recipe.mixup} on {recipe.data} ({self.count_images()}): recipe {recipe.name}, {recipe.model} at "
@@ -289,15 +300,22 @@ class Run(Training):
         return f"{counts}, enlarged from {native} px; --size {native}{stem} keeps them as they are"
 
     def conclude(self, summary: dict[str, Any]) -> str:
-        """What came of it."""
-        return (
-            f"top-1 {summary['top1']:.2f} %   top-5 {summary['top5']:.2f} %   NLL {summary['nll']:.4f} nats   "
-            f"ECE {summary['ece']:.2f} %   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
+        """Says what came of it."""
+        figures = (
+            ("top1", "top-1 {:.2f} %"),
+            ("top5", "top-5 {:.2f} %"),
+            ("nll", "NLL {:.4f} nats"),
+            ("ece", "ECE {:.2f} %"),
         )
+        parts = [text.format(summary[key]) for key, text in figures if key in summary] or ["not evaluated"]
+        return f"{'   '.join(parts)}   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
 
-    def last_score(self) -> str:
-        """The latest held-out accuracy, for the progress bar."""
-        return next((f"{row[self.score]:.2f}" for row in reversed(self.rows) if self.score in row), "-")
+    def show(self, bar: Any, loss: float, rate: float) -> None:
+        """Refreshes the progress bar, and calls the callbacks that follow it."""
+        score = next((f"{row[self.score]:.2f}" for row in reversed(self.rows) if self.score in row), "-")
+        bar.set_postfix({"loss": f"{loss:.3f}", self.score: score, "img_s": f"{rate:.0f}"})
+        if self.accelerator.is_main_process:
+            self.callbacks.call(lambda callback: callback.on_sync(self), "progress of the run")
 
     def progress_bar(self, total: int) -> Any:
         """A bar over all steps of the run."""
@@ -307,13 +325,12 @@ class Run(Training):
         """A progress bar on the terminal of the first process."""
         from tqdm import tqdm
 
-        quiet = self.options.quiet or not self.accelerator.is_main_process
         return tqdm(
             total=total,
             initial=first,
-            desc=what,
+            desc=printable(what),
             unit=unit,
-            disable=quiet,
+            disable=self.options.quiet or not self.accelerator.is_main_process,
             dynamic_ncols=True,
             file=SteadyStream(sys.stderr),
         )

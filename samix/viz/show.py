@@ -15,7 +15,7 @@ from samix.data import denormalize, load_data, load_images, normalize
 from samix.hub.load import load_method
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, MIXER, NAMES
-from samix.train.pictures import preview_pairs
+from samix.viz.callbacks import preview_pairs
 from samix.viz.mixes import (
     PHOTO_MEAN,
     PHOTO_STD,

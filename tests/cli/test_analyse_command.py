@@ -13,7 +13,6 @@ from runs import fit, small_recipe, vit_recipe
 from samix.__main__ import main
 from samix.analysis.subject import checkpoints, find_weights, load_subject
 from samix.cli.analyse import KINDS
-from samix.train import Run
 
 QUICK = {
     "robustness": ["--corruptions", "contrast", "jpeg", "--epsilons", "0", "8", "--pgd-steps", "2"],
@@ -28,10 +27,8 @@ QUICK = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        found = {mixup: fit(small_recipe(mixup), out, mixup) for mixup in ("samix", "vanilla")}
-        return {**found, "vit": fit(vit_recipe("cutmix", epochs=1), out, "vit")}
+    found = {mixup: fit(small_recipe(mixup), out, mixup) for mixup in ("samix", "vanilla")}
+    return {**found, "vit": fit(vit_recipe("cutmix", epochs=1), out, "vit")}
 
 
 def analyse(capsys, name, source, out, *options):

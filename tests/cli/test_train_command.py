@@ -42,14 +42,7 @@ def fails(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
+    return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -396,7 +389,7 @@ def test_spoilt_yaml_and_other_endings_are_refused(tmp_path, capsys):
 # Commands at work -----------------------------------------------------------------------------------------------------
 
 
-def test_train_evaluate_show(tmp_path, capsys, no_pictures, monkeypatch, photos):
+def test_train_evaluate_show(tmp_path, capsys, monkeypatch, photos):
     monkeypatch.chdir(tmp_path)
     status, out, error = run(capsys, "train", "--mixup", "cutmix", "--run", "a", *SMALL_FLAGS)
     assert (status, error) == (0, "")
@@ -417,7 +410,7 @@ def test_train_evaluate_show(tmp_path, capsys, no_pictures, monkeypatch, photos)
         image.verify()
 
 
-def test_train_says_what_it_does_and_shows_progress(tmp_path, capsys, no_pictures):
+def test_train_says_what_it_does_and_shows_progress(tmp_path, capsys):
     flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
     status, out, error = run(capsys, "train", "--mixup", "samix", "--out", tmp_path, *flags)
     assert status == 0
@@ -433,7 +426,7 @@ def test_train_says_what_it_does_and_shows_progress(tmp_path, capsys, no_picture
     )
 
 
-def test_an_interrupted_command_says_how_to_go_on(tmp_path, capsys, no_pictures, monkeypatch):
+def test_an_interrupted_command_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     step = Run.train_step
 
     def stop(run, batch):

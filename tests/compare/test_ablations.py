@@ -17,23 +17,13 @@ from samix.compare.ablations import ABLATIONS
 from samix.compare.arguments import read_plan
 from samix.compare.finished import find_finished
 from samix.compare.running import NO_SOURCE
-from samix.compare.worker import ComparedRun
 from samix.recipes.build import MIXER, build_method
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.train import Run
 
 UNLABELLED = ("objective-ssl", "clusters")
 TINY = ["--model-args", SLIM, "--limit", "60", "--epochs", "4", "--batch-size", "20", "--size", "8", "--device", "cpu"]
 DIGITS = 1438  # training images
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        patch.setattr(ComparedRun, "draw", lambda run: None)
-        yield
 
 
 def results_of(folder):

@@ -28,10 +28,10 @@ from samix.compare.plan import CompareOptions, median_epochs
 from samix.compare.previews import STRIPS, look_again, sweep
 from samix.compare.results import compare_with, mean_and_std
 from samix.compare.running import only_here
-from samix.compare.worker import ComparedRun, train
+from samix.compare.worker import train
 from samix.mixups.base import pair_batch
 from samix.recipes import named_recipe
-from samix.train import Run, RunOptions
+from samix.train import RunOptions
 from samix.viz.webpage import data_uri, to_picture
 
 FLAGS = ["--model-args", SLIM, "--limit", "100", "--epochs", "3", "--batch-size", "20", "--size", "8", "--last", "2"]
@@ -43,7 +43,14 @@ class Here:
 
     def __init__(self, job, plan):
         self.error = ""
-        options = RunOptions(out=str(job.folder.parent), run=job.folder.name, resume=True, device="cpu", quiet=True)
+        options = RunOptions(
+            out=str(job.folder.parent),
+            run=job.folder.name,
+            resume=True,
+            device="cpu",
+            quiet=True,
+            pictures=False,
+        )
         try:
             train(job.recipe, options, job.mixers)
         except (ValueError, RuntimeError) as error:
@@ -61,14 +68,6 @@ class Here:
 
 def never(job, plan):
     raise AssertionError(f"{job.label}, seed {job.seed} is trained a second time")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        patch.setattr(ComparedRun, "draw", lambda run: None)
-        yield
 
 
 @pytest.fixture(scope="module")

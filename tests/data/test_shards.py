@@ -16,7 +16,7 @@ from samix.data.decode import UnreadableImage
 from samix.data.replacements import name_of
 from samix.data.shards import INDEX_ENDING, expand_ranges, find_shards, make_index
 from samix.recipes import Recipe
-from samix.train import Interrupted, Run
+from samix.train import Interrupted
 
 SIDE, CLASSES, PER_SHARD = 12, 3, 9
 
@@ -180,7 +180,6 @@ def recipe(folder, **changes):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_on_shards_resumes_in_the_middle_of_an_epoch(workers, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     unbroken = fit(recipe(shards, workers=workers), tmp_path, "unbroken")
     run = new_run(recipe(shards, workers=workers), tmp_path, "stopped")
     step = run.train_step
@@ -209,7 +208,6 @@ def spoil(folder, number):
 
 
 def test_a_corrupt_member_stops_with_its_name_or_is_counted_and_skipped(shards, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     spoil(shards, 13)
     name = f"{shards}/train-001.tar/0013.png"
     with pytest.raises(UnreadableImage, match=rf"{name} cannot be read"):

@@ -9,15 +9,12 @@ from PIL import Image
 from runs import fit, rows, small_recipe
 
 from samix.hub.load import evaluate_path, load_export, load_method
-from samix.train import Run
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        return {mixup: fit(small_recipe(mixup), out, mixup) for mixup in ("samix", "cutmix")}
+    return {mixup: fit(small_recipe(mixup), out, mixup) for mixup in ("samix", "cutmix")}
 
 
 def evaluate(path, data="", batch_size=64):

@@ -330,7 +330,6 @@ class Killed(BaseException):
 
 def test_a_run_that_was_killed_and_resumed_ends_as_one_that_never_was(tmp_path, monkeypatch):
     """From step 5, which is cooperative: a count that started anew would make it adversarial."""
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     recipe = small_recipe("adautomix", device_data=True, workers=0)
     whole = fit(recipe, tmp_path / "whole")
     train_step = Run.train_step

@@ -15,7 +15,6 @@ from samix.methods.supervised import Supervised
 from samix.recipes import Recipe
 from samix.recipes.build import build_method
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.train import Run
 
 B, K, SMOOTHING, WEIGHT = 6, 5, 0.1, 0.7
 
@@ -137,7 +136,6 @@ def test_learning_without_labels_refuses_a_clean_weight():
 
 
 def test_a_recipe_s_clean_weight_reaches_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     recipe = small_recipe("manifoldmix", clean_weight=0.5, epochs=1)
     for row in rows(fit(recipe, tmp_path)):
         assert row["loss"] == pytest.approx(row["mixed"] + 0.5 * row["clean"], rel=1e-5)

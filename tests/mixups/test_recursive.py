@@ -317,7 +317,6 @@ def test_state_saved_in_the_middle_gives_the_same_run():
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_as_one_that_never_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     recipe = small_recipe("recursivemix", device_data=True, workers=0)
     whole = fit(recipe, tmp_path / "whole")
     train_step = Run.train_step

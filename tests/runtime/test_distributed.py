@@ -16,7 +16,7 @@ from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS, fit, new_run, rows, small_rec
 
 from samix.methods.automix import AutoMix, Draw
 from samix.mixups.base import sample_lam
-from samix.train import Interrupted, Run
+from samix.train import Interrupted
 
 BATCH, HALVES = 20, 2
 
@@ -57,7 +57,6 @@ EQUAL = {
 def work(out: Path) -> None:
     """What each process does."""
     torch.set_num_threads(1)
-    Run.draw = lambda run: None
     draw, AutoMix.draw = AutoMix.draw, draw_by_halves
     for name, recipe in EQUAL.items():
         fit(recipe, out, name)
@@ -105,7 +104,6 @@ def out(tmp_path_factory):
 @pytest.mark.parametrize(("mixup", "tolerance"), [("vanilla", 1e-5), ("samix", 1e-4), ("clean", 1e-5)])
 def test_two_processes_follow_the_loss_curve_of_one(mixup, tolerance, out, tmp_path, monkeypatch):
     """Networks without BatchNorm; for SAMix the draws are those of the halves on either side."""
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     monkeypatch.setattr(AutoMix, "draw", draw_by_halves)
     one, two = rows(fit(EQUAL[mixup], tmp_path)), rows(out / mixup)
     assert [row["step"] for row in two] == list(range(1, 11))

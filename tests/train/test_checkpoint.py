@@ -18,7 +18,6 @@ from runs import SLIM, fit, new_run, python, small_recipe, vit_recipe
 import samix.train.checkpoint
 from samix.runtime.atomic_files import CannotWrite, write_text, write_whole
 from samix.runtime.environment import versions
-from samix.train import Run
 from samix.train.checkpoint import (
     PARTS,
     SEAL_BYTES,
@@ -297,7 +296,6 @@ torch.save(found, sys.argv[1] + "/found.pt")
 
 def test_an_export_is_loaded_by_the_lines_of_its_readme_without_samix(tmp_path, monkeypatch):
     """For every stem, and a ViT: the logits are those of the averaged network that was evaluated."""
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     expected, code = {}, {}
     for name, recipe in NETWORKS.items():
         run = new_run(dataclasses.replace(recipe, epochs=1), tmp_path / name, "run")
@@ -320,7 +318,6 @@ def test_an_export_is_loaded_by_the_lines_of_its_readme_without_samix(tmp_path, 
 
 
 def test_an_export_holds_config_and_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     folder = fit(small_recipe("samix"), tmp_path) / "export"
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -336,7 +333,6 @@ def test_an_export_holds_config_and_card(tmp_path, monkeypatch):
 
 
 def test_an_export_can_be_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     folder = fit(small_recipe("cutmix"), tmp_path)
     weights = (folder / "export/model.safetensors").read_bytes()
     shutil.rmtree(folder / "export")

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from process_groups import work_in_two
-from runs import SLIM, run_differences
+from runs import SLIM, new_run, run_differences
 
+import samix.viz.callbacks
 from samix.__main__ import main
 from samix.cli.options import parse_run
 from samix.data import EvalBatches, denormalize
@@ -28,8 +29,9 @@ from samix.recipes.build import build_augment
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
 from samix.runtime import distributed
-from samix.train import Interrupted, Run, RunOptions
+from samix.train import Interrupted
 from samix.train.pretraining import PretrainRun, numbered
+from samix.viz.callbacks import draw_views
 
 CLUSTERS = {"clusters": 4, "min_cluster": 2, "warmup_epochs": 1, "centroid_every": 2, "repair_every": 3}
 AT_ONCE = {**CLUSTERS, "warmup_epochs": 0}
@@ -49,8 +51,9 @@ def recipe_of(kind, **changes):
     return dataclasses.replace(named, **{**small, "mixup_options": options, **changes})
 
 
-def new_run(recipe, out, name="run", **options):
-    return PretrainRun(recipe, RunOptions(out=str(out), run=name, device="cpu", quiet=True, **options))
+def begin(run):
+    run.folder.mkdir()
+    run.start(there=False)
 
 
 def by_command(*arguments):
@@ -63,7 +66,6 @@ def by_command(*arguments):
 
 def work(out: Path) -> None:
     torch.set_num_threads(1)
-    PretrainRun.draw = PretrainRun.draw_views = lambda run: None
     leave_out = distributed.leave_out_equal_buffers
     for kind in ("samix-c", "interintra"):
         for name, function in (("spared", leave_out), ("sent", lambda model: [])):
@@ -97,12 +99,6 @@ if __name__ == "__main__":
 def two(tmp_path_factory):
     """The folder in which two processes have worked."""
     return work_in_two(__file__, tmp_path_factory.mktemp("two"))
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
-    monkeypatch.setattr(PretrainRun, "draw_views", lambda run: None)
 
 
 # Mixups by clusters ---------------------------------------------------------------------------------------------------
@@ -184,7 +180,7 @@ def test_the_classifier_is_stable_whatever_the_length_of_the_features(length):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_was_stopped_and_resumed_is_the_unbroken_one(kind, tmp_path, monkeypatch, no_pictures):
+def test_a_run_that_was_stopped_and_resumed_is_the_unbroken_one(kind, tmp_path, monkeypatch):
     """Bit by bit, with queue, bank and clusters; and the resumed one makes no first clusters again."""
     recipe = recipe_of(kind)
     new_run(recipe, tmp_path, "unbroken").fit()
@@ -223,12 +219,12 @@ def test_the_command_trains_with_pseudo_labels_and_leaves_pictures(tmp_path, cap
 # The first clusters ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_clusters_are_those_of_the_momentum_encoders_features(tmp_path, no_pictures):
+def test_the_first_clusters_are_those_of_the_momentum_encoders_features(tmp_path):
     """Each row of the bank is its own image's, however the batches fall; encoder and draws stay as they were."""
     run = new_run(recipe_of("samix-c", limit=450), tmp_path)
     before = {name: value.clone() for name, value in run.method.momentum.state_dict().items()}
     draws = torch.get_rng_state(), run.method.generator.get_state()
-    run.start()
+    begin(run)
     clusters = run.method.mixing.clusters
     assert clusters.running
     assert torch.equal(torch.get_rng_state(), draws[0])
@@ -248,10 +244,10 @@ def the_augment(run):
     return build_augment(run.recipe, run.data)
 
 
-def test_with_a_warm_up_there_is_no_first_pass(tmp_path, monkeypatch, no_pictures):
+def test_with_a_warm_up_there_is_no_first_pass(tmp_path, monkeypatch):
     run = new_run(recipe_of("interintra"), tmp_path)
     monkeypatch.setattr(OnlineClusters, "initialise_from", None)
-    run.start()
+    begin(run)
     assert not run.method.mixing.clusters.running
 
 
@@ -285,13 +281,13 @@ def test_rows_are_those_of_the_images_that_could_be_read():
 
 
 def test_views_are_painted_once_from_images_all_over_the_data(tmp_path, monkeypatch):
-    from samix.viz import pictures
-
     painted = []
-    monkeypatch.setattr(pictures, "view_grid", lambda path, *parts: painted.append(parts) or path.write_bytes(b"-"))
-    run = new_run(recipe_of("interintra"), tmp_path)
-    run.start()
-    run.draw_views()
+    monkeypatch.setattr(
+        samix.viz.callbacks, "view_grid", lambda path, *parts: painted.append(parts) or path.write_bytes(b"-")
+    )
+    run = new_run(recipe_of("interintra"), tmp_path, pictures=True)
+    begin(run)
+    run.start(there=False)
     assert len(painted) == 1
     view_q, view_k, pixels, originals = painted[0]
     assert view_q.shape == view_k.shape == originals.shape == (8, 3, 8, 8)
@@ -321,7 +317,7 @@ def test_views_of_data_with_damaged_images_are_painted_too(tmp_path):
     recipe = dataclasses.replace(recipe, batch_size=4, augment="none", method_options=options)
     run = new_run(recipe, tmp_path / "out", on_bad_image="skip")
     run.folder.mkdir(parents=True)
-    run.draw_views()
+    draw_views(run.folder / "views.png", run.data, run.recipe, run.device)
     with Image.open(run.folder / "views.png") as picture:
         assert picture.width > 3 * picture.height  # two rows of eight: no originals above stand-ins
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import random
 import signal
@@ -31,9 +32,9 @@ from samix.__main__ import main, parse_train
 from samix.methods.base import Method
 from samix.recipes.pretrain_named import PRETRAIN_RECIPES
 from samix.runtime.atomic_files import CannotWrite
-from samix.train import Interrupted, Run, RunOptions
-from samix.train.checkpoint import DamagedCheckpoint
-from samix.train.pretraining import PretrainRun
+from samix.train import Interrupted, Run
+from samix.train.checkpoint import DamagedCheckpoint, write_sealed
+from samix.train.folder import recipe_of_run
 
 KINDS = [
     ("samix", True, 0),
@@ -49,11 +50,6 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it, nothing is tidied up."""
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """The folder of the unbroken run of each kind, trained once."""
@@ -63,9 +59,7 @@ def unbroken(tmp_path_factory):
         key = f"{mixup}-{device_data}-{workers}"
         if key not in folders:
             recipe = small_recipe(mixup, device_data=device_data, workers=workers)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Run, "draw", lambda run: None)
-                folders[key] = fit(recipe, tmp_path_factory.mktemp("unbroken"))
+            folders[key] = fit(recipe, tmp_path_factory.mktemp("unbroken"))
         return folders[key]
 
     return folder
@@ -154,7 +148,7 @@ def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
         nonlocal count
         count += 1
         if count == write:
-            path.with_name(f".{path.name}.tmp").write_bytes(b"PK\x03\x04 half a file")
+            path.with_name(f".{path.name}.{count}.tmp").write_bytes(b"PK\x03\x04 half a file")
             raise Killed
         return whole(path, writer)
 
@@ -202,7 +196,7 @@ def new_stateful(name, out, run, **options):
         method_options={"preset": "cifar", "queue": 40, "dim": 8, "groups": 2},
         mixup_options={"mask_weight": 1.0, "mask_schedule": "constant", **clusters},
     )
-    return PretrainRun(recipe, RunOptions(out=str(out), run=run, device="cpu", quiet=True, **options))
+    return new_run(recipe, out, run, **options)
 
 
 STATEFUL = ("recursivemix", "samix", "samix-c")
@@ -214,11 +208,9 @@ def unbroken_stateful(tmp_path_factory):
 
     def folder(name):
         if name not in folders:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Run, "draw", lambda run: None)
-                run = new_stateful(name, tmp_path_factory.mktemp("stateful"), "whole")
-                run.fit()
-                folders[name] = run.folder
+            run = new_stateful(name, tmp_path_factory.mktemp("stateful"), "whole")
+            run.fit()
+            folders[name] = run.folder
         return folders[name]
 
     return folder
@@ -242,7 +234,7 @@ def test_what_remembers_earlier_batches_goes_on_inside_an_epoch(
 
 
 def test_checkpoints_inside_an_epoch_can_be_asked_for_by_time(unbroken, tmp_path, monkeypatch):
-    monkeypatch.setattr(samix.train.steps, "CHECK_EVERY", 2)
+    monkeypatch.setattr(samix.train.steps, "SYNC_EVERY", 2)
     steps, save = [], Run.save_last
     monkeypatch.setattr(Run, "save_last", lambda run: (steps.append(run.step), save(run)))
     folder = fit(small_recipe("samix", device_data=True, workers=0), tmp_path, save_minutes=1e-9)
@@ -277,7 +269,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(damage, unbroken
     error = capsys.readouterr().err
     assert f"samix: {last} is {'missing' if damage == 'gone' else 'damaged'}" in error
     assert f"continuing from {last.with_name('last-1.pt')}, at step 5" in error
-    assert error.count("\n") == 1
+    assert error.count("last.pt") == 1
     assert (folder / "last.pt.damaged").is_file() == (damage != "gone")
     assert run_differences(unbroken("samix", True, 0), folder) == []
 
@@ -334,6 +326,35 @@ def test_workers_do_not_change_a_run(unbroken, tmp_path):
     assert found == ["/recipe/workers: 0 and 2"]
 
 
+def test_a_run_goes_on_with_other_workers(unbroken, tmp_path, monkeypatch):
+    recipe = small_recipe("cutmix", device_data=False, workers=0)
+    with monkeypatch.context() as patch:
+        act_after(patch, 7, sigterm)
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path)
+    folder = fit(dataclasses.replace(recipe, workers=2), tmp_path, resume=True)
+    found = differences(*(torch.load(f / "last.pt", weights_only=True) for f in (unbroken("cutmix", False, 0), folder)))
+    assert found == ["/recipe/workers: 0 and 2"]
+
+
+def test_a_finished_run_can_get_more_epochs_and_an_unfinished_one_cannot(tmp_path, monkeypatch):
+    recipe = small_recipe("cutmix")
+    with monkeypatch.context() as patch:
+        act_after(patch, 7, sigterm)
+        with pytest.raises(Interrupted):
+            fit(recipe, tmp_path)
+    longer = dataclasses.replace(recipe, epochs=3)
+    with pytest.raises(ValueError, match="epochs was 2, is 3: a run gets more once it is finished"):
+        fit(longer, tmp_path, resume=True)
+    fit(recipe, tmp_path, resume=True)
+    folder = fit(longer, tmp_path, resume=True)
+    assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["recipe"]["epochs"] == 3
+    assert recipe_of_run(folder) == longer
+    with pytest.raises(ValueError, match="epochs was 3, is 2: a finished run can only get more"):
+        fit(recipe, tmp_path, resume=True)
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -366,21 +387,18 @@ def test_another_recipe_is_refused_by_its_fields(finished):
         resume(finished, mixup_options={"alpha": 0.5})
 
 
-def test_a_checkpoint_of_an_earlier_version_has_fewer_fields_and_goes_on(finished, unbroken):
-    """They were then what their defaults are now."""
+def test_fields_that_a_checkpoint_lacks_were_what_their_defaults_are(finished, unbroken):
     state = torch.load(finished / "last.pt", weights_only=True)
     for name in ("loss", "bce_threshold", "decoupled_eta", "stem"):
         del state["recipe"][name]
-    for name in ("skips", "bad_images", "extra"):
-        del state[name]
-    torch.save(state, finished / "last.pt")
+    write_sealed(finished / "last.pt", state)
     with pytest.raises(ValueError, match=r"of another recipe \(stem was 'default', is 'small'\)"):
         resume(finished)
     state["recipe"]["stem"] = "small"
-    torch.save(state, finished / "last.pt")
+    write_sealed(finished / "last.pt", state)
     resume(finished)
     state["recipe"]["wings"] = 2
-    torch.save(state, finished / "last.pt")
+    write_sealed(finished / "last.pt", state)
     with pytest.raises(ValueError, match="a recipe has no wings"):
         resume(finished)
 
@@ -388,7 +406,7 @@ def test_a_checkpoint_of_an_earlier_version_has_fewer_fields_and_goes_on(finishe
 def test_other_data_is_refused(finished):
     state = torch.load(finished / "last.pt", weights_only=True)
     state["data"]["images"] = 99
-    torch.save(state, finished / "last.pt")
+    write_sealed(finished / "last.pt", state)
     with pytest.raises(ValueError, match=r"trained on other data \(images was 99, is 100\)"):
         resume(finished)
 
@@ -417,10 +435,14 @@ def test_a_spoilt_checkpoint_gives_one_line(kind, finished, capsys):
 
 
 @pytest.mark.parametrize(
-    "state", [{"model": {}}, [1, 2], {"format": "new"}, {"format": 1}, torch.zeros(3), {"format": 1, "recipe": {}}]
+    "state", [{"model": {}}, [1, 2], {"format": "new"}, {"format": 2}, torch.zeros(3), {"format": 2, "recipe": {}}]
 )
 def test_a_foreign_checkpoint_gives_one_line(state, finished, capsys):
+    (finished / "last-1.pt").unlink(missing_ok=True)
     torch.save(state, finished / "last.pt")
+    with pytest.raises(ValueError, match=r"last.pt has no hash: .* or was not written by samix"):
+        resume(finished)
+    write_sealed(finished / "last.pt", state)
     with pytest.raises(ValueError, match="no checkpoint of samix"):
         resume(finished)
     assert main(["evaluate", str(finished / "last.pt")]) == 1
@@ -429,18 +451,28 @@ def test_a_foreign_checkpoint_gives_one_line(state, finished, capsys):
 
 def test_a_newer_format_is_refused(finished):
     state = torch.load(finished / "last.pt", weights_only=True)
-    torch.save({**state, "format": 99}, finished / "last.pt")
-    with pytest.raises(ValueError, match="has format 99, this samix reads up to 1; update samix"):
+    (finished / "last.pt").unlink()
+    write_sealed(finished / "last.pt", {**state, "format": 99})
+    with pytest.raises(ValueError, match="has format 99, this samix reads up to 2; update samix"):
         resume(finished)
+
+
+def test_an_older_format_is_refused_in_one_line(finished, capsys):
+    state = torch.load(finished / "last.pt", weights_only=True)
+    write_sealed(finished / "last.pt", {**state, "format": 1})
+    with pytest.raises(ValueError, match=r"last.pt is of an older version of samix \(format 1, this one reads 2\)"):
+        resume(finished)
+    assert main(["evaluate", str(finished / "last.pt")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_weights_of_another_network_are_refused(finished):
     state = torch.load(finished / "last.pt", weights_only=True)
     state["method"]["model.fc.weight"] = torch.zeros(7, 16)
     state["method"]["stray"] = torch.zeros(1)
-    torch.save(state, finished / "last.pt")
+    write_sealed(finished / "last.pt", state)
     with pytest.raises(
-        ValueError, match=r"another network: 1 unknown \(first: stray\), 1 of another shape \(first: mo"
+        ValueError, match=r"another network: 1 unknown \(first: stray\), 1 of another shape or type \(first: mo"
     ):
         resume(finished)
 
@@ -450,7 +482,7 @@ def test_nothing_but_weights_is_asked_of_the_method_between_steps(tmp_path):
     run = new_run(small_recipe("samix"), tmp_path)
     run.fit()
     again = new_run(small_recipe("samix"), tmp_path, resume=True)
-    again.start()
+    again.start(there=True)
     assert again.method.progress == run.method.progress == 1.0
     assert again.method.step == run.method.step == 10
     plain = {k for k, v in vars(Method()).items() if not k.startswith("_")}
@@ -460,6 +492,7 @@ def test_nothing_but_weights_is_asked_of_the_method_between_steps(tmp_path):
         "generator",
         "pairs",  # a function of the network: found anew
         "progress",
+        "last_seen",  # of the loop, not of the training
         "step",
     }
 

@@ -10,7 +10,7 @@ import torch
 from process_groups import start_group
 from runs import PLAIN_COMMAND, SMALL_FLAGS, small_recipe
 
-from samix.runtime.distributed import Agreement, lost_process
+from samix.runtime.distributed import AsyncFlag, lost_process
 from samix.train import Run, RunOptions
 
 LONG = [*SMALL_FLAGS, "--epochs", "2000", "--eval-every", "2000", "--mixup", "samix", "--run", "run"]
@@ -123,8 +123,8 @@ def test_four_processes_train_stop_and_resume(tmp_path):
 
 
 def test_one_process_stops_at_once():
-    agreement = Agreement()
-    assert [agreement.any(mine) for mine in (False, True, False)] == [False, True, False]
+    flag = AsyncFlag()
+    assert [flag.any(mine) for mine in (False, True, False)] == [False, True, False]
 
 
 def test_an_error_of_one_process_alone_is_left_as_it_is():

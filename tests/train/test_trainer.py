@@ -12,19 +12,14 @@ from runs import differences, fit, new_run, rows, small_recipe, vit_recipe
 from torch.nn.utils import clip_grad_norm_
 
 import samix.data.replacements
-import samix.train.pictures
 import samix.train.steps
+import samix.viz.callbacks
 from samix.data import TrainBatches
 from samix.methods.base import Method
-from samix.runtime.nonfinite import Watch
+from samix.runtime.nonfinite import NonFiniteMonitor
 from samix.train import Interrupted, NonFiniteLoss, Run, RunOptions
 from samix.train.batches import common_options
 from samix.train.checkpoint import load_checkpoint
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(Run, "draw", lambda run: None)
 
 
 def pixels(path):
@@ -39,13 +34,13 @@ def pixels(path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"), tensorboard=True)
+    return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"), tensorboard=True, pictures=True)
 
 
 def test_a_run_leaves_these_files(finished):
     names = {"recipe.json", "metrics.jsonl", "curves.png", "mixed.png", "last.pt", "best.pt", "summary.json"}
     names |= {"last-1.pt"}
-    assert {p.name for p in finished.iterdir()} == {*names, "export", "mixer", "tensorboard"}
+    assert {p.name for p in finished.iterdir()} == {*names, "export", "mixer", "tensorboard", ".lock"}
     assert all(path.stat().st_size > 0 for path in finished.rglob("*"))
 
 
@@ -84,7 +79,8 @@ def test_the_summary_has_all_keys_with_their_types(finished):
     summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     numbers = {"top1", "top5", "nll", "ece", "top1_best", "top1_median_last_10", "seconds", "images_per_second"}
     numbers |= {"top1_ema_mixed_head", "top1_model", "top1_model_mixed_head"}
-    assert set(summary) == {*numbers, "recipe", "versions", "device", "processes"}
+    assert set(summary) == {*numbers, "by_class", "recipe", "versions", "device", "processes"}
+    assert list(summary["by_class"]) == [str(n) for n in range(10)]
     assert all(isinstance(summary[key], float) for key in numbers)
     last = rows(finished)[-1]
     assert {key: summary[key] for key in ("top1", "top5", "nll", "ece")} == {
@@ -122,21 +118,21 @@ def test_tensorboard_has_every_row(finished):
     ]
 
 
-def test_the_folder_is_named_after_recipe_mixup_and_seed(tmp_path, no_pictures):
+def test_the_folder_is_named_after_recipe_mixup_and_seed(tmp_path):
     run = Run(small_recipe("cutmix", seed=7, epochs=1), RunOptions(out=str(tmp_path / "a b"), device="cpu", quiet=True))
     assert run.folder == tmp_path / "a b" / "digits-quick-cutmix-s7"
     run.fit()
     assert (run.folder / "summary.json").is_file()
 
 
-def test_evaluations_may_be_rare_but_the_last_epoch_has_one(tmp_path, no_pictures):
+def test_evaluations_may_be_rare_but_the_last_epoch_has_one(tmp_path):
     found = rows(fit(small_recipe(epochs=3, eval_every=2), tmp_path))
     assert ["top1" in row for row in found] == [False, True, True]
 
 
 def test_pictures_of_a_run_with_rare_evaluations(tmp_path, monkeypatch):
-    monkeypatch.setattr(samix.train.pictures, "PREVIEW_LAMS", (0.5,))
-    folder = fit(small_recipe("manifoldmix", epochs=2, eval_every=2), tmp_path)
+    monkeypatch.setattr(samix.viz.callbacks, "PREVIEW_LAMS", (0.5,))
+    folder = fit(small_recipe("manifoldmix", epochs=2, eval_every=2), tmp_path, pictures=True)
     assert pixels(folder / "curves.png").std() > 5
     assert pixels(folder / "mixed.png").std() > 5
 
@@ -144,7 +140,7 @@ def test_pictures_of_a_run_with_rare_evaluations(tmp_path, monkeypatch):
 # What does not change a result ----------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, no_pictures):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     recipe = small_recipe("samix", epochs=1)
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -158,12 +154,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
 
 
 def test_pictures_and_progress_bar_change_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(samix.train.pictures, "PREVIEW_LAMS", (0.5,))
+    monkeypatch.setattr(samix.viz.callbacks, "PREVIEW_LAMS", (0.5,))
     recipe = small_recipe("samix", epochs=2)
-    with_pictures = Run(recipe, RunOptions(out=str(tmp_path), run="a", device="cpu"))
+    with_pictures = new_run(recipe, tmp_path, "a", pictures=True, quiet=False)
     with_pictures.fit()
     assert "img_s" in capsys.readouterr().err
-    monkeypatch.setattr(Run, "draw", lambda run: None)
     folders = [with_pictures.folder, fit(recipe, tmp_path, "b")]
     assert differences(*(load_checkpoint(folder / "last.pt") for folder in folders)) == []
 
@@ -176,7 +171,7 @@ def losses_and_weights(recipe, tmp_path, name, steps):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_two_half_batches_equal_one_batch(tmp_path, no_pictures, clip):
+def test_two_half_batches_equal_one_batch(tmp_path, clip):
     """On a network without BatchNorm, without mixing: accumulation is only another order of the sum."""
     recipe = vit_recipe(epochs=2, clip=clip, device_data=False, workers=0)  # so each image has draws of its own
     whole, weights = losses_and_weights(recipe, tmp_path, "whole", 10)
@@ -209,7 +204,7 @@ def plain_loop(recipe, run):
 
 
 @pytest.mark.parametrize(("mixup", "clip"), [("samix", 0.0), ("cutmix", 0.3), ("automix", 0.0)])
-def test_the_engine_is_the_bare_loop(tmp_path, no_pictures, mixup, clip):
+def test_the_engine_is_the_bare_loop(tmp_path, mixup, clip):
     recipe = small_recipe(mixup, clip=clip, channels_last=False)
     run = new_run(recipe, tmp_path)
     losses, method = plain_loop(recipe, run)
@@ -219,7 +214,7 @@ def test_the_engine_is_the_bare_loop(tmp_path, no_pictures, mixup, clip):
     assert rows(run.folder)[1]["loss"] == pytest.approx(sum(losses[5:]) / 5, rel=1e-5)
 
 
-def test_clipping_bounds_the_gradient(tmp_path, no_pictures, monkeypatch):
+def test_clipping_bounds_the_gradient(tmp_path, monkeypatch):
     norms = []
     step = torch.optim.SGD.step
 
@@ -237,7 +232,7 @@ def test_clipping_bounds_the_gradient(tmp_path, no_pictures, monkeypatch):
     assert norms == pytest.approx([0.01] * 5, rel=1e-3)
 
 
-def test_a_network_learns(tmp_path, no_pictures):
+def test_a_network_learns(tmp_path):
     found = rows(fit(small_recipe("vanilla", limit=0, epochs=4, batch_size=50, eval_every=4), tmp_path))
     assert found[-1]["loss"] < 0.8 * found[0]["loss"]
     assert found[-1]["top1"] > 50
@@ -254,7 +249,7 @@ def other_precision():
 
 
 @pytest.mark.parametrize("mixup", ["cutmix", "samix"])
-def test_bf16_trains_float32_weights_and_resumes_exactly(tmp_path, no_pictures, monkeypatch, other_precision, mixup):
+def test_bf16_trains_float32_weights_and_resumes_exactly(tmp_path, monkeypatch, other_precision, mixup):
     recipe = small_recipe(mixup, precision="bf16")
     whole = fit(recipe, tmp_path, "whole")
     with monkeypatch.context() as patch:
@@ -297,7 +292,7 @@ def poison(monkeypatch, epoch, step=2):
 @pytest.mark.parametrize(
     ("mixup", "parts"), [("vanilla", "mixed, loss"), ("samix", "clean, mixed, generation, mask"), ("mixup", "mixed")]
 )
-def test_nan_pixels_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path, no_pictures, monkeypatch, mixup, parts):
+def test_nan_pixels_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path, monkeypatch, mixup, parts):
     with monkeypatch.context() as patch:
         poison(patch, epoch=1)
         with pytest.raises(
@@ -315,7 +310,7 @@ def test_nan_pixels_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path, no
 
 @pytest.mark.parametrize("mixup", ["vanilla", "samix"])
 @pytest.mark.parametrize("limit", [20, 100])
-def test_a_learning_rate_that_explodes_stops_the_run(tmp_path, no_pictures, mixup, limit):
+def test_a_learning_rate_that_explodes_stops_the_run(tmp_path, mixup, limit):
     """Also with one step per epoch, where the loss was finite when it was looked at and the weights are not."""
     with pytest.raises(NonFiniteLoss, match=r"lower lr or mixer_lr, clip the gradient"):
         fit(small_recipe(mixup, lr=1e18, limit=limit, epochs=5), tmp_path)
@@ -327,7 +322,7 @@ def test_a_learning_rate_that_explodes_stops_the_run(tmp_path, no_pictures, mixu
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in metrics.jsonl"))
 
 
-def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved(tmp_path, no_pictures, monkeypatch):
+def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved(tmp_path, monkeypatch):
     spoil = Method.after_step
 
     def after_step(method, progress):
@@ -341,7 +336,7 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved(tmp_path, no_
     assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 5
 
 
-def test_without_a_checkpoint_none_is_promised(tmp_path, no_pictures, monkeypatch):
+def test_without_a_checkpoint_none_is_promised(tmp_path, monkeypatch):
     poison(monkeypatch, epoch=0)
     with pytest.raises(NonFiniteLoss, match="No checkpoint had been written"):
         fit(small_recipe(), tmp_path)
@@ -369,14 +364,14 @@ def without(monkeypatch, steps):
 
 
 @pytest.mark.parametrize(("mixup", "accumulate"), [("recursivemix", 1), ("vanilla", 2)])
-def test_a_skipped_step_is_as_if_it_had_never_been(tmp_path, no_pictures, monkeypatch, capsys, mixup, accumulate):
+def test_a_skipped_step_is_as_if_it_had_never_been(tmp_path, monkeypatch, capsys, mixup, accumulate):
     """Weights, momentum, BatchNorm and what the mixup remembers; NaN pixels in one image of the eighth step."""
     recipe = small_recipe(mixup, accumulate=accumulate, device_data=False, workers=0)
     with monkeypatch.context() as patch:
         poison(patch, epoch=1, step=2 * accumulate)
         skipping = fit(recipe, tmp_path, "skipping", max_skips=1)
     assert "the loss is not finite at step 8 (parts: loss, mixed" in (error := capsys.readouterr().err)
-    assert "the step is left out (1 of at most 1); its batch is in" in error
+    assert "the step is skipped (1 of at most 1); its batch is in" in error
     with monkeypatch.context() as patch:
         without(patch, {8})
         expected = fit(recipe, tmp_path, "expected")
@@ -397,7 +392,7 @@ def test_a_skipped_step_is_as_if_it_had_never_been(tmp_path, no_pictures, monkey
     assert torch.equal(data.train.labels[batch["rows"][0]], labels)
 
 
-def test_a_gradient_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path, no_pictures, monkeypatch):
+def test_a_gradient_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path, monkeypatch):
     backward = Run.gradient
 
     def spoilt(run):
@@ -412,25 +407,25 @@ def test_a_gradient_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp
     assert load_checkpoint(folder / "last.pt")["skips"] == [7]
 
 
-def test_more_bad_steps_than_may_be_skipped_stop_the_run(tmp_path, no_pictures, monkeypatch):
+def test_more_bad_steps_than_may_be_skipped_stop_the_run(tmp_path, monkeypatch):
     poison(monkeypatch, epoch=1, step=(1, 2, 4))
     with pytest.raises(NonFiniteLoss, match=r"at step 10 .* after 2 skipped steps \(--max-skips 2\); its batch is in"):
         fit(small_recipe(), tmp_path, max_skips=2)
     assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 5
 
 
-def test_an_epoch_of_nothing_but_bad_steps_stops_the_run(tmp_path, no_pictures, monkeypatch):
+def test_an_epoch_of_nothing_but_bad_steps_stops_the_run(tmp_path, monkeypatch):
     poison(monkeypatch, epoch=1, step=range(5))
     with pytest.raises(NonFiniteLoss, match="every step of epoch 2 was skipped"):
         fit(small_recipe(), tmp_path, max_skips=20)
 
 
-def test_skipping_costs_a_good_run_nothing_of_its_result(tmp_path, no_pictures):
+def test_skipping_costs_a_good_run_nothing_of_its_result(tmp_path):
     a, b = fit(small_recipe("samix"), tmp_path, "a"), fit(small_recipe("samix"), tmp_path, "b", max_skips=9)
     assert differences(*(load_checkpoint(folder / "last.pt") for folder in (a, b))) == []
 
 
-def test_watching_a_step_asks_the_device_for_no_number(tmp_path, no_pictures, monkeypatch):
+def test_watching_a_step_asks_the_device_for_no_number(tmp_path, monkeypatch):
     """Only a look does, every 20 steps: a GPU is not waited for."""
     asked = []
     for name in ("item", "tolist", "__bool__", "__float__"):
@@ -441,7 +436,7 @@ def test_watching_a_step_asks_the_device_for_no_number(tmp_path, no_pictures, mo
             return plain(tensor)
 
         monkeypatch.setattr(torch.Tensor, name, spy)
-    for owner, name in ((Run, "gradient"), (Watch, "note"), (Run, "keep_state")):
+    for owner, name in ((Run, "gradient"), (NonFiniteMonitor, "note"), (Run, "take_snapshot")):
         method = getattr(owner, name)
 
         def quiet(self, *arguments, method=method):
@@ -479,16 +474,14 @@ def damaged_recipe(damaged, **changes):
 
 
 @pytest.mark.parametrize(("device_data", "workers"), [(True, 0), (False, 0), (False, 2)])
-def test_a_damaged_image_stops_a_run_in_one_line_with_its_name(damaged, tmp_path, no_pictures, device_data, workers):
+def test_a_damaged_image_stops_a_run_in_one_line_with_its_name(damaged, tmp_path, device_data, workers):
     recipe = damaged_recipe(damaged, device_data=device_data, workers=workers)
     with pytest.raises(ValueError, match=r"^image .*/(3|7|8|2)\.png cannot be read \(.*\); replace or remove it$"):
         fit(recipe, tmp_path)
 
 
 @pytest.mark.parametrize(("device_data", "workers"), [(True, 0), (False, 0), (False, 2)])
-def test_damaged_images_are_skipped_counted_and_named(
-    damaged, tmp_path, no_pictures, monkeypatch, capsys, device_data, workers
-):
+def test_damaged_images_are_skipped_counted_and_named(damaged, tmp_path, monkeypatch, capsys, device_data, workers):
     recipe = damaged_recipe(damaged, device_data=device_data, workers=workers)
     whole = fit(recipe, tmp_path, "whole", on_bad_image="skip")
     assert [row["bad_images"] for row in rows(whole)] == [3, 3]
@@ -505,7 +498,7 @@ def test_damaged_images_are_skipped_counted_and_named(
     assert differences(*(load_checkpoint(folder / "last.pt") for folder in (whole, cut))) == []
 
 
-def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, no_pictures, monkeypatch):
+def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, monkeypatch):
     monkeypatch.setattr(samix.data.replacements, "TRIES", 1)
     with pytest.raises(ValueError, match="1 images in a row cannot be read; is the disk of the data there"):
         fit(damaged_recipe(damaged, device_data=False, workers=0), tmp_path, on_bad_image="skip")
@@ -528,7 +521,7 @@ def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, no_pictures, 
         ({"model_args": "{'a': 1}"}, "model_args must be a JSON object"),
         ({"model_args": '{"wings": 2}'}, "resnet18 does not take model_args"),
         ({"model": "convnext_atto", "model_args": "{}"}, "this stem is for ResNets; ConvNeXt has no conv1"),
-        ({"data": "digit"}, "unknown data set 'digit'; known: digits"),
+        ({"data": "digit"}, "no such folder, and no data set: 'digit'; data sets are digits"),
         ({"augment": "flop"}, "flop"),
         ({"feature": 9, "mixup": "samix"}, "9"),
         ({"mixup": "cutmix", "mixup_options": {"beta": 1}}, "cutmix has no option beta; it has alpha"),
@@ -565,10 +558,10 @@ def test_wrong_values_are_refused_at_once(changes, message):
 
 
 def test_unknown_or_missing_devices_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'tpu'"):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"):
         Run(small_recipe(), RunOptions(out=str(tmp_path), device="tpu"))
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match=r'device="cuda", but torch finds no GPU; use --device cpu'):
+        with pytest.raises(ValueError, match="device cuda: torch finds no CUDA GPU; use --device cpu"):
             Run(small_recipe(), RunOptions(out=str(tmp_path), device="cuda"))
 
 
@@ -592,7 +585,7 @@ def test_one_class_is_refused_before_it_is_trained(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_signals_are_as_before_after_a_run(tmp_path, no_pictures):
+def test_signals_are_as_before_after_a_run(tmp_path):
     import signal
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -600,7 +593,7 @@ def test_signals_are_as_before_after_a_run(tmp_path, no_pictures):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_a_run_in_a_thread_leaves_signals_alone(tmp_path, no_pictures):
+def test_a_run_in_a_thread_leaves_signals_alone(tmp_path):
     from threading import Thread
 
     run = new_run(small_recipe(epochs=1), tmp_path)

@@ -16,7 +16,6 @@ from samix.__main__ import main
 from samix.batch import Mixed, pair_batch
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
-from samix.train import Run
 from samix.viz import playground_page as page_module
 from samix.viz.frames import Sheet, share_of
 from samix.viz.playground import Playground, find_source
@@ -36,10 +35,8 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        out = tmp_path_factory.mktemp("runs")
-        return fit(small_recipe("samix"), out, "samix"), fit(small_recipe("vanilla"), out, "vanilla")
+    out = tmp_path_factory.mktemp("runs")
+    return fit(small_recipe("samix"), out, "samix"), fit(small_recipe("vanilla"), out, "vanilla")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.hub.load import load_method
 from samix.mixups import MIXUPS
 from samix.recipes.build import build_mixup
-from samix.train import Run
 from samix.viz.mixes import guide_of, mask_statistics, mixup_at, title_of, trained_at
 from samix.viz.pictures import figure, mix_grid, plot_curves, source_grid
 from samix.viz.show import held_out, pairs_of, show_mixup
@@ -20,9 +19,7 @@ from samix.viz.show import held_out, pairs_of, show_mixup
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "draw", lambda run: None)
-        return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"), "samix")
+    return fit(small_recipe("samix"), tmp_path_factory.mktemp("runs"), "samix")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop."""
+"""How a run ends early: its errors, and the signals that ask it to stop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class NonFiniteLoss(RuntimeError):
+    """A loss, gradient or weight became NaN or infinite."""
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop and has saved its state; the message holds the command that resumes it."""
+
+
+class LostProcess(RuntimeError):
+    """Another process of the run has ended."""
+
+
 @contextmanager
 def on_stop_signal(ask: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGTERM, a closed terminal and Ctrl-C call ``ask``, and do no more.
+    """Inside, SIGTERM, a closed terminal and Ctrl-C call ``ask`` and nothing else.
 
-    In other threads than the main one signals are left as they are.
+    In other threads than the main one, signals are left as they are.
     """
 
     def stop(_number: int, _frame: Any) -> None:
@@ -20,7 +32,7 @@ def on_stop_signal(ask: Callable[[], None]) -> Iterator[None]:
 
     try:
         before = {number: signal.signal(number, stop) for number in stop_signals()}
-    except ValueError:  # not the main thread: signals are not ours to take
+    except ValueError:  # not the main thread
         yield
         return
     try:
@@ -31,7 +43,7 @@ def on_stop_signal(ask: Callable[[], None]) -> Iterator[None]:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that ask a run to stop; of a terminal that closes only where it was not started with nohup."""
+    """The signals that ask a run to stop; SIGHUP is left out under nohup."""
     hang_up = getattr(signal, "SIGHUP", None)
     asked = [signal.SIGTERM, signal.SIGINT]
     if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:

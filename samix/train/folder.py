@@ -1,0 +1,132 @@
+"""The folder of a run: who may write it, what a checkpoint of it must share with the run that continues it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from samix.data import ImageData
+from samix.recipes import Recipe
+from samix.recipes.pretrain_recipe import recipe_of
+from samix.runtime.atomic_files import remove_temporaries, writing
+from samix.runtime.distributed import raise_together
+from samix.runtime.lock import LOCK, exclusive
+from samix.train.checkpoint import LAST, kept_files, load_last
+
+OTHER_NAME = "choose another name with --run NAME"
+BEFORE_TRAINING = {LOCK, "recipe.json", "metrics.jsonl", "views.png", "bad-images.txt", "log.txt", "cost.json"}
+NOT_COMPARED = ("workers", "epochs")  # fields of a recipe that a continued run may change; epochs of a finished one
+
+
+@contextmanager
+def claimed(folder: Path, resume: bool, chief: bool, patience: float = 0.0) -> Iterator[bool]:
+    """Holds a run's folder, on the first of its processes, and says whether there is a run to continue.
+
+    Args:
+        folder: of the run; made where it is missing.
+        resume: whether a run that is there is to be continued.
+        chief: whether this is the first process.
+        patience: seconds to wait for another process that writes the folder.
+
+    Raises:
+        ValueError: another process writes it, it holds a run that is not to be continued or cannot be, or files that
+            no run wrote.
+        CannotWrite: it cannot be made or written.
+    """
+    lock = exclusive(folder, "samix train", f"wait for it, or {OTHER_NAME}", patience)
+    error: Exception | None = None
+    entered = there = False
+    try:
+        if chief:
+            try:
+                check_folder(folder, resume)
+                with writing(folder):
+                    lock.__enter__()
+                entered = True
+                check_folder(folder, resume)  # again: another process may have finished in between
+                remove_temporaries(folder)
+            except (ValueError, RuntimeError) as refused:
+                error = refused
+        raise_together(error)
+        there = any(path.is_file() for path in kept_files(folder / LAST))
+        yield there
+    finally:
+        if entered:
+            lock.__exit__(None, None, None)
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raises ValueError unless a run may write into this folder."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; {OTHER_NAME}")
+    if any(path.is_file() for path in kept_files(folder / LAST)):
+        if not resume:
+            raise ValueError(f"{folder} already holds a run; continue it with --resume, or {OTHER_NAME}")
+        return
+    names = {path.name for path in folder.iterdir()}
+    foreign = sorted(n for n in names - BEFORE_TRAINING if not n.startswith((".", "bad-batch")))
+    if "recipe.json" in names:
+        rows = folder / "metrics.jsonl"
+        epochs = rows.read_bytes().count(b"\n") if rows.is_file() else 0
+        begun = epochs <= 1 and set(foreign) <= {"best.pt"}  # killed before the first last.pt was written
+        if (foreign or epochs) and not (resume and begun):
+            raise ValueError(f"{folder} holds a run whose last.pt is gone; {OTHER_NAME}, or move the folder")
+    elif foreign:
+        raise ValueError(f"{folder} is not empty and holds no run (it has {foreign[0]!r}); {OTHER_NAME}")
+
+
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """What a checkpoint remembers of its data."""
+    return {
+        "name": data.name,
+        "images": len(data.train),
+        "classes": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+def check_same(state: Mapping[str, Any], recipe: Recipe, data: ImageData, steps_per_epoch: int, path: Path) -> None:
+    """Compares a checkpoint with the run that is to continue it. A finished run may get more epochs.
+
+    Args:
+        state: of the checkpoint.
+        recipe: of the run.
+        data: of the run.
+        steps_per_epoch: of the run.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        ValueError: it is of another recipe or of other data; names what differs.
+    """
+    # Fields that are newer than the checkpoint were then what their defaults are.
+    old, new = (json.loads(json.dumps(r.to_dict())) for r in (recipe_of(state["recipe"]), recipe))
+    differing = [
+        f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k] and k not in NOT_COMPARED
+    ]
+    finished = state["step"] >= old["epochs"] * steps_per_epoch
+    if new["epochs"] != old["epochs"] and not (finished and new["epochs"] > old["epochs"]):
+        how = "a finished run can only get more" if finished else "a run gets more once it is finished"
+        differing.append(f"epochs was {old['epochs']}, is {new['epochs']}: {how}")
+    if differing:
+        raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
+    now = describe_data(data)
+    changed = [f"{k} was {v!r}, is {now.get(k)!r}" for k, v in state["data"].items() if now.get(k) != v]
+    if changed:
+        raise ValueError(f"{path} was trained on other data ({'; '.join(changed)}); restore it, or start another run")
+
+
+def recipe_of_run(folder: Path) -> Recipe:
+    """The recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``.
+
+    Raises:
+        FileNotFoundError, ValueError: no run, a damaged one, or one of another version.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--resume {folder}: no such folder; give the folder of a run, such as runs/NAME")
+    return recipe_of(load_last(folder).state["recipe"])
