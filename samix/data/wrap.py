@@ -169,7 +169,7 @@ def _part(sample: Any, place: int, keys: Sequence[str]) -> Any:
 def _pixels(image: Any, row: int) -> Tensor:
     """A tensor (C, H, W), or an array (H, W, C), as uint8 (3, H, W)."""
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = torch.from_numpy(np.array(image))  # a copy, as PIL lends its memory
         image = image.permute(2, 0, 1) if image.ndim == 3 else image
     if not isinstance(image, Tensor):
         raise ValueError(f"image {row} of the dataset is a {type(image).__name__}; expected a PIL image or a tensor")

@@ -1,9 +1,13 @@
 """Users' own folders: what is read, what is held out, what is refused and with which advice."""
 
-import pytest
-from image_folders import text, values, write
+import os
 
-from samix.data import load_data
+import pytest
+import torch
+from image_folders import text, values, write
+from PIL import Image
+
+from samix.data import Augment, EvalBatches, load_data, load_labelled_folder
 
 
 @pytest.fixture
@@ -163,3 +167,186 @@ def test_a_folder_whose_train_holds_images_directly_has_no_labels(tmp_path, held
     assert values(data.val) == {None: [], "flat": [(50, -1)], "classes": [(50, 0), (60, 1)]}[held_out]
     assert (data.num_classes, data.with_labels()) == (0, None)
     assert data.class_names == (("cat", "dog") if held_out == "classes" else ())
+
+
+# What is left out -----------------------------------------------------------------------------------------------------
+
+
+def test_hidden_folders_caches_and_odd_files_are_left_out_and_counted(folder):
+    for split in ("train", "val"):
+        write(folder / split / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png")
+        write(folder / "__MACOSX" / split / "cat" / "._0.png")
+        write(folder / split / "__MACOSX" / "cat" / "._0.png")
+    write(folder / "train" / "cat" / "._0.png")
+    write(folder / "train" / "stray.png")
+    text(folder / "train" / "cat" / "labels.csv", "a,b")
+    text(folder / "train" / "cat" / "Thumbs.db", "")
+    text(folder / "train" / "dog" / "phone.HEIC", "")
+    text(folder / "train" / "dog" / "README", "")
+    os.mkfifo(folder / "train" / "dog" / "pipe.png")
+    (folder / "train" / "dog" / "gone.png").symlink_to("/nowhere/x.png")
+    (folder / "train" / "dog" / "loop").symlink_to(folder / "train")
+    (folder / "train" / "dog" / "self.png").symlink_to("self.png")
+    data = load_data(str(folder))
+    assert (len(data.train), len(data.val), data.class_names) == (6, 6, ("cat", "dog"))
+    assert data.left_out == {
+        "hidden": 3,
+        "beside the class folders": 1,
+        "ending in .csv": 1,
+        "ending in .db": 1,
+        "ending in .heic, which is not read (convert to PNG or JPEG)": 1,
+        "without an ending": 1,
+        "not a regular file": 1,
+        "broken link": 2,
+        "linking to a folder above": 1,
+    }
+    summary = data.summary
+    assert (summary.images, summary.classes, summary.held_out) == (6, 2, 6)
+    assert data.describe().startswith(
+        "6 images of 2 classes to train on, 6 held out; left out: 3 hidden, 2 broken link, 1 beside the class folders, "
+    )
+    assert data.describe().endswith(" for other reasons")
+
+
+def test_copies_in_a_hidden_folder_do_not_land_in_both_splits(undivided):
+    before = load_data(str(undivided))
+    for name in ("cat", "dog"):
+        for k in range(10):
+            write(undivided / name / ".ipynb_checkpoints" / f"{name}{k}-checkpoint.png", k)
+    after = load_data(str(undivided))
+    assert (values(after.train), values(after.val)) == (values(before.train), values(before.val))
+    write(undivided / "__MACOSX" / "cat" / "._0.png")
+    assert load_data(str(undivided)).class_names == ("cat", "dog", "emu")
+    assert len(load_data(f"images:{undivided}").train) == 35
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "JFIF", "webp"])
+def test_endings_that_pillow_reads_are_taken(folder, ending):
+    write(folder / "train" / "cat" / "x.jpg", 90)
+    (folder / "train" / "cat" / "x.jpg").rename(folder / "train" / "cat" / f"x.{ending}")
+    assert len(load_data(str(folder)).train) == 7
+
+
+# How splits are named -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ("train", "valid"),
+        ("Training", "Validation"),
+        ("TRAIN", "dev"),
+        ("train", "eval"),
+        ("train_images", "test_images"),
+        ("train-set", "Testing"),
+    ],
+)
+def test_splits_have_any_of_the_usual_names_in_any_capitals(folder, train, held_out):
+    (folder / "train").rename(folder / train)
+    (folder / "val").rename(folder / held_out)
+    data = load_data(str(folder))
+    assert (len(data.train), [label for _, label in values(data.val)]) == (6, [0, 0, 0, 1, 1, 1])
+
+
+def test_of_several_held_out_folders_the_first_by_rank_is_taken_and_the_others_are_named(folder):
+    write(folder / "test" / "cat" / "0.png", 222)
+    data = load_data(str(folder))
+    assert values(data.val)[0] == (100, 0)
+    assert data.describe() == "6 images of 2 classes to train on, 6 held out; test is not used"
+    (folder / "Val" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds Val and val; rename or remove one of them"):
+        load_data(str(folder))
+
+
+def test_of_a_train_folder_alone_a_fifth_is_held_out(folder):
+    (folder / "val" / "cat").rename(folder / "elsewhere")
+    for file in sorted((folder / "val").rglob("*.png")):
+        file.unlink()
+    (folder / "val" / "dog").rmdir()
+    (folder / "val").rmdir()
+    data = load_data(str(folder))
+    assert (len(data.train), len(data.val), data.class_names) == (4, 2, ("cat", "dog"))
+    assert "without a folder of held-out images, a fifth of each class is held out by file name" in data.describe()
+
+
+def test_folders_of_another_shape_are_refused_with_advice(tmp_path):
+    for name in ("animal/cat", "animal/dog", "thing/cup", "thing/pen"):
+        for split in ("train", "val"):
+            write(tmp_path / "super" / split / name / "0.png")
+    with pytest.raises(
+        ValueError, match=r"train/animal holds no images but the folders cat, dog; .* move them to .*train/"
+    ):
+        load_data(str(tmp_path / "super"))
+    with pytest.raises(ValueError, match=r"super/train/animal holds folders \(cat, dog\), so it is no class"):
+        load_data(str(tmp_path / "super" / "train"))
+    for split in ("train", "val"):
+        write(tmp_path / "inner" / "birds" / split / "owl" / "0.png")
+    with pytest.raises(ValueError, match=r"inner/birds holds folders \(train, val\), .*; give .*inner/birds, or"):
+        load_data(str(tmp_path / "inner"))
+    write(tmp_path / "flat" / "train" / "owl" / "0.png")
+    write(tmp_path / "flat" / "val" / "0.png")
+    with pytest.raises(ValueError, match=r"flat/val holds images and no class folders; sort them into .*or move"):
+        load_data(str(tmp_path / "flat"))
+    write(tmp_path / "tested" / "test" / "owl" / "0.png")
+    with pytest.raises(
+        FileNotFoundError, match=r"holds test and no folder train; .*to evaluate a trained network, give"
+    ):
+        load_data(str(tmp_path / "tested"))
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    for name in ("test", "car", "bus"):
+        for k in range(5):
+            write(tmp_path / name / f"{k}.png", k)
+    assert load_data(str(tmp_path)).class_names == ("bus", "car", "test")
+    (tmp_path / "test").rename(tmp_path / "train")
+    with pytest.raises(
+        ValueError, match=r"train holds images directly, .*bus, car beside it; if all are classes, rename"
+    ):
+        load_data(str(tmp_path))
+
+
+# To evaluate on -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_classes_is_evaluated_whole_and_matched_by_name(undivided):
+    data = load_labelled_folder(undivided, ("ant", "dog", "cat", "emu"))
+    assert (len(data.train), len(data.val), data.num_classes) == (0, 35, 4)
+    assert data.val.labels.bincount().tolist() == [0, 23, 10, 2]
+    assert dict(values(data.val))[5] == 2  # cat5.png
+    assert data.describe() == "35 images of 3 classes; no image of 1 of the network's 4 classes"
+    batches = EvalBatches(data, batch_size=16, size=4, augment=Augment("none"))
+    assert torch.cat([labels for _, labels in batches.batches()]).tolist() == data.val.labels.tolist()
+    with pytest.raises(
+        ValueError, match=r"has the classes dog, emu, which the network was not trained on; .* ant, cat"
+    ):
+        load_labelled_folder(undivided, ("ant", "cat"))
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere; check the path"):
+        load_labelled_folder(undivided / "nowhere", ("cat",))
+
+
+def test_of_a_folder_with_splits_the_held_out_one_is_evaluated(folder):
+    data = load_labelled_folder(folder, ("cat", "dog"))
+    assert values(data.val) == [(100, 0), (101, 0), (102, 0), (110, 1), (111, 1), (112, 1)]
+    assert len(load_labelled_folder(folder / "train", ("dog", "cat")).val) == 6
+
+
+# Rotation -------------------------------------------------------------------------------------------------------------
+
+
+def test_own_images_are_turned_upright_and_those_of_published_sets_are_not(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split in ("train", "val"):
+        for name in ("n01", "n02"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (6, 4)).save(tmp_path / split / name / "0.jpg", exif=exif)
+    text(tmp_path / "all.csv", "image,label", *(f"{s}/{c}/0.jpg,{c}" for s in ("train", "val") for c in ("n01", "n02")))
+    for spec, size in (
+        (f"folder:{tmp_path}", (4, 6)),
+        (f"list:{tmp_path}/all.csv", (4, 6)),
+        (f"imagenet:{tmp_path}", (6, 4)),
+    ):
+        data = load_data(spec)
+        assert (data.train.image(0).size, data.val.image(1).size) == (size, size)
+        assert data.train.subset(torch.tensor([1])).image(0).size == size

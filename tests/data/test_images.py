@@ -11,7 +11,7 @@ from samix.data import ArrayImages, FileImages, load_images, open_image
 from samix.data.decode import UnreadableImage
 from samix.data.images import file_names
 from samix.data.order import epoch_order
-from samix.data.replacements import read_image, report, stand_ins
+from samix.data.replacements import check_readable, read_image, report, stand_ins
 
 RED = (200, 30, 10)
 
@@ -182,3 +182,35 @@ def test_a_subset_keeps_names_and_labels_together(tmp_path):
     assert [subset.path(i) for i in range(2)] == [tmp_path / "d.png", tmp_path / "ü/b c.png"]
     assert subset.labels.tolist() == [6, 5]
     assert len(subset) == 2
+
+
+# Held-out images are looked at before training ------------------------------------------------------------------------
+
+
+def test_missing_damaged_and_truncated_images_are_found_before_training(tmp_path):
+    noise = Image.effect_noise((40, 40), 60).convert("RGB")
+    names = ["a.png", "cut.jpg", "b.jpg", "cut.png", "c.bmp", "note.png", "gone.png", "tail.jpg"]
+    for name in names[:-2]:
+        noise.save(tmp_path / name)
+    noise.save(tmp_path / "tail.jpg")
+    with (tmp_path / "tail.jpg").open("ab") as file:
+        file.write(bytes(9000))  # behind the end, which is not wrong
+    for name in ("cut.jpg", "cut.png"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    (tmp_path / "note.png").write_text("Hello")
+    images = FileImages(tmp_path, file_names(names), torch.arange(8))
+    assert check_readable(images, "skip") == {1, 3, 5, 6}
+    with pytest.raises(
+        UnreadableImage, match=r"cut.jpg cannot be read .*; 4 of 8 images cannot be read: .*gone.png; or"
+    ):
+        check_readable(images)
+    assert check_readable(images.subset(torch.tensor([0, 2, 4, 7]))) == set()
+    assert check_readable(ArrayImages(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3))) == set()
+
+
+def test_whole_images_are_not_decoded_to_look_at_them(tmp_path, monkeypatch):
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    monkeypatch.setattr(FileImages, "image", lambda self, row: pytest.fail("decoded"))
+    assert check_readable(FileImages(tmp_path, file_names(["a.png", "b.jpg"]), torch.arange(2))) == set()

@@ -76,3 +76,93 @@ def test_a_list_of_names_alone_has_no_labels(folder, val):
     assert values(data.train) == [(77, -1), (12, -1)]
     assert data.num_classes == 0
     assert values(data.val) == ([(111, 1)] if val.endswith("1") else [(100, -1)])
+
+
+# CSV ------------------------------------------------------------------------------------------------------------------
+
+
+def lists(folder, *train, val=("image_id,label", "val/cat/0,cat", "val/dog/1,dog")):
+    text(folder / "train.csv", *train)
+    text(folder / "val.csv", *val)
+    return load_data(f"list:{folder}/train.csv,{folder}/val.csv")
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        ("image_id,label", "train/cat/1,cat", "train/dog/2,dog"),  # without endings
+        ("\ufeffimage_id,label", '"train/cat/1.png","cat"', "train/dog/2.png,dog"),
+        ("label;file", "cat;train/cat/1.png", "dog;train/dog/2.png"),
+        ("id\tbreed", "train/cat/1\tcat", "train/dog/2\tdog"),
+        ("foto,art", "train/cat/1.png,cat", "train/dog/2.png,dog"),  # titles that nobody knows
+        ("train/cat/1.png,cat", "train/dog/2.png,dog"),
+        ("cat,train/cat/1.png", "dog,train/dog/2.png"),
+        ("n,filename,width,class", "0,train/cat/1.png,4,cat", '1,"train/dog/2.png",4,dog', ""),
+    ],
+)
+def test_tables_are_read_as_others_write_them(folder, train):
+    data = lists(folder, *train)
+    assert data.class_names == ("cat", "dog")
+    assert values(data.train) == [(1, 0), (12, 1)]
+    assert values(data.val) == [(100, 0), (111, 1)]
+
+
+def test_names_of_a_table_may_hold_separators_and_lie_in_another_folder(folder):
+    write(folder / "train" / "cat" / "a, b.png", 55)
+    text(folder / "lists" / "t.csv", "image,label", '"cat/a, b.png",cat', "dog/1,dog")
+    text(folder / "lists" / "v.csv", "image,label", "cat/0,cat")
+    data = load_data(f"list:{folder}/lists/t.csv,{folder}/lists/v.csv,{folder}/train,{folder}/val")
+    assert (values(data.train), values(data.val)) == ([(55, 0), (11, 1)], [(100, 0)])
+
+
+def test_of_one_list_a_fifth_of_each_class_is_held_out_by_name(folder):
+    names = [f"{name}/{k}.png" for name in ("cat", "dog") for k in range(3)]
+    text(folder / "all.csv", "image,label", *(f"{name},{name[:3]}" for name in names))
+    data = load_data(f"list:{folder}/all.csv,{folder}/train")
+    assert (len(data.train), len(data.val), data.class_names) == (4, 2, ("cat", "dog"))
+    assert sorted(values(data.train) + values(data.val)) == [(0, 0), (1, 0), (2, 0), (10, 1), (11, 1), (12, 1)]
+    text(folder / "less.csv", "image,label", *(f"{name},{name[:3]}" for name in reversed(names)))
+    again = load_data(f"list:{folder}/less.csv,{folder}/train")
+    assert sorted(values(again.val)) == sorted(values(data.val))
+    text(folder / "bare.txt", *names)
+    assert load_data(f"list:{folder}/bare.txt,{folder}/train").num_classes == 0
+
+
+def test_images_in_both_lists_are_told(folder):
+    data = lists(folder, "image,label", "val/cat/0,cat", "train/dog/2,dog")
+    assert data.describe() == "2 images of 2 classes to train on, 2 held out; 1 images are in both lists"
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (("image,label", "train/cat/1,cat", "train/dog/2"), r"row 3 has 1 cells, the first row 2; mend the row"),
+        (("a,b,c", "1,2,3"), r"has 3 columns \(a, b, c\); name those to read in a first row: image and label"),
+        (("image,label",), r"holds a header and no images; add one row an image"),
+        (("image,label", "train/cat/1,"), r"the image 'train/cat/1' has no label; add it or remove the row"),
+        (("image,label", "train/cat/9,cat"), r"'train/cat/9' is the name of no image, .*; check the names, or give"),
+        (("image,label", "train/cat/1,cat", "train/dog/2,fox"), r"'val/dog/1.png' has the label 'dog', which no"),
+        (("image,label", "train/cat/1,-1", "train/dog/2,fox"), r"label of 'train/cat/1.png' must be a whole number"),
+    ],
+)
+def test_table_errors(folder, train, message):
+    with pytest.raises(ValueError, match=message):
+        lists(folder, *train)
+
+
+def test_a_name_that_fits_two_files_is_refused(folder):
+    write(folder / "train" / "cat" / "1.jpg")
+    with pytest.raises(ValueError, match=r"'train/cat/1' fits 1.jpg, 1.png in .*; write the ending, too"):
+        lists(folder, "image,label", "train/cat/1,cat", "train/dog/2,dog")
+
+
+@pytest.mark.parametrize("label", ["999999999", "99999999999999999999999"])
+def test_a_label_far_above_the_number_of_images_is_refused_before_anything_is_made(folder, label):
+    with pytest.raises(ValueError, match=rf"'train/dog/2.png' has label {label}, but there are 3 images; number the"):
+        lists(folder, "image,label", "train/cat/1,0", f"train/dog/2,{label}", val=("image,label", "val/cat/0,0"))
+
+
+def test_a_list_that_is_no_text_is_refused(folder):
+    (folder / "a.txt").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ValueError, match=r"a.txt is not a text file in UTF-8; save it as one"):
+        load_data(f"list:{folder}/a.txt")
