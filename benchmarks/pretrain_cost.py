@@ -48,7 +48,7 @@ def make_step(mixup: str, arguments: argparse.Namespace, device: torch.device) -
     torch.manual_seed(0)
     method: Any = build_pretraining(recipe, arguments.images).to(device).train()
     if mixup == "samix-c":
-        method.mixing.clusters.initialise(clustered(arguments.images, arguments.clusters).to(device))
+        method.mixup.clusters.initialise(clustered(arguments.images, arguments.clusters).to(device))
     optimizer = build_optimizer(method, recipe)
     views = torch.randn(2, arguments.batch, 3, arguments.size, arguments.size, device=device)
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format

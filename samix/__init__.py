@@ -47,7 +47,23 @@ _HOMES = {
     "samix.methods.adautomix": ["AdAutoMix", "AdAutoMixOptions"],
     "samix.methods.supervised": ["Supervised"],
     "samix.methods.contrastive.moco": ["MoCo", "MoCoOptions"],
+    "samix.methods.contrastive.moco_v3": ["MoCoV3", "MoCoV3Options"],
+    "samix.methods.contrastive.simclr": ["SimCLR", "SimCLROptions"],
+    "samix.methods.contrastive.byol": ["BYOL", "BYOLOptions"],
+    "samix.methods.contrastive.simsiam": ["SimSiam", "SimSiamOptions"],
+    "samix.methods.contrastive.swav": ["SwAV", "SwAVOptions"],
+    "samix.methods.contrastive.barlow": ["BarlowTwins", "BarlowTwinsOptions"],
+    "samix.methods.contrastive.imix": ["IMix", "IMixOptions"],
+    "samix.methods.contrastive.unmix": ["UnMix", "UnMixOptions"],
+    "samix.methods.contrastive.mixco": ["MixCo", "MixCoOptions"],
+    "samix.methods.contrastive.mochi": ["MoCHi", "MoCHiOptions"],
+    "samix.methods.contrastive.bsim": ["BSIM", "BSIMOptions"],
+    "samix.methods.contrastive.dacl": ["DACL", "DACLOptions"],
+    "samix.methods.contrastive.sdmp": ["SDMP", "SDMPOptions"],
     "samix.methods.contrastive.samix_i": ["SAMixIOptions"],
+    "samix.methods.contrastive.samix_c": ["SAMixCOptions"],
+    "samix.methods.contrastive.pseudo_labels": ["PseudoLabelOptions"],
+    "samix.methods.contrastive": ["SSL_METHODS"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -71,9 +87,38 @@ if TYPE_CHECKING:
     from samix.methods.adautomix import AdAutoMixOptions as AdAutoMixOptions
     from samix.methods.automix import AutoMix as AutoMix
     from samix.methods.automix import AutoMixOptions as AutoMixOptions
+    from samix.methods.contrastive import SSL_METHODS as SSL_METHODS
+    from samix.methods.contrastive.barlow import BarlowTwins as BarlowTwins
+    from samix.methods.contrastive.barlow import BarlowTwinsOptions as BarlowTwinsOptions
+    from samix.methods.contrastive.bsim import BSIM as BSIM
+    from samix.methods.contrastive.bsim import BSIMOptions as BSIMOptions
+    from samix.methods.contrastive.byol import BYOL as BYOL
+    from samix.methods.contrastive.byol import BYOLOptions as BYOLOptions
+    from samix.methods.contrastive.dacl import DACL as DACL
+    from samix.methods.contrastive.dacl import DACLOptions as DACLOptions
+    from samix.methods.contrastive.imix import IMix as IMix
+    from samix.methods.contrastive.imix import IMixOptions as IMixOptions
+    from samix.methods.contrastive.mixco import MixCo as MixCo
+    from samix.methods.contrastive.mixco import MixCoOptions as MixCoOptions
+    from samix.methods.contrastive.mochi import MoCHi as MoCHi
+    from samix.methods.contrastive.mochi import MoCHiOptions as MoCHiOptions
     from samix.methods.contrastive.moco import MoCo as MoCo
     from samix.methods.contrastive.moco import MoCoOptions as MoCoOptions
+    from samix.methods.contrastive.moco_v3 import MoCoV3 as MoCoV3
+    from samix.methods.contrastive.moco_v3 import MoCoV3Options as MoCoV3Options
+    from samix.methods.contrastive.pseudo_labels import PseudoLabelOptions as PseudoLabelOptions
+    from samix.methods.contrastive.samix_c import SAMixCOptions as SAMixCOptions
     from samix.methods.contrastive.samix_i import SAMixIOptions as SAMixIOptions
+    from samix.methods.contrastive.sdmp import SDMP as SDMP
+    from samix.methods.contrastive.sdmp import SDMPOptions as SDMPOptions
+    from samix.methods.contrastive.simclr import SimCLR as SimCLR
+    from samix.methods.contrastive.simclr import SimCLROptions as SimCLROptions
+    from samix.methods.contrastive.simsiam import SimSiam as SimSiam
+    from samix.methods.contrastive.simsiam import SimSiamOptions as SimSiamOptions
+    from samix.methods.contrastive.swav import SwAV as SwAV
+    from samix.methods.contrastive.swav import SwAVOptions as SwAVOptions
+    from samix.methods.contrastive.unmix import UnMix as UnMix
+    from samix.methods.contrastive.unmix import UnMixOptions as UnMixOptions
     from samix.methods.samix import SAMix as SAMix
     from samix.methods.samix import SAMixOptions as SAMixOptions
     from samix.methods.supervised import Supervised as Supervised

@@ -73,7 +73,7 @@ class Method(nn.Module):
         version = self.parameter_version()
         if self.last_seen is None:
             self.last_seen = version
-        elif version != self.last_seen and not self.warned:
+        elif version > self.last_seen and not self.warned:  # a deep copy counts from 0 again
             self.warned = True
             warnings.warn(
                 f"the parameters of {type(self).__name__} have changed, but after_step was not called: schedules and "

@@ -9,19 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from samix.methods.base import Method
-from samix.methods.contrastive.barlow import BARLOW_PRESETS, BarlowTwins
-from samix.methods.contrastive.byol import BYOL, BYOL_PRESETS
+from samix.methods.contrastive import SSL_METHODS
+from samix.methods.contrastive.base import ViewMethod
 from samix.methods.contrastive.clustering import ClusterOptions
-from samix.methods.contrastive.mix_methods import MIX_METHODS, MIX_PRESETS
-from samix.methods.contrastive.moco import MOCO_PRESETS, MoCo, MoCoOptions
-from samix.methods.contrastive.moco_v3 import MOCO_V3_PRESETS, MoCoV3
+from samix.methods.contrastive.moco import MoCoOptions
 from samix.methods.contrastive.pseudo_labels import PseudoLabelOptions
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS
-from samix.methods.contrastive.simclr import SIMCLR_PRESETS, SimCLR
-from samix.methods.contrastive.simsiam import SIMSIAM_PRESETS, SimSiam
-from samix.methods.contrastive.swav import SWAV_PRESETS, SwAV
 from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
 from samix.mixups.inter_intra import InterIntraMix
@@ -33,30 +27,19 @@ from samix.recipes.build import MIXER, build_mixup, check_preset, mixup_class
 from samix.recipes.option_groups import Part
 from samix.recipes.pretrain_recipe import PretrainRecipe
 
-METHODS: dict[str, Any] = {
-    "moco": MoCo,
-    "simclr": SimCLR,
-    "byol": BYOL,
-    "simsiam": SimSiam,
-    "mocov3": MoCoV3,
-    "swav": SwAV,
-    "barlow": BarlowTwins,
-    **MIX_METHODS,
-}
-PRESETS: dict[str, Mapping[str, Any]] = {
-    "moco": MOCO_PRESETS,
-    "simclr": SIMCLR_PRESETS,
-    "byol": BYOL_PRESETS,
-    "simsiam": SIMSIAM_PRESETS,
-    "mocov3": MOCO_V3_PRESETS,
-    "swav": SWAV_PRESETS,
-    "barlow": BARLOW_PRESETS,
-    **MIX_PRESETS,
-}
 LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS, "samix-c": SAMIX_C_PRESETS}
 # Mixups of labelled images that take clusters for classes; their options are their own and those of the clusters.
 BY_CLUSTERS: dict[str, type[Augmentation]] = {"interintra": InterIntraMix, "puzzlemix": PuzzleMix}
 MIXUP_NAMES = (*MIXUPS, *(name for name in BY_CLUSTERS if name not in MIXUPS), *LEARNED)
+
+
+def method_class(name: str) -> type[ViewMethod]:
+    """The self-supervised method of this name.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    return SSL_METHODS.resolve(name, trusted=False)
 
 
 def method_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
@@ -65,9 +48,7 @@ def method_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError: unknown name or preset; the message lists the known ones.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
-    return dataclasses.asdict(check_preset(name, PRESETS[name], preset))
+    return dataclasses.asdict(check_preset(name, method_class(name).presets, preset))
 
 
 def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
@@ -82,8 +63,8 @@ def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
         raise ValueError(f"unknown mixup {name!r} without labels; choose one of {', '.join(MIXUP_NAMES)}, {MIXER}PATH")
     if preset is not None:
         raise ValueError(f"{name} has no presets; {', '.join(LEARNED)} has: {', '.join(SAMIX_I_PRESETS)}")
-    kind = BY_CLUSTERS[name] if name in BY_CLUSTERS else mixup_class(name)
-    options = kind(generator=torch.Generator()).options()  # no draw of the global generator
+    cls = BY_CLUSTERS[name] if name in BY_CLUSTERS else mixup_class(name)
+    options = cls(generator=torch.Generator()).options()  # no draw of the global generator
     return {**options, **dataclasses.asdict(PseudoLabelOptions())} if name in BY_CLUSTERS else options
 
 
@@ -97,14 +78,14 @@ def view_mixup_owner(name: str) -> type[Any]:
 
 
 def options_class(presets: Mapping[str, Any]) -> type[Any]:
-    """The class of the options that these presets are."""
+    """The class of these presets."""
     return type(next(iter(presets.values())))
 
 
 METHOD_PART = Part(
-    help=f"one of {', '.join(METHODS)}; its options are --method.NAME",
+    help=f"one of {', '.join(SSL_METHODS)}; its options are --method.NAME",
     defaults=method_defaults,
-    owner=lambda name: options_class(PRESETS[name]),
+    owner=lambda name: options_class(method_class(name).presets),
 )
 MIXUP_PART = Part(
     help=f"one of {', '.join(MIXUP_NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME",
@@ -113,41 +94,42 @@ MIXUP_PART = Part(
 )
 
 
-def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[Any, Any] | None = None) -> Method:
+def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[Any, Any] | None = None) -> ViewMethod:
     """The method of a recipe, with a new network.
 
     Args:
         recipe: the run.
         images: number of training images.
-        normalization: mean and std by channel, for mixups that look at pixels.
+        normalization: mean and std by channel, for mixups that read pixels.
 
     Raises:
-        ValueError: whatever is wrong with the recipe's network, method, mixup or options.
+        ValueError: a network, method, mixup or option of the recipe that cannot be used.
     """
-    method = METHOD_PART.chosen(recipe.method, recipe.method_options, recipe.method_options.get("preset"))
-    mixing = MIXUP_PART.chosen(recipe.mixup, recipe.mixup_options, recipe.mixup_options.get("preset"))
+    cls: Any = method_class(recipe.method)
+    values = METHOD_PART.chosen(recipe.method, recipe.method_options, recipe.method_options.get("preset"))
+    mixup_values = MIXUP_PART.chosen(recipe.mixup, recipe.mixup_options, recipe.mixup_options.get("preset"))
     network = create_network(
         recipe.model, 0, recipe.model_kwargs, size=recipe.size, stem=recipe.stem, pretrained=recipe.pretrained
     )
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    options = options_class(PRESETS[recipe.method])(**method)
+    options = options_class(cls.presets)(**values)
     if isinstance(options, MoCoOptions):
         check_queue(options.queue, images)
-    given = what_mixes(recipe, mixing, network, images)
+    given = mixup_arguments(recipe, mixup_values, network, images)
     if normalization is not None and isinstance(given.get("mixup"), Augmentation):
         given["mixup"].set_normalization(*normalization)
-    built: Method = METHODS[recipe.method](network, options, **given)
-    return built
+    method: ViewMethod = cls(network, options, **given)
+    return method
 
 
-def what_mixes(recipe: PretrainRecipe, options: dict[str, Any], network: nn.Module, images: int) -> dict[str, Any]:
-    """What a method is given for its mixup: the mixup, and what it needs to be trained or to have clusters.
+def mixup_arguments(recipe: PretrainRecipe, options: dict[str, Any], network: nn.Module, images: int) -> dict[str, Any]:
+    """The arguments of a method about its mixup: the mixup, and what it needs to be trained or to have clusters.
 
     Args:
         recipe: names mixup and method.
         options: all of the mixup's.
-        network: that is to be trained.
+        network: to be trained.
         images: number of training images.
 
     Raises:
@@ -159,28 +141,24 @@ def what_mixes(recipe: PretrainRecipe, options: dict[str, Any], network: nn.Modu
     if name in LEARNED:
         check_beside_moco(recipe, "is trained")
         chosen = options_class(LEARNED[name])(**options)
-        dim = Encoder(network, _no_projector, recipe.feature).dim
-        given = {"mixup": chosen.build_mixer(dim), "mixing": chosen, "feature": recipe.feature}
+        dim = Encoder(network, lambda width: nn.Identity(), recipe.feature).dim
+        given = {"mixup": chosen.build_mixer(dim), "mixup_options": chosen, "feature": recipe.feature}
         return {**given, "images": images} if isinstance(chosen, ClusterOptions) else given
     if name not in BY_CLUSTERS:
         return {"mixup": build_mixup(name, options)}
     of_clusters = dataclasses.asdict(PseudoLabelOptions())
     mixup = BY_CLUSTERS[name](**{key: value for key, value in options.items() if key not in of_clusters})
     chosen = PseudoLabelOptions(**{key: options[key] for key in of_clusters})
-    if not (mixup.requirements.model or mixup.requirements.classes):  # read off the pixels: nobody asks for classes
+    if not (mixup.requirements.model or mixup.requirements.classes):  # it reads the pixels: nothing needs classes
         changed = [key for key, value in of_clusters.items() if options[key] != value]
         if changed:
             raise ValueError(f"{name} with saliency spectral has no clusters, so {', '.join(changed)} would do nothing")
         return {"mixup": mixup}
     check_beside_moco(recipe, "takes its clusters from keys and runs")
-    return {"mixup": mixup, "mixing": chosen, "images": images}
+    return {"mixup": mixup, "mixup_options": chosen, "images": images}
 
 
 def check_beside_moco(recipe: PretrainRecipe, what: str) -> None:
-    """Raises ValueError unless the method is MoCo, beside which this mixup ``what``."""
-    if recipe.method != "moco":
+    """Raises ValueError unless the method trains Mixers and keeps clusters, as MoCo does."""
+    if not method_class(recipe.method).trains_mixer:
         raise ValueError(f"{recipe.mixup} without labels {what} beside moco, not {recipe.method}")
-
-
-def _no_projector(width: int) -> nn.Module:
-    return nn.Identity()

@@ -13,7 +13,7 @@ from typing import Any
 from samix.cli.options import Command
 from samix.data import find_dataset
 from samix.methods.contrastive.moco import MoCoOptions
-from samix.recipes.build_pretraining import LEARNED, METHOD_PART, MIXUP_PART, PRESETS, options_class
+from samix.recipes.build_pretraining import LEARNED, METHOD_PART, MIXUP_PART, method_class, options_class
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.recipes.small import SLIM
 
@@ -50,8 +50,7 @@ def digits_moco(called: Called) -> PretrainRecipe:
 
 def queue_only(called: Called, **options: Any) -> dict[str, Any]:
     """Options that only MoCo and the methods derived from it have."""
-    presets = PRESETS.get(called["method"])  # an unknown name is refused later, with words
-    return options if presets is not None and issubclass(options_class(presets), MoCoOptions) else {}
+    return options if issubclass(options_class(method_class(called["method"]).presets), MoCoOptions) else {}
 
 
 def slim_mixer(called: Called) -> dict[str, Any]:
@@ -67,7 +66,7 @@ SHORT_QUEUE: dict[str, Any] = {
     "projector": "mlp-bn",
     "random_start": False,
     "temperature": 0.2,
-    "momentum": 0.95,
+    "ema_decay": 0.95,
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from samix.data import EvalBatches, TrainBatches
 from samix.methods.base import Method
+from samix.methods.contrastive.base import ViewMethod
 from samix.recipes.build import build_augment
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_recipe import PretrainRecipe
@@ -91,15 +92,15 @@ class PretrainRun(Run):
 
     def make_first_clusters(self) -> None:
         """One pass over the training images, each process over its share; nothing for a run that has its clusters."""
-        method: Any = self.method
-        clusters = getattr(getattr(method, "mixing", None), "clusters", None)
-        if clusters is None or clusters.options.warmup_epochs or bool(clusters.started):
+        assert isinstance(self.method, ViewMethod)
+        clusters, teacher = self.method.clusters, self.method.teacher
+        if clusters is None or not clusters.awaited:
             return
         common = common_options(self.recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
         augment = build_augment(self.recipe, self.data)
         batches = EvalBatches(self.data, split="train", batch_size=200, augment=augment, **common)
         with self.accelerator.autocast(), self.bar(len(batches), "features for the first clusters", "batch") as bar:
-            clusters.initialise_from(method.momentum, counted(numbered(batches), bar))
+            clusters.initialise_from(teacher, counted(numbered(batches), bar))
 
     def measure(self) -> dict[str, float]:
         """What the evaluator measures."""

@@ -22,7 +22,7 @@ from samix.cli.options import parse_run
 from samix.data import EvalBatches, denormalize
 from samix.methods.contrastive.clustering import OnlineClusters
 from samix.methods.contrastive.mixup import AugmentationMixup
-from samix.methods.contrastive.pseudo_labels import LENGTH, ClusterClassifier, PseudoLabelMixing
+from samix.methods.contrastive.pseudo_labels import LENGTH, ClusterClassifier, PseudoLabelMixup
 from samix.mixups.inter_intra import InterIntraMix
 from samix.mixups.puzzle import PuzzleMix
 from samix.recipes.build import build_augment
@@ -107,12 +107,12 @@ def two(tmp_path_factory):
 def test_the_options_of_mixup_and_clusters_reach_them():
     recipe = by_command("--mixup", "interintra", "--mixup.intra-alpha", "0.5", "--mixup.clusters", "7")
     assert recipe.mixup_options == {"intra_alpha": 0.5, "clusters": 7}
-    mixing = build_pretraining(recipe, 1437).mixing
-    assert isinstance(mixing, PseudoLabelMixing)
+    mixing = build_pretraining(recipe, 1437).mixup
+    assert isinstance(mixing, PseudoLabelMixup)
     assert isinstance(mixing.mixup, InterIntraMix)
     assert (mixing.mixup.intra_alpha, mixing.options.clusters, mixing.options.warmup_epochs) == (0.5, 7, 5)
     recipe = by_command("--mixup", "puzzlemix", "--mixup.beta", "0.8", "--mixup.classifier-trains-encoder")
-    mixing = build_pretraining(recipe, 1437, ((0.5,) * 3, (0.25,) * 3)).mixing
+    mixing = build_pretraining(recipe, 1437, ((0.5,) * 3, (0.25,) * 3)).mixup
     assert isinstance(mixing.mixup, PuzzleMix)
     assert (mixing.mixup.beta, mixing.options.classifier_trains_encoder, mixing.clusters.images) == (0.8, True, 1437)
     assert mixing.mixup.mean == (0.5,) * 3  # how pixels were normalised is known
@@ -145,7 +145,7 @@ def test_every_recipe_of_moco_takes_mixups_by_clusters(name, mixup):
 
 def test_spectral_puzzlemix_has_no_clusters_and_says_so():
     spectral = ["--mixup", "puzzlemix", "--mixup.saliency", "spectral"]
-    assert isinstance(build_pretraining(by_command(*spectral), 1437).mixing, AugmentationMixup)
+    assert isinstance(build_pretraining(by_command(*spectral), 1437).mixup, AugmentationMixup)
     with pytest.raises(ValueError, match="puzzlemix with saliency spectral has no clusters, so clusters would do noth"):
         build_pretraining(by_command(*spectral, "--mixup.clusters", "9"), 1437)
 
@@ -201,7 +201,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_unbroken_one(kind, tmp_path, 
     monkeypatch.setattr(OnlineClusters, "initialise", again)
     resumed = new_run(recipe, tmp_path, "stopped", resume=True)
     resumed.fit()
-    assert bool(resumed.method.mixing.clusters.started)
+    assert bool(resumed.method.mixup.clusters.started)
     assert run_differences(tmp_path / "unbroken", tmp_path / "stopped") == []
 
 
@@ -222,21 +222,21 @@ def test_the_command_trains_with_pseudo_labels_and_leaves_pictures(tmp_path, cap
 def test_the_first_clusters_are_those_of_the_momentum_encoders_features(tmp_path):
     """Each row of the bank is its own image's, however the batches fall; encoder and draws stay as they were."""
     run = new_run(recipe_of("samix-c", limit=450), tmp_path)
-    before = {name: value.clone() for name, value in run.method.momentum.state_dict().items()}
+    before = {name: value.clone() for name, value in run.method.ema_encoder.state_dict().items()}
     draws = torch.get_rng_state(), run.method.generator.get_state()
     begin(run)
-    clusters = run.method.mixing.clusters
+    clusters = run.method.mixup.clusters
     assert clusters.running
     assert torch.equal(torch.get_rng_state(), draws[0])
     assert torch.equal(run.method.generator.get_state(), draws[1])
-    assert all(torch.equal(before[name], value) for name, value in run.method.momentum.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in run.method.ema_encoder.state_dict().items())
     assert len(run.data.train) > 200  # more than one batch
-    run.method.momentum.eval()
+    run.method.ema_encoder.eval()
     for row in (0, 1, 199, 200, len(run.data.train) - 1):
         one = dataclasses.replace(run.data, val=run.data.train.subset(torch.tensor([row])))
         image, _ = next(EvalBatches(one, batch_size=1, size=8, augment=the_augment(run)).batches())
         with torch.no_grad():
-            expected = F.normalize(run.method.momentum(image), dim=1)[0]
+            expected = F.normalize(run.method.ema_encoder(image), dim=1)[0]
         torch.testing.assert_close(clusters.bank[row], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -248,7 +248,7 @@ def test_with_a_warm_up_there_is_no_first_pass(tmp_path, monkeypatch):
     run = new_run(recipe_of("interintra"), tmp_path)
     monkeypatch.setattr(OnlineClusters, "initialise_from", None)
     begin(run)
-    assert not run.method.mixing.clusters.running
+    assert not run.method.mixup.clusters.running
 
 
 def test_too_few_images_for_the_clusters_are_refused_before_anything_is_trained(tmp_path, capsys):

@@ -230,7 +230,7 @@ def test_what_remembers_earlier_batches_goes_on_inside_an_epoch(
     run = new_stateful(name, tmp_path, "run", resume=True)
     run.fit()
     assert run_differences(unbroken_stateful(name), run.folder) == []
-    assert "samix-c" != name or bool((run.method.mixing.clusters.state_dict()["labels"] >= 0).any())
+    assert "samix-c" != name or bool((run.method.mixup.clusters.state_dict()["labels"] >= 0).any())
 
 
 def test_checkpoints_inside_an_epoch_can_be_asked_for_by_time(unbroken, tmp_path, monkeypatch):

@@ -1,25 +1,23 @@
 """Barlow Twins: equal columns in both views, and no two columns alike (Zbontar et al. 2021, arXiv:2103.03230).
 
-It has no mixed form: its loss is one of columns, and no source says what the columns of a mix should be.
+It takes no mixup: its loss compares columns, and no source says what the columns of a mix should be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import barlow_twins, normalized
-from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
 from samix.methods.contrastive.mixup import check_views
-from samix.mixups.base import Augmentation
-from samix.mixups.handmade import NoMixup
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
+from samix.runtime.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,14 @@ class BarlowTwinsOptions:
         scale: factor of the loss, for small learning rates.
     """
 
-    name: ClassVar[str] = "barlow"
-
     preset: str = "imagenet"
     dim: int = 8192
     redundancy: float = 0.0051
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, counts=("dim",), positive=("redundancy", "scale"))
-        if self.dim < 2:
-            raise ValueError(f"dim must be at least 2, as the loss compares columns, got {self.dim}")
+        check_number("dim", self.dim, 2, integer=True)  # the loss compares columns
+        check_numbers(self, positive=("redundancy", "scale"))
 
 
 BARLOW_PRESETS: dict[str, BarlowTwinsOptions] = {
@@ -52,46 +47,33 @@ BARLOW_PRESETS: dict[str, BarlowTwinsOptions] = {
 }
 
 
-class BarlowTwins(GivenMixupMethod[BarlowTwinsOptions]):
+class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
     """An encoder and no more; correlations are those of the batch of all processes.
 
-    ``loss, parts = method((view_1, view_2))``.
+    ``loss, parts = method(view_1, view_2)``.
 
     Args:
-        model: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`.
+        model: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
         options: a :class:`BarlowTwinsOptions`, or the name of a preset: ``imagenet``, ``cifar``.
-        mixup: None; there is no mixed form.
+        mixup: None; Barlow Twins takes no mixup.
         generator: not drawn from.
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = BARLOW_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = BARLOW_PRESETS
     title: ClassVar[str] = "Barlow Twins"
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: BarlowTwinsOptions | str | None = None,
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        if mixup is not None and not isinstance(mixup, NoMixup):
-            raise ValueError(
-                f"Barlow Twins has no mixed form, so {type(mixup).__name__} cannot be used: its loss compares columns, "
-                "not images; train without a mixup, or choose MoCo, MoCo v3, SimCLR, BYOL, SimSiam or SwAV"
-            )
-        super().__init__(model, options, generator=generator)
+    fixed_mixing: ClassVar[str] = "its loss compares columns, not images, so it has no mixed form"
+    clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
         """Makes the encoder."""
         o = self.options
-        self.online = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_norm=False))
+        self.encoder = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_norm=False))
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2103.03230, Algorithm 1).
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:2103.03230, Algorithm 1).
 
         Every process computes the same loss, of the embeddings of all, so that the mean of their gradients is the
         gradient of that loss.
@@ -107,7 +89,7 @@ class BarlowTwins(GivenMixupMethod[BarlowTwinsOptions]):
             ValueError: one view only, or views of another shape.
         """
         view_1, view_2, _ = check_views(batch)
-        z1, z2 = (distributed.gather_with_gradient(self.online(view)) for view in (view_1, view_2))
+        z1, z2 = (distributed.gather_with_gradient(self.encoder(view)) for view in (view_1, view_2))
         clean = barlow_twins(z1, z2, self.options.redundancy)
-        parts = {"clean": clean, "key_std": spread(normalized(z2))}
-        return self.options.scale * clean, detached(parts)
+        _, parts = self.total(clean, [], 0.0, normalized(z2))
+        return self.options.scale * clean, parts

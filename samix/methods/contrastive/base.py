@@ -1,4 +1,4 @@
-"""What methods of learning without labels share: an encoder, a mixup, and what loop and evaluation ask for."""
+"""Bases of the self-supervised methods: an encoder, a mixup, and what the training loop and the evaluation call."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.methods.base import Method
-from samix.methods.contrastive.mixup import AugmentationMixup, Mixing, embed_mixed
+from samix.methods.contrastive.clustering import OnlineClusters
+from samix.methods.contrastive.mixup import AugmentationMixup, ContrastiveMixup, embed_mixed
 from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation, new_generator
 from samix.mixups.handmade import NoMixup
 from samix.networks.batchnorm import plain_batchnorm
+from samix.networks.ema import momentum_at, train_norms, update_momentum
 from samix.networks.encoder import Encoder
 from samix.networks.inference import evaluating
+from samix.runtime.checks import check_number
 
 Options = TypeVar("Options")
+Target = TypeVar("Target")
 
 
 class ViewMethod(Method):
     """A method whose batch is ``(view_1, view_2)`` or ``(view_1, view_2, ids)``.
 
-    A subclass sets ``options``, ``online``, ``mixing`` and ``generator``, and gives the step. Heads that are trained
-    beside the encoder and dropped after training are modules of its own.
+    A subclass sets ``options``, ``encoder``, ``mixup`` and ``generator``, and writes ``training_step``. Heads that are
+    trained beside the encoder and dropped after training are modules of its own.
     """
 
-    presets: ClassVar[Any] = {}
+    presets: ClassVar[Mapping[str, Any]] = {}  # options by name; the first one is the default
+    title: ClassVar[str]  # the method's name in messages
+    fixed_mixing: ClassVar[str] = ""  # why the method takes no mixup; empty if it takes one
+    trains_mixer: ClassVar[bool] = False  # whether a mixup may be a Mixer that is to be trained, or take clusters
+    clean_part: ClassVar[str] = "nce"  # name of the clean loss
 
     options: Any
-    online: Encoder
-    mixing: Mixing | None
+    encoder: Encoder
+    mixup: ContrastiveMixup | None
     generator: torch.Generator
 
-    # The step ---------------------------------------------------------------------------------------------------------
+    @property
+    def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]  # depends on the mixup
+        """The clean loss, those of the mixup, and the spread of the keys."""
+        return (self.clean_part, *(() if self.mixup is None else self.mixup.loss_parts), "key_std")
 
-    def add_mixed(
-        self, loss: Tensor, parts: dict[str, Tensor], mixed: Tensor, weight: float, batches: Sequence[MixedBatch]
-    ) -> Tensor:
-        """The loss with the mixed one and what the mixup asks for beside it; parts are noted down."""
-        parts["mixed"] = mixed
-        for batch in batches:
-            loss = loss + batch.extra_loss
-            parts.update(batch.extra)
-        return loss + weight * mixed
-
-    # For the loop, the evaluation and the pictures --------------------------------------------------------------------
+    def parameter_version(self) -> int:
+        """Counts the changes of the encoder; a step may change other parameters by itself."""
+        return next((p._version for p in self.encoder.parameters() if p.requires_grad), 0)
 
     def generators(self) -> list[torch.Generator]:
         """The one generator of all draws."""
@@ -58,49 +61,56 @@ class ViewMethod(Method):
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
     ) -> list[dict[str, Any]]:
-        """The encoder and its heads; what a mixup trains, as a Mixer, is a second group, or more."""
-        mixers = [] if self.mixing is None else [p for p in self.mixing.parameters() if p.requires_grad]
-        others = {id(p) for p in mixers}
-        network = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
-        groups: list[dict[str, Any]] = [
-            {"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay},
-        ]
-        if self.mixing is not None:
-            groups += self.mixing.parameter_groups(lr if mixer_lr is None else mixer_lr, weight_decay)
+        """The encoder and its heads, then the groups of the mixup, such as a Mixer."""
+        mixers = set() if self.mixup is None else {id(p) for p in self.mixup.parameters()}
+        network = [p for p in self.parameters() if p.requires_grad and id(p) not in mixers]
+        groups: list[dict[str, Any]] = [{"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay}]
+        if self.mixup is not None:
+            groups += self.mixup.parameter_groups(lr if mixer_lr is None else mixer_lr, weight_decay)
         return groups
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F): what is evaluated, the encoder's backbone. Call in eval mode."""
-        return self.online.features(images)
+        """(B, C, H, W) -> (B, F): the features to evaluate, those of the encoder's backbone. Call in eval mode."""
+        return self.encoder.features(images)
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """What the mixup remembers."""
-        return {} if self.mixing is None else self.mixing.extra_state()
+    @property
+    def teacher(self) -> Encoder:
+        """The encoder that gives the targets: the encoder itself, or its moving average."""
+        return self.encoder
 
-    def load_extra_state(self, state: Any) -> None:
-        """Gives it back."""
-        if self.mixing is not None:
-            self.mixing.load_extra_state(state)
+    @property
+    def clusters(self) -> OnlineClusters | None:
+        """The clusters that the mixup keeps, if it keeps any."""
+        return None if self.mixup is None else self.mixup.online_clusters()
 
     def preview(self, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor) -> MixedBatch | None:
-        """The mix of these pairs at this lam, by a hand-made mixup or by the Mixer as it is now."""
-        if self.mixing is None:
+        """The mix of these pairs at this lam, for pictures."""
+        if self.mixup is None:
             return None
         with evaluating(self):
-            return self.mixing.preview(self, images, labels, lam, index)
+            return self.mixup.preview(self.encoder, self.teacher, images, labels, lam, index)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """The memory of the mixup."""
+        return {} if self.mixup is None else self.mixup.extra_state()
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Loads the memory of the mixup."""
+        if self.mixup is not None:
+            self.mixup.load_extra_state(state)
 
     def export(self) -> nn.Module:
         """The encoder's backbone, without projector, with plain BatchNorm, in eval mode."""
-        return plain_batchnorm(copy.deepcopy(self.online.model)).eval()
+        return plain_batchnorm(copy.deepcopy(self.encoder.model)).eval()
 
 
-class GivenMixupMethod(ViewMethod, Generic[Options]):
-    """A method whose mixup is not trained. A subclass gives :meth:`build` and the step.
+class FixedMixupMethod(ViewMethod, Generic[Options]):
+    """A method whose mixup is not trained. A subclass writes :meth:`build` and ``training_step``.
 
     Args:
         model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
             trained in place.
-        options: of the method, or the name of a preset; None is the first one.
+        options: of the method, or the name of a preset; None is the first preset.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of the mixup's draws; None makes one from torch's seed.
 
@@ -108,10 +118,8 @@ class GivenMixupMethod(ViewMethod, Generic[Options]):
         ValueError: unknown preset, or a network or mixup that cannot be used.
     """
 
-    title: ClassVar[str]  # in messages
-
     options: Options
-    mixing: AugmentationMixup | None
+    mixup: AugmentationMixup | None
 
     def __init__(
         self,
@@ -122,54 +130,140 @@ class GivenMixupMethod(ViewMethod, Generic[Options]):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.options = choose_options(next(iter(self.presets)) if options is None else options, self.presets)
+        refuse_mixup(self, mixup)
+        self.options = choose_options(options, self.presets)
         self.build(model)
         self.generator = given_generator(generator)  # last: it is seeded by a draw, which comes after the weights'
-        self.mixing = given_mixing(mixup, self.title, self.generator)
+        self.mixup = fixed_mixup(mixup, self.title, self.generator)
+        self.train()
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder, and what is beside it on the model's device."""
+        """Makes the encoder, and the other networks on the model's device."""
         raise NotImplementedError
 
     def mix_both(self, view_1: Tensor, view_2: Tensor) -> list[tuple[Tensor, MixedBatch]]:
-        """Either view mixed by the same draws, and embedded: ``[(embedding (B, D), batch)] * 2``, not of unit length.
+        """Mixes and embeds either view, by the same draws: ``[(embedding (B, D), batch)] * 2``, not of unit length.
 
-        What a mixup reads off the pixels, as a place that is salient, is read off either view.
+        A mixup that reads the pixels, as SaliencyMix does, reads those of either view.
         """
-        assert self.mixing is not None
+        assert self.mixup is not None
         state = self.generator.get_state()
-        first = embed_mixed(self.mixing.mixup, self.online, view_1)
+        first = embed_mixed(self.mixup.augmentation, self.encoder, view_1)
         self.generator.set_state(state)
-        return [first, embed_mixed(self.mixing.mixup, self.online, view_2)]
+        return [first, embed_mixed(self.mixup.augmentation, self.encoder, view_2)]
+
+    def mixed_terms(
+        self,
+        views: tuple[Tensor, Tensor],
+        targets: Sequence[Target],
+        term: Callable[[Tensor, MixedBatch, Target], Tensor],
+    ) -> list[Tensor]:
+        """Mixed losses of both views; empty without a mixup.
+
+        Args:
+            views: both, (B, C, H, W).
+            targets: for each mixed view, those of the other, clean view.
+            term: the mean loss of (embedding (B, D) of a mix, its batch, targets), a scalar.
+        """
+        if self.mixup is None:
+            return []
+        both = zip(self.mix_both(*views), targets, strict=True)
+        return [term(z, batch, target) for (z, batch), target in both]
+
+    def total(
+        self, clean: Tensor, mixed: Sequence[Tensor], mixed_weight: float, key: Tensor, *, mean: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds the mixed losses to the clean one.
+
+        Args:
+            clean: scalar.
+            mixed: scalars, from :meth:`mixed_terms`.
+            mixed_weight: of the mixed loss.
+            key: (B, D) unit vectors whose spread is reported.
+            mean: take the mean over the views, not the sum.
+
+        Returns:
+            The loss, and its parts for the log.
+        """
+        loss, parts = clean, {self.clean_part: clean}
+        if mixed:
+            terms = torch.stack(list(mixed))
+            parts["mixed"] = terms.mean() if mean else terms.sum()
+            loss = loss + mixed_weight * parts["mixed"]
+        parts["key_std"] = spread(key)
+        return loss, detached(parts)
 
 
-def given_mixing(
+class EMAEncoderMethod(ViewMethod):
+    """A method with an exponential moving average of its encoder. Options have ``ema_decay`` and ``ema_decay_end``."""
+
+    ema_encoder: Encoder
+
+    @property
+    def teacher(self) -> Encoder:
+        """The EMA encoder."""
+        return self.ema_encoder
+
+    def ema_decay(self, progress: float) -> float:
+        """The decay at this progress: a cosine to ``ema_decay_end``; constant if that is None."""
+        start, end = self.options.ema_decay, self.options.ema_decay_end
+        return float(start) if end is None else momentum_at(progress, start, end, 0.0)
+
+    def after_step(self, progress: float) -> None:
+        """Moves the EMA encoder towards the encoder."""
+        super().after_step(progress)
+        update_momentum(self.encoder, self.ema_encoder, self.ema_decay(progress))
+
+    def train(self, mode: bool = True) -> EMAEncoderMethod:
+        """Sets train mode; of the EMA encoder only norms that keep statistics are in train mode."""
+        super().train(mode)
+        train_norms(self.ema_encoder, mode)
+        return self
+
+
+def refuse_mixup(method: ViewMethod, mixup: Augmentation | MaskGenerator | None) -> None:
+    """Raises ValueError for a mixup beside a method that takes none; no mixing at all is accepted."""
+    if method.fixed_mixing and not mixes_nothing(mixup):
+        raise ValueError(
+            f"{method.title} takes no mixup, as {method.fixed_mixing}; got {type(mixup).__name__}. Leave it out "
+            "(samix pretrain: --mixup vanilla), or give it to MoCo, MoCo v3, SimCLR, BYOL, SimSiam or SwAV"
+        )
+
+
+def mixes_nothing(mixup: object) -> bool:
+    """Whether this is no mixup at all: None, or the object for no mixing."""
+    return mixup is None or isinstance(mixup, NoMixup)
+
+
+def fixed_mixup(
     mixup: Augmentation | MaskGenerator | None, method: str, generator: torch.Generator
 ) -> AugmentationMixup | None:
-    """The mixing of a mixup that is not trained, or None for none.
+    """The contrastive form of a mixup that is not trained, or None for none.
 
     Raises:
         TypeError: not a mixup.
         ValueError: a Mixer that is to be trained, or a mixup that needs labels.
     """
+    if mixes_nothing(mixup):
+        return None
     if isinstance(mixup, MaskGenerator):
         raise ValueError(
             f"{method} trains no Mixer: SAMix without labels is defined beside MoCo, which has the queue its loss "
             'needs; use MoCo, or a Mixer trained before: samix.Mixer.from_pretrained("runs/NAME/mixer")'
         )
-    if mixup is not None and not isinstance(mixup, Augmentation):
+    if not isinstance(mixup, Augmentation):
         raise TypeError(f"mixup must be None or an augmentation object, got {type(mixup).__name__}")
-    if mixup is None or isinstance(mixup, NoMixup):
-        return None
     return AugmentationMixup(mixup, generator)
 
 
-def choose_options(options: Options | str, presets: Mapping[str, Options]) -> Options:
-    """The options, or the preset of this name.
+def choose_options(options: Options | str | None, presets: Mapping[str, Options]) -> Options:
+    """The options as given, or the preset of this name; None is the first preset.
 
     Raises:
         ValueError: unknown preset.
     """
+    if options is None:
+        return next(iter(presets.values()))
     if not isinstance(options, str):
         return options
     if options not in presets:
@@ -193,17 +287,23 @@ def detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_numbers(
-    options: Any, *, counts: Sequence[str] = (), positive: Sequence[str] = (), shares: Sequence[str] = ()
+    options: object,
+    *,
+    counts: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    weights: Sequence[str] = (),
+    shares: Sequence[str] = (),
 ) -> None:
-    """Raises ValueError unless these options are at least 1, above 0, or in [0, 1]; None is let through."""
-    rules: tuple[tuple[Sequence[str], str, Callable[[float], bool]], ...] = (
-        (counts, "at least 1 and below 2^31", lambda value: 1 <= value < 2**31),
-        (positive, "positive", lambda value: value > 0),
-        (positive, "below 1e18", lambda value: value < 1e18),
-        (shares, "in [0, 1]", lambda value: 0.0 <= value <= 1.0),
-    )
-    for names, what, holds in rules:
+    """Raises ValueError unless these options are whole numbers from 1, above 0, at least 0, or in [0, 1].
+
+    None passes: an option that may be None is not set.
+    """
+    for names, low, high, how in (
+        (counts, 1, 2**31, {"open_high": True, "integer": True}),
+        (positive, 0, 1e18, {"open_low": True}),
+        (weights, 0, 1e18, {}),
+        (shares, 0, 1, {}),
+    ):
         for name in names:
-            value = getattr(options, name)
-            if value is not None and not holds(value):
-                raise ValueError(f"{name} must be {what}, got {value}")
+            if getattr(options, name) is not None:
+                check_number(name, getattr(options, name), low, high, **how)

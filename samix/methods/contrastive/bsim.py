@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from samix.methods.contrastive.base import choose_options
+from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.mixup import mix_views
-from samix.methods.contrastive.moco import MoCoOptions
-from samix.methods.contrastive.queue_mix import QueueMix
+from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions
 from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.boxes import CutMix
 
 
 @dataclass(frozen=True)
-class BSIMOptions(MoCoOptions):
+class BSIMOptions(QueueMixOptions):
     """Options of BSIM and WBSIM.
 
     Args:
         alpha: lam ~ Beta(alpha, alpha), one for the batch.
         clean_weight: weight of the clean loss: 0 is BSIM, and 1 WBSIM (the published weights are not known to us).
     """
-
-    name: ClassVar[str] = "bsim"
 
     preset: str = "bsim"
     alpha: float = 1.0
@@ -34,12 +31,17 @@ class BSIMOptions(MoCoOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_alpha(self.alpha)
+        check_numbers(self, weights=("clean_weight",))
+
+    def build_mixup(self) -> Augmentation:
+        """CutMix."""
+        return CutMix(alpha=self.alpha)
 
 
 BSIM_PRESETS: dict[str, BSIMOptions] = {
     "bsim": BSIMOptions(),
     "wbsim": BSIMOptions(preset="wbsim", clean_weight=1.0),
-    "cifar": BSIMOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99),
+    "cifar": BSIMOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, ema_decay=0.99),
 }
 
 
@@ -60,23 +62,13 @@ class BSIM(QueueMix):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = BSIM_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = BSIM_PRESETS
+    title: ClassVar[str] = "BSIM"
 
     options: BSIMOptions
 
-    def __init__(
-        self,
-        model: nn.Module,
-        options: BSIMOptions | str = "bsim",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        chosen: BSIMOptions = choose_options(options, BSIM_PRESETS)
-        super().__init__(model, chosen, CutMix(alpha=chosen.alpha), mixup=mixup, generator=generator)
-
     def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``mixed``, and ``nce`` if it has a weight."""
-        z, batch = mix_views(self.mixing.mixup, self.online, view)
+        z, batch = mix_views(self.mixup.augmentation, self.encoder, view)
         mixed = self.separate(z, batch, key, negatives)
         return self.beside_clean(mixed, self.options.clean_weight, view, key, negatives)

@@ -1,12 +1,12 @@
-"""BYOL: predict what a slow copy says of the other view, without negatives (Grill et al. 2020, arXiv:2006.07733).
+"""BYOL: predict the EMA encoder's embedding of the other view, without negatives (Grill et al. 2020, arXiv:2006.07733).
 
-With a mixup, the prediction of a mixed view regresses what the slow copy says of the other views of its sources, in
-their shares: the form of BSIM (Chu et al. 2020, arXiv:2012.09387).
+With a mixup, the prediction of a mixed view regresses the EMA encoder's embeddings of the other views of its sources,
+in their shares: the form of BSIM (Chu et al. 2020, arXiv:2012.09387).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
-from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod, check_numbers
 from samix.methods.contrastive.mixup import check_views
-from samix.networks.ema import momentum_at, momentum_copy, train_norms, update_momentum
+from samix.networks.ema import momentum_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 
@@ -29,55 +29,53 @@ class BYOLOptions:
         preset: name of the preset these values come from.
         hidden: width of the hidden layer of projector and predictor.
         dim: D of the embedding.
-        momentum: coefficient of the slow copy at the start, in [0, 1].
-        momentum_end: at the end, by a cosine.
+        ema_decay: of the EMA encoder at the start (the paper's tau), in [0, 1].
+        ema_decay_end: its value at the end, by a cosine.
         mixed_weight: weight of the mixed loss.
     """
-
-    name: ClassVar[str] = "byol"
 
     preset: str = "imagenet"
     hidden: int = 4096
     dim: int = 256
-    momentum: float = 0.99
-    momentum_end: float = 1.0
+    ema_decay: float = 0.99
+    ema_decay_end: float = 1.0
     mixed_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, counts=("hidden", "dim"), shares=("momentum", "momentum_end"))
+        check_numbers(self, counts=("hidden", "dim"), weights=("mixed_weight",), shares=("ema_decay", "ema_decay_end"))
 
 
 BYOL_PRESETS: dict[str, BYOLOptions] = {
     "imagenet": BYOLOptions(),
-    "imagenet-1000": BYOLOptions(preset="imagenet-1000", momentum=0.996),
+    "imagenet-1000": BYOLOptions(preset="imagenet-1000", ema_decay=0.996),
 }
 
 
-class BYOL(GivenMixupMethod[BYOLOptions]):
-    """An encoder with a predictor, and the encoder's slow copy, which gives the targets.
+class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
+    """An encoder with a predictor, and the encoder's moving average, which gives the targets.
 
-    ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
+    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     Args:
         options: a :class:`BYOLOptions`, or the name of a preset: ``imagenet``, ``imagenet-1000``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`.
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
     """
 
-    presets: ClassVar[Any] = BYOL_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = BYOL_PRESETS
     title: ClassVar[str] = "BYOL"
+    clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder, the predictor and the slow copy."""
+        """Makes the encoder, the predictor and the EMA encoder."""
         o = self.options
-        self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), last_norm=False))
+        self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), last_norm=False))
         device = next(model.parameters()).device
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False).to(device)
-        self.momentum = momentum_copy(self.online)
-        self.train()
+        self.ema_encoder = momentum_copy(self.encoder)
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2006.07733, section 3.1), both directions added, and with a mixup the mixed loss.
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:2006.07733, section 3.1), both directions added, and with a mixup the mixed loss.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -91,19 +89,14 @@ class BYOL(GivenMixupMethod[BYOLOptions]):
         """
         view_1, view_2, _ = check_views(batch)
         target_1, target_2 = self.targets(view_1), self.targets(view_2)
-        clean = regression_loss(self.predict_target(self.online(view_1)), target_2).mean()
-        clean = clean + regression_loss(self.predict_target(self.online(view_2)), target_1).mean()
-        loss, parts = clean, {"clean": clean}
-        if self.mixing is not None:
-            both = self.mix_both(view_1, view_2)
-            terms = [
-                mixed_regression_loss(self.predict_target(z), target[m.index], m.weights).mean()
-                for (z, m), target in zip(both, (target_2, target_1), strict=True)
-            ]
-            mixed = torch.stack(terms).sum()
-            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [m for _, m in both])
-        parts["key_std"] = spread(target_2)
-        return loss, detached(parts)
+        clean = regression_loss(self.predict_target(self.encoder(view_1)), target_2).mean()
+        clean = clean + regression_loss(self.predict_target(self.encoder(view_2)), target_1).mean()
+        mixed = self.mixed_terms(
+            (view_1, view_2),
+            (target_2, target_1),
+            lambda z, m, target: mixed_regression_loss(self.predict_target(z), target[m.index], m.weights).mean(),
+        )
+        return self.total(clean, mixed, self.options.mixed_weight, target_2)
 
     def predict_target(self, z: Tensor) -> Tensor:
         """Unit predictions (B, D) from embeddings (B, D)."""
@@ -111,17 +104,5 @@ class BYOL(GivenMixupMethod[BYOLOptions]):
 
     @torch.no_grad()
     def targets(self, view: Tensor) -> Tensor:
-        """Unit embeddings (B, D) of a view by the slow copy, without gradient and without predictor."""
-        return normalized(self.momentum(view))
-
-    def after_step(self, progress: float) -> None:
-        """Moves the slow copy towards the encoder."""
-        self.progress = progress
-        o = self.options
-        update_momentum(self.online, self.momentum, momentum_at(progress, o.momentum, o.momentum_end, 0.0))
-
-    def train(self, mode: bool = True) -> BYOL:
-        """Train mode; of the slow copy only norms that keep statistics."""
-        super().train(mode)
-        train_norms(self.momentum, mode)
-        return self
+        """Unit embeddings (B, D) of a view by the EMA encoder, without gradient and without predictor."""
+        return normalized(self.ema_encoder(view))

@@ -21,6 +21,7 @@ from samix.methods.contrastive.kmeans import cut_in_two, kmeans, means_of_member
 from samix.mixups.base import to_device
 from samix.networks.inference import evaluating
 from samix.runtime import distributed
+from samix.runtime.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,25 @@ class ClusterOptions:
     cluster_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.clusters < 2:
-            raise ValueError(f"clusters must be at least 2, got {self.clusters}")
-        if not 0.0 <= self.bank_momentum <= 1.0:
-            raise ValueError(f"bank_momentum must be in [0, 1], got {self.bank_momentum}")
-        for name in ("centroid_every", "repair_every", "warmup_epochs", "reweight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.min_cluster is not None and self.min_cluster < 1:
-            raise ValueError(f"min_cluster must be at least 1, or None for 0.3 N / C, got {self.min_cluster}")
+        check_number("clusters", self.clusters, 2, 2**31, open_high=True, integer=True)
+        check_number("bank_momentum", self.bank_momentum, 0, 1)
+        check_number("reweight", self.reweight, 0)
+        for name in ("centroid_every", "repair_every", "warmup_epochs"):
+            check_number(name, getattr(self, name), 0, integer=True)
+        check_number("cluster_seed", self.cluster_seed, 0, 2**32, open_high=True, integer=True)
+        if self.min_cluster is not None:
+            check_number("min_cluster", self.min_cluster, 1, integer=True)
+
+
+def known_images(images: int | None) -> int:
+    """The number of training images.
+
+    Raises:
+        ValueError: it was not given.
+    """
+    if images is None:
+        raise ValueError("clusters keep a feature of each training image; give their number, images=len(data)")
+    return images
 
 
 class OnlineClusters(nn.Module):
@@ -111,6 +122,11 @@ class OnlineClusters(nn.Module):
     # Each step --------------------------------------------------------------------------------------------------------
 
     @property
+    def awaited(self) -> bool:
+        """Whether the first clusters must be made before the first step, see :meth:`initialise_from`."""
+        return not self.options.warmup_epochs and not bool(self.started)
+
+    @property
     def running(self) -> bool:
         """Whether there are clusters yet.
 
@@ -121,7 +137,7 @@ class OnlineClusters(nn.Module):
         if not running and self.options.warmup_epochs == 0:
             raise ValueError(
                 "without a warm-up the first clusters must be made before the first step: "
-                "method.mixing.clusters.initialise_from(method.momentum, batches), batches of (images, ids)"
+                "method.clusters.initialise_from(method.teacher, batches), batches of (images, ids)"
             )
         return running
 
@@ -255,7 +271,7 @@ class OnlineClusters(nn.Module):
         """The same from one pass over the data, in eval mode; the encoder is left as it was.
 
         Args:
-            encoder: maps (B, C, H, W) to (B, D); a method's ``momentum``.
+            encoder: maps (B, C, H, W) to (B, D); a method's ``teacher``.
             batches: of images (B, C, H, W) as they are evaluated, and their rows ids (B,). Of several processes each
                 brings its share.
 

@@ -5,20 +5,19 @@ Verma et al. 2021, arXiv:2011.04419. There is no official code, and this is reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from samix.methods.contrastive.base import check_numbers, choose_options
+from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.mixup import check_views
-from samix.methods.contrastive.queue_mix import refuse_mixup
 from samix.methods.contrastive.simclr import SimCLR, SimCLROptions
-from samix.mixers.learned import check_choice
-from samix.mixups.base import Augmentation, choose, sample_partners, to_device
+from samix.mixups.base import choose, sample_partners, to_device
 from samix.mixups.handmade import mixup
+from samix.runtime.checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class DACLOptions(SimCLROptions):
         least: a, smallest share of the own image: lam ~ U(a, 1) for each image and view; about 0.9, as far as we know.
     """
 
-    name: ClassVar[str] = "dacl"
     mixed_weight: ClassVar[float] = 0.0  # type: ignore[misc]  # no option here: there is no mixed loss beside the loss
 
     preset: str = "imagenet"
@@ -65,24 +63,14 @@ class DACL(SimCLR):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = DACL_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = DACL_PRESETS
+    title: ClassVar[str] = "DACL"
+    fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
 
     options: DACLOptions
 
-    def __init__(
-        self,
-        model: nn.Module,
-        options: DACLOptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        refuse_mixup(mixup, "DACL")
-        chosen: DACLOptions = choose_options(options, DACL_PRESETS)
-        super().__init__(model, chosen, generator=generator)
-
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step.
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -94,7 +82,7 @@ class DACL(SimCLR):
             ValueError: one view only, or views of another shape.
         """
         view_1, view_2, _ = check_views(batch)
-        return super().forward((self.noisy(view_1), self.noisy(view_2)))
+        return super().training_step((self.noisy(view_1), self.noisy(view_2)))
 
     def noisy(self, view: Tensor) -> Tensor:
         """Images (B, C, H, W) with a little of the others in them."""

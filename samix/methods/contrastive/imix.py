@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samix.losses.contrastive import in_batch_info_nce
-from samix.methods.contrastive.base import choose_options
+from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.mixup import mix_views
-from samix.methods.contrastive.moco import MoCoOptions
-from samix.methods.contrastive.queue_mix import QueueMix
-from samix.mixers.learned import check_choice
+from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions
 from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp
 from samix.mixups.hidden import ManifoldMix
 from samix.runtime import distributed
+from samix.runtime.checks import check_choice
 
 
 class LargerShare(Augmentation):
@@ -31,19 +31,19 @@ class LargerShare(Augmentation):
 
 
 class LargerMixUp(LargerShare, MixUp):
-    """MixUp by the larger share."""
+    """MixUp whose own image has the larger share."""
 
 
 class LargerCutMix(LargerShare, CutMix):
-    """CutMix by the larger share; what the border cuts off a box makes it larger still."""
+    """CutMix whose own image has the larger share; a box cut off by the border makes it larger still."""
 
 
 class LargerManifoldMix(LargerShare, ManifoldMix):
-    """ManifoldMix by the larger share."""
+    """ManifoldMix whose own image has the larger share."""
 
 
 @dataclass(frozen=True)
-class IMixOptions(MoCoOptions):
+class IMixOptions(QueueMixOptions):
     """Options of i-Mix; the defaults are those of its ImageNet run.
 
     Args:
@@ -52,8 +52,6 @@ class IMixOptions(MoCoOptions):
         layers: of ``manifoldmix``, dotted names by commas; empty takes the first stages of a timm network.
         clean_weight: weight of the clean loss; 0, as published, leaves it out.
     """
-
-    name: ClassVar[str] = "imix"
 
     preset: str = "imagenet"
     image_mix: Literal["cutmix", "mixup", "manifoldmix"] = "cutmix"
@@ -65,13 +63,14 @@ class IMixOptions(MoCoOptions):
         super().__post_init__()
         check_choice("image_mix", self.image_mix, ("cutmix", "mixup", "manifoldmix"))
         check_alpha(self.alpha)
+        check_numbers(self, weights=("clean_weight",))
 
-    def build(self) -> Augmentation:
-        """What mixes the images."""
+    def build_mixup(self) -> Augmentation:
+        """The image mix that is named, by the larger share."""
         if self.image_mix == "manifoldmix":
             return LargerManifoldMix(alpha=self.alpha, per_sample=True, layers=self.layers)
-        kind = LargerCutMix if self.image_mix == "cutmix" else LargerMixUp
-        return kind(alpha=self.alpha, per_sample=True)
+        cls = LargerCutMix if self.image_mix == "cutmix" else LargerMixUp
+        return cls(alpha=self.alpha, per_sample=True)
 
 
 IMIX_PRESETS: dict[str, IMixOptions] = {
@@ -97,25 +96,15 @@ class IMix(QueueMix):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = IMIX_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = IMIX_PRESETS
+    title: ClassVar[str] = "i-Mix"
 
     options: IMixOptions
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: IMixOptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        chosen: IMixOptions = choose_options(options, IMIX_PRESETS)
-        super().__init__(model, chosen, chosen.build(), mixup=mixup, generator=generator)
 
     def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``mixed``, and ``nce`` if it has a weight."""
         o = self.options
-        z, batch = mix_views(self.mixing.mixup, self.online, view)
+        z, batch = mix_views(self.mixup.augmentation, self.encoder, view)
         targets = batch.index + distributed.rank() * len(view)
         keys = distributed.gather(key)  # (W B, D)
         mixed = in_batch_info_nce(z, keys, targets, o.temperature, batch.weights, negatives).mean()

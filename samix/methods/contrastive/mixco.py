@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samix.losses.contrastive import in_batch_info_nce, normalized
-from samix.methods.contrastive.base import check_numbers, choose_options
-from samix.methods.contrastive.moco import MoCoOptions
-from samix.methods.contrastive.queue_mix import QueueMix, check_even
+from samix.methods.contrastive.base import check_numbers
+from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions, check_even
 from samix.mixups.base import Augmentation, sample_lam, to_device
 from samix.mixups.handmade import MixUp, mixup
 from samix.runtime import distributed
 
 
 @dataclass(frozen=True)
-class MixCoOptions(MoCoOptions):
+class MixCoOptions(QueueMixOptions):
     """Options of MixCo; the defaults are the paper's but for the mixes' temperature on ImageNet.
 
     Args:
         mixed_temperature: of the softmax of the mixes.
     """
-
-    name: ClassVar[str] = "mixco"
 
     preset: str = "v2"
     mixed_temperature: float = 0.05
@@ -34,11 +32,15 @@ class MixCoOptions(MoCoOptions):
         super().__post_init__()
         check_numbers(self, positive=("mixed_temperature",))
 
+    def build_mixup(self) -> Augmentation:
+        """MixUp; for pictures, as the step itself mixes half a batch."""
+        return MixUp(per_sample=True)
+
 
 MIXCO_PRESETS: dict[str, MixCoOptions] = {
     "v2": MixCoOptions(),
     "imagenet": MixCoOptions(preset="imagenet", mixed_temperature=1.0),
-    "cifar": MixCoOptions(preset="cifar", projector="linear", queue=4096, momentum=0.99),
+    "cifar": MixCoOptions(preset="cifar", projector="linear", queue=4096, ema_decay=0.99),
 }
 
 
@@ -59,20 +61,10 @@ class MixCo(QueueMix):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = MIXCO_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = MIXCO_PRESETS
+    title: ClassVar[str] = "MixCo"
 
     options: MixCoOptions
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: MixCoOptions | str = "v2",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        chosen: MixCoOptions = choose_options(options, MIXCO_PRESETS)
-        super().__init__(model, chosen, MixUp(per_sample=True), mixup=mixup, generator=generator)
 
     def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``nce``, and ``mixed`` of N / 2 mixes.
@@ -83,7 +75,7 @@ class MixCo(QueueMix):
         check_even(len(view), "MixCo", "mixes the halves of the batch")
         half = len(view) // 2
         lam = to_device(sample_lam(1.0, half, per_sample=True, generator=self.generator), view.device)
-        z = normalized(self.online(mixup(view[:half], view[half:], lam).images))  # (N / 2, D)
+        z = normalized(self.encoder(mixup(view[:half], view[half:], lam).images))  # (N / 2, D)
         first = distributed.rank() * len(view) + torch.arange(half, device=view.device)
         targets, weights = torch.stack([first, first + half], 1), torch.stack([lam, 1.0 - lam], 1)
         keys, t = distributed.gather(key), self.options.mixed_temperature

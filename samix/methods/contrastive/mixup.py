@@ -7,22 +7,21 @@ view that was pasted in.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import mixed_info_nce, normalized
-from samix.methods.contrastive.clustering import ClusterOptions
+from samix.methods.contrastive.clustering import OnlineClusters
 from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
-from samix.mixups.handmade import NoMixup, RandomChoice
+from samix.mixups.handmade import RandomChoice
 from samix.networks.encoder import Encoder
-
-if TYPE_CHECKING:
-    from samix.methods.contrastive.moco import MoCo
 
 
 def check_views(batch: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -46,34 +45,70 @@ def check_views(batch: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
     return view_q, view_k, ids
 
 
-class Seen(NamedTuple):
-    """What the clean part of a step of MoCo had and made."""
+@dataclass(frozen=True)
+class MoCoStep:
+    """One step of MoCo, as a mixup sees it.
 
-    view_q: Tensor  # (B, C, H, W)
+    Args:
+        view_q: (B, C, H, W).
+        view_k: (B, C, H, W), of the same images.
+        ids: (B,) rows of the images in the data, or None.
+        embedding: (B, D) of view_k by the EMA encoder.
+        key: (B, D) the same, of unit length.
+        negatives: (K, D).
+        encoder: is trained.
+        ema_encoder: its moving average.
+        keys: gives the unit keys (B, D) of a view.
+        feature_maps: gives the EMA encoder's feature maps (B, C', h, w) of a view.
+        temperature: of the softmax.
+        mixed_weight: weight of the mixed loss.
+        progress: share of the run that is done, in [0, 1].
+        done: optimiser steps that are done.
+        training: whether the method is in train mode.
+    """
+
+    view_q: Tensor
     view_k: Tensor
-    key: Tensor  # (B, D) unit keys of view_k
-    embedding: Tensor  # (B, D) what the keys were before they were brought to unit length, for clusters
-    negatives: Tensor  # (K, D)
-    ids: Tensor | None  # (B,) row numbers of the images
+    ids: Tensor | None
+    embedding: Tensor
+    key: Tensor
+    negatives: Tensor
+    encoder: Encoder
+    ema_encoder: Encoder
+    keys: Callable[[Tensor], Tensor]
+    feature_maps: Callable[[Tensor], Tensor]
+    temperature: float
+    mixed_weight: float
+    progress: float
+    done: int
+    training: bool
+
+    def mixed_nce(self, z: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+        """Mean infoNCE, a scalar, of mixes z (B, D) with the keys (B, k, D) of their sources in shares (B, k)."""
+        return mixed_info_nce(z, keys, weights, self.negatives, self.temperature).mean()
 
 
-class Mixing(nn.Module):
-    """What a mixup adds to a step without labels."""
+class ContrastiveMixup(nn.Module):
+    """A mixup in a self-supervised step: the loss that it adds, and its state."""
 
-    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to be added, a scalar, and its parts for the log.
+    @property
+    def loss_parts(self) -> tuple[str, ...]:
+        """Names of all parts that :meth:`losses` may return, in order, the same on every process."""
+        return ("mixed",)
 
-        Args:
-            method: the step this belongs to, with its encoders.
-            seen: what the clean part of that step had and made.
-        """
+    def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to add, a scalar, and its parts for the log."""
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step."""
+        """Follows an optimiser step."""
+
+    def online_clusters(self) -> OnlineClusters | None:
+        """The clusters that it keeps, if it keeps any."""
+        return None
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """What is to be trained here, as groups for a torch optimiser; all of it is one group, ``mixer``."""
+        """Parameters to train, as groups for a torch optimiser: one group, ``mixer``, or none."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return [{"name": "mixer", "params": trained, "lr": lr, "weight_decay": weight_decay}] if trained else []
 
@@ -81,53 +116,92 @@ class Mixing(nn.Module):
         """What a checkpoint needs beyond ``state_dict``."""
         return {}
 
-    def load_extra_state(self, state: Any) -> None:
-        """Takes it back."""
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Loads what :meth:`extra_state` gave."""
 
     def preview(
-        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, encoder: Encoder, teacher: Encoder, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
         """The mix of these pairs, for pictures."""
         raise NotImplementedError
 
 
-class AugmentationMixup(Mixing):
+class ContrastiveMixupOptions(Protocol):
+    """Options of a mixup beside MoCo, which say how it enters the step."""
+
+    def attach(
+        self,
+        mixup: Augmentation | MaskGenerator,
+        encoder: Encoder,
+        generator: torch.Generator,
+        images: int | None,
+        dim: int,
+    ) -> ContrastiveMixup:
+        """The contrastive form of a mixup.
+
+        Args:
+            mixup: is mixed with, or trained.
+            encoder: is trained by the step.
+            generator: of all draws.
+            images: N, number of training images, if it is known.
+            dim: D of the embedding.
+
+        Raises:
+            ValueError: a mixup that these options do not go with.
+        """
+
+
+def wrong_options(options: object, mixup: object) -> ValueError:
+    """The error for options that do not go with a mixup."""
+    return ValueError(
+        f"{type(options).__name__} does not go with {type(mixup).__name__}: a Mixer that is trained (samix.SAMixer) "
+        "takes SAMixIOptions or SAMixCOptions, InterIntraMix and mixups guided by maps take PseudoLabelOptions, and "
+        "all others take no options"
+    )
+
+
+class AugmentationMixup(ContrastiveMixup):
     """Any augmentation object: hand-made, guided by pixels, hidden, or a frozen Mixer.
 
     Args:
-        mixup: what mixes; a copy is taken whose partners are drawn without fixed points.
+        augmentation: mixes; a copy is taken whose partners are drawn without fixed points.
         generator: of its draws.
     """
 
-    def __init__(self, mixup: Augmentation, generator: torch.Generator) -> None:
+    def __init__(self, augmentation: Augmentation, generator: torch.Generator) -> None:
         super().__init__()
-        self.mixup = for_views(mixup, generator)
+        self.augmentation = for_views(augmentation, generator)
 
-    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
         """``sum_s weights_s nce(z_m, key of source s)``: both sources from the query view, all keys of the key view."""
-        z, mixed = mix_views(self.mixup, method.online, seen.view_q)
-        keys = seen.key[mixed.index]  # (B, k, D)
-        loss = mixed_info_nce(z, keys, mixed.weights, seen.negatives, method.options.temperature).mean()
-        weighted = method.options.mixed_weight * loss + mixed.extra_loss
-        return weighted, {"mixed": loss, **mixed.extra}
+        z, mixed = mix_views(self.augmentation, step.encoder, step.view_q)
+        loss = step.mixed_nce(z, step.key[mixed.index], mixed.weights)
+        return step.mixed_weight * loss, {"mixed": loss}
 
     def extra_state(self) -> dict[str, Tensor]:
-        """What the mixup remembers."""
-        return self.mixup.state_dict()
+        """The memory of the augmentation."""
+        return self.augmentation.state_dict()
 
-    def load_extra_state(self, state: Any) -> None:
-        """Gives it back."""
-        self.mixup.load_state_dict(state)
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Loads the memory of the augmentation."""
+        self.augmentation.load_state_dict(state)
 
     def preview(
-        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, encoder: Encoder, teacher: Encoder, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
-        """The mixup of these pairs; the run's generator does not move."""
-        state = self.mixup.generator.get_state()
-        try:
-            return self.mixup(images, labels, lam=lam, index=index)
-        finally:
-            self.mixup.generator.set_state(state)
+        """The mix of these pairs; the generator does not move."""
+        with same_draws(self.augmentation.generator):
+            return self.augmentation(images, labels, lam=lam, index=index)
+
+
+@contextmanager
+def same_draws(generator: torch.Generator) -> Iterator[None]:
+    """Restores the generator's state afterwards."""
+    state = generator.get_state()
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 def mix_views(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Tensor, MixedBatch]:
@@ -158,7 +232,7 @@ def embed_mixed(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Te
 
 
 def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool = False) -> Augmentation:
-    """A copy of a mixup for use without labels: this generator, and partners in one cycle, nobody with itself.
+    """A copy of a mixup for use without labels: this generator, and partners in one cycle, no image with itself.
 
     Args:
         mixup: any.
@@ -184,7 +258,7 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
     if needs.classes and not classes:
         raise ValueError(
             f"{type(mixup).__name__} asks whether two images are of one class; without labels give it clusters: "
-            "mixing=PseudoLabelOptions(...) and images=N"
+            "mixup_options=PseudoLabelOptions(...) and images=N"
         )
     if needs.model and not classes:
         raise ValueError(
@@ -199,40 +273,3 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
     if isinstance(own, RandomChoice):
         own.choices = tuple(for_views(choice, generator, classes=classes) for choice in own.choices)
     return own
-
-
-def make_mixing(
-    mixup: Augmentation | MaskGenerator | None,
-    encoder: Encoder,
-    options: Any,
-    generator: torch.Generator,
-    images: int | None = None,
-    dim: int = 128,
-) -> Mixing | None:
-    """The mixing of a mixup: given as it is, or learned; with options that have clusters, by pseudo labels.
-
-    Args:
-        mixup: see :class:`samix.MoCo`.
-        encoder: the query encoder.
-        options: of the mixing.
-        generator: of its draws.
-        images: N, number of training images, for clusters.
-        dim: D of the embedding, for clusters.
-
-    Raises:
-        TypeError: not a mixup.
-        ValueError: clusters without ``images``, or options that do not go with this mixup.
-    """
-    if mixup is None or isinstance(mixup, NoMixup):
-        return None
-    if isinstance(options, ClusterOptions):
-        from samix.methods.contrastive.pseudo_labels import mixing_by_clusters
-
-        return mixing_by_clusters(mixup, encoder, options, generator, images, dim)
-    if isinstance(mixup, MaskGenerator):
-        from samix.methods.contrastive.samix_i import SAMixIMixup
-
-        return SAMixIMixup(mixup, encoder, options, generator)
-    if not isinstance(mixup, Augmentation):
-        raise TypeError(f"mixup must be an augmentation object or a learned Mixer, got {type(mixup).__name__}")
-    return AugmentationMixup(mixup, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import info_nce, normalized, similarities
-from samix.methods.contrastive.base import check_numbers, choose_options, given_generator, given_mixing
+from samix.methods.contrastive.base import check_numbers, fixed_mixup, given_generator
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.mixups.base import Augmentation, to_device
+from samix.runtime.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,6 @@ class MoCHiOptions(MoCoOptions):
         start: share of the run after which they are made. About ten epochs are taken from a related method.
     """
 
-    name: ClassVar[str] = "mochi"
-
     preset: str = "imagenet"
     hardest: int = 1024
     pairs: int = 1024
@@ -38,8 +38,8 @@ class MoCHiOptions(MoCoOptions):
         check_numbers(self, counts=("hardest",), shares=("start",))
         if self.hardest > self.queue:
             raise ValueError(f"hardest must be at most the queue's {self.queue} keys, got {self.hardest}")
-        if self.pairs < 0 or self.with_query < 0:
-            raise ValueError(f"pairs and with_query must be at least 0, got {self.pairs} and {self.with_query}")
+        for name in ("pairs", "with_query"):
+            check_number(name, getattr(self, name), 0, integer=True)
 
 
 MOCHI_PRESETS: dict[str, MoCHiOptions] = {
@@ -52,7 +52,7 @@ MOCHI_PRESETS: dict[str, MoCHiOptions] = {
         projector="linear",
         queue=4096,
         temperature=0.1,
-        momentum=0.99,
+        ema_decay=0.99,
         hardest=64,
         pairs=64,
         with_query=8,
@@ -79,25 +79,26 @@ class MoCHi(MoCo):
         ValueError: unknown preset, or a network or mixup that cannot be used.
     """
 
-    presets: ClassVar[Any] = MOCHI_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = MOCHI_PRESETS
+    title: ClassVar[str] = "MoCHi"
+    trains_mixer: ClassVar[bool] = False
 
     options: MoCHiOptions
 
     def __init__(
         self,
         model: nn.Module,
-        options: MoCHiOptions | str = "imagenet",
+        options: MoCHiOptions | str | None = None,
         *,
         mixup: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        chosen: MoCHiOptions = choose_options(options, MOCHI_PRESETS)
-        super().__init__(model, chosen, generator=given_generator(generator))
-        self.mixing = given_mixing(mixup, "MoCHi", self.generator)
+        super().__init__(model, options, generator=given_generator(generator))
+        self.mixup = fixed_mixup(mixup, self.title, self.generator)
 
     def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
         """The loss of one direction, a scalar."""
-        query = normalized(self.online(view))
+        query = normalized(self.encoder(view))
         return info_nce(query, key, negatives, self.options.temperature, self.synthetic(query, negatives)).mean()
 
     def synthetic(self, query: Tensor, negatives: Tensor) -> Tensor | None:

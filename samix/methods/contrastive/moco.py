@@ -7,7 +7,7 @@ both sources, and that loss is added to the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,16 +15,33 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import info_nce, normalized
-from samix.methods.contrastive.base import ViewMethod, check_numbers, choose_options, detached, given_generator, spread
-from samix.methods.contrastive.mixup import Seen, check_views, make_mixing
-from samix.mixers.learned import MaskGenerator, check_choice
+from samix.methods.contrastive.base import (
+    EMAEncoderMethod,
+    check_numbers,
+    choose_options,
+    detached,
+    given_generator,
+    mixes_nothing,
+    refuse_mixup,
+    spread,
+)
+from samix.methods.contrastive.mixup import (
+    AugmentationMixup,
+    ContrastiveMixup,
+    ContrastiveMixupOptions,
+    MoCoStep,
+    check_views,
+)
+from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS
+from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation, to_device
 from samix.networks.batchnorm import split_batchnorm
-from samix.networks.ema import average_buffers, momentum_at, momentum_copy, train_norms, update_momentum
+from samix.networks.ema import average_buffers, momentum_copy, train_norms
 from samix.networks.encoder import Encoder
 from samix.networks.heads import linear_projector, mlp_projector, normed_mlp
 from samix.networks.queue import Queue, check_queue
 from samix.runtime import distributed
+from samix.runtime.checks import check_choice
 
 KeyBN = Literal["split", "shuffle", "eman", "none"]
 
@@ -42,18 +59,16 @@ class MoCoOptions:
         random_start: fill the queue with random vectors first [released code]; off, it begins empty and grows, which
             keeps a short run from collapsing.
         temperature: of the softmax.
-        momentum: coefficient of the momentum encoder, in [0, 1].
-        momentum_end: at the end, by a cosine; None keeps it constant.
+        ema_decay: of the EMA encoder (the papers' momentum m), in [0, 1].
+        ema_decay_end: its value at the end, by a cosine; None keeps it constant.
         key_bn: how query and key are kept from sharing batch statistics: ``split`` takes BatchNorm's statistics over
             ``groups`` parts of the batch, in both networks, the keys in another order; ``shuffle`` exchanges key images
-            between processes (needs several); ``eman`` runs the momentum encoder in eval mode with averaged statistics;
+            between processes (needs several); ``eman`` runs the EMA encoder in eval mode with averaged statistics;
             ``none``.
         groups: of ``split``.
         symmetric: contrast both directions; twice the cost.
         mixed_weight: weight of the mixed loss.
     """
-
-    name: ClassVar[str] = "moco"
 
     preset: str = "v2"
     projector: Literal["mlp", "linear", "mlp-bn"] = "mlp"
@@ -61,8 +76,8 @@ class MoCoOptions:
     queue: int = 65536
     random_start: bool = True
     temperature: float = 0.2
-    momentum: float = 0.999
-    momentum_end: float | None = None
+    ema_decay: float = 0.999
+    ema_decay_end: float | None = None
     key_bn: KeyBN = "split"
     groups: int = 8
     symmetric: bool = False
@@ -75,14 +90,15 @@ class MoCoOptions:
             self,
             counts=("dim", "queue", "groups"),
             positive=("temperature",),
-            shares=("momentum", "momentum_end"),
+            weights=("mixed_weight",),
+            shares=("ema_decay", "ema_decay_end"),
         )
 
 
 MOCO_PRESETS: dict[str, MoCoOptions] = {
     "v2": MoCoOptions(),
     "v1": MoCoOptions(preset="v1", projector="linear", temperature=0.07),
-    "cifar": MoCoOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99),
+    "cifar": MoCoOptions(preset="cifar", projector="linear", queue=4096, temperature=0.1, ema_decay=0.99),
 }
 
 
@@ -93,10 +109,10 @@ PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-class MoCo(ViewMethod):
-    """A query encoder, its momentum copy, and a queue; with a mixup, a mixed loss beside the clean one.
+class MoCo(EMAEncoderMethod):
+    """A query encoder, its moving average that makes the keys, and a queue; with a mixup, a mixed loss is added.
 
-    ``loss, parts = method((view_q, view_k))``.
+    ``loss, parts = method(view_q, view_k)``.
 
     Args:
         model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
@@ -104,10 +120,10 @@ class MoCo(ViewMethod):
         options: a :class:`MoCoOptions`, or the name of a preset: ``v2``, ``v1``, ``cifar``.
         mixup: None, any augmentation object, or a learned Mixer (:class:`samix.SAMixer`), which is then trained
             (SAMix-I).
-        feature: stage whose map guides a learned Mixer, as for :class:`samix.AutoMix`.
-        mixing: options of a learned Mixer's training, :class:`samix.methods.contrastive.samix_i.SAMixIOptions`, or
-            with clusters, :class:`samix.methods.contrastive.samix_c.SAMixCOptions`; of another mixup by pseudo labels,
-            :class:`samix.methods.contrastive.pseudo_labels.PseudoLabelOptions`.
+        feature: stage whose map a learned Mixer reads, as for :class:`samix.AutoMix`.
+        mixup_options: of a learned Mixer's training, :class:`samix.SAMixIOptions`, with clusters
+            :class:`samix.SAMixCOptions`, or the name of a preset of SAMix-I; of another mixup by pseudo labels,
+            :class:`samix.PseudoLabelOptions`.
         images: number of training images, which clusters must know; the queue is then checked to be shorter.
         generator: CPU generator of lam, pairs and orders; None makes one from torch's seed.
 
@@ -115,42 +131,45 @@ class MoCo(ViewMethod):
         ValueError: unknown preset, or a network or mixup that cannot be used.
     """
 
-    presets: ClassVar[Any] = MOCO_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = MOCO_PRESETS
+    title: ClassVar[str] = "MoCo"
+    trains_mixer: ClassVar[bool] = True
 
     def __init__(
         self,
         model: nn.Module,
-        options: MoCoOptions | str = "v2",
+        options: MoCoOptions | str | None = None,
         *,
         mixup: Augmentation | MaskGenerator | None = None,
         feature: int | str | None = None,
-        mixing: Any = None,
+        mixup_options: ContrastiveMixupOptions | str | None = None,
         images: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        refuse_mixup(self, mixup)
         chosen: MoCoOptions = choose_options(options, self.presets)
         self.options = chosen
         if chosen.key_bn == "split":
             split_batchnorm(model, chosen.groups)
         make = PROJECTORS[chosen.projector]
-        self.online = Encoder(model, lambda width: make(width, chosen.dim), feature)
-        self.momentum = momentum_copy(self.online)
+        self.encoder = Encoder(model, lambda width: make(width, chosen.dim), feature)
+        self.ema_encoder = momentum_copy(self.encoder)
         device = next(model.parameters()).device
         if images is not None:
             check_queue(chosen.queue, images)
         self.queue = Queue(chosen.queue, chosen.dim, random_start=chosen.random_start).to(device)
         self.generator = given_generator(generator)
-        self.mixing = make_mixing(mixup, self.online, mixing, self.generator, images, chosen.dim)
+        self.mixup = contrastive_mixup(mixup, mixup_options, self.encoder, self.generator, images, chosen.dim)
         self.train()
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:1911.05722, Algorithm 1), and with a mixup the mixed loss (arXiv:2111.15454, section 3.3).
+    def training_step(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:1911.05722, Algorithm 1), with a mixup the mixed loss (arXiv:2111.15454, 3.3) too.
 
         Args:
-            batch: two views (B, C, H, W) of the same images, normalised, and, for methods that need them, the images'
+            batch: two views (B, C, H, W) of the same images, normalised, and, for mixups that need them, the images'
                 row numbers (B,) int64.
 
         Returns:
@@ -160,60 +179,79 @@ class MoCo(ViewMethod):
         Raises:
             ValueError: one view only, or views of another shape.
         """
-        view_q, view_k, ids = check_views(batch)
-        negatives = self.queue.snapshot()
-        embedding = self.embeddings(view_k)
-        key = normalized(embedding)
-        nce = self.contrast(view_q, key, negatives)
+        step = self.new_step(batch)
+        nce = self.contrast(step.view_q, step.key, step.negatives)
         other: Tensor | None = None
         if self.options.symmetric:
-            other = self.keys(view_q)
-            nce = (nce + self.contrast(view_k, other, negatives)) / 2.0
+            other = self.keys(step.view_q)
+            nce = (nce + self.contrast(step.view_k, other, step.negatives)) / 2.0
         loss, parts = nce, {"nce": nce}
-        if self.mixing is not None:
-            seen = Seen(view_q, view_k, key, embedding, negatives, ids)
-            extra, mixed_parts = self.mixing.losses(self, seen)
+        if self.mixup is not None:
+            extra, mixed_parts = self.mixup.losses(step)
             loss = loss + extra
             parts.update(mixed_parts)
         if self.training:
-            self.queue.enqueue(key)
+            self.queue.enqueue(step.key)
             if other is not None:
                 self.queue.enqueue(other)
-        parts["key_std"] = spread(key)
+        parts["key_std"] = spread(step.key)
         return loss, detached(parts)
+
+    def new_step(self, batch: Sequence[Tensor]) -> MoCoStep:
+        """The keys and negatives for this batch, and what a mixup needs besides."""
+        view_q, view_k, ids = check_views(batch)
+        negatives = self.queue.snapshot()
+        embedding = self.embeddings(view_k)
+        return MoCoStep(
+            view_q,
+            view_k,
+            ids,
+            embedding,
+            normalized(embedding),
+            negatives,
+            self.encoder,
+            self.ema_encoder,
+            self.keys,
+            self.feature_maps,
+            self.options.temperature,
+            self.options.mixed_weight,
+            self.progress,
+            self.step,
+            self.training,
+        )
 
     def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
         """The clean loss of one direction, a scalar."""
-        query = normalized(self.online(view))
+        query = normalized(self.encoder(view))
         return info_nce(query, key, negatives, self.options.temperature).mean()
 
     @torch.no_grad()
     def keys(self, view: Tensor) -> Tensor:
-        """Unit keys (B, D) of a view by the momentum encoder, without gradient, the batch in another order."""
+        """Unit keys (B, D) of a view by the EMA encoder, without gradient, computed in another order of the batch."""
         return normalized(self.embeddings(view))
 
     @torch.no_grad()
     def embeddings(self, view: Tensor) -> Tensor:
-        """What the keys are before they are brought to unit length, (B, D)."""
-        return self.in_another_order(self.momentum, view)
+        """The keys before they are brought to unit length, (B, D)."""
+        return self.in_another_order(self.ema_encoder, view)
 
     @torch.no_grad()
-    def guides(self, view: Tensor) -> Tensor:
-        """The momentum encoder's feature map (B, C', h, w) of a view, run no further."""
-        return self.in_another_order(self.momentum.feature_map, view)
+    def feature_maps(self, view: Tensor) -> Tensor:
+        """The EMA encoder's feature map (B, C', h, w) of a view; the layers behind it do not run."""
+        return self.in_another_order(self.ema_encoder.feature_map, view)
 
-    def in_another_order(self, function: Any, view: Tensor) -> Tensor:
-        """Applies a function of images to the batch in a random order, and brings the result back into order."""
+    def in_another_order(self, function: Callable[[Tensor], Tensor], view: Tensor) -> Tensor:
+        """Applies a function of images to the batch in a random order, and restores the order of the result."""
         if self.options.key_bn == "shuffle" and distributed.world_size() > 1:
             return self.across_processes(function, view)
         if self.options.key_bn != "split" or not self.training:
-            return function(view)  # type: ignore[no-any-return]
+            return function(view)
         order = to_device(torch.randperm(len(view), generator=self.generator), view.device)
-        result: Tensor = function(view[order])
+        result = function(view[order])
         return torch.empty_like(result).index_copy_(0, order, result)
 
-    def across_processes(self, function: Any, view: Tensor) -> Tensor:
-        """The same over the batches of all processes: each works on images of all."""
+    def across_processes(self, function: Callable[[Tensor], Tensor], view: Tensor) -> Tensor:
+        """The same over the batches of all processes: each process works on images of all."""
         everything = distributed.gather(view)
         order = torch.randperm(len(everything), generator=self.generator).to(view.device)
         order = distributed.from_first(order)
@@ -223,18 +261,40 @@ class MoCo(ViewMethod):
         return results[back[mine]]
 
     def after_step(self, progress: float) -> None:
-        """Moves the momentum encoder towards the query encoder, and whatever the mixup moves."""
-        self.progress = progress
-        o = self.options
-        momentum = o.momentum if o.momentum_end is None else momentum_at(progress, o.momentum, o.momentum_end, 0.0)
-        update_momentum(self.online, self.momentum, momentum)
-        if o.key_bn == "eman":
-            average_buffers(self.online, self.momentum, momentum)
-        if self.mixing is not None:
-            self.mixing.after_step(progress)
+        """Moves the EMA encoder towards the query encoder, and updates the mixup."""
+        super().after_step(progress)
+        if self.options.key_bn == "eman":
+            average_buffers(self.encoder, self.ema_encoder, self.ema_decay(progress))
+        if self.mixup is not None:
+            self.mixup.after_step(progress)
 
     def train(self, mode: bool = True) -> MoCo:
-        """Train mode; of the momentum encoder only norms that keep statistics, and none of them with ``eman``."""
+        """Sets train mode; of the EMA encoder for norms that keep statistics, and with ``eman`` for none."""
         super().train(mode)
-        train_norms(self.momentum, mode and self.options.key_bn != "eman")
+        train_norms(self.ema_encoder, mode and self.options.key_bn != "eman")
         return self
+
+
+def contrastive_mixup(
+    mixup: Augmentation | MaskGenerator | None,
+    options: ContrastiveMixupOptions | str | None,
+    encoder: Encoder,
+    generator: torch.Generator,
+    images: int | None,
+    dim: int,
+) -> ContrastiveMixup | None:
+    """The contrastive form of a mixup, or None for none; see :class:`MoCo` for the arguments.
+
+    Raises:
+        TypeError: not a mixup.
+        ValueError: options that do not go with this mixup.
+    """
+    if mixup is None or mixes_nothing(mixup):
+        return None
+    if not isinstance(mixup, Augmentation | MaskGenerator):
+        raise TypeError(f"mixup must be an augmentation object or a learned Mixer, got {type(mixup).__name__}")
+    if options is None and isinstance(mixup, Augmentation):
+        return AugmentationMixup(mixup, generator)
+    if options is None or isinstance(options, str):
+        options = choose_options(options, SAMIX_I_PRESETS)
+    return options.attach(mixup, encoder, generator, images, dim)

@@ -1,4 +1,4 @@
-"""MoCo v3: a momentum encoder and a predictor, and the keys of the batch instead of a queue.
+"""MoCo v3: an EMA encoder and a predictor, and the keys of the batch instead of a queue.
 
 MoCo v3 (Chen et al. 2021, arXiv:2104.02057). With a mixup, the query of a mixed view finds the keys of the other views
 of its sources, in their shares, in one softmax; both directions, by the same draws.
@@ -6,7 +6,7 @@ of its sources, in their shares, in one softmax; both directions, by the same dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import in_batch_info_nce, normalized
-from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod, check_numbers
 from samix.methods.contrastive.mixup import check_views
-from samix.networks.ema import momentum_at, momentum_copy, train_norms, update_momentum
+from samix.networks.ema import momentum_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.vit_init import fix_positions, freeze_patches, is_vit
@@ -34,14 +34,12 @@ class MoCoV3Options:
         dim: D of the embedding.
         predictor_norm: BatchNorm without scale and shift after the predictor's last layer too; for ViTs.
         temperature: of the softmax.
-        momentum: coefficient of the momentum encoder at the start, in [0, 1].
-        momentum_end: at the end, by a cosine.
+        ema_decay: of the EMA encoder at the start (the paper's momentum m), in [0, 1].
+        ema_decay_end: its value at the end, by a cosine.
         fixed_positions: a ViT gets sine-cosine positions that are not trained.
         frozen_patches: a ViT gets a random patch projection that is not trained.
         mixed_weight: weight of the mixed loss.
     """
-
-    name: ClassVar[str] = "mocov3"
 
     preset: str = "resnet"
     layers: int = 2
@@ -49,8 +47,8 @@ class MoCoV3Options:
     dim: int = 256
     predictor_norm: bool = False
     temperature: float = 1.0
-    momentum: float = 0.99
-    momentum_end: float = 1.0
+    ema_decay: float = 0.99
+    ema_decay_end: float = 1.0
     fixed_positions: bool = True
     frozen_patches: bool = True
     mixed_weight: float = 1.0
@@ -60,7 +58,8 @@ class MoCoV3Options:
             self,
             counts=("layers", "hidden", "dim"),
             positive=("temperature",),
-            shares=("momentum", "momentum_end"),
+            weights=("mixed_weight",),
+            shares=("ema_decay", "ema_decay_end"),
         )
 
 
@@ -71,10 +70,10 @@ MOCO_V3_PRESETS: dict[str, MoCoV3Options] = {
 }
 
 
-class MoCoV3(GivenMixupMethod[MoCoV3Options]):
-    """An encoder with a predictor, and its momentum copy.
+class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
+    """An encoder with a predictor, and the encoder's moving average.
 
-    ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
+    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     A ViT is made as the paper's by ``timm.create_model("vit_small_patch16_224", num_classes=0, num_heads=12,
@@ -82,28 +81,27 @@ class MoCoV3(GivenMixupMethod[MoCoV3Options]):
 
     Args:
         options: a :class:`MoCoV3Options`, or the name of a preset: ``resnet``, ``vit``, ``cifar``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`.
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
     """
 
-    presets: ClassVar[Any] = MOCO_V3_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = MOCO_V3_PRESETS
     title: ClassVar[str] = "MoCo v3"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder, the predictor and the momentum encoder."""
+        """Makes the encoder, the predictor and the EMA encoder."""
         o = self.options
         if is_vit(model) and o.fixed_positions:
             fix_positions(model)
         if is_vit(model) and o.frozen_patches:
             freeze_patches(model)
         hidden = (o.hidden,) * (o.layers - 1)
-        self.online = Encoder(model, lambda width: normed_mlp((width, *hidden, o.dim), last_affine=False))
+        self.encoder = Encoder(model, lambda width: normed_mlp((width, *hidden, o.dim), last_affine=False))
         predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=o.predictor_norm, last_affine=False)
         self.predictor = predictor.to(next(model.parameters()).device)
-        self.momentum = momentum_copy(self.online)
-        self.train()
+        self.ema_encoder = momentum_copy(self.encoder)
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2104.02057, Algorithm 1), both directions added, and with a mixup the mixed loss.
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:2104.02057, Algorithm 1), both directions added, and with a mixup the mixed loss.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -119,18 +117,13 @@ class MoCoV3(GivenMixupMethod[MoCoV3Options]):
         key_1, key_2 = self.keys(view_1), self.keys(view_2)  # of all processes, (W B, D)
         first = distributed.rank() * len(view_1)
         own = torch.arange(first, first + len(view_1), device=view_1.device)
-        nce = self.contrast(self.online(view_1), key_2, own) + self.contrast(self.online(view_2), key_1, own)
-        loss, parts = nce, {"nce": nce}
-        if self.mixing is not None:
-            both = self.mix_both(view_1, view_2)
-            terms = [
-                self.contrast(z, keys, m.index + first, m.weights)
-                for (z, m), keys in zip(both, (key_2, key_1), strict=True)
-            ]
-            mixed = torch.stack(terms).sum()
-            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [m for _, m in both])
-        parts["key_std"] = spread(key_2)
-        return loss, detached(parts)
+        nce = self.contrast(self.encoder(view_1), key_2, own) + self.contrast(self.encoder(view_2), key_1, own)
+        mixed = self.mixed_terms(
+            (view_1, view_2),
+            (key_2, key_1),
+            lambda z, m, keys: self.contrast(z, keys, m.index + first, m.weights),
+        )
+        return self.total(nce, mixed, self.options.mixed_weight, key_2)
 
     def contrast(self, z: Tensor, keys: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """``2 temperature`` times the mean cross-entropy of the predictions of embeddings (B, D) over all keys."""
@@ -139,23 +132,11 @@ class MoCoV3(GivenMixupMethod[MoCoV3Options]):
 
     @torch.no_grad()
     def keys(self, view: Tensor) -> Tensor:
-        """Unit keys of a view by the momentum encoder, without gradient: (B, C, H, W) -> (W B, D)."""
-        return distributed.gather(normalized(self.momentum(view)))
-
-    def after_step(self, progress: float) -> None:
-        """Moves the momentum encoder towards the encoder."""
-        self.progress = progress
-        o = self.options
-        update_momentum(self.online, self.momentum, momentum_at(progress, o.momentum, o.momentum_end, 0.0))
-
-    def train(self, mode: bool = True) -> MoCoV3:
-        """Train mode; of the momentum encoder only norms that keep statistics."""
-        super().train(mode)
-        train_norms(self.momentum, mode)
-        return self
+        """Unit keys of a view by the EMA encoder, without gradient: (B, C, H, W) -> (W B, D)."""
+        return distributed.gather(normalized(self.ema_encoder(view)))
 
     def export(self) -> nn.Module:
-        """As of any method; what was frozen of a ViT can be trained again."""
+        """The backbone; the frozen parts of a ViT can be trained again."""
         net: Any = super().export()
         if is_vit(net):
             net.pos_embed.requires_grad_(True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.losses.cluster import weighted_cross_entropy
-from samix.losses.contrastive import mixed_info_nce, normalized
-from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
-from samix.methods.contrastive.mixup import Mixing, Seen, for_views
-from samix.methods.contrastive.samix_c import ClusterMixing, SAMixCOptions, apply_exactly, untrained
+from samix.losses.contrastive import normalized
+from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
+from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, for_views, same_draws, wrong_options
+from samix.methods.contrastive.samix_c import apply_exactly, no_loss
 from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
@@ -27,9 +27,6 @@ from samix.networks.backbone import find_layer, hooked
 from samix.networks.encoder import Encoder
 from samix.networks.inference import looking
 from samix.networks.last_map import LastMap, check_timm
-
-if TYPE_CHECKING:
-    from samix.methods.contrastive.moco import MoCo
 
 LENGTH = 4.0  # of the features that are classified; see ClusterClassifier
 SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not vanish in fp16
@@ -45,17 +42,28 @@ class PseudoLabelOptions(ClusterOptions):
         layer: dotted name of the layer of the last feature map, for Grad-CAM; empty for timm networks.
     """
 
-    name: ClassVar[str] = "pseudo-labels"
-
     classifier_trains_encoder: bool = False
     layer: str = ""
 
+    def attach(
+        self,
+        mixup: Augmentation | MaskGenerator,
+        encoder: Encoder,
+        generator: torch.Generator,
+        images: int | None,
+        dim: int,
+    ) -> ContrastiveMixup:
+        """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
+        if not isinstance(mixup, Augmentation):
+            raise wrong_options(self, mixup)
+        return PseudoLabelMixup(mixup, encoder, self, generator, known_images(images), dim)
 
-class PseudoLabelMixing(Mixing):
+
+class PseudoLabelMixup(ContrastiveMixup):
     """A mixup of classes or of saliency, with clusters as classes; until there are any, nothing is mixed.
 
-    A mixup guided by maps, as PuzzleMix, is given the Grad-CAM of a linear classifier of clusters that is trained
-    beside the encoder, for each image's own cluster.
+    A mixup guided by maps, as PuzzleMix, reads the Grad-CAM of a linear classifier of clusters that is trained beside
+    the encoder, for each image's own cluster.
 
     Args:
         mixup: :class:`samix.mixups.inter_intra.InterIntraMix`, or any mixup guided by maps.
@@ -66,8 +74,8 @@ class PseudoLabelMixing(Mixing):
         dim: D of the embedding.
 
     Raises:
-        ValueError: a mixup that looks neither at classes nor at maps, a network whose last feature map is not known, or
-            too few images for the clusters.
+        ValueError: a mixup that reads neither classes nor maps, a network whose last feature map is not known, or too
+            few images for the clusters.
     """
 
     def __init__(
@@ -83,11 +91,11 @@ class PseudoLabelMixing(Mixing):
         guided = isinstance(mixup, GuidedAugmentation)
         if not guided and not mixup.requirements.classes:
             raise ValueError(
-                f"{type(mixup).__name__} looks neither at classes nor at maps, so clusters change nothing; "
-                "leave mixing= away"
+                f"{type(mixup).__name__} reads neither classes nor maps, so clusters change nothing; "
+                "leave mixup_options= out"
             )
         self.options = options
-        self.mixup = for_views(mixup, generator, classes=True)
+        self.augmentation = for_views(mixup, generator, classes=True)
         device = next(encoder.parameters()).device
         self.clusters = OnlineClusters(images, dim, options).to(device)
         self.classifier: nn.Linear | None = None
@@ -95,22 +103,29 @@ class PseudoLabelMixing(Mixing):
             check_last_map(encoder.model, options.layer)
             self.classifier = ClusterClassifier(encoder.width, options.clusters).to(device)
 
-    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def loss_parts(self) -> tuple[str, ...]:
+        """Mixed infoNCE, the classifier's loss, and the share of changed labels."""
+        return ("mixed", "clusters", "changed")
+
+    def online_clusters(self) -> OnlineClusters:
+        """The clusters that stand for classes."""
+        return self.clusters
+
+    def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixed infoNCE, and the classifier's cross-entropy; then the bank takes in this step's keys."""
-        rows = self.clusters.rows(seen.ids, len(seen.view_q))
-        running = self.clusters.running
-        mixed = head = untrained(self) if self.classifier is not None else seen.key.new_zeros(())
-        if running:
+        rows = self.clusters.rows(step.ids, len(step.view_q))
+        mixed = head = no_loss(self) if self.classifier is not None else step.key.new_zeros(())
+        if self.clusters.running:
             labels = self.clusters.labels[rows]
-            batch, features = self.mix(method.online.model, seen.view_q, labels)
-            z = normalized(method.online(batch.images))
-            keys = seen.key[batch.index]  # (B, k, D)
-            nce = mixed_info_nce(z, keys, batch.weights, seen.negatives, method.options.temperature)
-            mixed, head = nce.mean(), self.classifier_loss(method, seen.view_q, features, labels)
+            batch, features = self.mix(step.encoder.model, step.view_q, labels)
+            z = normalized(step.encoder(batch.images))
+            mixed = step.mixed_nce(z, step.key[batch.index], batch.weights)
+            head = self.classifier_loss(step, features, labels)
         parts = {"mixed": mixed, "clusters": head}
-        if method.training:
-            parts["changed"] = self.clusters.step(rows, seen.key)
-        return method.options.mixed_weight * mixed + head, parts
+        if step.training:
+            parts["changed"] = self.clusters.step(rows, step.key)
+        return step.mixed_weight * mixed + head, parts
 
     def mix(
         self,
@@ -120,19 +135,19 @@ class PseudoLabelMixing(Mixing):
         lam: Tensor | float | None = None,
         index: Tensor | None = None,
     ) -> tuple[MixedBatch, Tensor | None]:
-        """The mix by clusters (B,), and the clean features (B, F) that were seen on the way, without a graph."""
-        if not isinstance(self.mixup, GuidedAugmentation):
-            return self.mixup(images, labels, lam=lam, index=index), None
+        """The mix by clusters (B,), and the clean features (B, F) computed on the way, without a graph."""
+        if not isinstance(self.augmentation, GuidedAugmentation):
+            return self.augmentation(images, labels, lam=lam, index=index), None
         assert self.classifier is not None
         maps, features = grad_cam(model, self.classifier, images, labels, self.options.layer)
-        return self.mixup(images, labels, lam=lam, index=index, guide=maps), features
+        return self.augmentation(images, labels, lam=lam, index=index, guide=maps), features
 
-    def classifier_loss(self, method: MoCo, view: Tensor, features: Tensor | None, labels: Tensor) -> Tensor:
+    def classifier_loss(self, step: MoCoStep, features: Tensor | None, labels: Tensor) -> Tensor:
         """Trains the classifier on clean features; with ``classifier_trains_encoder``, the encoder too."""
         if self.classifier is None or features is None:
             return self.clusters.weights.new_zeros(())
         if self.options.classifier_trains_encoder:
-            features = method.online.features(view)
+            features = step.encoder.features(step.view_q)
         logits = apply_exactly(self.classifier, features)
         ones = torch.ones(len(labels), 1, device=labels.device)
         return weighted_cross_entropy(logits, labels.unsqueeze(1), ones, self.clusters.weights)
@@ -142,17 +157,14 @@ class PseudoLabelMixing(Mixing):
         return [{**group, "name": "clusters"} for group in super().parameter_groups(lr, weight_decay)]
 
     def preview(
-        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, encoder: Encoder, teacher: Encoder, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
-        """The mixup of these pairs, with the clusters that are nearest now; None while there are none."""
+        """The mix of these pairs by the clusters that are nearest now; None while there are none."""
         if not bool(self.clusters.started):
             return None
-        nearest = self.clusters.nearest(normalized(method.momentum(images)))
-        state = self.mixup.generator.get_state()
-        try:
-            batch, _ = self.mix(method.online.model, images, nearest, lam, index)
-        finally:
-            self.mixup.generator.set_state(state)
+        nearest = self.clusters.nearest(normalized(teacher(images)))
+        with same_draws(self.augmentation.generator):
+            batch, _ = self.mix(encoder.model, images, nearest, lam, index)
         return dataclasses.replace(batch, labels=labels[batch.index])
 
 
@@ -171,31 +183,6 @@ class ClusterClassifier(nn.Linear):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
         return super().forward(LENGTH * F.normalize(features, dim=1, eps=1e-3))
-
-
-def mixing_by_clusters(
-    mixup: Augmentation | MaskGenerator,
-    encoder: Encoder,
-    options: ClusterOptions,
-    generator: torch.Generator,
-    images: int | None,
-    dim: int,
-) -> Mixing:
-    """SAMix-C for a learned Mixer, pseudo labels for a mixup that needs them.
-
-    Raises:
-        ValueError: no number of images, or options that do not go with this mixup.
-    """
-    if images is None:
-        raise ValueError("clusters keep a feature of each training image: say how many there are, images=N")
-    if isinstance(options, SAMixCOptions) and isinstance(mixup, MaskGenerator):
-        return ClusterMixing(mixup, encoder, options, generator, images, dim)
-    if isinstance(options, PseudoLabelOptions) and isinstance(mixup, Augmentation):
-        return PseudoLabelMixing(mixup, encoder, options, generator, images, dim)
-    raise ValueError(
-        f"{type(options).__name__} does not go with {type(mixup).__name__}; a Mixer that is trained (samix.SAMixer) "
-        "takes SAMixCOptions, InterIntraMix and mixups guided by maps take PseudoLabelOptions"
-    )
 
 
 def check_last_map(model: nn.Module, layer: str) -> None:

@@ -1,44 +1,41 @@
-"""MoCo's step for methods that say themselves how images are mixed: i-Mix, Un-Mix, MixCo, BSIM."""
+"""MoCo's step for methods that fix how images are mixed: i-Mix, Un-Mix, MixCo, BSIM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_info_nce
-from samix.methods.contrastive.base import detached, spread
+from samix.methods.contrastive.base import choose_options, detached, spread
 from samix.methods.contrastive.mixup import AugmentationMixup, check_views
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
-from samix.mixers.learned import MaskGenerator
 from samix.mixups.base import Augmentation
-from samix.mixups.handmade import NoMixup
 
 
-def refuse_mixup(mixup: Augmentation | MaskGenerator | None, method: str) -> None:
-    """Raises ValueError for a mixup beside a method that says itself how it mixes; None and no mixup are let in."""
-    if mixup is not None and not isinstance(mixup, NoMixup):
-        raise ValueError(
-            f"{method} fixes how images are mixed, so it takes no mixup, got {type(mixup).__name__}; leave it out "
-            "(samix pretrain: --mixup vanilla), or give the mixup to moco, simclr, byol or mocov3"
-        )
+class QueueMixOptions(MoCoOptions):
+    """MoCo's options of a method that says how images are mixed."""
+
+    def build_mixup(self) -> Augmentation:
+        """The mixup of images."""
+        raise NotImplementedError
 
 
 def check_even(rows: int, method: str, pairs: str) -> None:
-    """Raises ValueError for an odd number of rows."""
+    """Raises ValueError for an odd number of rows; ``pairs`` says what the method does with them."""
     if rows % 2:
         raise ValueError(f"{method} {pairs}, which takes an even batch, got {rows}; change batch_size")
 
 
 class QueueMix(MoCo):
-    """MoCo in which a view is contrasted in another way; a subclass gives :meth:`terms`.
+    """MoCo in which a view is contrasted in another way; a subclass writes :meth:`terms`.
 
     Args:
         model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
-        options: of the method, or the name of a preset.
-        image_mix: what mixes images.
+        options: of the method, or the name of a preset; None is the first preset.
         mixup: None; the method mixes by itself.
         generator: CPU generator of all draws; None makes one from torch's seed.
 
@@ -46,23 +43,26 @@ class QueueMix(MoCo):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    mixing: AugmentationMixup
+    fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
+    trains_mixer: ClassVar[bool] = False
+
+    mixup: AugmentationMixup
 
     def __init__(
         self,
         model: nn.Module,
-        options: MoCoOptions,
-        image_mix: Augmentation,
+        options: QueueMixOptions | str | None = None,
         *,
         mixup: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        refuse_mixup(mixup, type(self).__name__)
-        super().__init__(model, options, generator=generator)
-        self.mixing = AugmentationMixup(image_mix, self.generator)
+        chosen: QueueMixOptions = choose_options(options, self.presets)
+        image_mix = chosen.build_mixup()
+        super().__init__(model, chosen, mixup=mixup, generator=generator)
+        self.mixup = AugmentationMixup(image_mix, self.generator)
 
-    def forward(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step: the loss of a direction, or the mean over both; keys of clean views are put into the queue.
+    def training_step(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the loss of one direction, or the mean over both; the queue takes in the keys of clean views.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -79,9 +79,9 @@ class QueueMix(MoCo):
         directions = [(view_q, self.keys(view_k))]
         if self.options.symmetric:
             directions.append((view_k, self.keys(view_q)))
-        found = [self.terms(view, key, negatives) for view, key in directions]
-        loss = torch.stack([loss for loss, _ in found]).mean()
-        parts = {name: torch.stack([terms[name] for _, terms in found]).mean() for name in found[0][1]}
+        results = [self.terms(view, key, negatives) for view, key in directions]
+        loss = torch.stack([loss for loss, _ in results]).mean()
+        parts = {name: torch.stack([terms[name] for _, terms in results]).mean() for name in results[0][1]}
         if self.training:
             for _, key in directions:
                 self.queue.enqueue(key)
@@ -106,7 +106,7 @@ class QueueMix(MoCo):
     def beside_clean(
         self, mixed: Tensor, clean_weight: float, view: Tensor, key: Tensor, negatives: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighed sum with the clean loss; without a weight of its own there is no clean pass."""
+        """The weighted sum with the clean loss; with a clean weight of 0 there is no clean pass."""
         loss, parts = self.options.mixed_weight * mixed, {"mixed": mixed}
         if clean_weight:
             nce = self.contrast(view, key, negatives)

@@ -1,32 +1,28 @@
 """SAMix-C: a Mixer learned without labels from clusters (Li et al. 2022, arXiv:2111.15454, section 3.3).
 
-As SAMix-I, but what the Mixer learns from is clusters in place of keys: the mix must look like the clusters of its two
-sources, in lam's proportion. The encoder is still trained by infoNCE alone: no gradient of clusters reaches it.
+SAMix-I whose Mixer learns from clusters instead of keys: the mix must look like the clusters of its two sources, in
+lam's proportion. The encoder is still trained by infoNCE alone: no gradient of clusters reaches it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.losses.cluster import cluster_bce, weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
 from samix.methods.automix import Draw
-from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
-from samix.methods.contrastive.samix_i import RELEASED, SAMixIMixup, SAMixIOptions, Sources
-from samix.methods.options import mask_schedule
-from samix.mixers.learned import MaskGenerator, check_choice
-from samix.mixups.base import sample_lam, to_device
+from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
+from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
+from samix.methods.contrastive.samix_i import RELEASED, MixerBranch, PairSources, SAMixIMixup, SAMixIOptions
+from samix.mixers.learned import MaskGenerator
+from samix.mixups.base import Augmentation
 from samix.networks.ema import momentum_copy, update_momentum
 from samix.networks.encoder import Encoder
-
-if TYPE_CHECKING:
-    from samix.methods.contrastive.mixup import Seen
-    from samix.methods.contrastive.moco import MoCo
+from samix.runtime.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -37,14 +33,12 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
         local: the local term: ``clusters`` is the BCE of the two clusters' logits [paper]; ``keys`` is SAMix-I's, of
             the two keys [released code].
         auto_label: plain MixUp in the encoder branch where both images are of one cluster.
-        head_momentum: of the frozen copy of the clusters' head that judges the mix; 0 copies it after each step.
+        head_ema_decay: of the frozen copy of the clusters' head that judges the mix; 0 copies the head after each step.
     """
-
-    name: ClassVar[str] = "samix-c"
 
     local: Literal["clusters", "keys"] = "clusters"
     auto_label: bool = True
-    head_momentum: float = 0.0
+    head_ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         SAMixIOptions.__post_init__(self)
@@ -52,8 +46,20 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
         check_choice("local", self.local, ("clusters", "keys"))
         if self.extended and self.local != "keys":
             raise ValueError('extended positives are keys: local="keys"')
-        if not 0.0 <= self.head_momentum <= 1.0:
-            raise ValueError(f"head_momentum must be in [0, 1], got {self.head_momentum}")
+        check_number("head_ema_decay", self.head_ema_decay, 0, 1)
+
+    def attach(
+        self,
+        mixup: Augmentation | MaskGenerator,
+        encoder: Encoder,
+        generator: torch.Generator,
+        images: int | None,
+        dim: int,
+    ) -> ContrastiveMixup:
+        """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
+        if not isinstance(mixup, MaskGenerator):
+            raise wrong_options(self, mixup)
+        return SAMixCMixup(mixup, encoder, self, generator, known_images(images), dim)
 
 
 SAMIX_C_PRESETS: dict[str, SAMixCOptions] = {
@@ -64,14 +70,14 @@ SAMIX_C_PRESETS: dict[str, SAMixCOptions] = {
 }
 
 
-class ClusterMixing(SAMixIMixup):
+class SAMixCMixup(SAMixIMixup):
     """A Mixer trained beside MoCo by clusters; until there are any, SAMix-I.
 
     Args:
         mixer: as for SAMix-I.
         encoder: as for SAMix-I.
-        options: with ``preset="reference"`` in :data:`SAMIX_C_PRESETS`, the first clusters are made by the caller:
-            ``method.mixing.clusters.initialise_from(method.momentum, batches)``.
+        options: with the preset ``reference`` of :data:`SAMIX_C_PRESETS`, the caller makes the first clusters:
+            ``method.clusters.initialise_from(method.teacher, batches)``.
         generator: of lam and pairs.
         images: N, number of training images.
         dim: D of the embedding.
@@ -79,6 +85,8 @@ class ClusterMixing(SAMixIMixup):
     Raises:
         ValueError: a Mixer of another width, or too few images for the clusters.
     """
+
+    extrapolates: ClassVar[bool] = False
 
     options: SAMixCOptions
 
@@ -95,61 +103,53 @@ class ClusterMixing(SAMixIMixup):
         device = next(encoder.parameters()).device
         self.clusters = OnlineClusters(images, dim, options).to(device)
         self.head = cluster_head(dim, options.clusters).to(device)
-        self.frozen_head = momentum_copy(self.head)
+        self.ema_head = momentum_copy(self.head)
+
+    @property
+    def loss_parts(self) -> tuple[str, ...]:
+        """Those of SAMix-I, the head's loss, and the share of changed labels."""
+        return (*super().loss_parts, "clusters", "changed")
+
+    def online_clusters(self) -> OnlineClusters:
+        """The clusters that the Mixer learns from."""
+        return self.clusters
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
         """Both branches and the clusters' head; then the bank takes in this step's keys."""
-        rows = self.clusters.rows(seen.ids, len(seen.view_q))
-        if self.clusters.running:
-            sources = self.sources(method, seen.view_q, seen.view_k, seen.key)
+        rows = self.clusters.rows(step.ids, len(step.view_q))
+        running = self.clusters.running
+        sources = self.pair_sources(step)
+        if running:
             sources = sources._replace(label=self.clusters.labels[rows])
-            loss, parts = self.cluster_losses(method, sources, seen.negatives, seen.embedding)
-        else:
-            loss, parts = super().losses(method, seen)
-            parts["clusters"] = untrained(self.head)  # so that every parameter has a gradient, as several processes ask
-            loss = loss + parts["clusters"]
-        if method.training:
-            parts["changed"] = self.clusters.step(rows, seen.key)
-        return loss, parts
+        loss, parts, branch = self.both_branches(step, sources)
+        parts["clusters"] = self.head_loss(step.embedding, sources, branch) if running else no_loss(self.head)
+        if step.training:
+            parts["changed"] = self.clusters.step(rows, step.key)
+        return loss + parts["clusters"], parts
 
-    def cluster_losses(
-        self, method: MoCo, sources: Sources, negatives: Tensor, embedding: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """SAMix-I's two branches, with the Mixer judged by clusters, and the loss of their head."""
-        mixed = self.encoder_loss(method, sources, negatives)
-        draw = self.draw(len(sources.image), sources.image.device)
-        mask, mixed_embedding = self.judge(method, sources, draw)
-        generation = self.generation_loss(method, mixed_embedding, sources, draw, negatives)
-        mask_loss, report = self.mask_loss(mask, draw)
-        head = self.head_loss(embedding, mixed_embedding, sources, draw)
-        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress)
-        loss = method.options.mixed_weight * mixed + generation + weight * mask_loss + head
-        return loss, {"mixed": mixed, "generation": generation, "mask": mask_loss, "clusters": head, **report}
-
-    def generation_loss(
-        self, method: MoCo, embedding: Tensor, sources: Sources, draw: Draw, negatives: Tensor
-    ) -> Tensor:
+    def generation_loss(self, step: MoCoStep, sources: PairSources, branch: MixerBranch) -> Tensor:
         """``local_weight * l_+ + global_weight * l_-`` by the frozen head; l_- is mixed cross-entropy of clusters."""
-        if sources.label is None:
-            return super().generation_loss(method, embedding, sources, draw, negatives)
-        logits = apply_exactly(self.frozen_head, embedding)
+        label, draw = sources.label, branch.draw
+        if label is None:
+            return super().generation_loss(step, sources, branch)
+        logits = apply_exactly(self.ema_head, branch.embedding)
         if self.options.local == "clusters":
-            local = cluster_bce(logits, sources.label, sources.label[draw.index], draw.lam)
+            local = cluster_bce(logits, label, label[draw.index], draw.lam)
         else:
-            local = self.local_loss(method, normalized(embedding), sources, draw)
-        local_weight = self.options.local_weight * mask_schedule(self.options.local_schedule, method.progress)
-        return local_weight * local + self.options.global_weight * self.cluster_loss(logits, sources.label, draw)
+            local = self.local_loss(step, normalized(branch.embedding), sources, draw)
+        return self.local_weight(step) * local + self.options.global_weight * self.cluster_loss(logits, label, draw)
 
-    def head_loss(self, embedding: Tensor, mixed_embedding: Tensor, sources: Sources, draw: Draw) -> Tensor:
+    def head_loss(self, embedding: Tensor, sources: PairSources, branch: MixerBranch) -> Tensor:
         """Trains the head alone: cross-entropy of clean and of mixed embeddings (B, D), which are detached."""
-        assert sources.label is not None
-        labels, ones = sources.label.unsqueeze(1), torch.ones(len(embedding), 1, device=embedding.device)
+        label = sources.label
+        assert label is not None
+        ones = torch.ones(len(embedding), 1, device=embedding.device)
         clean_logits = apply_exactly(self.head, embedding.detach())
-        clean = weighted_cross_entropy(clean_logits, labels, ones, self.clusters.weights)
-        mixed_logits = apply_exactly(self.head, mixed_embedding.detach())
-        return clean + self.cluster_loss(mixed_logits, sources.label, draw)
+        clean = weighted_cross_entropy(clean_logits, label.unsqueeze(1), ones, self.clusters.weights)
+        mixed_logits = apply_exactly(self.head, branch.embedding.detach())
+        return clean + self.cluster_loss(mixed_logits, label, branch.draw)
 
     def cluster_loss(self, logits: Tensor, label: Tensor, draw: Draw) -> Tensor:
         """Cross-entropy of mixed images with both clusters, in lam's proportion, with class weights."""
@@ -159,22 +159,13 @@ class ClusterMixing(SAMixIMixup):
 
     # Its parts --------------------------------------------------------------------------------------------------------
 
-    def finish(self, mask: Tensor, sources: Sources, draw: Draw) -> Tensor:
+    def finish_mask(self, mask: Tensor, sources: PairSources, draw: Draw) -> Tensor:
         """As for SAMix-I; with ``auto_label``, a constant mask lam for pairs of one cluster."""
-        mask = super().finish(mask, sources, draw)
+        mask = super().finish_mask(mask, sources, draw)
         if sources.label is None or not self.options.auto_label:
             return mask
         same = (sources.label == sources.label[draw.index]).view(-1, 1, 1, 1)
         return torch.where(same, draw.lam.view(-1, 1, 1, 1), mask)
-
-    def extend(self, sources: Sources, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Positives of the released code; with clusters these are interpolations alone: w ~ Beta(2, 2) per element."""
-        count, dim = sources.key.shape
-        share = sample_lam(2.0, count * dim, per_sample=True, generator=self.generator).view(count, dim)
-        share = to_device(share, sources.key.device)
-        own = F.normalize(torch.lerp(sources.partner_key, sources.key, share), dim=1)
-        other = F.normalize(torch.lerp(sources.key, sources.partner_key, share), dim=1)
-        return own, other[draw.index]
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """The Mixer, and the clusters' head as a group of its own, ``clusters``."""
@@ -184,9 +175,9 @@ class ClusterMixing(SAMixIMixup):
         ]
 
     def after_step(self, progress: float) -> None:
-        """As for SAMix-I; and the frozen head follows."""
+        """Keeps the Mixer's parameters in range, and moves the frozen head."""
         super().after_step(progress)
-        update_momentum(self.head, self.frozen_head, self.options.head_momentum)
+        update_momentum(self.head, self.ema_head, self.options.head_ema_decay)
 
 
 def cluster_head(width: int, clusters: int) -> nn.Linear:
@@ -203,6 +194,6 @@ def apply_exactly(head: nn.Module, embedding: Tensor) -> Tensor:
         return head(exact(embedding))  # type: ignore[no-any-return]
 
 
-def untrained(head: nn.Module) -> Tensor:
-    """A loss of 0 that gives every parameter a gradient of 0."""
+def no_loss(head: nn.Module) -> Tensor:
+    """A loss of 0 that gives every parameter a gradient of 0, which several processes need."""
     return sum((p.sum() for p in head.parameters()), torch.zeros((), device=next(head.parameters()).device)) * 0.0

@@ -1,25 +1,24 @@
 """SAMix-I: a Mixer learned without labels, beside MoCo (Li et al. 2022, arXiv:2111.15454, section 3.3).
 
-As in AutoMix there are two branches with a draw each. The encoder branch trains the query encoder on images mixed by
-masks without a graph. The Mixer branch trains the Mixer through the frozen momentum encoder: the embedding of the mix
-must lie between the keys of its two sources, in lam's proportion.
+As in AutoMix there are two branches, each with its own draw of lam and partners. The encoder branch trains the query
+encoder on images mixed by masks without a graph. The Mixer branch trains the Mixer through the frozen EMA encoder: the
+embedding of the mix must lie between the keys of its two sources, in lam's proportion.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.losses.contrastive import local_bce, mixed_info_nce, normalized
+from samix.losses.contrastive import local_bce, normalized
 from samix.losses.supervised import mask_mean_loss, mask_variance
 from samix.methods.automix import Draw
-from samix.methods.contrastive.mixup import Mixing, Seen
+from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.options import MaskSchedule, mask_schedule, samixer_of
 from samix.mixers.learned import (
     Attention,
@@ -28,15 +27,12 @@ from samix.mixers.learned import (
     SAMixer,
     Upsample,
     adjust_mask,
-    check_choice,
     margin_mask,
 )
-from samix.mixups.base import as_lam, blend, sample_lam, sample_partners, to_device
+from samix.mixups.base import Augmentation, as_lam, blend, sample_lam, sample_partners, to_device
 from samix.networks.ema import untracked_batchnorm
 from samix.networks.encoder import Encoder
-
-if TYPE_CHECKING:
-    from samix.methods.contrastive.moco import MoCo
+from samix.runtime.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,12 @@ class SAMixIOptions:
         global_weight: weight of the mixed infoNCE in it, eta.
         extended: the local term's positives are random inter- or extrapolations of an image's two keys [released code;
             needs ``pair="cross"``].
-        local_schedule: course of the local term's weight: ``constant`` [paper], ``linear``, ``cosine`` or ``warmup``.
+        local_schedule: schedule of the local term's weight: ``constant`` [paper], ``linear``, ``cosine`` or ``warmup``.
         mask_weight: weight of the mask loss.
-        mask_schedule: its course.
+        mask_schedule: schedule of that weight.
         mask_margin: deviation of the mask's mean from lam that costs nothing.
         mask_variance: weight, inside the mask loss, of the mask's variance, which is maximised.
+        mask_over_batch: mean and variance over the whole batch [released code] instead of per sample [paper].
         adjust_margin: the encoder branch's masks are brought to mean lam where they are further from it than this;
             negative switches that off.
         lam_margin: plain MixUp in the encoder branch where min(lam, 1 - lam) is at most this.
@@ -71,8 +68,6 @@ class SAMixIOptions:
         content: ``nonlinear``, or AutoMix's ``linear``, for ablations.
     """
 
-    name: ClassVar[str] = "samix"
-
     preset: str = "paper"
     alpha: float = 2.0
     per_sample: bool = False
@@ -85,6 +80,7 @@ class SAMixIOptions:
     mask_schedule: MaskSchedule = "linear"
     mask_margin: float = 0.1
     mask_variance: float = 2.0
+    mask_over_batch: bool = False
     adjust_margin: float = 0.1
     lam_margin: float = 0.08
     gamma: float | None = 1.0
@@ -97,10 +93,13 @@ class SAMixIOptions:
     content: Content = "nonlinear"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(
-                f"alpha must be a positive number, got {self.alpha}; learned mixup needs lam inside (0, 1)"
-            )
+        check_number("alpha", self.alpha, 0, open_low=True)
+        for name in ("local_weight", "global_weight", "mask_weight", "mask_variance"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("mask_margin", "dropout"):
+            check_number(name, getattr(self, name), 0, 1)
+        for name in ("adjust_margin", "lam_margin"):
+            check_number(name, getattr(self, name), None, 1)
         check_choice("pair", self.pair, ("same", "cross"))
         for name in ("local_schedule", "mask_schedule"):
             check_choice(name, getattr(self, name), ("constant", "linear", "cosine", "warmup"))
@@ -111,14 +110,28 @@ class SAMixIOptions:
         """SAMix's Mixer for feature maps of ``dim`` channels."""
         return samixer_of(self, dim)
 
+    def attach(
+        self,
+        mixup: Augmentation | MaskGenerator,
+        encoder: Encoder,
+        generator: torch.Generator,
+        images: int | None,
+        dim: int,
+    ) -> ContrastiveMixup:
+        """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
+        if not isinstance(mixup, MaskGenerator):
+            raise wrong_options(self, mixup)
+        return SAMixIMixup(mixup, encoder, self, generator)
 
-RELEASED: dict[str, Any] = {  # what the released code has otherwise than the paper
+
+RELEASED: dict[str, Any] = {  # where the released code differs from the paper
     "preset": "reference",
     "pair": "cross",
     "extended": True,
     "local_schedule": "warmup",
     "global_weight": 1.0,
     "mask_schedule": "warmup",
+    "mask_over_batch": True,
     "adjust_margin": 0.05,
     "lam_margin": 0.10,
     "dropout": 0.1,
@@ -126,143 +139,156 @@ RELEASED: dict[str, Any] = {  # what the released code has otherwise than the pa
 SAMIX_I_PRESETS: dict[str, SAMixIOptions] = {"paper": SAMixIOptions(), "reference": SAMixIOptions(**RELEASED)}
 
 
-class Sources(NamedTuple):
-    """Where a mix and its targets come from; ``partner_*`` are of the whole batch, not yet paired."""
+class PairSources(NamedTuple):
+    """Images, maps and keys of both sides of the pairs; ``partner_*`` are in the batch's order, not yet paired."""
 
     image: Tensor  # (B, C, H, W)
     partner_image: Tensor
     z: Tensor  # (B, P, h, w) the Mixer's projections
     partner_z: Tensor
-    key: Tensor  # (B, D) of the own image's other view
-    partner_key: Tensor  # (B, D) of the partner's other view
+    key: Tensor  # (B, D) of the other view of the image
+    partner_key: Tensor  # (B, D) of the other view of the partner image
     label: Tensor | None = None  # (B,) int64 cluster of the image, for SAMix-C
 
 
-class SAMixIMixup(Mixing):
+class MixerBranch(NamedTuple):
+    """What the Mixer's losses are computed from."""
+
+    draw: Draw
+    mask: Tensor  # (B, 1, H, W) with its graph
+    embedding: Tensor  # (B, D) of the mix by the frozen EMA encoder, not of unit length
+
+
+class SAMixIMixup(ContrastiveMixup):
     """A Mixer trained beside MoCo.
 
     Args:
-        mixer: reads the momentum encoder's feature maps.
+        mixer: reads the EMA encoder's feature maps.
         encoder: gives their width.
-        options: a :class:`SAMixIOptions`, or the name of a preset: ``paper`` (also for None) or ``reference``.
+        options: see :class:`SAMixIOptions`.
         generator: of lam and pairs.
 
     Raises:
-        ValueError: unknown preset, or a Mixer of another width.
+        ValueError: a Mixer of another width.
     """
 
-    def __init__(self, mixer: MaskGenerator, encoder: Encoder, options: Any, generator: torch.Generator) -> None:
+    extrapolates: ClassVar[bool] = True  # whether extended positives may lie beyond an image's two keys
+
+    def __init__(
+        self, mixer: MaskGenerator, encoder: Encoder, options: SAMixIOptions, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        name = "paper" if options is None else options
-        if isinstance(name, str) and name not in SAMIX_I_PRESETS:
-            raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(SAMIX_I_PRESETS)}")
-        self.options: SAMixIOptions = SAMIX_I_PRESETS[name] if isinstance(name, str) else name
         if mixer.dim != encoder.dim:
             raise ValueError(
                 f"the Mixer reads maps of {mixer.dim} channels, the encoder's stage gives {encoder.dim}; "
                 f"make it for {encoder.dim}, or choose another feature stage"
             )
+        self.options = options
         self.mixer = mixer.to(next(encoder.parameters()).device)
         self.generator = generator
 
+    @property
+    def loss_parts(self) -> tuple[str, ...]:
+        """The losses of both branches, and two statistics of the masks."""
+        return ("mixed", "generation", "mask", "mask_std", "mask_error")
+
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def losses(self, method: MoCo, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both branches; see the head of this file."""
-        sources = self.sources(method, seen.view_q, seen.view_k, seen.key)
-        mixed = self.encoder_loss(method, sources, seen.negatives)
-        generation, mask, report = self.mixer_losses(method, sources, seen.negatives)
-        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, method.progress, method.step)
-        loss = method.options.mixed_weight * mixed + generation + weight * mask
-        return loss, {"mixed": mixed, "generation": generation, "mask": mask, **report}
+    def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both branches, see the head of this file."""
+        loss, parts, _ = self.both_branches(step, self.pair_sources(step))
+        return loss, parts
 
-    def sources(self, method: MoCo, view_q: Tensor, view_k: Tensor, key: Tensor) -> Sources:
-        """Images, guides and keys of both sides of every pair."""
-        z = self.mixer.project(method.guides(view_q))
+    def both_branches(self, step: MoCoStep, sources: PairSources) -> tuple[Tensor, dict[str, Tensor], MixerBranch]:
+        """The weighted loss of both branches, its parts, and what the Mixer branch has computed."""
+        mixed = self.encoder_loss(step, sources)
+        branch = self.mixer_branch(step, sources)
+        generation = self.generation_loss(step, sources, branch)
+        mask, report = self.mask_loss(branch)
+        weight = self.options.mask_weight * mask_schedule(self.options.mask_schedule, step.progress, step.done)
+        loss = step.mixed_weight * mixed + generation + weight * mask
+        return loss, {"mixed": mixed, "generation": generation, "mask": mask, **report}, branch
+
+    def pair_sources(self, step: MoCoStep) -> PairSources:
+        """Images, projected maps and keys of both sides of every pair."""
+        z = self.mixer.project(step.feature_maps(step.view_q))
         if self.options.pair == "same":
-            return Sources(view_q, view_q, z, z, key, key)
-        return Sources(view_q, view_k, z, self.mixer.project(method.guides(view_k)), key, method.keys(view_q))
+            return PairSources(step.view_q, step.view_q, z, z, step.key, step.key)
+        partner_z = self.mixer.project(step.feature_maps(step.view_k))
+        return PairSources(step.view_q, step.view_k, z, partner_z, step.key, step.keys(step.view_q))
 
-    def encoder_loss(self, method: MoCo, sources: Sources, negatives: Tensor) -> Tensor:
+    def encoder_loss(self, step: MoCoStep, sources: PairSources) -> Tensor:
         """Trains the query encoder; the masks have no graph."""
         draw = self.draw(len(sources.image), sources.image.device)
         with torch.no_grad():
-            mask = self.paint(sources, draw)
-            mask = self.finish(mask, sources, draw)
+            mask = self.finish_mask(self.predict_mask(sources, draw), sources, draw)
             mixed = blend(sources.image, sources.partner_image[draw.index], mask)
-        z = normalized(method.online(mixed))
-        return self.global_loss(method, z, sources, draw, negatives)
+        return self.global_loss(step, normalized(step.encoder(mixed)), sources, draw)
 
-    def mixer_losses(
-        self, method: MoCo, sources: Sources, negatives: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Trains the Mixer through the pixels alone: the momentum encoder is frozen."""
+    def mixer_branch(self, step: MoCoStep, sources: PairSources) -> MixerBranch:
+        """Masks with their graph, and what the EMA encoder makes of the mix: its gradient passes the pixels alone."""
         draw = self.draw(len(sources.image), sources.image.device)
-        mask, embedding = self.judge(method, sources, draw)
-        generation = self.generation_loss(method, embedding, sources, draw, negatives)
-        mask_loss, report = self.mask_loss(mask, draw)
-        return generation, mask_loss, report
-
-    def judge(self, method: MoCo, sources: Sources, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Masks with their graph, and the frozen momentum encoder's embedding (B, D) of the mix, not of unit length."""
-        mask = self.paint(sources, draw)
+        mask = self.predict_mask(sources, draw)
         mixed = blend(sources.image, sources.partner_image[draw.index], mask)
-        with untracked_batchnorm(method.momentum):
-            return mask, method.momentum(mixed)
+        with untracked_batchnorm(step.ema_encoder):
+            return MixerBranch(draw, mask, step.ema_encoder(mixed))
 
-    def mask_loss(self, mask: Tensor, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the masks alone, and how they are."""
-        mask_loss = mask_mean_loss(mask, draw.lam, self.options.mask_margin)
-        if self.options.mask_variance:
-            mask_loss = mask_loss - self.options.mask_variance * mask_variance(mask)
+    def mask_loss(self, branch: MixerBranch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the masks alone, and their standard deviation and distance from lam for the log."""
+        o, mask, lam = self.options, branch.mask, branch.draw.lam
+        loss = mask_mean_loss(mask, lam, o.mask_margin, over_batch=o.mask_over_batch)
+        if o.mask_variance:
+            loss = loss - o.mask_variance * mask_variance(mask, over_batch=o.mask_over_batch)
         report = {
             "mask_std": mask.detach().std(dim=(1, 2, 3)).mean(),
-            "mask_error": (mask.detach().mean(dim=(1, 2, 3)) - draw.lam).abs().mean(),
+            "mask_error": (mask.detach().mean(dim=(1, 2, 3)) - lam).abs().mean(),
         }
-        return mask_loss, report
+        return loss, report
 
-    def generation_loss(
-        self, method: MoCo, embedding: Tensor, sources: Sources, draw: Draw, negatives: Tensor
-    ) -> Tensor:
-        """``local_weight * l_+ + global_weight * l_-`` on the momentum embedding (B, D) of the mix."""
-        z = normalized(embedding)
-        local = self.local_loss(method, z, sources, draw)
-        local_weight = self.options.local_weight * mask_schedule(
-            self.options.local_schedule, method.progress, method.step
-        )
-        total = local_weight * local
+    def generation_loss(self, step: MoCoStep, sources: PairSources, branch: MixerBranch) -> Tensor:
+        """``local_weight * l_+ + global_weight * l_-`` of the embeddings of the mix."""
+        z = normalized(branch.embedding)
+        total = self.local_weight(step) * self.local_loss(step, z, sources, branch.draw)
         if self.options.global_weight:
-            total = total + self.options.global_weight * self.global_loss(method, z, sources, draw, negatives)
+            total = total + self.options.global_weight * self.global_loss(step, z, sources, branch.draw)
         return total
 
-    def local_loss(self, method: MoCo, z: Tensor, sources: Sources, draw: Draw) -> Tensor:
-        """BCE of how unit embeddings (B, D) of mixed images lie between the keys of both sources."""
-        own, other = sources.key, sources.partner_key[draw.index]
-        if self.options.extended:
-            own, other = self.extend(sources, draw)
-        return local_bce(z, own, other, draw.lam, method.options.temperature).mean()
+    def local_weight(self, step: MoCoStep) -> float:
+        """The local term's weight by its schedule."""
+        return self.options.local_weight * mask_schedule(self.options.local_schedule, step.progress, step.done)
 
-    def global_loss(self, method: MoCo, z: Tensor, sources: Sources, draw: Draw, negatives: Tensor) -> Tensor:
+    def local_loss(self, step: MoCoStep, z: Tensor, sources: PairSources, draw: Draw) -> Tensor:
+        """BCE of how unit embeddings (B, D) of mixed images lie between the keys of both sources."""
+        key, partner_key = sources.key, sources.partner_key[draw.index]
+        if self.options.extended:
+            key, partner_key = self.extend(sources, draw)
+        return local_bce(z, key, partner_key, draw.lam, step.temperature).mean()
+
+    def global_loss(self, step: MoCoStep, z: Tensor, sources: PairSources, draw: Draw) -> Tensor:
         """Mixed infoNCE of unit embeddings (B, D) of mixed images with the keys of both sources."""
         keys = torch.stack([sources.key, sources.partner_key[draw.index]], dim=1)
-        weights = torch.stack([draw.lam, 1.0 - draw.lam], dim=1)
-        return mixed_info_nce(z, keys, weights, negatives, method.options.temperature).mean()
+        return step.mixed_nce(z, keys, torch.stack([draw.lam, 1.0 - draw.lam], dim=1))
 
-    def extend(self, sources: Sources, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Positives of the released code: w ~ Beta(2, 2) or 1 + w per element, between an image's two keys."""
+    def extend(self, sources: PairSources, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Positives of the released code, per element between an image's two keys, or beyond them.
+
+        With w ~ Beta(2, 2), or, where :attr:`extrapolates`, 1 + w in half of the steps: ``w key + (1 - w) other key``,
+        of unit length.
+        """
         count, dim = sources.key.shape
         share = sample_lam(2.0, count * dim, per_sample=True, generator=self.generator).view(count, dim)
-        share = share + (torch.rand((), generator=self.generator) < 0.5)
+        if self.extrapolates:
+            share = share + (torch.rand((), generator=self.generator) < 0.5)
         share = to_device(share, sources.key.device)
         # with cross pairs, ``key`` is the key view's and ``partner_key`` the query view's, of every image
-        own = F.normalize(torch.lerp(sources.partner_key, sources.key, share), dim=1)
-        other = F.normalize(torch.lerp(sources.key, sources.partner_key, share), dim=1)
-        return own, other[draw.index]
+        key = F.normalize(torch.lerp(sources.partner_key, sources.key, share), dim=1)
+        partner_key = F.normalize(torch.lerp(sources.key, sources.partner_key, share), dim=1)
+        return key, partner_key[draw.index]
 
-    # Its parts --------------------------------------------------------------------------------------------------------
+    # Draws and masks --------------------------------------------------------------------------------------------------
 
     def draw(self, batch_size: int, device: torch.device) -> Draw:
-        """A fresh lam and pairing for one branch.
+        """Draws lam and partners for one branch.
 
         Raises:
             ValueError: a batch of one, which has no partner.
@@ -274,13 +300,13 @@ class SAMixIMixup(Mixing):
         index = sample_partners(batch_size, "cycle", generator=self.generator)
         return Draw(to_device(lam, device), to_device(index, device))
 
-    def paint(self, sources: Sources, draw: Draw) -> Tensor:
-        """Masks (B, 1, H, W); the partner's guide is taken by the very index that takes its image."""
+    def predict_mask(self, sources: PairSources, draw: Draw) -> Tensor:
+        """Masks (B, 1, H, W); the partner's map is taken by the very index that takes its image."""
         size = (sources.image.shape[-2], sources.image.shape[-1])
         return self.mixer.predict_mask(sources.z, sources.partner_z[draw.index], draw.lam, size)
 
-    def finish(self, mask: Tensor, sources: Sources, draw: Draw) -> Tensor:
-        """What is done to the encoder branch's masks."""
+    def finish_mask(self, mask: Tensor, sources: PairSources, draw: Draw) -> Tensor:
+        """The encoder branch's masks: adjusted to lam, and constant where lam is near 0 or 1."""
         return margin_mask(self.adjust(mask, draw.lam), draw.lam, self.options.lam_margin)
 
     def adjust(self, mask: Tensor, lam: Tensor) -> Tensor:
@@ -295,11 +321,11 @@ class SAMixIMixup(Mixing):
         self.mixer.after_step()
 
     def preview(
-        self, method: Any, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
+        self, encoder: Encoder, teacher: Encoder, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
-        """What the Mixer paints, without adjustment or margin."""
+        """The mix by the Mixer's mask, without adjustment or margin."""
         index = to_device(index, images.device)
         given = to_device(as_lam(lam, len(images)), images.device)
-        z = self.mixer.project(method.momentum.feature_map(images))
+        z = self.mixer.project(teacher.feature_map(images))
         mask = self.mixer.predict_mask(z, z[index], given, (images.shape[-2], images.shape[-1]))
         return pair_batch(Mixed(blend(images, images[index], mask), given, mask), labels, index)

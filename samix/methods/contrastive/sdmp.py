@@ -1,11 +1,11 @@
-"""SDMP: mixes that share images are positives of each other, in the measure of what they share.
+"""SDMP: mixes that share images are positives of each other, in proportion to what they share.
 
 Ren et al. 2022, arXiv:2206.07692, on MoCo v3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import mixture_info_nce, normalized
-from samix.methods.contrastive.base import choose_options, detached, spread
+from samix.methods.contrastive.base import detached, spread
 from samix.methods.contrastive.mixup import AugmentationMixup, check_views
 from samix.methods.contrastive.moco_v3 import MoCoV3, MoCoV3Options
-from samix.methods.contrastive.queue_mix import check_even, refuse_mixup
-from samix.mixers.learned import check_choice
+from samix.methods.contrastive.queue_mix import check_even
 from samix.mixups.base import Augmentation, check_alpha, sample_lam, to_device
 from samix.mixups.boxes import CutMix, ResizeMix
 from samix.mixups.handmade import MixUp, RandomChoice
 from samix.runtime import distributed
+from samix.runtime.checks import check_choice, check_number
 
 ImageMix = Literal["random", "mixup", "cutmix", "resizemix"]
 KINDS: dict[str, type[Augmentation]] = {"mixup": MixUp, "cutmix": CutMix, "resizemix": ResizeMix}
@@ -37,8 +37,6 @@ class SDMPOptions(MoCoV3Options):
         margin: lam is brought into [margin, 1 - margin].
     """
 
-    name: ClassVar[str] = "sdmp"
-
     image_mix: ImageMix = "random"
     alpha: float = 1.0
     margin: float = 0.0
@@ -47,8 +45,7 @@ class SDMPOptions(MoCoV3Options):
         super().__post_init__()
         check_choice("image_mix", self.image_mix, ("random", *KINDS))
         check_alpha(self.alpha)
-        if not 0.0 <= self.margin <= 0.5:
-            raise ValueError(f"margin must be in [0, 0.5], got {self.margin}")
+        check_number("margin", self.margin, 0, 0.5)
 
 
 SDMP_PRESETS: dict[str, SDMPOptions] = {
@@ -86,28 +83,34 @@ class SDMP(MoCoV3):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = SDMP_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = SDMP_PRESETS
+    title: ClassVar[str] = "SDMP"
+    fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
 
     options: SDMPOptions
-    mixing: AugmentationMixup
+    mixup: AugmentationMixup
 
     def __init__(
         self,
         model: nn.Module,
-        options: SDMPOptions | str = "resnet",
+        options: SDMPOptions | str | None = None,
         *,
         mixup: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        refuse_mixup(mixup, "SDMP")
-        chosen: SDMPOptions = choose_options(options, SDMP_PRESETS)
-        super().__init__(model, chosen, generator=generator)
-        kinds = KINDS.values() if chosen.image_mix == "random" else [KINDS[chosen.image_mix]]
+        super().__init__(model, options, mixup=mixup, generator=generator)
+        name = self.options.image_mix
+        kinds = KINDS.values() if name == "random" else [KINDS[name]]
         self.kinds = [kind(generator=self.generator) for kind in kinds]
-        self.mixing = AugmentationMixup(RandomChoice(self.kinds), self.generator)  # for pictures
+        self.mixup = AugmentationMixup(RandomChoice(self.kinds), self.generator)  # for pictures
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step.
+    @property
+    def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The source term, both mixed terms, and the spread of the keys."""
+        return ("nce", "mix_source", "mix_mix", "key_std")
+
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -129,8 +132,8 @@ class SDMP(MoCoV3):
         other = rows - 1 - own
         mixed_a, mixed_b, lam = self.mix_pair(kind, view_a, view_b, other)
         key_a, key_b, key_mixed = self.keys(view_a), self.keys(view_b), self.keys(mixed_a)  # (W B, D)
-        nce = self.contrast(self.online(view_a), key_b, own)
-        query = normalized(self.predictor(self.online(mixed_b)))
+        nce = self.contrast(self.encoder(view_a), key_b, own)
+        query = normalized(self.predictor(self.encoder(mixed_b)))
         targets = torch.stack([own, other], dim=1)
         mix_source = self.contrast_mixture(query, key_a, targets, torch.stack([lam, 1.0 - lam], dim=1))
         mix_mix = self.contrast_mixture(query, key_mixed, targets, shared_weights(lam, distributed.gather(lam)[other]))

@@ -6,7 +6,7 @@ loss is added to the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import in_batch_info_nce, normalized, nt_xent
-from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
 from samix.methods.contrastive.mixup import check_views, mix_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
@@ -33,8 +33,6 @@ class SimCLROptions:
         mixed_weight: weight of the mixed loss.
     """
 
-    name: ClassVar[str] = "simclr"
-
     preset: str = "imagenet"
     hidden: int | None = None
     dim: int = 128
@@ -42,7 +40,7 @@ class SimCLROptions:
     mixed_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, counts=("hidden", "dim"), positive=("temperature",))
+        check_numbers(self, counts=("hidden", "dim"), positive=("temperature",), weights=("mixed_weight",))
 
 
 SIMCLR_PRESETS: dict[str, SimCLROptions] = {
@@ -51,27 +49,27 @@ SIMCLR_PRESETS: dict[str, SimCLROptions] = {
 }
 
 
-class SimCLR(GivenMixupMethod[SimCLROptions]):
+class SimCLR(FixedMixupMethod[SimCLROptions]):
     """An encoder and no more; the batch, over all processes, gives the negatives.
 
-    ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
+    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     Args:
         options: a :class:`SimCLROptions`, or the name of a preset: ``imagenet``, ``cifar``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`.
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
     """
 
-    presets: ClassVar[Any] = SIMCLR_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = SIMCLR_PRESETS
     title: ClassVar[str] = "SimCLR"
 
     def build(self, model: nn.Module) -> None:
         """Makes the encoder."""
         o = self.options
-        self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
+        self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2002.05709, Algorithm 1), and with a mixup the mixed loss.
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:2002.05709, Algorithm 1), and with a mixup the mixed loss.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -84,15 +82,14 @@ class SimCLR(GivenMixupMethod[SimCLROptions]):
             ValueError: one view only, or views of another shape.
         """
         view_1, view_2, _ = check_views(batch)
-        z1, z2 = normalized(self.online(torch.cat([view_1, view_2]))).chunk(2)
+        z1, z2 = normalized(self.encoder(torch.cat([view_1, view_2]))).chunk(2)
         everyone = distributed.gather_with_gradient(z1), distributed.gather_with_gradient(z2)
         first = distributed.rank() * len(z1)
         nce = nt_xent(z1, z2, self.options.temperature, everyone, first).mean()
-        loss, parts = nce, {"nce": nce}
-        if self.mixing is not None:
-            z, mixed_batch = mix_views(self.mixing.mixup, self.online, view_1)
-            targets = mixed_batch.index + first  # (B, k) rows of the sources' second views
-            mixed = in_batch_info_nce(z, everyone[1], targets, self.options.temperature, mixed_batch.weights).mean()
-            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [mixed_batch])
-        parts["key_std"] = spread(z2)
-        return loss, detached(parts)
+        mixed: list[Tensor] = []
+        if self.mixup is not None:
+            z, batch_m = mix_views(self.mixup.augmentation, self.encoder, view_1)
+            targets = batch_m.index + first  # (B, k) rows of the sources' second views
+            each = in_batch_info_nce(z, everyone[1], targets, self.options.temperature, batch_m.weights)
+            mixed.append(each.mean())
+        return self.total(nce, mixed, self.options.mixed_weight, z2)

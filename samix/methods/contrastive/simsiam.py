@@ -1,21 +1,22 @@
-"""SimSiam: predict the other view's embedding, which stands still for the gradient (Chen & He 2021, arXiv:2011.10566).
+"""SimSiam: predict the other view's embedding, through which no gradient flows (Chen & He 2021, arXiv:2011.10566).
 
-Without negatives and without a slow copy, the stopped gradient alone keeps it from collapsing. With a mixup, the
+Without negatives and without an EMA encoder, the stopped gradient alone keeps it from collapsing. With a mixup, the
 prediction of a mixed view regresses the embeddings of the other views of its sources, in their shares: the form of BSIM
 (Chu et al. 2020, arXiv:2012.09387).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
-from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
@@ -32,44 +33,43 @@ class SimSiamOptions:
         mixed_weight: weight of the mixed loss.
     """
 
-    name: ClassVar[str] = "simsiam"
-
     preset: str = "imagenet"
     dim: int = 2048
     hidden: int = 512
     mixed_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, counts=("hidden", "dim"))
+        check_numbers(self, counts=("hidden", "dim"), weights=("mixed_weight",))
 
 
 SIMSIAM_PRESETS: dict[str, SimSiamOptions] = {"imagenet": SimSiamOptions()}
 
 
-class SimSiam(GivenMixupMethod[SimSiamOptions]):
+class SimSiam(FixedMixupMethod[SimSiamOptions]):
     """An encoder and a predictor.
 
-    ``loss, parts = method((view_1, view_2))``. BatchNorm should see the batch of all processes: convert the method by
+    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several. The last scale of each residual block of a
     ResNet should start at 0, as timm's does.
 
     Args:
         options: a :class:`SimSiamOptions`, or the name of a preset: ``imagenet``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`.
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
     """
 
-    presets: ClassVar[Any] = SIMSIAM_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = SIMSIAM_PRESETS
     title: ClassVar[str] = "SimSiam"
+    clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
         """Makes the encoder and the predictor."""
         o = self.options
-        self.online = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_affine=False))
+        self.encoder = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_affine=False))
         device = next(model.parameters()).device
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False, last_bias=True).to(device)
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2011.10566, Algorithm 1), the mean of both directions, and with a mixup the mixed loss.
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:2011.10566, Algorithm 1), the mean of both directions; with a mixup, the mixed loss.
 
         Args:
             batch: two views (B, C, H, W) of the same images, normalised.
@@ -82,31 +82,27 @@ class SimSiam(GivenMixupMethod[SimSiamOptions]):
             ValueError: one view only, or views of another shape.
         """
         view_1, view_2, _ = check_views(batch)
-        z1, z2 = self.online(view_1), self.online(view_2)
+        z1, z2 = self.encoder(view_1), self.encoder(view_2)
         targets = normalized(z2).detach(), normalized(z1).detach()  # of either direction: the other view's
         pairs = zip((z1, z2), targets, strict=True)
         clean = torch.stack([self.negative_cosine(z, target) for z, target in pairs]).mean()
-        loss, parts = clean, {"clean": clean}
-        if self.mixing is not None:
-            both = self.mix_both(view_1, view_2)
-            terms = [
-                mixed_regression_loss(normalized(self.predictor(z)), target[m.index], m.weights).mean() / 2.0 - 1.0
-                for (z, m), target in zip(both, targets, strict=True)
-            ]
-            mixed = torch.stack(terms).mean()
-            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [m for _, m in both])
-        parts["key_std"] = spread(targets[0])
-        return loss, detached(parts)
+        mixed = self.mixed_terms((view_1, view_2), targets, self.mixed_negative_cosine)
+        return self.total(clean, mixed, self.options.mixed_weight, targets[0], mean=True)
 
     def negative_cosine(self, z: Tensor, target: Tensor) -> Tensor:
         """``-cos(predictor(z), target)``, mean over the batch: half of BYOL's loss, less 1."""
         return regression_loss(normalized(self.predictor(z)), target).mean() / 2.0 - 1.0
 
+    def mixed_negative_cosine(self, z: Tensor, batch: MixedBatch, targets: Tensor) -> Tensor:
+        """The same of mixes z with the targets (B, D) of their sources, in their shares."""
+        prediction = normalized(self.predictor(z))
+        return mixed_regression_loss(prediction, targets[batch.index], batch.weights).mean() / 2.0 - 1.0
+
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
     ) -> list[dict[str, Any]]:
-        """The encoder, and as ``predictor`` a group whose learning rate should stay constant (section 4.2)."""
-        network = [p for p in self.online.parameters() if p.requires_grad]
+        """The encoder, and the predictor as a group whose learning rate should stay constant (section 4.2)."""
+        network = [p for p in self.encoder.parameters() if p.requires_grad]
         predictor = list(self.predictor.parameters())
         return [
             {"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay},

@@ -7,7 +7,7 @@ shares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import check_images
+from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import normalized, similarities, sinkhorn, swapped_prediction
-from samix.methods.contrastive.base import GivenMixupMethod, check_numbers, detached, spread
+from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.queue import Queue
 from samix.runtime import distributed
+from samix.runtime.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,6 @@ class SwAVOptions:
         mixed_weight: weight of the mixed loss.
     """
 
-    name: ClassVar[str] = "swav"
-
     preset: str = "imagenet"
     hidden: int = 2048
     dim: int = 128
@@ -64,10 +63,11 @@ class SwAVOptions:
             self,
             counts=("hidden", "dim", "prototypes", "iterations"),
             positive=("temperature", "epsilon"),
+            weights=("mixed_weight",),
             shares=("queue_from",),
         )
-        if self.freeze_steps < 0 or self.queue < 0:
-            raise ValueError(f"freeze_steps and queue must be at least 0, got {self.freeze_steps} and {self.queue}")
+        for name in ("freeze_steps", "queue"):
+            check_number(name, getattr(self, name), 0, integer=True)
 
 
 SWAV_PRESETS: dict[str, SwAVOptions] = {
@@ -77,35 +77,35 @@ SWAV_PRESETS: dict[str, SwAVOptions] = {
 }
 
 
-class SwAV(GivenMixupMethod[SwAVOptions]):
+class SwAV(FixedMixupMethod[SwAVOptions]):
     """An encoder, prototypes, and, for small batches, a queue for each large view.
 
-    ``loss, parts = method((view_1, view_2))``, or with further, small views as a tuple at the end:
-    ``method((view_1, view_2, ids, (small_1, ...)))``. BatchNorm should see the batch of all processes: convert the
+    ``loss, parts = method(view_1, view_2)``, or with further, small views as a tuple at the end:
+    ``method(view_1, view_2, ids, (small_1, ...))``. BatchNorm should see the batch of all processes: convert the
     method by ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
 
     Args:
         options: a :class:`SwAVOptions`, or the name of a preset: ``imagenet``, ``small-batch`` (256), ``cifar``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.GivenMixupMethod`; the model
+        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`; the model
             takes the sizes of all views.
     """
 
-    presets: ClassVar[Any] = SWAV_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = SWAV_PRESETS
     title: ClassVar[str] = "SwAV"
+    clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
         """Makes the encoder, the prototypes and the queues."""
         o = self.options
         device = next(model.parameters()).device
-        self.online = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), bias=True, last_norm=False))
+        self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), bias=True, last_norm=False))
         self.prototypes = nn.Parameter(F.normalize(torch.randn(o.prototypes, o.dim, device=device), dim=1))
         self.queues = nn.ModuleList([Queue(o.queue, o.dim).to(device) for _ in range(2 if o.queue else 0)])
-        self.steps = 0
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2006.09882, Algorithm 1), and with a mixup the mixed loss.
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step (arXiv:2006.09882, Algorithm 1), and with a mixup the mixed loss.
 
         Args:
             batch: two large views (B, C, H, W) of the same images, normalised, and, as a tuple at the end, small ones
@@ -124,21 +124,17 @@ class SwAV(GivenMixupMethod[SwAVOptions]):
         scores = [similarities(view, centres) for view in z]
         codes = [self.codes(number, scores[number], centres) for number in (0, 1)]
         clean = torch.stack([self.swapped(number, scores, codes) for number in (0, 1)]).mean()
-        loss, parts = clean, {"clean": clean}
-        if self.mixing is not None:
-            both = self.mix_both(crops[0], crops[1])
-            terms = []
-            for (embedding, m), other in zip(both, (codes[1], codes[0]), strict=True):
-                target = (m.weights.unsqueeze(2) * other[m.index]).sum(1)  # (B, P): the sources' codes, mixed
-                mixed_scores = similarities(normalized(embedding), centres)
-                terms.append(swapped_prediction(mixed_scores, target, self.options.temperature).mean())
-            mixed = torch.stack(terms).mean()
-            loss = self.add_mixed(loss, parts, mixed, self.options.mixed_weight, [m for _, m in both])
+
+        def term(embedding: Tensor, m: MixedBatch, other: Tensor) -> Tensor:
+            target = (m.weights.unsqueeze(2) * other[m.index]).sum(1)  # (B, P): the sources' codes, mixed
+            mixed_scores = similarities(normalized(embedding), centres)
+            return swapped_prediction(mixed_scores, target, self.options.temperature).mean()
+
+        mixed = self.mixed_terms((crops[0], crops[1]), (codes[1], codes[0]), term)
         if self.training:
             for queue, view in zip(self.queues, z[:2], strict=False):
                 queue.enqueue(view)  # type: ignore[operator]  # they are Queues
-        parts["key_std"] = spread(z[1])
-        return loss, detached(parts)
+        return self.total(clean, mixed, self.options.mixed_weight, z[1], mean=True)
 
     def swapped(self, number: int, scores: list[Tensor], codes: list[Tensor]) -> Tensor:
         """How well all other views predict the codes of one large view, a scalar."""
@@ -149,8 +145,8 @@ class SwAV(GivenMixupMethod[SwAVOptions]):
     def embed(self, crops: Sequence[Tensor]) -> list[Tensor]:
         """Unit embeddings (B, D) of every view; neighbours of one size go through the backbone together."""
         groups = [list(group) for _, group in groupby(crops, key=lambda crop: crop.shape)]
-        features = torch.cat([self.online.features(torch.cat(group)) for group in groups])
-        return list(normalized(self.online.projector(features)).chunk(len(crops)))
+        features = torch.cat([self.encoder.features(torch.cat(group)) for group in groups])
+        return list(normalized(self.encoder.projector(features)).chunk(len(crops)))
 
     def centres(self) -> Tensor:
         """The prototypes (P, D), of unit length; in training they are brought back to it first, without gradient.
@@ -162,7 +158,7 @@ class SwAV(GivenMixupMethod[SwAVOptions]):
             return unit
         with torch.no_grad():
             self.prototypes.copy_(unit)
-        return self.prototypes if self.steps >= self.options.freeze_steps else unit + 0.0 * self.prototypes
+        return self.prototypes if self.step >= self.options.freeze_steps else unit + 0.0 * self.prototypes
 
     @torch.no_grad()
     def codes(self, number: int, scores: Tensor, centres: Tensor) -> Tensor:
@@ -176,28 +172,13 @@ class SwAV(GivenMixupMethod[SwAVOptions]):
             centres: (P, D).
         """
         everyone = distributed.gather(scores.detach())
-        full = self.steps * len(everyone) >= self.options.queue
+        full = self.step * len(everyone) >= self.options.queue
         if self.queues and full and self.progress >= self.options.queue_from:
             queue: Any = self.queues[number]
             everyone = torch.cat([similarities(queue.keys, centres), everyone])
         codes = sinkhorn(everyone, self.options.epsilon, self.options.iterations)
         first = len(codes) - (distributed.world_size() - distributed.rank()) * len(scores)
         return codes[first : first + len(scores)]
-
-    def after_step(self, progress: float) -> None:
-        """Counts the steps."""
-        self.progress = progress
-        self.steps += 1
-
-    # Part of the state dict: how many steps are done ------------------------------------------------------------------
-
-    def get_extra_state(self) -> Tensor:
-        """Steps that are done."""
-        return torch.tensor(self.steps)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Takes them back."""
-        self.steps = int(state)
 
 
 def check_crops(batch: Sequence[Any]) -> list[Tensor]:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samix.losses.contrastive import normalized
-from samix.methods.contrastive.base import check_numbers, choose_options
-from samix.methods.contrastive.moco import MoCoOptions
-from samix.methods.contrastive.queue_mix import QueueMix, check_even
+from samix.methods.contrastive.base import check_numbers
+from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions, check_even
 from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
 
 
 @dataclass(frozen=True)
-class UnMixOptions(MoCoOptions):
+class UnMixOptions(QueueMixOptions):
     """Options of Un-Mix; the defaults are those of its ImageNet run.
 
     Args:
         alpha: lam ~ Beta(alpha, alpha), one for the batch.
         global_share: probability that a batch is mixed whole, by MixUp; else by region, by CutMix.
     """
-
-    name: ClassVar[str] = "unmix"
 
     preset: str = "imagenet"
     alpha: float = 1.0
@@ -37,8 +35,8 @@ class UnMixOptions(MoCoOptions):
         check_alpha(self.alpha)
         check_numbers(self, shares=("global_share",))
 
-    def build(self) -> Augmentation:
-        """What mixes the images."""
+    def build_mixup(self) -> Augmentation:
+        """MixUp or CutMix, drawn for each batch."""
         choices = [MixUp(alpha=self.alpha), CutMix(alpha=self.alpha)]
         return RandomChoice(choices, [self.global_share, 1.0 - self.global_share])
 
@@ -46,7 +44,7 @@ class UnMixOptions(MoCoOptions):
 UNMIX_PRESETS: dict[str, UnMixOptions] = {
     "imagenet": UnMixOptions(),
     "cifar": UnMixOptions(
-        preset="cifar", projector="linear", queue=4096, temperature=0.1, momentum=0.99, global_share=0.5
+        preset="cifar", projector="linear", queue=4096, temperature=0.1, ema_decay=0.99, global_share=0.5
     ),
 }
 
@@ -71,20 +69,10 @@ class UnMix(QueueMix):
         ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
-    presets: ClassVar[Any] = UNMIX_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = UNMIX_PRESETS
+    title: ClassVar[str] = "Un-Mix"
 
     options: UnMixOptions
-
-    def __init__(
-        self,
-        model: nn.Module,
-        options: UnMixOptions | str = "imagenet",
-        *,
-        mixup: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        chosen: UnMixOptions = choose_options(options, UNMIX_PRESETS)
-        super().__init__(model, chosen, chosen.build(), mixup=mixup, generator=generator)
 
     def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``nce`` and ``mixed``.
@@ -94,6 +82,6 @@ class UnMix(QueueMix):
         """
         check_even(len(view), "Un-Mix", "pairs each image with the one at the same place from the end")
         rows = torch.arange(len(view), device=view.device)
-        batch = self.mixing.mixup(view, rows, index=rows.flip(0))
-        mixed = self.separate(normalized(self.online(batch.images)), batch, key, negatives)
+        batch = self.mixup.augmentation(view, rows, index=rows.flip(0))
+        mixed = self.separate(normalized(self.encoder(batch.images)), batch, key, negatives)
         return self.beside_clean(mixed, 1.0, view, key, negatives)

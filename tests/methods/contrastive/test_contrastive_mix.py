@@ -10,17 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from view_networks import Colours, batch_of, grads, named_views, sources_of, trunk
 
-from samix.cli.options import parse_run
-from samix.losses.contrastive import info_nce, mixture_info_nce, normalized
-from samix.methods.contrastive import imix, mixco, sdmp
-from samix.methods.contrastive import mixup as view_mixing
-from samix.methods.contrastive import queue_mix as own_mixing
-from samix.methods.contrastive.mix_methods import (
+from samix import (
     BSIM,
     DACL,
-    MIX_METHODS,
-    MIX_PRESETS,
     SDMP,
+    SSL_METHODS,
     BSIMOptions,
     DACLOptions,
     IMix,
@@ -33,13 +27,18 @@ from samix.methods.contrastive.mix_methods import (
     UnMix,
     UnMixOptions,
 )
+from samix.cli.options import parse_run
+from samix.losses.contrastive import info_nce, mixture_info_nce, normalized
+from samix.methods.contrastive import imix, mixco, sdmp
+from samix.methods.contrastive import mixup as view_mixing
+from samix.methods.contrastive import queue_mix as own_mixing
 from samix.methods.contrastive.mochi import mixed_negatives
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.simclr import SimCLR, SimCLROptions
 from samix.mixers.learned import SAMixer
 from samix.mixups.base import sample_partners
 from samix.mixups.handmade import CutMix, NoMixup, RandomChoice, ResizeMix
-from samix.recipes.build_pretraining import METHODS, build_pretraining
+from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
 
 QUEUED = (IMix, UnMix, MixCo, MoCHi, BSIM)
@@ -54,7 +53,9 @@ SMALL = {
     DACL: DACLOptions(dim=6, hidden=10),
     SDMP: SDMPOptions(dim=6, hidden=10),
 }
-ALL = [MIX_METHODS[name] for name in MIX_METHODS]
+MIX_METHODS = {name: SSL_METHODS[name] for name in ("imix", "unmix", "mixco", "mochi", "bsim", "dacl", "sdmp")}
+MIX_PRESETS = {name: cls.presets for name, cls in MIX_METHODS.items()}
+ALL = list(MIX_METHODS.values())
 
 
 def make(kind, net=None, seed=0, spread=True, mixup=None, **options):
@@ -65,9 +66,9 @@ def make(kind, net=None, seed=0, spread=True, mixup=None, **options):
     method = kind(
         trunk() if net is None else net, dataclasses.replace(SMALL[kind], **options), generator=generator, **given
     )
-    if spread and hasattr(method, "momentum"):
+    if spread and hasattr(method, "ema_encoder"):
         with torch.no_grad():
-            for parameter in method.momentum.parameters():
+            for parameter in method.ema_encoder.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     return method
 
@@ -76,9 +77,9 @@ def named(kind, size, **options):
     """A method whose embeddings name image and view, see Colours."""
     more = {"queue": 4 * size, "projector": "linear"} if kind in QUEUED else {}
     method = make(kind, Colours(2 * size), spread=False, dim=2 * size, **more, **options)
-    method.online.projector = nn.Identity()
-    if hasattr(method, "momentum"):
-        method.momentum.projector = nn.Identity()
+    method.encoder.projector = nn.Identity()
+    if hasattr(method, "ema_encoder"):
+        method.ema_encoder.projector = nn.Identity()
     if hasattr(method, "predictor"):
         method.predictor = nn.Identity()
     return method
@@ -124,7 +125,7 @@ def test_imix_is_the_loop():
     torch.rand(1, generator=g)  # whether the batch is mixed at all
     partner = sample_partners(8, "cycle", generator=g)
     lam = torch.maximum(lam, 1 - lam)
-    z = normalized(method.online(oracles.noisy(view_q, partner.tolist(), lam.tolist())))
+    z = normalized(method.encoder(oracles.noisy(view_q, partner.tolist(), lam.tolist())))
     wanted = oracles.imix(z, method.keys(view_k), method.queue.snapshot(), partner.tolist(), lam.tolist(), 0.2)
     loss, parts = method((view_q, view_k))
     assert loss.item() == pytest.approx(wanted, abs=1e-5)
@@ -179,7 +180,7 @@ def test_unmix_is_the_loop():
     torch.multinomial(torch.tensor([1.0, 0.0], dtype=torch.float64), 1, generator=g)
     lam = float(torch.rand(1, generator=g))
     images = oracles.noisy(view_q, list(range(7, -1, -1)), [lam] * 8)
-    clean, z = normalized(method.online(view_q)), normalized(method.online(images))
+    clean, z = normalized(method.encoder(view_q)), normalized(method.encoder(images))
     wanted = oracles.unmix(clean, z, method.keys(view_k), method.queue.snapshot(), lam, 0.2)
     assert method((view_q, view_k))[0].item() == pytest.approx(wanted, abs=1e-5)
 
@@ -196,7 +197,7 @@ def test_unmix_pairs_with_the_reversed_batch_whole_or_by_region_as_often_as_told
     calls = catch(monkeypatch, own_mixing, "mixed_info_nce")
     method = named(UnMix, 8, global_share=share)
     found = []
-    monkeypatch.setattr(method.mixing, "mixup", spy(method.mixing.mixup, found))
+    monkeypatch.setattr(method.mixup, "augmentation", spy(method.mixup.augmentation, found))
     for _ in range(60):
         method(named_views(8))
     for z, keys, weights, _, _ in calls:
@@ -231,7 +232,7 @@ def test_mixco_is_the_loop():
     lam = torch.rand(4, generator=replay(method))
     mixes = torch.stack([a * view_q[b] + (1 - a) * view_q[b + 4] for b, a in enumerate(lam)])
     keys, queue = method.keys(view_k), method.queue.snapshot()
-    wanted = oracles.mixco(normalized(method.online(mixes)), keys, queue, lam.tolist(), 0.5)
+    wanted = oracles.mixco(normalized(method.encoder(mixes)), keys, queue, lam.tolist(), 0.5)
     clean = moco_loss(method, (view_q, view_k)).item()
     loss, parts = method((view_q, view_k))
     assert float(parts["mixed"]) == pytest.approx(wanted, abs=1e-5)
@@ -276,7 +277,7 @@ def test_mixed_negatives_are_the_loop_and_unit_vectors():
 
 def test_mochi_is_the_loop():
     method, (view_q, view_k) = make(MoCHi), batch_of()
-    g, query = replay(method), normalized(method.online(view_q))
+    g, query = replay(method), normalized(method.encoder(view_q))
     draws = (
         torch.randint(8, (8, 5, 2), generator=g),
         torch.rand(8, 5, generator=g),
@@ -334,7 +335,7 @@ def test_mochi_takes_a_mixup_beside_it():
 def test_bsim_is_the_loop():
     method, (view_q, view_k) = make(BSIM), batch_of()
     batch = view_mixing.for_views(CutMix(), replay(method))(view_q, torch.arange(8))
-    z, keys = normalized(method.online(batch.images)), method.keys(view_k)
+    z, keys = normalized(method.encoder(batch.images)), method.keys(view_k)
     wanted = base.mixed_info_nce(z, keys[batch.index], batch.weights, method.queue.snapshot(), 0.2)
     loss, parts = method((view_q, view_k))
     assert loss.item() == pytest.approx(sum(wanted) / 8, abs=1e-5)
@@ -344,7 +345,7 @@ def test_bsim_is_the_loop():
 def test_bsim_has_no_clean_pass_and_wbsim_has():
     for clean_weight, passes in ((0.0, 1), (1.0, 2)):
         method, seen = make(BSIM, clean_weight=clean_weight), []
-        method.online.projector.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        method.encoder.projector.register_forward_hook(lambda *_, seen=seen: seen.append(1))
         method(batch_of())
         assert len(seen) == passes
 
@@ -364,7 +365,7 @@ def test_dacl_is_the_loop():
     for view in (view_1, view_2):
         lam = 0.9 + 0.1 * torch.rand(8, generator=g)
         mixes.append(oracles.noisy(view, sample_partners(8, "cycle", generator=g).tolist(), lam.tolist()))
-    z1, z2 = normalized(method.online(torch.cat(mixes))).chunk(2)
+    z1, z2 = normalized(method.encoder(torch.cat(mixes))).chunk(2)
     assert method((view_1, view_2))[0].item() == pytest.approx(oracles.dacl(z1, z2, 0.1), abs=1e-5)
 
 
@@ -388,7 +389,7 @@ def test_dacl_noise_is_another_image_in_a_share_of_at_most_1_minus_a(noise):
 
 def recorded_sdmp(method, batch):
     """What the encoders saw: images by encoder, in order."""
-    seen = {"online": [], "momentum": []}
+    seen = {"encoder": [], "ema_encoder": []}
     handles = [
         getattr(method, name).register_forward_pre_hook(lambda _m, args, name=name: seen[name].append(args[0]))
         for name in seen
@@ -404,8 +405,8 @@ def test_sdmp_pastes_the_reversed_batch_into_both_views_in_the_same_share(image_
     method, views, swapped, shares = named(SDMP, 8, image_mix=image_mix), named_views(8, side=16), [], []
     for _ in range(20):
         _, seen = recorded_sdmp(method, views)
-        view_a, mixed_b = seen["online"]
-        clean_a, clean_b, mixed_a = seen["momentum"]
+        view_a, mixed_b = seen["encoder"]
+        clean_a, clean_b, mixed_a = seen["ema_encoder"]
         swapped.append(torch.equal(view_a, views[1]))
         a, b = (views[1], views[0]) if swapped[-1] else views
         assert torch.equal(view_a, a)
@@ -428,11 +429,11 @@ def test_sdmp_is_the_loop(monkeypatch):
         calls = catch(monkeypatch, sdmp, "mixture_info_nce")
         (loss, parts), seen = recorded_sdmp(method, batch)
         lam = calls[0][3][:, 0].tolist()
-        (query, mixed), keys = seen["online"], seen["momentum"]
+        (query, mixed), keys = seen["encoder"], seen["ema_encoder"]
         reverse = list(range(7, -1, -1))
         torch.testing.assert_close(keys[2], oracles.noisy(keys[0], reverse, lam))
         torch.testing.assert_close(mixed, oracles.noisy(keys[1], reverse, lam))
-        predicted = [normalized(method.predictor(method.online(x))) for x in (query, mixed)]
+        predicted = [normalized(method.predictor(method.encoder(x))) for x in (query, mixed)]
         wanted = oracles.sdmp(*predicted, *[method.keys(x) for x in keys], lam, 0.3)
         found = [float(parts[name]) for name in ("nce", "mix_source", "mix_mix")]
         assert found == pytest.approx(wanted, abs=1e-5)
@@ -442,10 +443,10 @@ def test_sdmp_is_the_loop(monkeypatch):
 def test_sdmp_without_mixing_is_moco_v3s_terms():
     method, batch = make(SDMP, alpha=0.0), batch_of()
     (_, parts), seen = recorded_sdmp(method, batch)
-    view_a, mixed_b = seen["online"]
+    view_a, mixed_b = seen["encoder"]
     rows = torch.arange(8)
-    torch.testing.assert_close(parts["nce"], method.contrast(method.online(view_a), method.keys(mixed_b), rows))
-    half = method.contrast(method.online(mixed_b), method.keys(view_a), rows) / 2
+    torch.testing.assert_close(parts["nce"], method.contrast(method.encoder(view_a), method.keys(mixed_b), rows))
+    half = method.contrast(method.encoder(mixed_b), method.keys(view_a), rows) / 2
     torch.testing.assert_close(parts["mix_source"], half)
     torch.testing.assert_close(parts["mix_mix"], half)  # mixes that share nothing: c = 0
 
@@ -513,9 +514,9 @@ def test_gradients_reach_what_is_trained_and_nothing_else(kind):
     method = make(kind, trunk(norm=True))
     loss, parts = method(batch_of())
     loss.backward()
-    assert grads(method.online)
+    assert grads(method.encoder)
     assert all(not part.requires_grad for part in parts.values())
-    assert not hasattr(method, "momentum") or not grads(method.momentum)
+    assert not hasattr(method, "ema_encoder") or not grads(method.ema_encoder)
 
 
 @pytest.mark.parametrize("kind", QUEUED)
@@ -540,8 +541,8 @@ def test_a_queue_that_begins_empty_will_do(kind):
         loss, _ = method(batch_of())
         loss.backward()
         assert torch.isfinite(loss)
-    assert all(torch.isfinite(grad).all() for grad in grads(method.online).values())
-    assert grads(method.online)
+    assert all(torch.isfinite(grad).all() for grad in grads(method.encoder).values())
+    assert grads(method.encoder)
 
 
 @pytest.mark.parametrize("kind", [IMix, UnMix, MixCo, BSIM])
@@ -584,7 +585,7 @@ def test_losses_are_float32_under_autocast(kind):
 def test_a_method_with_its_own_mixing_refuses_another(kind):
     make(kind, mixup=NoMixup())
     if kind is not MoCHi:
-        with pytest.raises(ValueError, match=f"{kind.__name__} fixes how images are mixed.*got CutMix; leave it out"):
+        with pytest.raises(ValueError, match=rf"{kind.title} takes no mixup.*got CutMix\. Leave it out"):
             make(kind, mixup=CutMix())
     with pytest.raises(ValueError, match="unknown preset 'v9'"):
         kind(trunk(), "v9")
@@ -632,10 +633,10 @@ def test_on_a_second_process_targets_are_rows_of_all(monkeypatch):
         (UnMixOptions, {"global_share": 1.5}, "global_share"),
         (UnMixOptions, {"alpha": float("inf")}, "alpha"),
         (MixCoOptions, {"mixed_temperature": 0.0}, "mixed_temperature"),
-        (MoCHiOptions, {"hardest": 0}, "hardest must be at least 1"),
+        (MoCHiOptions, {"hardest": 0}, "hardest must be a whole number"),
         (MoCHiOptions, {"hardest": 64, "queue": 32}, "hardest must be at most the queue's 32 keys, got 64"),
-        (MoCHiOptions, {"pairs": -1}, "pairs and with_query"),
-        (MoCHiOptions, {"with_query": -1}, "pairs and with_query"),
+        (MoCHiOptions, {"pairs": -1}, "must be a whole number in"),
+        (MoCHiOptions, {"with_query": -1}, "must be a whole number in"),
         (MoCHiOptions, {"start": 2.0}, "start"),
         (BSIMOptions, {"alpha": float("nan")}, "alpha"),
         (DACLOptions, {"noise": "geometric"}, "noise must be one of linear, binary"),
@@ -660,7 +661,7 @@ def test_presets_are_the_published_settings():
         65536,
     )
     cifar = MIX_PRESETS["imix"]["cifar"]
-    assert (cifar.image_mix, cifar.queue, cifar.momentum) == ("mixup", 4096, 0.999)
+    assert (cifar.image_mix, cifar.queue, cifar.ema_decay) == ("mixup", 4096, 0.999)
     assert (one["unmix"].global_share, MIX_PRESETS["unmix"]["cifar"].global_share) == (0.0, 0.5)
     assert (one["mixco"].mixed_temperature, one["mixco"].mixed_weight) == (0.05, 1.0)
     triples = [(p.hardest, p.pairs, p.with_query) for p in MIX_PRESETS["mochi"].values()]
@@ -670,7 +671,7 @@ def test_presets_are_the_published_settings():
     released = MIX_PRESETS["sdmp"]["vit-released"]
     assert (released.image_mix, released.margin, released.temperature, released.layers) == ("resizemix", 0.1, 0.2, 3)
     assert isinstance(make(SDMP, image_mix="resizemix").kinds[0], ResizeMix)
-    assert isinstance(make(UnMix).mixing.mixup, RandomChoice)
+    assert isinstance(make(UnMix).mixup.augmentation, RandomChoice)
 
 
 def parsed(*arguments):
@@ -680,7 +681,7 @@ def parsed(*arguments):
 def test_the_command_trains_samix_beside_moco_and_mixes_nothing_beside_others(tmp_path):
     assert (parsed().method, parsed().mixup) == ("moco", "samix")
     assert parsed("--method", "moco").mixup == "samix"
-    for name in METHODS:
+    for name in SSL_METHODS:
         if name != "moco":
             assert parsed("--method", name).mixup == "vanilla"
     assert parsed("--method", "byol", "--mixup", "cutmix").mixup == "cutmix"
@@ -705,13 +706,15 @@ def test_the_command_builds_each_method(name):
 
 @pytest.mark.parametrize("recipe", PRETRAIN_RECIPES)
 def test_recipes_give_their_queue_to_methods_that_have_one(recipe):
-    made = {
-        name: PRETRAIN_RECIPES[recipe]({"method": name, "mixup": "vanilla"}).method_options
-        for name in (*METHODS, "nothing")
-    }
+    made = {name: PRETRAIN_RECIPES[recipe]({"method": name, "mixup": "vanilla"}).method_options for name in SSL_METHODS}
     queued = ("moco", "imix", "unmix", "mixco", "mochi", "bsim")
     own = {"mocov3": {"preset": "vit"}} if recipe == "in1k-mocov3-vits" else {}
     assert made == {name: made["moco"] if name in queued else own.get(name, {}) for name in made}
+
+
+def test_a_misspelt_method_is_refused_with_the_name_that_was_meant():
+    with pytest.raises(ValueError, match="unknown name 'moca'.*did you mean moco"):
+        parsed("--method", "moca")
 
 
 def test_options_of_a_method_reach_it():

@@ -13,8 +13,8 @@ from samix.batch import MixedBatch
 from samix.losses.contrastive import info_nce, local_bce, normalized
 from samix.methods.automix import Draw
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
-from samix.methods.contrastive.pseudo_labels import PseudoLabelMixing, PseudoLabelOptions, grad_cam
-from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS, ClusterMixing, SAMixCOptions
+from samix.methods.contrastive.pseudo_labels import PseudoLabelMixup, PseudoLabelOptions, grad_cam
+from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS, SAMixCMixup, SAMixCOptions
 from samix.methods.contrastive.samix_i import SAMixIOptions
 from samix.mixers.learned import SAMixer
 from samix.mixups.boxes import cutmix
@@ -24,7 +24,7 @@ from samix.mixups.puzzle import PuzzleMix
 
 IMAGES, BATCH = 40, 8
 SMALL = {"clusters": 4, "min_cluster": 2, "warmup_epochs": 1, "centroid_every": 2, "repair_every": 3}
-MOCO = MoCoOptions(queue=32, dim=16, groups=2, momentum=0.9)
+MOCO = MoCoOptions(queue=32, dim=16, groups=2, ema_decay=0.9)
 PAPER = SAMixCOptions(**SMALL)
 REFERENCE = replace(SAMIX_C_PRESETS["reference"], **{**SMALL, "warmup_epochs": 0})
 PSEUDO = PseudoLabelOptions(**SMALL)
@@ -41,21 +41,21 @@ def new_method(kind: str = "paper", **changes: object) -> MoCo:
     make, options = KINDS[kind]
     mixing = replace(options, **changes)
     generator = torch.Generator().manual_seed(2)
-    method = MoCo(tiny_cnn(0), MOCO, mixup=make(), mixing=mixing, images=IMAGES, generator=generator)
+    method = MoCo(tiny_cnn(0), MOCO, mixup=make(), mixup_options=mixing, images=IMAGES, generator=generator)
     if mixing.warmup_epochs == 0:
-        method.mixing.clusters.initialise(torch.randn(IMAGES, 16, generator=generator))
+        method.mixup.clusters.initialise(torch.randn(IMAGES, 16, generator=generator))
     return method
 
 
 def running(kind: str = "paper", **changes: object) -> MoCo:
     """With clusters from the first step on, shared by some rows of a batch, and heads that say something."""
     method = new_method(kind, **{**changes, "warmup_epochs": 0})
-    clusters = method.mixing.clusters
+    clusters = method.mixup.clusters
     clusters.labels.copy_(torch.arange(IMAGES) // 2 % 4)
     clusters.labels[:5] = 0
     clusters.update_centroids()
     clusters.update_weights()
-    for head in (getattr(method.mixing, name, None) for name in ("head", "frozen_head", "classifier")):
+    for head in (getattr(method.mixup, name, None) for name in ("head", "ema_head", "classifier")):
         if head is not None:
             nn.init.normal_(head.weight)
     return method
@@ -100,36 +100,36 @@ def moves(grads: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("kind", ["paper", "reference"])
 def test_clusters_train_the_head_alone_and_the_head_trains_nobody(kind, monkeypatch):
     whole = backward(running(kind))
-    assert moves(of(whole, "online"))
-    assert moves(of(whole, "mixing.mixer"))
-    assert moves(of(whole, "mixing.head"))
-    assert not of(whole, "momentum")
-    assert not of(whole, "mixing.frozen_head")
-    monkeypatch.setattr(ClusterMixing, "head_loss", lambda *args: torch.zeros(()))
+    assert moves(of(whole, "encoder"))
+    assert moves(of(whole, "mixup.mixer"))
+    assert moves(of(whole, "mixup.head"))
+    assert not of(whole, "ema_encoder")
+    assert not of(whole, "mixup.ema_head")
+    monkeypatch.setattr(SAMixCMixup, "head_loss", lambda *args: torch.zeros(()))
     without = backward(running(kind))
-    assert not of(without, "mixing.head")
-    assert equal(of(whole, "online"), of(without, "online"))
-    assert equal(of(whole, "mixing.mixer"), of(without, "mixing.mixer"))
+    assert not of(without, "mixup.head")
+    assert equal(of(whole, "encoder"), of(without, "encoder"))
+    assert equal(of(whole, "mixup.mixer"), of(without, "mixup.mixer"))
 
 
 @pytest.mark.parametrize("kind", ["paper", "reference"])
-def test_the_mixer_is_trained_by_the_frozen_head_and_the_masks_loss_alone(kind, monkeypatch):
+def test_the_mixer_is_trained_by_the_ema_head_and_the_masks_loss_alone(kind, monkeypatch):
     whole = backward(running(kind))
-    monkeypatch.setattr(ClusterMixing, "generation_loss", lambda *args: torch.zeros(()))
+    monkeypatch.setattr(SAMixCMixup, "generation_loss", lambda *args: torch.zeros(()))
     masks = backward(running(kind))
-    assert equal(of(whole, "online"), of(masks, "online"))
-    assert equal(of(whole, "mixing.head"), of(masks, "mixing.head"))
-    assert not equal(of(whole, "mixing.mixer"), of(masks, "mixing.mixer"))
+    assert equal(of(whole, "encoder"), of(masks, "encoder"))
+    assert equal(of(whole, "mixup.head"), of(masks, "mixup.head"))
+    assert not equal(of(whole, "mixup.mixer"), of(masks, "mixup.mixer"))
     nothing = backward(running(kind, mask_weight=0.0))
-    assert not moves(of(nothing, "mixing.mixer"))
-    assert moves(of(nothing, "mixing.head"))
+    assert not moves(of(nothing, "mixup.mixer"))
+    assert moves(of(nothing, "mixup.head"))
 
 
 def test_the_head_itself_does_not_judge_only_its_frozen_copy_does():
     parts = []
-    for change in (lambda mixing: None, lambda mixing: mixing.head.weight, lambda mixing: mixing.frozen_head.weight):
+    for change in (lambda mixing: None, lambda mixing: mixing.head.weight, lambda mixing: mixing.ema_head.weight):
         method = running()
-        weight = change(method.mixing)
+        weight = change(method.mixup)
         if weight is not None:
             nn.init.normal_(weight, std=3.0)
         method.generator.manual_seed(5)
@@ -139,9 +139,9 @@ def test_the_head_itself_does_not_judge_only_its_frozen_copy_does():
 
 
 @pytest.mark.parametrize(("momentum", "kept"), [(0.0, 0.0), (0.75, 0.75)])
-def test_after_each_step_the_frozen_head_follows(momentum, kept):
-    method = running(head_momentum=momentum)
-    head, frozen = method.mixing.head, method.mixing.frozen_head
+def test_after_each_step_the_ema_head_follows(momentum, kept):
+    method = running(head_ema_decay=momentum)
+    head, frozen = method.mixup.head, method.mixup.ema_head
     with torch.no_grad():
         head.weight += 1.0
     before = frozen.weight.clone()
@@ -157,7 +157,7 @@ def test_every_trained_parameter_has_a_gradient_in_warm_up_and_after(kind, step)
     method = new_method(kind)
     for number in range(step):
         method(batch(number))
-    assert method.mixing.clusters.running == (step > 0)
+    assert method.mixup.clusters.running == (step > 0)
     backward(method, step)
     trained = [p for p in method.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained)
@@ -173,21 +173,21 @@ def test_every_trained_parameter_has_a_gradient_in_warm_up_and_after(kind, step)
 def caught_step(method: MoCo, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the losses were given in one step."""
     found: dict[str, object] = {}
-    generation, head = ClusterMixing.generation_loss, ClusterMixing.head_loss
+    generation, head = SAMixCMixup.generation_loss, SAMixCMixup.head_loss
 
-    def catch_generation(self, method, embedding, sources, draw, negatives):
-        value = generation(self, method, embedding, sources, draw, negatives)
-        found.update(z=embedding, sources=sources, draw=draw, generation=value)
+    def catch_generation(self, step, sources, branch):
+        value = generation(self, step, sources, branch)
+        found.update(step=step, branch=branch, z=branch.embedding, sources=sources, draw=branch.draw, generation=value)
         return value
 
-    def catch_head(self, embedding, mixed, sources, draw):
-        found.update(clean=embedding, head=head(self, embedding, mixed, sources, draw))
+    def catch_head(self, embedding, sources, branch):
+        found.update(clean=embedding, head=head(self, embedding, sources, branch))
         return found["head"]
 
-    monkeypatch.setattr(ClusterMixing, "generation_loss", catch_generation)
-    monkeypatch.setattr(ClusterMixing, "head_loss", catch_head)
-    found["before"] = method.mixing.clusters.labels.clone()
-    found["weights"] = method.mixing.clusters.weights.tolist()
+    monkeypatch.setattr(SAMixCMixup, "generation_loss", catch_generation)
+    monkeypatch.setattr(SAMixCMixup, "head_loss", catch_head)
+    found["before"] = method.mixup.clusters.labels.clone()
+    found["weights"] = method.mixup.clusters.weights.tolist()
     found["key"] = method.keys(batch(0)[1])
     found["loss"], found["parts"] = method(batch(0))
     return found
@@ -200,14 +200,14 @@ def test_the_losses_equal_loops_over_pairs(monkeypatch):
     lam, partners = draw.lam.tolist(), labels[draw.index]
     assert 0 < int((labels == partners).sum()) < BATCH  # pairs of both kinds
     pairs, shares = torch.stack([labels, partners], 1).tolist(), [[value, 1 - value] for value in lam]
-    judged = method.mixing.frozen_head(z).tolist()
+    judged = method.mixup.ema_head(z).tolist()
     local = oracle.pair_bce(judged, labels.tolist(), partners.tolist(), lam)
     mixed = oracle.weighted_mixed_ce(judged, pairs, shares, found["weights"])
     assert float(found["generation"].detach()) == pytest.approx(local + 0.5 * mixed, rel=1e-5)
     clean = oracle.weighted_mixed_ce(
-        method.mixing.head(found["clean"]).tolist(), labels[:, None].tolist(), [[1.0]] * BATCH, found["weights"]
+        method.mixup.head(found["clean"]).tolist(), labels[:, None].tolist(), [[1.0]] * BATCH, found["weights"]
     )
-    head_mixed = oracle.weighted_mixed_ce(method.mixing.head(z).tolist(), pairs, shares, found["weights"])
+    head_mixed = oracle.weighted_mixed_ce(method.mixup.head(z).tolist(), pairs, shares, found["weights"])
     assert float(found["head"].detach()) == pytest.approx(clean + head_mixed, rel=1e-5)
     parts = found["parts"]
     weight = 0.1  # of the masks' loss, at the start
@@ -224,11 +224,11 @@ def test_the_clean_embeddings_of_the_head_are_those_of_the_keys_before_unit_leng
 
 def test_labels_are_read_before_the_bank_takes_in_the_step(monkeypatch):
     method = running()
-    method.mixing.clusters.labels[:BATCH] = torch.tensor([3, 1, 0, 2, 2, 0, 1, 3])
+    method.mixup.clusters.labels[:BATCH] = torch.tensor([3, 1, 0, 2, 2, 0, 1, 3])
     found = caught_step(method, monkeypatch)
     assert found["sources"].label.tolist() == [3, 1, 0, 2, 2, 0, 1, 3]
     assert float(found["parts"]["changed"]) > 0
-    assert method.mixing.clusters.labels[:BATCH].tolist() != found["before"][:BATCH].tolist()
+    assert method.mixup.clusters.labels[:BATCH].tolist() != found["before"][:BATCH].tolist()
 
 
 def test_rows_of_the_bank_are_the_keys_of_this_step():
@@ -236,17 +236,17 @@ def test_rows_of_the_bank_are_the_keys_of_this_step():
     method.options = replace(MOCO, key_bn="none")
     with torch.no_grad():
         key = method.keys(batch(1)[1])
-    others = method.mixing.clusters.bank[16:].clone()
+    others = method.mixup.clusters.bank[16:].clone()
     method(batch(1))
-    torch.testing.assert_close(method.mixing.clusters.bank[8:16], key)
-    assert torch.equal(method.mixing.clusters.bank[16:], others)
+    torch.testing.assert_close(method.mixup.clusters.bank[8:16], key)
+    assert torch.equal(method.mixup.clusters.bank[16:], others)
 
 
 def test_class_weights_count_in_both_losses():
     parts = []
     for weights in ([0.25] * 4, [0.9, 0.05, 0.03, 0.02], [90.0, 5.0, 3.0, 2.0]):
         method = running()
-        method.mixing.clusters.weights.copy_(torch.tensor(weights))
+        method.mixup.clusters.weights.copy_(torch.tensor(weights))
         method.generator.manual_seed(5)
         parts.append(method(batch(0))[1])
     for name in ("generation", "clusters"):
@@ -262,19 +262,19 @@ def test_the_reference_takes_the_local_term_from_keys_between_an_images_two(monk
     sources = found["sources"]._replace(key=key, partner_key=partner)
     draw = Draw(torch.full((BATCH,), 0.3), torch.arange(BATCH).roll(1))
     for _ in range(10):
-        own, other = method.mixing.extend(sources, draw)
+        own, other = method.mixup.extend(sources, draw)
         assert float(own.min()) > 0  # an extrapolation would leave the positive part
         torch.testing.assert_close(own.norm(dim=1), torch.ones(BATCH))
         assert not torch.equal(own, other)
-    monkeypatch.setattr(method.mixing, "extend", lambda sources, draw: (key, partner))
+    monkeypatch.setattr(method.mixup, "extend", lambda sources, draw: (key, partner))
     z = found["z"].detach()
     local = local_bce(normalized(z), key, partner, draw.lam, MOCO.temperature).mean()
-    mixed = method.mixing.cluster_loss(method.mixing.frozen_head(z), sources.label, draw)
-    value = method.mixing.generation_loss(method, z, sources, draw, method.queue.snapshot())
-    torch.testing.assert_close(value, local + mixed)
-    method.progress = 0.5  # by then the local term is gone
-    value = method.mixing.generation_loss(method, z, sources, draw, method.queue.snapshot())
-    torch.testing.assert_close(value, mixed)
+    mixed = method.mixup.cluster_loss(method.mixup.ema_head(z), sources.label, draw)
+    branch = found["branch"]._replace(draw=draw, embedding=z)
+    step = replace(found["step"], progress=0.0)
+    torch.testing.assert_close(method.mixup.generation_loss(step, sources, branch), local + mixed)
+    step = replace(found["step"], progress=0.5)  # by then the local term is gone
+    torch.testing.assert_close(method.mixup.generation_loss(step, sources, branch), mixed)
 
 
 @pytest.mark.parametrize("auto_label", [True, False])
@@ -283,8 +283,8 @@ def test_pairs_of_one_cluster_take_a_plain_mask_and_others_samix_is(auto_label, 
     sources = caught_step(method, monkeypatch)["sources"]._replace(label=torch.tensor([0, 0, 1, 2, 1, 1, 3, 0]))
     draw = Draw(torch.full((BATCH,), 0.4), torch.tensor([1, 2, 3, 4, 5, 6, 7, 0]))
     same, mask = [0, 4, 7], torch.rand(BATCH, 1, 32, 32)
-    finished = method.mixing.finish(mask, sources, draw)
-    plain = method.mixing.finish(mask, sources._replace(label=None), draw)
+    finished = method.mixup.finish_mask(mask, sources, draw)
+    plain = method.mixup.finish_mask(mask, sources._replace(label=None), draw)
     for row in range(BATCH):
         if auto_label and row in same:
             assert torch.equal(finished[row], torch.full((1, 32, 32), 0.4))
@@ -295,17 +295,17 @@ def test_pairs_of_one_cluster_take_a_plain_mask_and_others_samix_is(auto_label, 
 
 def test_the_mixers_own_branch_keeps_its_masks_for_pairs_of_one_cluster(monkeypatch):
     method = running()
-    method.mixing.clusters.labels.zero_()
+    method.mixup.clusters.labels.zero_()
     painted = []
-    judge = ClusterMixing.judge
+    mixer_branch = SAMixCMixup.mixer_branch
 
     def catch(self, *args):
-        mask, embedding = judge(self, *args)
-        painted.append(mask)
-        return mask, embedding
+        branch = mixer_branch(self, *args)
+        painted.append(branch.mask)
+        return branch
 
-    monkeypatch.setattr(ClusterMixing, "judge", catch)
-    nn.init.normal_(method.mixing.mixer.value_out.weight)
+    monkeypatch.setattr(SAMixCMixup, "mixer_branch", catch)
+    nn.init.normal_(method.mixup.mixer.value_out.weight)
     loss, _ = method(batch(0))
     assert painted[0].requires_grad
     assert float(painted[0].detach().std()) > 0.01
@@ -319,7 +319,7 @@ def test_until_there_are_clusters_the_step_is_samix_is():
     shared = {name: getattr(PAPER, name) for name in SAMixIOptions().__dict__}
     torch.manual_seed(1)
     generator = torch.Generator().manual_seed(2)
-    plain = MoCo(tiny_cnn(0), MOCO, mixup=SAMixer(32), mixing=SAMixIOptions(**shared), generator=generator)
+    plain = MoCo(tiny_cnn(0), MOCO, mixup=SAMixer(32), mixup_options=SAMixIOptions(**shared), generator=generator)
     method = new_method()
     for step in range(7):
         ours, parts = method(batch(step))
@@ -333,7 +333,7 @@ def test_until_there_are_clusters_the_step_is_samix_is():
 def test_until_there_are_clusters_pseudo_labels_mix_nothing():
     for kind in ("interintra", "puzzlemix"):
         plain, method = MoCo(tiny_cnn(0), MOCO, generator=torch.Generator().manual_seed(2)), new_method(kind)
-        plain.load_state_dict({k: v for k, v in method.state_dict().items() if not k.startswith("mixing")})
+        plain.load_state_dict({k: v for k, v in method.state_dict().items() if not k.startswith("mixup")})
         for step in range(6):
             ours, parts = method(batch(step))
             if step < 5:
@@ -376,7 +376,7 @@ def test_a_resumed_run_is_the_unbroken_one(kind, stop):
     assert set(wanted) == set(resumed.state_dict())
     for key, value in resumed.state_dict().items():
         assert torch.equal(value, wanted[key]), key
-    names = {"mixing.clusters." + name for name in ("bank", "labels", "centroids", "weights", "steps", "started")}
+    names = {"mixup.clusters." + name for name in ("bank", "labels", "centroids", "weights", "steps", "started")}
     assert names <= set(wanted)
 
 
@@ -402,8 +402,8 @@ def test_under_autocast_losses_are_finite_and_the_bank_stays_float32(kind):
         loss, parts = method(batch(0))
     loss.backward()
     assert all(bool(torch.isfinite(part)) for part in parts.values())
-    assert method.mixing.clusters.bank.dtype == torch.float32
-    oracle.check(method.mixing.clusters)
+    assert method.mixup.clusters.bank.dtype == torch.float32
+    oracle.check(method.mixup.clusters)
 
 
 # Inter-Intra ----------------------------------------------------------------------------------------------------------
@@ -527,34 +527,34 @@ def test_grad_cam_leaves_no_trace_also_when_the_network_raises():
 @pytest.mark.parametrize("trains", [False, True])
 def test_the_classifiers_loss_reaches_the_encoder_only_where_asked_to(trains, monkeypatch):
     whole = backward(running("puzzlemix", classifier_trains_encoder=trains))
-    assert moves(of(whole, "mixing.classifier"))
-    assert not of(whole, "momentum")
-    monkeypatch.setattr(PseudoLabelMixing, "classifier_loss", lambda *args: torch.zeros(()))
+    assert moves(of(whole, "mixup.classifier"))
+    assert not of(whole, "ema_encoder")
+    monkeypatch.setattr(PseudoLabelMixup, "classifier_loss", lambda *args: torch.zeros(()))
     without = backward(running("puzzlemix", classifier_trains_encoder=trains))
-    assert not of(without, "mixing.classifier")
-    assert equal(of(whole, "online"), of(without, "online")) != trains
+    assert not of(without, "mixup.classifier")
+    assert equal(of(whole, "encoder"), of(without, "encoder")) != trains
 
 
 @pytest.mark.parametrize("kind", ["interintra", "puzzlemix"])
 def test_each_source_of_a_mix_by_pseudo_labels_is_contrasted_with_its_own_key(kind, monkeypatch):
     method, found = running(kind), {}
-    mix = PseudoLabelMixing.mix
+    mix = PseudoLabelMixup.mix
 
     def catch(self, model, images, labels, lam=None, index=None):
         found["batch"], features = mix(self, model, images, labels, lam, index)
         found["labels"] = labels
         return found["batch"], features
 
-    monkeypatch.setattr(PseudoLabelMixing, "mix", catch)
+    monkeypatch.setattr(PseudoLabelMixup, "mix", catch)
     method.options = replace(MOCO, key_bn="none")
-    labels, negatives = method.mixing.clusters.labels[:8].clone(), method.queue.snapshot()
+    labels, negatives = method.mixup.clusters.labels[:8].clone(), method.queue.snapshot()
     key = method.keys(batch(0)[1])
     _, parts = method(batch(0))
     mixed = found["batch"]
     assert torch.equal(found["labels"], labels)
     assert bool((mixed.index[:, 0] != mixed.index[:, 1]).all())
     with torch.no_grad():
-        z = normalized(method.online(mixed.images))
+        z = normalized(method.encoder(mixed.images))
     total = 0.0
     for row in range(BATCH):
         for source in range(2):
@@ -581,13 +581,15 @@ def test_a_batch_of_one_has_no_partner_for_a_mixer_and_stays_unmixed_by_pseudo_l
     one = tuple(part[:1] for part in batch(0))
     options = replace(MOCO, key_bn="none")
     for clusters in (0, 1):
-        method = MoCo(PlainNet(norm=False), options, mixup=SAMixer(12), feature="body", mixing=PAPER, images=IMAGES)
+        method = MoCo(
+            PlainNet(norm=False), options, mixup=SAMixer(12), feature="body", mixup_options=PAPER, images=IMAGES
+        )
         if clusters:
-            method.mixing.clusters.initialise(torch.randn(IMAGES, 16))
+            method.mixup.clusters.initialise(torch.randn(IMAGES, 16))
         with pytest.raises(ValueError, match="at least two images"):
             method(one)
-    method = MoCo(PlainNet(norm=False), options, mixup=InterIntraMix(), mixing=PSEUDO, images=IMAGES)
-    method.mixing.clusters.initialise(torch.randn(IMAGES, 16))
+    method = MoCo(PlainNet(norm=False), options, mixup=InterIntraMix(), mixup_options=PSEUDO, images=IMAGES)
+    method.mixup.clusters.initialise(torch.randn(IMAGES, 16))
     _, parts = method(one)
     torch.testing.assert_close(parts["mixed"], parts["nce"])
 
@@ -595,13 +597,13 @@ def test_a_batch_of_one_has_no_partner_for_a_mixer_and_stays_unmixed_by_pseudo_l
 @pytest.mark.parametrize(
     ("mixup", "options", "images", "words"),
     [
-        (lambda: SAMixer(32), PAPER, None, "images=N"),
+        (lambda: SAMixer(32), PAPER, None, r"images=len\(data\)"),
         (lambda: SAMixer(32), PSEUDO, IMAGES, "does not go with SAMixer"),
         (InterIntraMix, PAPER, IMAGES, "does not go with InterIntraMix"),
-        (CutMix, PSEUDO, IMAGES, "neither at classes nor at maps"),
+        (CutMix, PSEUDO, IMAGES, "reads neither classes nor maps"),
         (InterIntraMix, None, IMAGES, "give it clusters"),
         (PuzzleMix, None, IMAGES, "choose one guided by pixels"),
-        (lambda: PuzzleMix(clean_weight=1.0), PSEUDO, IMAGES, "clean_weight"),
+        (lambda: PuzzleMix(clean_weight=1.0), PSEUDO, IMAGES, r"losses of class labels \(clean\)"),
         (lambda: SAMixer(32), PAPER, 32, "a queue of 32 keys over 32 training images"),
         (lambda: SAMixer(32), replace(PAPER, clusters=21), IMAGES, "21 clusters need at least 42"),
         (lambda: SAMixer(32), replace(PAPER, min_cluster=6), IMAGES, "more than half"),
@@ -610,23 +612,25 @@ def test_a_batch_of_one_has_no_partner_for_a_mixer_and_stays_unmixed_by_pseudo_l
 )
 def test_what_does_not_go_together_is_refused(mixup, options, images, words):
     with pytest.raises(ValueError, match=words):
-        MoCo(tiny_cnn(0), MOCO, mixup=mixup(), mixing=options, images=images)
+        MoCo(tiny_cnn(0), MOCO, mixup=mixup(), mixup_options=options, images=images)
 
 
 def test_a_network_whose_last_map_is_not_known_is_refused_at_once():
     with pytest.raises(ValueError, match="is not a timm network"):
-        MoCo(PlainNet(), MOCO, mixup=PuzzleMix(), mixing=PSEUDO, images=IMAGES)
-    MoCo(PlainNet(), MOCO, mixup=PuzzleMix(), mixing=replace(PSEUDO, layer="late"), images=IMAGES)
+        MoCo(PlainNet(), MOCO, mixup=PuzzleMix(), mixup_options=PSEUDO, images=IMAGES)
+    MoCo(PlainNet(), MOCO, mixup=PuzzleMix(), mixup_options=replace(PSEUDO, layer="late"), images=IMAGES)
 
 
 def test_without_a_warm_up_the_first_step_asks_for_clusters():
-    method = MoCo(tiny_cnn(0), MOCO, mixup=SAMixer(32), mixing=REFERENCE, images=IMAGES)
+    method = MoCo(tiny_cnn(0), MOCO, mixup=SAMixer(32), mixup_options=REFERENCE, images=IMAGES)
     with pytest.raises(ValueError, match="initialise_from"):
         method(batch(0))
     images, _, _ = zip(*(batch(step) for step in range(5)), strict=True)
-    method.mixing.clusters.initialise_from(method.momentum, zip(images, torch.arange(IMAGES).split(BATCH), strict=True))
+    method.mixup.clusters.initialise_from(
+        method.ema_encoder, zip(images, torch.arange(IMAGES).split(BATCH), strict=True)
+    )
     method(batch(0))
-    oracle.check(method.mixing.clusters)
+    oracle.check(method.mixup.clusters)
 
 
 @pytest.mark.parametrize(
@@ -634,7 +638,7 @@ def test_without_a_warm_up_the_first_step_asks_for_clusters():
     [
         ({"local": "both"}, "local"),
         ({"extended": True, "pair": "cross"}, "extended positives are keys"),
-        ({"head_momentum": 1.5}, "head_momentum"),
+        ({"head_ema_decay": 1.5}, "head_ema_decay"),
         ({"alpha": 0.0}, "alpha"),
         ({"clusters": 0}, "clusters"),
     ],

@@ -13,7 +13,7 @@ from view_networks import Colours, batch_of, grads, named_views, trunk
 
 from samix.losses.contrastive import normalized
 from samix.methods.automix import Draw
-from samix.methods.contrastive import samix_i
+from samix.methods.contrastive import mixup as contrastive_mixup
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup, SAMixIOptions
 from samix.mixers.learned import MaskGenerator, SAMixer
@@ -32,19 +32,25 @@ def moco(mixing: SAMixIOptions | str | None = None, net: nn.Module | None = None
         MoCoOptions(**chosen),
         mixup=SAMixer(dim),
         feature=feature,
-        mixing=mixing,
+        mixup_options=mixing,
         generator=torch.Generator().manual_seed(seed),
     )
     with torch.no_grad():
-        for parameter in (*method.momentum.parameters(), *method.mixing.mixer.parameters()):
+        for parameter in (*method.ema_encoder.parameters(), *method.mixup.mixer.parameters()):
             parameter.add_(0.1 * torch.randn_like(parameter))
     return method
 
 
 def parts_of(method: MoCo, batch: tuple[Tensor, Tensor]):
-    """Sources and negatives of a step, for its branches."""
-    view_q, view_k = batch
-    return method.mixing.sources(method, view_q, view_k, method.keys(view_k)), method.queue.snapshot()
+    """A step and its pair sources, for the branches."""
+    step = method.new_step(batch)
+    return step, method.mixup.pair_sources(step)
+
+
+def mixer_losses(method: MoCo, step, sources):
+    """Generation loss, mask loss and report of the Mixer branch."""
+    branch = method.mixup.mixer_branch(step, sources)
+    return method.mixup.generation_loss(step, sources, branch), *method.mixup.mask_loss(branch)
 
 
 def rewind(method: MoCo, seed: int = 7) -> None:
@@ -57,25 +63,25 @@ def rewind(method: MoCo, seed: int = 7) -> None:
 @PRESETS
 def test_the_encoder_branch_trains_the_query_encoder_alone(preset):
     method = moco(preset)
-    sources, negatives = parts_of(method, batch_of())
-    method.mixing.encoder_loss(method, sources, negatives).backward()
-    assert grads(method.online)
-    assert not grads(method.mixing)
-    assert not grads(method.momentum)
+    step, sources = parts_of(method, batch_of())
+    method.mixup.encoder_loss(step, sources).backward()
+    assert grads(method.encoder)
+    assert not grads(method.mixup)
+    assert not grads(method.ema_encoder)
 
 
 @PRESETS
 def test_the_mixer_branch_trains_the_mixer_alone(preset):
     method = moco(preset)
-    sources, negatives = parts_of(method, batch_of())
-    generation, mask, _ = method.mixing.mixer_losses(method, sources, negatives)
+    step, sources = parts_of(method, batch_of())
+    generation, mask, _ = mixer_losses(method, step, sources)
     generation.backward(retain_graph=True)
-    assert grads(method.mixing)  # through the pixels
-    method.mixing.zero_grad()
+    assert grads(method.mixup)  # through the pixels
+    method.mixup.zero_grad()
     mask.backward()
-    assert grads(method.mixing)
-    assert not grads(method.online)
-    assert all(p.grad is None for p in method.momentum.parameters())
+    assert grads(method.mixup)
+    assert not grads(method.encoder)
+    assert all(p.grad is None for p in method.ema_encoder.parameters())
 
 
 @PRESETS
@@ -84,14 +90,14 @@ def test_the_gradients_of_the_whole_loss_are_those_of_either_branch(preset):
     rewind(method)
     method.eval()(batch)[0].backward()
     whole = {n: g.clone() for n, g in grads(method).items()}
-    assert any(n.startswith("online") for n in whole)
-    assert any(n.startswith("mixing") for n in whole)
+    assert any(n.startswith("encoder") for n in whole)
+    assert any(n.startswith("mixup") for n in whole)
     method.zero_grad()
     rewind(method)
-    sources, negatives = parts_of(method, batch)
-    nce = method.contrast(batch[0], sources.key, negatives)
-    (nce + method.mixing.encoder_loss(method, sources, negatives)).backward()
-    generation, mask, _ = method.mixing.mixer_losses(method, sources, negatives)
+    step, sources = parts_of(method, batch)
+    nce = method.contrast(batch[0], sources.key, step.negatives)
+    (nce + method.mixup.encoder_loss(step, sources)).backward()
+    generation, mask, _ = mixer_losses(method, step, sources)
     (generation + 0.1 * mask).backward()  # at the start of a run
     for name, grad in whole.items():
         torch.testing.assert_close(grads(method)[name], grad, msg=name)
@@ -99,14 +105,14 @@ def test_the_gradients_of_the_whole_loss_are_those_of_either_branch(preset):
 
 def test_masks_have_a_graph_in_the_mixer_branch_only(monkeypatch):
     method, seen = moco(), []
-    paint = SAMixIMixup.paint
+    paint = SAMixIMixup.predict_mask
 
     def caught(self, sources, draw):
         mask = paint(self, sources, draw)
         seen.append((mask.requires_grad, draw))
         return mask
 
-    monkeypatch.setattr(SAMixIMixup, "paint", caught)
+    monkeypatch.setattr(SAMixIMixup, "predict_mask", caught)
     method(batch_of())
     (first, encoder_draw), (second, mixer_draw) = seen
     assert not first
@@ -117,11 +123,11 @@ def test_masks_have_a_graph_in_the_mixer_branch_only(monkeypatch):
 
 def test_mixed_images_reach_the_networks_with_and_without_a_graph():
     method, seen = moco(), []
-    for name, encoder in (("online", method.online), ("slow", method.momentum)):
+    for name, encoder in (("encoder", method.encoder), ("slow", method.ema_encoder)):
         encoder.model.register_forward_pre_hook(lambda _m, args, name=name: seen.append((name, args[0].requires_grad)))
     method(batch_of())
     # the clean key view, the clean query view, the guides' map (left before its end), the mix of either branch
-    assert [graph for name, graph in seen if name == "online"] == [False, False]
+    assert [graph for name, graph in seen if name == "encoder"] == [False, False]
     assert [graph for name, graph in seen if name == "slow"] == [False, False, True]
 
 
@@ -155,18 +161,18 @@ class DoublyShuffled(Plain):
 def check_pairing(mixer: Plain, pair: str, monkeypatch) -> None:
     """Runs steps on images that name themselves, and asserts that guides, pixels and keys are of the same pairs."""
     size, calls = mixer.dim // 2, []
-    real = samix_i.mixed_info_nce
+    real = contrastive_mixup.mixed_info_nce
 
     def caught(*args):
         calls.append(args)
         return real(*args)
 
-    monkeypatch.setattr(samix_i, "mixed_info_nce", caught)
+    monkeypatch.setattr(contrastive_mixup, "mixed_info_nce", caught)
     options = MoCoOptions(dim=2 * size, queue=4 * size, groups=2, projector="linear")
     mixing = SAMixIOptions(pair=pair, per_sample=True, lam_margin=-1.0)
     generator = torch.Generator().manual_seed(1)
-    method = MoCo(Colours(2 * size), options, mixup=mixer, feature="same", mixing=mixing, generator=generator)
-    method.online.projector = method.momentum.projector = nn.Identity()
+    method = MoCo(Colours(2 * size), options, mixup=mixer, feature="same", mixup_options=mixing, generator=generator)
+    method.encoder.projector = method.ema_encoder.projector = nn.Identity()
     for _ in range(3):
         method(named_views(size))
     assert len(calls) == len(mixer.shown) == 6  # two branches a step
@@ -193,7 +199,7 @@ def test_guides_that_are_shuffled_twice_are_noticed(pair, monkeypatch):
 
 
 def test_nobody_is_paired_with_itself():
-    mixing = moco().mixing
+    mixing = moco().mixup
     for size in range(2, 10):
         for _ in range(120):
             index = mixing.draw(size, torch.device("cpu")).index
@@ -203,8 +209,8 @@ def test_nobody_is_paired_with_itself():
 
 def test_one_lam_per_batch_or_per_sample():
     cpu = torch.device("cpu")
-    assert len(moco().mixing.draw(8, cpu).lam.unique()) == 1
-    assert len(moco(SAMixIOptions(per_sample=True)).mixing.draw(8, cpu).lam.unique()) == 8
+    assert len(moco().mixup.draw(8, cpu).lam.unique()) == 1
+    assert len(moco(SAMixIOptions(per_sample=True)).mixup.draw(8, cpu).lam.unique()) == 8
 
 
 # Masks ---------------------------------------------------------------------------------------------------------------
@@ -217,11 +223,11 @@ def branch_with(method: MoCo, batch, lam: float, mask: float | None, monkeypatch
     monkeypatch.setattr(SAMixIMixup, "draw", lambda *_: draw)
     if mask is not None:
         full = torch.full((8, 1, *batch[0].shape[2:]), mask)
-        monkeypatch.setattr(SAMixIMixup, "paint", lambda *_: full)
+        monkeypatch.setattr(SAMixIMixup, "predict_mask", lambda *_: full)
     seen = []
-    hook = method.online.model.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
-    sources, negatives = parts_of(method, batch)
-    method.mixing.encoder_loss(method, sources, negatives)
+    hook = method.encoder.model.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    step, sources = parts_of(method, batch)
+    method.mixup.encoder_loss(step, sources)
     hook.remove()
     return seen[0]
 
@@ -242,7 +248,7 @@ def test_near_0_and_1_the_encoder_branch_is_plain_mixup(lam, monkeypatch):
 
 
 def test_masks_off_by_more_than_the_margin_are_brought_to_lam():
-    mixing = moco(SAMixIOptions(adjust_margin=0.1)).mixing
+    mixing = moco(SAMixIOptions(adjust_margin=0.1)).mixup
     mask = torch.rand(64, 1, 8, 8) ** torch.linspace(0.2, 5.0, 64).view(-1, 1, 1, 1)
     lam = torch.rand(64)
     adjusted = mixing.adjust(mask, lam)
@@ -252,7 +258,7 @@ def test_masks_off_by_more_than_the_margin_are_brought_to_lam():
     assert torch.equal(adjusted[~off], mask[~off])
     assert adjusted.min() >= 0
     assert adjusted.max() <= 1
-    assert torch.equal(moco(SAMixIOptions(adjust_margin=-1.0)).mixing.adjust(mask, lam), mask)
+    assert torch.equal(moco(SAMixIOptions(adjust_margin=-1.0)).mixup.adjust(mask, lam), mask)
 
 
 # The losses ----------------------------------------------------------------------------------------------------------
@@ -270,13 +276,13 @@ def adjusted_by_hand(mask: Tensor, lam: float, margin: float = 0.05) -> Tensor:
 def test_the_papers_loss_is_the_loop():
     method, (view_q, view_k) = moco(SAMixIOptions(adjust_margin=0.05)), batch_of()
     t, queue, key = 0.2, method.queue.snapshot(), method.keys(view_k)
-    mixing = method.mixing
+    mixing = method.mixup
     rewind(method)
     draws = [mixing.draw(8, torch.device("cpu")) for _ in range(2)]
-    z = mixing.mixer.project(method.momentum.feature_map(view_q))
-    wanted = {"nce": sum(oracles.info_nce(normalized(method.online(view_q)).detach(), key, queue, t)) / 8}
+    z = mixing.mixer.project(method.ema_encoder.feature_map(view_q))
+    wanted = {"nce": sum(oracles.info_nce(normalized(method.encoder(view_q)).detach(), key, queue, t)) / 8}
     masks = []
-    for name, draw, encoder in zip(("mixed", "global"), draws, (method.online, method.momentum), strict=True):
+    for name, draw, encoder in zip(("mixed", "global"), draws, (method.encoder, method.ema_encoder), strict=True):
         mask = mixing.mixer.predict_mask(z, z[draw.index], draw.lam, (16, 16)).detach()
         masks.append(mask)
         if name == "mixed":
@@ -308,7 +314,7 @@ def test_weights_follow_the_progress():
     totals = []
     for progress in (0.0, 0.5, 1.0):
         rewind(method)
-        method.progress = method.mixing.progress = progress
+        method.progress = progress
         loss, parts = method.eval()(batch)
         totals.append(loss.item() - float(parts["nce"] + parts["mixed"] + parts["generation"]))
     assert totals == pytest.approx([0.1 * float(parts["mask"]), 0.05 * float(parts["mask"]), 0.0], abs=1e-5)
@@ -316,18 +322,18 @@ def test_weights_follow_the_progress():
 
 def test_the_references_positives_lie_on_the_line_of_an_images_two_keys():
     method = moco("reference")
-    sources, _ = parts_of(method, batch_of())
-    draw = method.mixing.draw(8, torch.device("cpu"))
+    _, sources = parts_of(method, batch_of())
+    draw = method.mixup.draw(8, torch.device("cpu"))
     forms = set()
     for seed in range(12):
         rewind(method, seed)
-        own, other = method.mixing.extend(sources, draw)
+        own, other = method.mixup.extend(sources, draw)
         torch.testing.assert_close(own.norm(dim=1), torch.ones(8))
         torch.testing.assert_close(other.norm(dim=1), torch.ones(8))
         assert not own.requires_grad
         same = copy.copy(sources)._replace(partner_key=sources.key)
         rewind(method, seed)
-        alike, _ = method.mixing.extend(same, draw)  # between equal keys there is no line
+        alike, _ = method.mixup.extend(same, draw)  # between equal keys there is no line
         torch.testing.assert_close(alike, sources.key)
         low, high = torch.minimum(sources.key, sources.partner_key), torch.maximum(sources.key, sources.partner_key)
         raw = own * ((low + high) / 2).norm(dim=1, keepdim=True)
@@ -337,13 +343,13 @@ def test_the_references_positives_lie_on_the_line_of_an_images_two_keys():
 
 def test_partners_positives_are_those_of_the_partners():
     method = moco("reference")
-    sources, _ = parts_of(method, batch_of())
+    _, sources = parts_of(method, batch_of())
     identity = Draw(torch.full((8,), 0.5), torch.arange(8))
     turned = Draw(torch.full((8,), 0.5), torch.arange(8).roll(1))
     rewind(method)
-    own, other = method.mixing.extend(sources, identity)
+    own, other = method.mixup.extend(sources, identity)
     rewind(method)
-    same, moved = method.mixing.extend(sources, turned)
+    same, moved = method.mixup.extend(sources, turned)
     assert torch.equal(own, same)
     assert torch.equal(moved, other.roll(1, 0))
 
@@ -354,16 +360,16 @@ def test_the_mixer_alone_lowers_its_loss_and_its_masks_take_form():
     options = MoCoOptions(dim=16, queue=32, key_bn="none")
     method = MoCo(trunk(), options, mixup=SAMixer(12), feature="body", generator=generator)
     with torch.no_grad():
-        for p in method.momentum.parameters():
+        for p in method.ema_encoder.parameters():
             p.mul_(2.0 if p.dim() > 1 else 1.0)  # an untrained network's embeddings nearly coincide
     view = torch.randn(8, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    frozen = copy.deepcopy(method.momentum.state_dict())
-    optimizer = torch.optim.Adam(method.mixing.parameters(), 0.03)
+    frozen = copy.deepcopy(method.ema_encoder.state_dict())
+    optimizer = torch.optim.Adam(method.mixup.parameters(), 0.03)
 
     def generation(seed: int) -> tuple[Tensor, Tensor]:
         rewind(method, seed)
-        sources, negatives = parts_of(method, (view, view))
-        loss, _, report = method.mixing.mixer_losses(method, sources, negatives)
+        step, sources = parts_of(method, (view, view))
+        loss, _, report = mixer_losses(method, step, sources)
         return loss, report["mask_std"]
 
     def measured() -> float:
@@ -377,10 +383,10 @@ def test_the_mixer_alone_lowers_its_loss_and_its_masks_take_form():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        method.mixing.after_step(step / 50)
+        method.mixup.after_step(step / 50)
     assert measured() < before - 0.01
     assert generation(0)[1] > 0.05
-    assert all(torch.equal(frozen[k], v) for k, v in method.momentum.state_dict().items())
+    assert all(torch.equal(frozen[k], v) for k, v in method.ema_encoder.state_dict().items())
 
 
 # State ---------------------------------------------------------------------------------------------------------------
@@ -389,10 +395,10 @@ def test_the_mixer_alone_lowers_its_loss_and_its_masks_take_form():
 @pytest.mark.parametrize("policy", ["none", "split", "eman"])
 def test_mixed_images_leave_the_momentum_encoders_statistics_alone(policy):
     method = moco(net=tiny_cnn(0), key_bn=policy, groups=2)
-    sources, negatives = parts_of(method, batch_of(8, 32))
-    before = {n: b.clone() for n, b in method.momentum.named_buffers()}
-    method.mixing.mixer_losses(method, sources, negatives)
-    assert all(torch.equal(before[n], b) for n, b in method.momentum.named_buffers())
+    step, sources = parts_of(method, batch_of(8, 32))
+    before = {n: b.clone() for n, b in method.ema_encoder.named_buffers()}
+    mixer_losses(method, step, sources)
+    assert all(torch.equal(before[n], b) for n, b in method.ema_encoder.named_buffers())
 
 
 @PRESETS
@@ -401,7 +407,7 @@ def test_some_steps_train_both_networks(preset, per_sample):
     method = moco(dataclasses.replace(SAMIX_I_PRESETS[preset], per_sample=per_sample), tiny_cnn(0), groups=2)
     groups = method.parameter_groups(0.1, mixer_lr=0.02)
     assert [(g["name"], g["lr"]) for g in groups] == [("network", 0.1), ("mixer", 0.02)]
-    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in method.mixing.parameters()}
+    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in method.mixup.parameters()}
     optimizer, before = torch.optim.SGD(groups), copy.deepcopy(method.state_dict())
     for step in range(3):
         optimizer.zero_grad()
@@ -413,7 +419,7 @@ def test_some_steps_train_both_networks(preset, per_sample):
         assert not any(part.requires_grad for part in parts.values())
     after = method.state_dict()
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
-    assert moved == {"online", "momentum", "queue", "mixing"}
+    assert moved == {"encoder", "ema_encoder", "queue", "mixup"}
     assert torch.equal(method.queue.keys[:24].norm(dim=1).round(decimals=5), torch.ones(24))
 
 
@@ -432,8 +438,8 @@ def test_a_preview_is_the_mixers_mask_and_leaves_no_trace():
     assert torch.equal(method.generator.get_state(), state)
     assert [m.training for m in method.modules()] == modes
     method.eval()
-    z = method.mixing.mixer.project(method.momentum.feature_map(images))
-    wanted = method.mixing.mixer.predict_mask(z, z[index], torch.full((8,), 0.3), (16, 16))
+    z = method.mixup.mixer.project(method.ema_encoder.feature_map(images))
+    wanted = method.mixup.mixer.predict_mask(z, z[index], torch.full((8,), 0.3), (16, 16))
     torch.testing.assert_close(batch.mask, wanted)
 
 
@@ -443,7 +449,7 @@ def test_a_preview_is_the_mixers_mask_and_leaves_no_trace():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"alpha": 0.0}, "alpha must be a positive number"),
+        ({"alpha": 0.0}, r"alpha must be in \(0, inf\)"),
         ({"pair": "intra"}, "pair"),
         ({"extended": True}, 'pair="cross"'),
         ({"mask_schedule": "step"}, "mask_schedule"),
@@ -466,7 +472,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_presets_are_named_and_the_papers_is_the_default():
-    assert moco().mixing.options == SAMIX_I_PRESETS["paper"]
+    assert moco().mixup.options == SAMIX_I_PRESETS["paper"]
     assert all(preset.preset == name for name, preset in SAMIX_I_PRESETS.items())
     paper = SAMIX_I_PRESETS["paper"]
     assert (paper.alpha, paper.pair, paper.local_weight, paper.global_weight) == (2.0, "same", 1.0, 0.5)
