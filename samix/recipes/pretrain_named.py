@@ -59,7 +59,7 @@ def slim_mixer(called: Called) -> dict[str, Any]:
 
 
 # What a run of some hundred steps needs to learn anything (LOG.md): keys that differ from the first step on, by norms
-# in the projector and a queue without random vectors, and a momentum encoder that keeps up.
+# in the projector and a queue without random vectors, and an EMA encoder that keeps up.
 SHORT_QUEUE: dict[str, Any] = {
     "preset": "cifar",
     "dim": 64,
@@ -120,14 +120,14 @@ def cifar10_moco(called: Called) -> PretrainRecipe:
 def images_moco(called: Called) -> PretrainRecipe:
     """Anyone's images at 224 pixels, ResNet-18, MoCo v2 with a queue of 1024, batch 64, 200 epochs; not published.
 
-    The learning rate is MoCo's 0.03 per 256 images, the momentum 0.99, for runs of some ten thousand steps. For images
+    The learning rate is MoCo's 0.03 per 256 images, the EMA decay 0.99, for runs of some ten thousand steps. For images
     of 96 pixels or less take ``stl10-moco`` or ``cifar10-moco``.
     """
     return dataclasses.replace(
         _moco96(called, "images-moco", "images:data/images", 200),
         size=224,
         augment="resized-crop",
-        method_options=queue_only(called, queue=1024, random_start=False, momentum=0.99),
+        method_options=queue_only(called, queue=1024, random_start=False, ema_decay=0.99),
         batch_size=64,
         lr=0.0075,
         mixer_lr=0.0025 if called["mixup"] in LEARNED else None,

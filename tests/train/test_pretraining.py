@@ -107,15 +107,16 @@ def two(tmp_path_factory):
 def test_the_options_of_mixup_and_clusters_reach_them():
     recipe = by_command("--mixup", "interintra", "--mixup.intra-alpha", "0.5", "--mixup.clusters", "7")
     assert recipe.mixup_options == {"intra_alpha": 0.5, "clusters": 7}
-    mixing = build_pretraining(recipe, 1437).mixup
-    assert isinstance(mixing, PseudoLabelMixup)
-    assert isinstance(mixing.mixup, InterIntraMix)
-    assert (mixing.mixup.intra_alpha, mixing.options.clusters, mixing.options.warmup_epochs) == (0.5, 7, 5)
+    mixup = build_pretraining(recipe, 1437).mixup
+    assert isinstance(mixup, PseudoLabelMixup)
+    assert isinstance(mixup.augmentation, InterIntraMix)
+    assert (mixup.augmentation.intra_alpha, mixup.options.clusters, mixup.options.warmup_epochs) == (0.5, 7, 5)
     recipe = by_command("--mixup", "puzzlemix", "--mixup.beta", "0.8", "--mixup.classifier-trains-encoder")
-    mixing = build_pretraining(recipe, 1437, ((0.5,) * 3, (0.25,) * 3)).mixup
-    assert isinstance(mixing.mixup, PuzzleMix)
-    assert (mixing.mixup.beta, mixing.options.classifier_trains_encoder, mixing.clusters.images) == (0.8, True, 1437)
-    assert mixing.mixup.mean == (0.5,) * 3  # how pixels were normalised is known
+    mixup = build_pretraining(recipe, 1437, ((0.5,) * 3, (0.25,) * 3)).mixup
+    assert isinstance(mixup.augmentation, PuzzleMix)
+    assert (mixup.augmentation.beta, mixup.options.classifier_trains_encoder) == (0.8, True)
+    assert mixup.clusters.images == 1437
+    assert mixup.augmentation.mean == (0.5,) * 3  # how pixels were normalised is known
 
 
 def test_help_explains_the_options_of_both(capsys):
@@ -359,8 +360,8 @@ def test_sparing_them_changes_no_bit_of_the_run(kind, two):
 def test_two_processes_make_the_same_first_clusters(two):
     """Each has looked at half the images; after the first step both banks are whole."""
     first, second = saved(two, "samix-c", "spared")
-    bank = first["steps"][0]["mixing.clusters.bank"]
+    bank = first["steps"][0]["mixup.clusters.bank"]
     assert bool((bank.norm(dim=1) > 0.99).all())
     assert len(bank.unique(dim=0)) == 100  # each image's own, no donor's
-    assert torch.equal(bank, second["steps"][0]["mixing.clusters.bank"])
-    assert torch.equal(first["steps"][0]["mixing.clusters.labels"], second["steps"][0]["mixing.clusters.labels"])
+    assert torch.equal(bank, second["steps"][0]["mixup.clusters.bank"])
+    assert torch.equal(first["steps"][0]["mixup.clusters.labels"], second["steps"][0]["mixup.clusters.labels"])
