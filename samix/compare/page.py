@@ -248,7 +248,7 @@ def pictures_part(results: Found, quality: int) -> str:
 
 def image_of(path: Path, label: str, quality: int) -> str:
     """A strip as an ``img``; small ones keep their pixels."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=("PNG",)) as opened:
         picture = opened.convert("RGBA")
     small = picture.width // (len(SHOWN) + 2) <= SMALL
     source = data_uri(picture, "lossless" if small else quality)

@@ -1,4 +1,4 @@
-"""Batches of a data set: random ones to train on, all in order to test on; by worker processes or on the device."""
+"""Batches of a data set: random ones, all in order to test on; by worker processes or on the device."""
 
 from __future__ import annotations
 

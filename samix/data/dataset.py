@@ -31,7 +31,7 @@ class DataSummary:
 
     def __str__(self) -> str:
         of = f"of {_count(self.classes, 'class')}" if self.classes else "without labels"
-        line = f"{_count(self.images, 'image')} {of} to train on, {self.held_out} held out"
+        line = f"{_count(self.images, 'image')} {of}, {self.held_out:,} held out"
         if self.images == 0:
             line = f"{_count(self.held_out, 'image')} {of}"
         for note in self.notes[:NAMED]:
@@ -47,7 +47,7 @@ class DataSummary:
 
 def _count(number: int, noun: str) -> str:
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class ImageData:
         return DataSummary(len(self.train), classes, len(self.val), self.left_out, self.notes)
 
     def describe(self) -> str:
-        """The summary as a line, such as "24 images of 3 classes to train on, 12 held out"."""
+        """The summary as a line, such as "24 images of 3 classes, 12 held out"."""
         return str(self.summary)
 
     def require_labels(self) -> None:

@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image, features
 from PIL.TiffImagePlugin import TiffImageFile
 
+from samix.runtime.console import printable
+
 # Formats by an allowlist: EPS would start Ghostscript, and others are rare or have no signature.
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -117,9 +119,9 @@ def max_pixels() -> int | None:
     return Image.MAX_IMAGE_PIXELS
 
 
-def printable(text: str) -> str:
-    """The text with a question mark for each control character, as names from elsewhere may hold."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def one_line(name: str) -> str:
+    """The name of a file, for messages: control characters are escaped."""
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -133,7 +135,7 @@ def _open(path: Path) -> BinaryIO:
         return os.fdopen(handle, "rb")
     os.close(handle)
     fault = "empty" if stat.S_ISREG(status.st_mode) else "no regular file"
-    raise UnreadableImage(f"image {printable(str(path))} cannot be read (it is {fault}); replace or remove it")
+    raise UnreadableImage(f"image {one_line(str(path))} cannot be read (it is {fault}); replace or remove it")
 
 
 def _header(source: BinaryIO, limit: int | None) -> Image.Image:
@@ -145,7 +147,7 @@ def _header(source: BinaryIO, limit: int | None) -> Image.Image:
 
 def _unreadable(error: Exception, name: str) -> Exception:
     """The error to raise in place of one of Pillow's, whose decoders fail on damaged files in many ways."""
-    name = printable(name)
+    name = one_line(name)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"image {name} is missing; restore it or read the data set's folder again")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

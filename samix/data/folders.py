@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from samix.data.dataset import ImageData
-from samix.data.decode import IMAGE_ENDINGS, printable
+from samix.data.decode import IMAGE_ENDINGS, one_line
 from samix.data.images import FileImages, file_names, no_labels
 from samix.data.order import stream_seed
 from samix.data.spec import Splits
@@ -80,7 +80,7 @@ def _reason_against(entry: os.DirEntry[str]) -> str:
     ending = Path(entry.name).suffix.lower()
     if ending in _OTHER_IMAGES:
         return f"ending in {ending}, which is not read (convert to PNG or JPEG)"
-    return f"ending in {printable(ending)}" if ending else "without an ending"
+    return f"ending in {one_line(ending)}" if ending else "without an ending"
 
 
 def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
@@ -247,7 +247,7 @@ def _check_same_classes(train: Path, held_out: Path, classes: list[str], held: l
 
 
 def _some(names: Sequence[str]) -> str:
-    return printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return one_line(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # Splits that nobody has made ------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def load_data(
     |---|---|
     | `digits` | inside scikit-learn: 1,797 scans of 8 x 8, a fixed fifth held out |
     | `cifar10`, `cifar100`, `stl10`, `aircraft`, `cars`, each `[:DIR]` | as torchvision keeps it in DIR (else `root`) |
-    | `stl10-unlabeled[:DIR]` | the same files; the 100,000 images without labels to train on, the test split as val |
+    | `stl10-unlabeled[:DIR]` | the same files; the 100,000 images without labels, the test split as val |
     | `tiny-imagenet:DIR` | wnids.txt, train/WNID/images/, val/images/, val/val_annotations.txt |
     | `imagenet:DIR` | train/WNID/, val/WNID/; or a flat val/ with val.txt or the devkit |
     | `cub:DIR` | images/ with images.txt, classes.txt, image_class_labels.txt, train_test_split.txt |

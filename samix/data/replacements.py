@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from samix.data.decode import UNREADABLE, UnreadableImage, printable
+from samix.data.decode import UNREADABLE, UnreadableImage, one_line
 from samix.data.images import FileImages, ImageSet
 from samix.data.order import stand_in
 from samix.data.shards import ShardImages
@@ -75,7 +75,7 @@ def name_of(images: ImageSet, index: int) -> str:
     """The file of an image, its shard and member, or its number."""
     if isinstance(images, ShardImages):
         return images.name(index)
-    return printable(str(images.path(index))) if isinstance(images, FileImages) else f"number {index}"
+    return one_line(str(images.path(index))) if isinstance(images, FileImages) else f"number {index}"
 
 
 def report(images: ImageSet, bad: list[int], what: str) -> str:

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, printable, read_header
+from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, one_line, read_header
 from samix.data.images import file_names, no_labels
 from samix.data.spec import DataLocation, Splits
 
@@ -75,9 +75,9 @@ class ShardImages:
         return len(self.offsets)
 
     def name(self, index: int) -> str:
-        """Shard and member of image `index`; what cannot be printed is a question mark."""
+        """Shard and member of image `index`; control characters are escaped."""
         member = os.fsdecode(bytes(self.names[index]))
-        return f"{self.shards[self.shard[index]]}/{printable(member)}"
+        return f"{self.shards[self.shard[index]]}/{one_line(member)}"
 
     def source(self, index: int) -> io.BytesIO:
         """The bytes of image `index`.

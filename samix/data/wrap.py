@@ -88,7 +88,7 @@ def wrap_dataset(
         >>> from samix.data import wrap_dataset
         >>> samples = [(torch.zeros(3, 8, 8), i % 2) for i in range(20)]
         >>> wrap_dataset(samples).describe()
-        '16 images of 2 classes to train on, 4 held out; without val, a fifth of each class is held out by place'
+        '16 images of 2 classes, 4 held out; without val, a fifth of each class is held out by place'
     """
     images = _images(train)
     names = tuple(class_names or _class_names(images.dataset) or ())

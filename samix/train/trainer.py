@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from samix.data.replacements import check_readable
 from samix.networks.inference import evaluating
 from samix.recipes import Recipe
 from samix.runtime import distributed
@@ -207,6 +208,7 @@ class Run(Training):
             callback.check(self)
         if there:
             self.load()
+        self.check_held_out()
         if self.accelerator.is_main_process:
             if self.step < self.recipe.epochs * self.steps_per_epoch:
                 (self.folder / "summary.json").unlink(missing_ok=True)  # of the run before it got more epochs
@@ -214,6 +216,17 @@ class Run(Training):
             self.write_rows()
             self.callbacks.call(lambda callback: callback.on_fit_start(self), "start of the run")
         self.accelerator.wait_for_everyone()
+
+    def check_held_out(self) -> None:
+        """Looks at this rank's held-out images before training on the others; those in memory are known already.
+
+        Raises:
+            UnreadableImage: one is damaged, and is not to be skipped.
+        """
+        rows = self.val_batches.rows
+        mine = self.data.val.subset(torch.arange(rows.start, rows.stop))
+        bad = set() if self.recipe.device_data else check_readable(mine, self.options.on_bad_image)
+        self.bad_images.report_held_out({rows.start + row for row in bad})
 
     def load(self) -> None:
         """Continues from the newest whole checkpoint, and says so where a newer one is damaged.
@@ -291,9 +304,9 @@ class Run(Training):
         )
 
     def count_images(self) -> str:
-        """How many images there are to learn from and to test on, and whether they are enlarged."""
+        """What was found of the data, and whether images are enlarged."""
         native, size = self.data.native_size, self.recipe.size
-        counts = f"{len(self.data.train):,} images, {len(self.data.val):,} held out"
+        counts = self.data.describe()
         if native is None or size <= 2 * native:
             return counts
         stem = " --stem small" if native <= 64 else ""

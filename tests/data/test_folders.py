@@ -203,7 +203,7 @@ def test_hidden_folders_caches_and_odd_files_are_left_out_and_counted(folder):
     summary = data.summary
     assert (summary.images, summary.classes, summary.held_out) == (6, 2, 6)
     assert data.describe().startswith(
-        "6 images of 2 classes to train on, 6 held out; left out: 3 hidden, 2 broken link, 1 beside the class folders, "
+        "6 images of 2 classes, 6 held out; left out: 3 hidden, 2 broken link, 1 beside the class folders, "
     )
     assert data.describe().endswith(" for other reasons")
 
@@ -252,7 +252,7 @@ def test_of_several_held_out_folders_the_first_by_rank_is_taken_and_the_others_a
     write(folder / "test" / "cat" / "0.png", 222)
     data = load_data(str(folder))
     assert values(data.val)[0] == (100, 0)
-    assert data.describe() == "6 images of 2 classes to train on, 6 held out; test is not used"
+    assert data.describe() == "6 images of 2 classes, 6 held out; test is not used"
     (folder / "Val" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds Val and val; rename or remove one of them"):
         load_data(str(folder))

@@ -130,7 +130,7 @@ def test_of_one_list_a_fifth_of_each_class_is_held_out_by_name(folder):
 
 def test_images_in_both_lists_are_told(folder):
     data = lists(folder, "image,label", "val/cat/0,cat", "train/dog/2,dog")
-    assert data.describe() == "2 images of 2 classes to train on, 2 held out; 1 images are in both lists"
+    assert data.describe() == "2 images of 2 classes, 2 held out; 1 images are in both lists"
 
 
 @pytest.mark.parametrize(

@@ -605,7 +605,7 @@ def test_a_run_in_a_thread_leaves_signals_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "told"),
-    [(8, "100 images, 359 held out)"), (16, "359 held out)"), (24, "enlarged from 8 px; --size 8 --stem small keeps")],
+    [(8, "100 images of 10 classes, 359 held out)"), (16, "359 held out)"), (24, "enlarged from 8 px; --size 8 --stem small keeps")],
 )
 def test_a_run_says_where_images_are_enlarged(tmp_path, size, told):
     assert told in new_run(small_recipe("cutmix", size=size), tmp_path).describe()
