@@ -415,7 +415,8 @@ def test_train_says_what_it_does_and_shows_progress(tmp_path, capsys):
     status, out, error = run(capsys, "train", "--mixup", "samix", "--out", tmp_path, *flags)
     assert status == 0
     assert out.startswith(
-        "samix on digits (100 images of 10 classes, 359 held out): recipe digits-quick, resnet18 at 8 px, 2 epochs of 5 steps, on cpu"
+        "samix on digits (100 images of 10 classes, 359 held out): recipe digits-quick, resnet18 at 8 px, 2 epochs of "
+        "5 steps, on cpu"
     )
     assert "10/10" in error
     assert "img_s" in error
