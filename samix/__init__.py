@@ -46,6 +46,9 @@ _HOMES = {
     "samix.methods.samix": ["SAMix", "SAMixOptions"],
     "samix.methods.adautomix": ["AdAutoMix", "AdAutoMixOptions"],
     "samix.methods.supervised": ["Supervised"],
+    "samix.hub.load": ["load"],
+    "samix.hub.init": ["load_init"],
+    "samix.hub.classifier": ["Classifier", "Prediction"],
     "samix.methods.contrastive.moco": ["MoCo", "MoCoOptions"],
     "samix.methods.contrastive.moco_v3": ["MoCoV3", "MoCoV3Options"],
     "samix.methods.contrastive.simclr": ["SimCLR", "SimCLROptions"],
@@ -83,6 +86,10 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from samix.batch import Mixed as Mixed
     from samix.batch import MixedBatch as MixedBatch
+    from samix.hub.classifier import Classifier as Classifier
+    from samix.hub.classifier import Prediction as Prediction
+    from samix.hub.init import load_init as load_init
+    from samix.hub.load import load as load
     from samix.methods.adautomix import AdAutoMix as AdAutoMix
     from samix.methods.adautomix import AdAutoMixOptions as AdAutoMixOptions
     from samix.methods.automix import AutoMix as AutoMix

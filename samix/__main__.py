@@ -21,6 +21,8 @@ USAGE = """samix: learned mixup for image networks
   samix train      train a network with any mixup       samix train --data DIR --mixup samix
   samix pretrain   learn features without labels        samix pretrain --data DIR --method moco --mixup samix
   samix evaluate   accuracy and calibration             samix evaluate runs/NAME/best.pt
+  samix predict    name the classes of new images       samix predict runs/NAME new/*.jpg
+  samix export     a network out of a checkpoint        samix export runs/NAME/best.pt DIR
   samix compare    mixups under one recipe, with report samix compare vanilla mixup cutmix samix --seeds 3
   samix show       paint what a mixup does              samix show runs/NAME/best.pt a.jpg b.jpg
                    or all of them, as a page            samix show --html page.html a.jpg b.jpg
@@ -157,6 +159,20 @@ def evaluate(arguments: list[str]) -> int:
     return evaluate(arguments)
 
 
+def predict(arguments: list[str]) -> int:
+    """``samix predict``."""
+    from samix.cli.predict import predict
+
+    return predict(arguments)
+
+
+def export(arguments: list[str]) -> int:
+    """``samix export``."""
+    from samix.cli.predict import export
+
+    return export(arguments)
+
+
 def compare(arguments: list[str]) -> int:
     """``samix compare``."""
     from samix.cli.compare import compare
@@ -216,6 +232,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
     "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
     "compare": compare,
     "show": show,
     "analyse": analyse,

@@ -17,7 +17,8 @@ from samix.data import EvalBatches, FileImages, ImageData, load_data
 from samix.data.names import balanced_rows
 from samix.data.spec import Channels
 from samix.data.transforms import test_transform
-from samix.hub.load import load_export, load_method
+from samix.hub.checkpoints import load_method
+from samix.hub.load import load_export
 from samix.methods.base import Method
 from samix.mixups import MIXUPS
 from samix.mixups.handmade import NoMixup

@@ -55,7 +55,7 @@ def evaluate(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments[:1]):
         print(EVALUATE.format(kinds=" | ".join(KINDS)))
     asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
-    from samix.hub.load import evaluate_path
+    from samix.eval.held_out import evaluate_path
 
     results = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device)
     width = max(map(len, results))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samix.batch import MixedBatch
 from samix.data import ImageData, denormalize, load_data
-from samix.hub.load import load_method
+from samix.hub.checkpoints import load_method
 from samix.methods.base import Method
 from samix.recipes import Recipe
 from samix.runtime.atomic_files import write_text

@@ -101,7 +101,7 @@ def _export_source(folder: Path, device: torch.device | str) -> Source:
 
 
 def _checkpoint_source(path: Path, device: torch.device | str) -> Source:
-    from samix.hub.load import load_method
+    from samix.hub.checkpoints import load_method
 
     method, recipe, data = load_method(path)
     method.to(device)

@@ -1,124 +1,193 @@
-"""Networks written for timm, which needs no samix to load them."""
+"""Exports a trained network: weights, a config that says how to build and feed it, and a card.
+
+A network with timm's own layers loads by timm alone. One with a stem for small images does not exist in timm, so its
+``config.json`` names an architecture that timm refuses, in place of one that timm would build differently.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from torch import nn
 
+import samix
+from samix.data import Augment, ImageData, default_augment
+from samix.hub.network_config import CONFIG, CUSTOM, WEIGHTS, NetworkConfig, Stem, file_digest
 from samix.networks.create import sized_args
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.atomic_files import write_text, write_whole
 
-LOAD_PLAIN = """import timm
+CARD = "README.md"
+LOAD = """```python
+import samix
 
-net = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+net = samix.load("{folder}")
+prediction = net.predict("new.jpg")[0]
+print(prediction.name, prediction.probability)
+```
 """
+LOAD_FEATURES = """```python
+import samix
 
-LOAD_SMALL = """import timm
-import torch
-from safetensors.torch import load_file
-
-net = timm.create_model("{model}", num_classes={num_classes}, **{kwargs})
-{stem}
-net.maxpool = torch.nn.Identity()
-net.load_state_dict(load_file("{folder}/model.safetensors"))
-net.eval()
+net = samix.load("{folder}")
+features = net(net.transform(image)[None])  # a PIL image to (1, {features})
+```
 """
+LOAD_CUSTOM = """```python
+import samix
 
-STEM_SINGLE = "net.conv1 = torch.nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)  # small images"
-STEM_DEEP = "net.conv1[0].stride = (1, 1)  # small images"
-
-CARD = """# {title}
-
-{trained}
-A plain timm network; samix is not needed to load it. Run from the folder that holds `{parent}`, or change the path:
+net = samix.load("{folder}", model=network)  # your network, made as before training
+```
+"""
+TIMM = """
+It is a plain timm network, which loads without samix, too:
 
 ```python
-{load}```
+import timm
 
-Input: RGB, {size} x {size}, scaled to [0, 1], then normalised by mean {mean} and std {std}.
+net = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config({{}}, model=net))
+```
 """
+NOT_TIMM = """
+timm alone cannot load it: the first layers were changed for small images (`stem="{stem}"`).
+"""
+
+
+def config_of(recipe: Recipe, data: Mapping[str, Any]) -> NetworkConfig:
+    """The config of the network that a recipe trains.
+
+    Args:
+        recipe: of the run.
+        data: what a checkpoint remembers of its data: ``name``, ``classes``, ``mean``, ``std``, ``native_size``.
+    """
+    custom = recipe.model == CUSTOM
+    names = () if without_labels(recipe) else tuple(data["classes"])
+    augment = augment_of(recipe, str(data["name"]), data.get("native_size"))
+    return NetworkConfig(
+        architecture=CUSTOM if custom else recipe.model.split(".")[0],
+        num_classes=len(names),
+        model_args={} if custom else sized_args(recipe.model, recipe.model_kwargs, recipe.size),
+        stem=cast(Stem, recipe.stem),
+        size=recipe.size,
+        resize=augment.short_side(recipe.size),
+        interpolation="bilinear" if augment.interpolation.value == "bilinear" else "bicubic",
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        class_names=names,
+    )
+
+
+def augment_of(recipe: Recipe, name: str, native_size: int | None) -> Augment:
+    """The augmentation of a recipe; ``auto`` is the one of its data."""
+    if recipe.augment != "auto":
+        return Augment(recipe.augment)  # type: ignore[arg-type]
+    return default_augment(cast(ImageData, SimpleNamespace(name=name, native_size=native_size)))
 
 
 def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, score: float | None) -> None:
-    """Writes ``model.safetensors``, ``config.json`` (timm's form) and a ``README.md`` with the lines that load it.
+    """Writes ``model.safetensors``, ``config.json`` and a card whose lines load the network.
 
     Args:
-        folder: made if it is not there.
-        network: what ``Method.export`` gave.
-        recipe: it was trained by.
-        data: the ImageData it was trained on.
-        score: in percent, for the card: held-out top-1, or that of nearest neighbours for a network without classes.
+        folder: made if it does not exist.
+        network: what ``Method.export`` returned.
+        recipe: that trained it.
+        data: the ImageData that it was trained on.
+        score: in percent, for the card: held-out top-1, or kNN accuracy for a network without classes; None for none.
+    """
+    described = {"name": data.name, "classes": data.class_names, "native_size": data.native_size}
+    config = config_of(recipe, {**described, "mean": data.mean, "std": data.std})
+    write_export(folder, network, config, recipe.to_dict(), describe(recipe, config, score))
+
+
+def write_export(folder: Path, network: nn.Module, config: NetworkConfig, recipe: dict[str, Any], text: str) -> None:
+    """Writes an export.
+
+    Args:
+        folder: made if it does not exist.
+        network: its weights are written.
+        config: of the network.
+        recipe: plain values of the recipe that trained it.
+        text: first lines of the card.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
-    classes = 0 if without_labels(recipe) else data.num_classes
-    config: dict[str, Any] = {
-        "architecture": recipe.model.split(".")[0],
-        "num_classes": classes,
-        "num_features": int(getattr(network, "num_features", 0)),
-        "model_args": model_args(recipe),
-        "pretrained_cfg": {
-            "input_size": [3, recipe.size, recipe.size],
-            "fixed_input_size": "img_size" in model_args(recipe),
-            "interpolation": "bicubic",
-            "crop_pct": 1.0 if recipe.size < 128 else 0.875,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "num_classes": classes,
-            "label_names": list(data.class_names),
-            "first_conv": "conv1",
-            "classifier": "fc",
-        },
-        "samix": {"recipe": recipe.to_dict(), "class_names": list(data.class_names)},
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    write_whole(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    values = timm_fields(config, network)
+    values["samix"] = {
+        "version": samix.__version__,
+        "network": {k: v for k, v in vars(config).items()},
+        "weights_sha256": file_digest(folder / WEIGHTS),
+        "recipe": recipe,
     }
-    for key in ("first_conv", "classifier"):
-        config["pretrained_cfg"][key] = getattr(network, "pretrained_cfg", {}).get(key)
-    write_text(folder / "config.json", json.dumps(config, indent=1))
-    write_text(folder / "README.md", card(folder, network, recipe, data, score))
+    write_text(folder / CONFIG, json.dumps(values, indent=1))
+    write_text(folder / CARD, card(folder, network, config, text))
 
 
-def model_args(recipe: Recipe) -> dict[str, Any]:
-    """The arguments that ``timm.create_model`` needs again."""
-    return sized_args(recipe.model, recipe.model_kwargs, recipe.size)
+def loads_in_timm(config: NetworkConfig) -> bool:
+    """Whether timm alone builds this network from ``config.json``."""
+    return config.stem == "default" and config.architecture != CUSTOM
 
 
-def card(folder: Path, network: nn.Module, recipe: Recipe, data: Any, score: float | None) -> str:
-    """The export's README: what it is, and the lines that load it."""
-    place = "/".join(folder.parts[-3:])
-    load = LOAD_PLAIN.format(folder=place)
-    classes = 0 if without_labels(recipe) else data.num_classes
-    if recipe.stem != "default":
-        stem = (
-            ""
-            if recipe.stem == "half"
-            else STEM_DEEP
-            if isinstance(getattr(network, "conv1", None), nn.Sequential)
-            else STEM_SINGLE
+def timm_fields(config: NetworkConfig, network: nn.Module) -> dict[str, Any]:
+    """The fields of ``config.json`` that timm reads."""
+    name = config.architecture
+    if not loads_in_timm(config):
+        name += (
+            " with other first layers: load it with samix.load" if name != CUSTOM else " network: load it with samix"
         )
-        load = LOAD_SMALL.format(
-            folder=place, model=recipe.model, num_classes=classes, kwargs=recipe.model_kwargs, stem=stem
-        )
+    cfg = getattr(network, "pretrained_cfg", None) or {}
+    return {
+        "architecture": name,
+        "num_classes": config.num_classes,
+        "num_features": int(getattr(network, "num_features", 0)),
+        "model_args": dict(config.model_args),
+        "pretrained_cfg": {
+            "input_size": [len(config.mean), config.size, config.size],
+            "fixed_input_size": "img_size" in config.model_args,
+            "interpolation": config.interpolation,
+            "crop_pct": config.size / config.resize,
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "num_classes": config.num_classes,
+            "label_names": list(config.class_names),
+            "first_conv": cfg.get("first_conv"),
+            "classifier": cfg.get("classifier"),
+        },
+    }
+
+
+def describe(recipe: Recipe, config: NetworkConfig, score: float | None) -> str:
+    """The first lines of a card: what was trained, how, and its accuracy."""
     how = f"with samix, recipe `{recipe.name}`, mixup `{recipe.mixup}`, on `{recipe.data}`"
     if without_labels(recipe):
-        title, trained = f"{recipe.model}, features", f"Trained without labels by `{recipe.method}` {how}."
-        trained += "" if score is None else f" Nearest neighbours: {score:.2f} % of the held-out images."
+        text = f"# {recipe.model}, features\n\nTrained without labels by `{recipe.method}` {how}."
+        return text + ("" if score is None else f" kNN accuracy: {score:.2f} % of the held-out images.")
+    text = f"# {recipe.model}, {config.num_classes} classes\n\nTrained {how}."
+    return text + ("" if score is None else f" Top-1 accuracy: {score:.2f} % of the held-out images.")
+
+
+def card(folder: Path, network: nn.Module, config: NetworkConfig, text: str) -> str:
+    """The card of an export: what it is, and the lines that load it, run from the folder that holds the runs."""
+    place = "/".join(folder.parts[-3:])
+    if config.architecture == CUSTOM:
+        load = LOAD_CUSTOM.format(folder=place)
+    elif config.num_classes:
+        load = LOAD.format(folder=place)
     else:
-        title, trained = f"{recipe.model}, {classes} classes", f"Trained {how}."
-        trained += "" if score is None else f" Top-1 {score:.2f} % on the held-out images."
-    return CARD.format(
-        title=title,
-        trained=trained,
-        load=load,
-        size=recipe.size,
-        parent=folder.parts[-3] if len(folder.parts) > 2 else ".",
-        mean=[round(v, 4) for v in data.mean],
-        std=[round(v, 4) for v in data.std],
+        load = LOAD_FEATURES.format(folder=place, features=int(getattr(network, "num_features", 0)))
+    other = TIMM.format(folder=place) if loads_in_timm(config) else ""
+    if config.architecture != CUSTOM and not other:
+        other = NOT_TIMM.format(stem=config.stem)
+    mean, std = ([round(v, 4) for v in values] for values in (config.mean, config.std))
+    return (
+        f"{text}\n\n{load}{other}\nInput: RGB; short side resized to {config.resize} pixels ({config.interpolation}), "
+        f"the centre of {config.size} x {config.size} cut, scaled to [0, 1], normalised by mean {mean} and std {std}.\n"
     )

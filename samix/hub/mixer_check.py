@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from samix.data import load_images, normalize
-from samix.hub.load import load_method
+from samix.hub.checkpoints import load_method
 from samix.hub.mixer_export import write_mixer
 from samix.mixers.folder import CARD, MixerWithEncoder, mixer_card
 from samix.mixers.pretrained import DEFAULT, Mixer

@@ -7,6 +7,7 @@ from anywhere, so every value is checked when it is read.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from samix.networks.create import create_network
 from samix.networks.untrusted import check_architecture, check_model_args
 
 Stem = Literal["default", "small", "half"]
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CUSTOM = "custom"  # architecture of a network that timm cannot build
 MOST_CLASSES = 1_000_000
 
@@ -153,3 +155,12 @@ def _of_timm(values: dict[str, Any], path: Path) -> NetworkConfig:
         )
     except (TypeError, IndexError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

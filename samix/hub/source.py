@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samix.hub.network_config import NetworkConfig, read_config
+from samix.hub.checkpoints import load_export_of
+from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, file_digest, read_config
 from samix.hub.packaged import PACKAGES, packaged_weights
 from samix.runtime.checks import suggest
 from samix.runtime.offline import Unreachable, check_hub
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # Keys under which training scripts keep a state dict, averaged weights first.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "student", "net")
@@ -111,8 +110,6 @@ def _from_export(folder: Path) -> Source:
 
 
 def _from_checkpoint(path: Path) -> Source:
-    from samix.hub.load import load_export_of
-
     network, config, recipe = load_export_of(path)
     return Source(str(path), network.state_dict(), config, recipe)
 
@@ -233,12 +230,3 @@ def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if bad:
         raise ValueError(f"{path} holds weights that are not finite (first: {bad[0]}); it is damaged")
     return state
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

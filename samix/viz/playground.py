@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samix.batch import MixedBatch
 from samix.data import load_images, normalize
-from samix.hub.load import load_method
+from samix.hub.checkpoints import load_method
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS, MIXER, NAMES

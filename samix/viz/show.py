@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samix.batch import MixedBatch
 from samix.data import denormalize, load_data, load_images, normalize
-from samix.hub.load import load_method
+from samix.hub.checkpoints import load_method
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, MIXER, NAMES
 from samix.viz.callbacks import preview_pairs

@@ -7,7 +7,7 @@ from runs import SLIM, fit
 
 from samix.compare.plan import median_epochs
 from samix.data import DATASETS, DatasetSpec, default_augment, find_dataset, load_data, read_folder
-from samix.hub.load import evaluate_path
+from samix.eval.held_out import evaluate_path
 from samix.recipes import Recipe, usual_recipe
 from samix.recipes.pretrain_named import usual_pretrain_recipe
 

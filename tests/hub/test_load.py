@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from runs import fit, rows, small_recipe
 
-from samix.hub.load import evaluate_path, load_export, load_method
+from samix.eval.held_out import evaluate_path
+from samix.hub.checkpoints import load_method
+from samix.hub.load import load_export
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 from runs import fit, small_recipe
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.hub.load import load_method
+from samix.hub.checkpoints import load_method
 from samix.mixups import MIXUPS
 from samix.recipes.build import build_mixup
 from samix.viz.mixes import guide_of, mask_statistics, mixup_at, title_of, trained_at

@@ -1,0 +1,159 @@
+"""``samix predict``: names the classes of new images; and ``samix export``: an export out of a checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Annotated, TextIO
+
+from samix.cli.options import parse
+from samix.data.decode import IMAGE_ENDINGS
+from samix.data.replacements import OnBadImage
+from samix.runtime.checks import check_number
+from samix.runtime.console import printable, say, tell
+
+FEW = 100  # images without a progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Classifies images with a trained network; prints one line per image.
+
+    Args:
+        source: a run's folder, a checkpoint, an export's folder, a timm name, hf-hub:owner/name, or lite0.
+        images: files, folders (every image below them) or patterns such as "new/*.jpg".
+        top: number of classes to print for each image.
+        csv: file for the predictions as CSV, or - for the terminal.
+        batch_size: images in one pass.
+        on_bad_image: stop at a file that cannot be read, or skip it.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        quiet: no progress bar.
+    """
+
+    source: Annotated[str, "positional"]
+    images: Annotated[tuple[str, ...], "positional"]
+    top: int = 1
+    csv: str = ""
+    batch_size: int = 64
+    on_bad_image: OnBadImage = "stop"
+    device: str = "auto"
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("top", self.top, 1, integer=True)
+        check_number("batch_size", self.batch_size, 1, integer=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes the network of a checkpoint as an export: weights, config and card.
+
+    Args:
+        checkpoint: last.pt, best.pt, or a run's folder.
+        folder: where to write; a new or empty folder.
+    """
+
+    checkpoint: Annotated[Path, "positional"]
+    folder: Annotated[Path, "positional"]
+
+
+def predict(arguments: list[str]) -> int:
+    """``samix predict SOURCE FILES|DIR|PATTERN``."""
+    options: Predict = parse(Predict, arguments, "samix predict")
+    files = image_files(options.images)
+    from samix.hub.load import load
+    from samix.runtime.environment import pick_device
+
+    net = load(options.source, device=pick_device(options.device))
+    found = net.predictions(files, top=options.top, batch_size=options.batch_size, on_bad_image=options.on_bad_image)
+    if not options.quiet and len(files) > FEW and options.csv != "-":
+        from tqdm import tqdm
+
+        found = iter(tqdm(found, total=len(files), unit="image", file=sys.stderr, leave=False))
+    count = 0
+    if options.csv and options.csv != "-":
+        from samix.runtime.atomic_files import writing
+
+        path = Path(options.csv)
+        with writing(path), path.open("w", newline="", encoding="utf-8") as file:
+            count = write_csv(file, found, options.top)
+        say(f"{count} predictions: {path}")
+    elif options.csv:
+        count = write_csv(sys.stdout, found, options.top)
+    else:
+        for prediction in found:
+            count += 1
+            classes = zip(prediction.names, prediction.probabilities, strict=True)
+            say(f"{prediction.path}: " + ", ".join(f"{name} {value:.1%}" for name, value in classes))
+    if count < len(files):
+        tell(f"samix: {len(files) - count} of {len(files)} files could not be read and were skipped")
+    return 0
+
+
+def write_csv(file: TextIO, predictions: Iterator[object], top: int) -> int:
+    """Writes ``file,class,probability`` and, for more classes, ``class_2,probability_2``, ...; returns the count."""
+    from samix.hub.classifier import Prediction
+
+    writer = csv.writer(file, lineterminator="\n")
+    numbers = ["", *(f"_{k}" for k in range(2, top + 1))]
+    writer.writerow(["file", *(column for n in numbers for column in (f"class{n}", f"probability{n}"))])
+    count = 0
+    for prediction in predictions:
+        assert isinstance(prediction, Prediction)
+        pairs = zip(prediction.names, prediction.probabilities, strict=True)
+        cells = [cell for name, value in pairs for cell in (printable(name), f"{value:.6f}")]
+        writer.writerow([printable(prediction.path), *cells])
+        count += 1
+    return count
+
+
+def image_files(given: Sequence[str]) -> list[str]:
+    """The image files that are meant by files, folders and patterns, without repeats, in order.
+
+    Raises:
+        FileNotFoundError: a name that is no file, folder or pattern of files; or no image at all.
+    """
+    files: dict[str, None] = {}
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if is_image(p, path))
+            if not inside:
+                raise FileNotFoundError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS[:4])}, ...)")
+            files.update(dict.fromkeys(str(p) for p in inside))
+        elif path.exists():
+            files[name] = None
+        elif matches := sorted(glob(name, recursive=True)):  # noqa: PTH207  # a pattern may start at the root
+            files.update(dict.fromkeys(m for m in matches if Path(m).is_file()))
+        else:
+            raise FileNotFoundError(f"no file, folder or pattern of files {name!r}; check the path")
+    if not files:
+        raise FileNotFoundError("no images were named; give files, a folder or a pattern such as 'new/*.jpg'")
+    return list(files)
+
+
+def is_image(path: Path, root: Path) -> bool:
+    """Whether a file below root has an image's ending and is not hidden."""
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return not hidden and path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
+
+
+def export(arguments: list[str]) -> int:
+    """``samix export CHECKPOINT FOLDER``."""
+    options: Export = parse(Export, arguments, "samix export")
+    from samix.hub.checkpoints import load_export_of
+    from samix.hub.export import describe, write_export
+    from samix.recipes.pretrain_recipe import recipe_of
+    from samix.train.checkpoint import newest_of
+
+    folder = options.folder
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    network, config, values = load_export_of(newest_of(options.checkpoint))
+    write_export(folder, network, config, values, describe(recipe_of(values), config, None))
+    say(f"{folder}: {config.architecture}, {config.num_classes} classes; load it: samix.load({str(folder)!r})")
+    return 0

@@ -1,0 +1,59 @@
+"""A run's checkpoint read back: its training method, or the network that it reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from samix.hub.export import config_of
+from samix.hub.network_config import NetworkConfig
+from samix.methods.base import Method
+from samix.recipes import Recipe
+from samix.recipes.build import MIXER, build_method, build_mixup
+from samix.recipes.build_pretraining import build_pretraining
+from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
+from samix.train.checkpoint import load_checkpoint, load_into
+
+
+def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
+    """The method of a checkpoint in eval mode, its recipe, and what it remembers of its data.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint, a damaged one, or weights of another network.
+    """
+    state = load_checkpoint(path)
+    recipe = recipe_of(state["recipe"])
+    data = state["data"]
+    plain = without_paths(recipe)
+    normalization = (data["mean"], data["std"])
+    if isinstance(plain, PretrainRecipe):
+        method = build_pretraining(plain, int(data["images"]), normalization)
+    else:
+        method = build_method(plain, len(data["classes"]), normalization)
+    load_into(method, state["method"], path)
+    return method.eval(), recipe, data
+
+
+def without_paths(recipe: Recipe) -> Recipe:
+    """The recipe without what was only needed to start its run, and may be gone: weights to begin with, a Mixer."""
+    options = {k: v for k, v in recipe.mixup_options.items() if k != "init"}
+    plain = dataclasses.replace(recipe, pretrained=False, mixup_options=options)
+    if recipe.mixup.startswith(MIXER):
+        try:
+            build_mixup(recipe.mixup)
+        except (FileNotFoundError, ValueError):
+            return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
+    return plain
+
+
+def load_export_of(path: Path) -> tuple[nn.Module, NetworkConfig, dict[str, Any]]:
+    """The network that a run reports, from its checkpoint: in eval mode, with its config and its recipe's values.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint, a damaged one, or weights of another network.
+    """
+    method, recipe, data = load_method(path)
+    return method.export(), config_of(recipe, data), recipe.to_dict()
