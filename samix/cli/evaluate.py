@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Any
 
 from samix.cli.evaluate_base import Numbers, Options
 from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
 from samix.cli.evaluate_trained import Detection, Finetune
 from samix.cli.options import parse
+from samix.data.replacements import OnBadImage
 
 KINDS: dict[str, type[Options]] = {
     "knn": Knn,
@@ -26,18 +26,20 @@ class Evaluate:
     """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
 
     Args:
-        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), or its ``export`` folder.
-        data: data set; empty takes the one it was trained on.
+        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), its ``export`` folder, or a hub id.
+        data: data set, or a folder of class folders to evaluate whole; empty takes the data it was trained on.
         data_root: where torchvision's data sets lie.
         batch_size: images per pass.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:N or mps.
+        on_bad_image: stop at an image that cannot be read, or skip it.
     """
 
-    path: Annotated[Path, "positional"]
+    path: Annotated[str, "positional"]
     data: str = ""
     data_root: str = "data"
     batch_size: int = 100
     device: str = "auto"
+    on_bad_image: OnBadImage = "stop"
 
 
 EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder
@@ -57,10 +59,12 @@ def evaluate(arguments: list[str]) -> int:
     asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
     from samix.eval.held_out import evaluate_path
 
-    results = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device)
-    width = max(map(len, results))
+    found = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device, asked.on_bad_image)
+    skipped = f"; {found.unreadable} could not be read and were left out" if found.unreadable else ""
+    print(f"evaluated {found.images} images of {found.data}{skipped}")
+    width = max(map(len, found.metrics))
     print(f"{'':{width}}   top-1 %   top-5 %   NLL nats   ECE %")
-    for name, row in results.items():
+    for name, row in found.metrics.items():
         print(f"{name:{width}}   {row['top1']:7.2f}   {row['top5']:7.2f}   {row['nll']:8.4f}   {row['ece']:5.2f}")
     return 0
 

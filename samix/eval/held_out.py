@@ -4,53 +4,118 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from samix.data import EvalBatches, load_data
+from samix.data import Augment, EvalBatches, ImageData, load_data, load_labelled_folder
+from samix.data.replacements import OnBadImage
 from samix.hub.checkpoints import load_method
-from samix.hub.load import load_export
-from samix.recipes.build import build_augment
-from samix.runtime.environment import check_device
+from samix.hub.export import config_of
+from samix.hub.load import load_network
+from samix.hub.network_config import NetworkConfig
+from samix.recipes.pretrain_recipe import recipe_of, without_labels
+from samix.runtime.environment import pick_device
 from samix.train.checkpoint import newest_of
 from samix.train.metrics import classification_metrics
 
 
-def evaluate_path(path: Path, data: str, data_root: str, batch_size: int, device: str) -> dict[str, dict[str, float]]:
-    """Metrics by classifier of a checkpoint or an export folder.
+@dataclass(frozen=True)
+class HeldOutResult:
+    """How well a classifier does.
 
     Args:
-        path: a run's folder, a ``.pt`` file or an export folder.
-        data: a data set, or empty for the one of the recipe.
+        metrics: ``top1``, ``top5``, ``nll``, ``ece`` by classifier; the one that is exported first.
+        images: number of images that were evaluated.
+        unreadable: number of images that could not be read and were left out.
+        data: what was evaluated, in words.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    images: int
+    unreadable: int
+    data: str
+
+
+def evaluate_path(
+    path: str | Path,
+    data: str = "",
+    data_root: str = "data",
+    batch_size: int = 100,
+    device: str = "auto",
+    on_bad_image: OnBadImage = "stop",
+) -> HeldOutResult:
+    """Evaluates a checkpoint or an export.
+
+    Images are prepared as in training, also where the data set has a mean, a deviation or an augmentation of its own.
+
+    Args:
+        path: a run's folder or a checkpoint, which give every classifier of the run; or an export's folder, a timm
+            name or a hub id as for :func:`samix.load`.
+        data: a data set, whose held-out images are taken; a folder of class folders, of which every image is taken and
+            whose classes are matched by name; empty for the data that the network was trained on.
         data_root: where torchvision's data sets lie.
         batch_size: images per pass.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:N or mps.
+        on_bad_image: ``stop`` or ``skip`` at an image that cannot be read.
 
     Raises:
-        FileNotFoundError, ValueError: wrong path, or data with other classes.
+        FileNotFoundError, ValueError: wrong path, a network without classes, or data with other classes.
     """
-    check_device(device)
-    place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
-    predict: Callable[[Tensor], dict[str, Tensor]]
-    path = newest_of(path)
-    if path.is_dir():
-        network, recipe, described = load_export(path)
-        network.to(place)
-        predict = lambda x: {"export": network(x)}  # noqa: E731  # one expression each
-    else:
-        method, recipe, described = load_method(path)
-        predict = method.to(place).predict
-    images = load_data(data or recipe.data, root=data_root)
-    if list(images.class_names) != list(described["classes"]):
+    place = pick_device(device)
+    predict, config, trained_on = _classifiers(path, place)
+    if config.num_classes == 0:
+        raise ValueError(
+            f"{path} gives features and has no classes; evaluate the features: samix evaluate knn {path}, or linear"
+        )
+    images = _images(data, trained_on, data_root, config)
+    images = dataclasses.replace(images, mean=config.mean, std=config.std)
+    batches = EvalBatches(
+        images,
+        batch_size=batch_size,
+        size=config.size,
+        augment=evaluation_augment(config),
+        device=place,
+        on_bad_image=on_bad_image,
+    )
+    metrics = classification_metrics(predict, batches.batches(), config.num_classes, place)
+    bad = len(batches.bad)
+    return HeldOutResult(metrics, len(images.val) - bad, bad, f"{data or trained_on} ({images.describe()})")
+
+
+def _classifiers(
+    path: str | Path, device: torch.device
+) -> tuple[Callable[[Tensor], dict[str, Tensor]], NetworkConfig, str]:
+    """Predictions of every classifier, how its images are prepared, and the data that it was trained on."""
+    checkpoint = newest_of(Path(path))
+    if checkpoint.is_file() and checkpoint.suffix == ".pt":
+        method, recipe, described = load_method(checkpoint)
+        return method.to(device).predict, config_of(recipe, described), recipe.data
+    network, config, values = load_network(path)
+    network.to(device)
+    name = recipe_of(values).data if values and not without_labels(recipe_of(values)) else ""
+    return lambda images: {"export": network(images)}, config, name
+
+
+def evaluation_augment(config: NetworkConfig) -> Augment:
+    """The augmentation whose test transform prepares images as a network's config says."""
+    if config.resize == config.size:
+        return Augment("none")
+    return Augment("fine-grained" if config.interpolation == "bilinear" else "resized-crop")
+
+
+def _images(data: str, trained_on: str, data_root: str, config: NetworkConfig) -> ImageData:
+    if not (data or trained_on):
+        raise ValueError("this network does not say what it was trained on; give --data")
+    folder = data.removeprefix("folder:")
+    if data and Path(folder).expanduser().is_dir():
+        return load_labelled_folder(folder, config.class_names)
+    images = load_data(data or trained_on, root=data_root)
+    if tuple(images.class_names) != config.class_names:
         raise ValueError(
             f"{images.name} has {images.num_classes} classes, {list(images.class_names)[:3]}..., but the network was "
-            f"trained on {len(described['classes'])}, {described['classes'][:3]}...; evaluate on the same classes"
+            f"trained on {config.num_classes}, {list(config.class_names)[:3]}...; evaluate on the same classes"
         )
-    # Pixels are scaled as in training, also where this data set has a mean of its own.
-    images = dataclasses.replace(images, mean=tuple(described["mean"]), std=tuple(described["std"]))
-    batches = EvalBatches(
-        images, batch_size=batch_size, size=recipe.size, augment=build_augment(recipe, images), device=place
-    )
-    return classification_metrics(predict, batches.batches(), images.num_classes, place)
+    return images

@@ -88,6 +88,7 @@ def describe_data(data: ImageData) -> dict[str, Any]:
         "classes": list(data.class_names),
         "mean": list(data.mean),
         "std": list(data.std),
+        "native_size": data.native_size,
     }
 
 

@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
 
 
 def evaluate(path, data="", batch_size=64):
-    return evaluate_path(path, data, "data", batch_size, "cpu")
+    return evaluate_path(path, data, "data", batch_size, "cpu").metrics
 
 
 @pytest.mark.parametrize(("mixup", "first"), [("samix", "ema"), ("cutmix", "network")])
@@ -65,9 +65,7 @@ def test_other_data_is_scaled_as_in_training(runs, tmp_path):
 
 def test_data_with_other_classes_is_refused(runs, tmp_path):
     data = digit_folder(tmp_path, "abcdefghij")
-    with pytest.raises(
-        ValueError, match=r"folder has 10 classes, \['a', 'b', 'c'\]..., but the network was trained on 10"
-    ):
+    with pytest.raises(ValueError, match=r"has the classes a, b, c, .* which the network was not trained on"):
         evaluate(runs["cutmix"] / "last.pt", data)
 
 
@@ -76,14 +74,14 @@ def test_a_runs_folder_stands_for_its_last_checkpoint(runs):
 
 
 def test_wrong_paths_and_devices_are_refused(runs, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
         evaluate(tmp_path / "none.pt")
-    with pytest.raises(FileNotFoundError, match=r"is no export"):
+    with pytest.raises(FileNotFoundError, match=r"holds no export"):
         evaluate(tmp_path)
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'gpu'"):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda"):
         evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="torch finds no GPU"):
+        with pytest.raises(ValueError, match="torch finds no CUDA GPU"):
             evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "cuda")
     with pytest.raises(ValueError, match="batch_size must be >= 1"):
         evaluate(runs["samix"] / "last.pt", batch_size=0)
@@ -104,7 +102,7 @@ def test_a_spoilt_export_is_refused_in_one_line(runs, tmp_path, file, content):
     folder = tmp_path / "export"
     shutil.copytree(runs["cutmix"] / "export", folder)
     (folder / file).write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged, or was not exported by samix") as error:
+    with pytest.raises(ValueError, match=r"damaged|names no architecture|another network") as error:
         evaluate(folder)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
@@ -114,7 +112,7 @@ def test_an_export_with_weights_of_another_network_is_refused(runs, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(runs["cutmix"] / "export", folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["samix"]["recipe"]["model_args"] = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 32]}'
+    config["samix"]["network"]["model_args"]["channels"] = [8, 8, 16, 32]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ValueError, match="holds weights of another network"):
         evaluate(folder)
@@ -130,3 +128,25 @@ def test_loading_gives_the_trained_weights(runs):
     assert not network.training
     with torch.no_grad():
         torch.testing.assert_close(network(images), method.predict(images)["ema"])
+
+
+def test_a_folder_of_classes_is_evaluated_whole_and_matched_by_name(runs, tmp_path):
+    digit_folder(tmp_path, "0123456789")
+    whole = evaluate_path(runs["cutmix"], f"{tmp_path / 'val'}", device="cpu")
+    assert whole.images == len(list((tmp_path / "val").rglob("*.png")))
+    assert whole.metrics["network"] == pytest.approx(evaluate(runs["cutmix"])["network"], rel=1e-3)
+    for name in "012345":
+        shutil.rmtree(tmp_path / "val" / name)
+    some = evaluate_path(runs["cutmix"], f"folder:{tmp_path / 'val'}", device="cpu")
+    assert some.images == len(list((tmp_path / "val").rglob("*.png")))
+    assert "no image of 6 of the network's 10 classes" in some.data
+
+
+def test_an_image_that_cannot_be_read_stops_or_is_counted(runs, tmp_path):
+    digit_folder(tmp_path, "0123456789")
+    (tmp_path / "val/0/bad.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        evaluate_path(runs["cutmix"], str(tmp_path / "val"), device="cpu")
+    found = evaluate_path(runs["cutmix"], str(tmp_path / "val"), device="cpu", on_bad_image="skip")
+    assert found.unreadable == 1
+    assert found.images == len(list((tmp_path / "val").rglob("*.png"))) - 1
