@@ -3,8 +3,8 @@
 format:  ## lay out the code
 	ruff check --fix . && ruff format .
 
-check:  ## lint and types
-	ruff check . && ruff format --check . && mypy
+check:  ## lint, types, and the direction of imports
+	ruff check . && ruff format --check . && mypy && lint-imports
 
 test:  ## the quick tests
 	python3 -m pytest -n auto -m "not slow"

@@ -73,18 +73,19 @@ def mixer(arguments: list[str]) -> int:
         raise ValueError(f"samix mixer has export, check and card, got {action!r}")
     if action == "export":
         export: MixerExport = parse(MixerExport, rest, "samix mixer export")
-        from samix.hub.mixer_check import export_mixer
+        from samix.hub.mixer_folder import export_mixer
 
         print(export_mixer(export.checkpoint, export.folder, export.licence))
         return 0
     if action == "card":
         card: MixerCard = parse(MixerCard, rest, "samix mixer card")
-        from samix.hub.mixer_check import write_card
+        from samix.hub.mixer_folder import write_card
 
         print(write_card(card.folder, card.licence))
         return 0
     check: MixerCheck = parse(MixerCheck, rest, "samix mixer check")
-    from samix.hub.mixer_check import check_shared
+    from samix.analysis.mixer_check import check_shared
 
-    print(check_shared(check.path, check.images, check.size, check.data_root))
-    return 0
+    report = check_shared(check.path, check.images, check.size, check.data_root)
+    print(report.text)
+    return 1 if report.faults else 0

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_networks import PlainNet, randomised, tiny_cnn
 
 import samix
-from samix.hub.mixer_check import check_mixer
+from samix.analysis.mixer_check import check_mixer
 from samix.hub.mixer_export import mixer_network, write_mixer
 from samix.methods.supervised import Supervised
 from samix.mixers.folder import MixerConfig, MixerWithEncoder, read_config
