@@ -92,8 +92,8 @@ def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) 
     verdict = "verdict: masks have shapes and follow lambda" if not faults else "verdict: " + "; ".join(faults)
     return MixerReport(
         f"{describe(network)}\nspread within a mask {measured['std']:.3f}, correlation of its mean with lambda "
-        f"{measured['correlation']:.3f}, |mean - lambda| {measured['error']:.3f}, {measured['adjusted_error']:.4f} when "
-        f"adjusted\n{verdict}",
+        f"{measured['correlation']:.3f}, |mean - lambda| {measured['error']:.3f}, "
+        f"{measured['adjusted_error']:.4f} when adjusted\n{verdict}",
         faults,
     )
 
