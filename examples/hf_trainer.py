@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with a mixup: one method of it is overridden.
+"""Hugging Face's Trainer with a mixup.
 
 python examples/hf_trainer.py
 """
@@ -7,52 +7,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
 import samix
-
-
-class MixupTrainer(Trainer):
-    """A Trainer that mixes the batches it trains on; evaluation is as it was.
-
-    Args:
-        mixup: any mixup; those that look at the network, or act inside it, too.
-    """
-
-    def __init__(self, *args: Any, mixup: samix.Augmentation, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.mixup = mixup
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
-        """The cross-entropy against the mixed labels."""
-        if not model.training:
-            return super().compute_loss(model, inputs, return_outputs, **kwargs)
-        images, labels = inputs["pixel_values"], inputs["labels"]
-        logits, batch = self.mixup.forward_through(Logits(model), images, labels)
-        loss = batch.loss(logits)
-        return (loss, {"logits": logits}) if return_outputs else loss
-
-
-class Logits(nn.Module):
-    """A model of the transformers library, called as ``model(images) -> logits``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        logits: Tensor = self.model(pixel_values=images).logits
-        return logits
+from samix.compat.transformers import MixupTrainer
 
 
 class Digits(Dataset[dict[str, Tensor]]):

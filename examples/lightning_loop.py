@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import samix
+from samix.compat.lightning import MethodModule
 
 
 class WithCutMix(lightning.LightningModule):
@@ -37,39 +38,15 @@ class WithCutMix(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Plain accuracy."""
         images, labels = batch
-        self.log("accuracy", (self.model(images).argmax(1) == labels).float().mean(), batch_size=len(images))
+        self.log("val/accuracy", (self.model(images).argmax(1) == labels).float().mean(), batch_size=len(images))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """As always."""
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-class WithSAMix(lightning.LightningModule):
+class WithSAMix(MethodModule):
     """Learned mixup: the method holds the network, its Mixer and the averaged copy, which is what is evaluated."""
-
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        options = samix.SAMixOptions(ema_decay=0.95, ema_decay_end=0.99)  # a short run needs a quick average
-        self.method = samix.SAMix(model, num_classes=num_classes, options=options, feature=2)
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The method makes the loss."""
-        loss, parts = self.method(batch)
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch[0]))
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The averaged copy moves after each step; progress is in (0, 1]."""
-        self.method.after_step(self.global_step / self.trainer.estimated_stepping_batches)
-
-    def on_validation_epoch_start(self) -> None:
-        """A plain network with the averaged weights."""
-        self.network = [self.method.export()]  # in a list: not a part of this module
-
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Accuracy of the averaged network."""
-        images, labels = batch
-        self.log("accuracy", (self.network[0](images).argmax(1) == labels).float().mean(), batch_size=len(images))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The network, and the Mixer."""
@@ -95,7 +72,11 @@ def main() -> None:
     for module in (WithCutMix, WithSAMix):
         lightning.seed_everything(0, verbose=False)
         network = timm.create_model("test_resnet", num_classes=10)
-        method = WithCutMix(network) if module is WithCutMix else WithSAMix(network, num_classes=10)
+        if module is WithCutMix:
+            trained: lightning.LightningModule = WithCutMix(network)
+        else:
+            options = samix.SAMixOptions(ema_decay=0.95, ema_decay_end=0.99)  # a short run needs a quick average
+            trained = WithSAMix(samix.SAMix(network, num_classes=10, options=options, feature=2))
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator="auto",
@@ -106,8 +87,8 @@ def main() -> None:
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(method, DataLoader(train, 100, shuffle=True, drop_last=True), DataLoader(held, 100))
-        print(f"{module.__name__}: held-out accuracy {100 * float(trainer.callback_metrics['accuracy']):.2f} %")
+        trainer.fit(trained, DataLoader(train, 100, shuffle=True, drop_last=True), DataLoader(held, 100))
+        print(f"{module.__name__}: held-out accuracy {100 * float(trainer.callback_metrics['val/accuracy']):.2f} %")
 
 
 if __name__ == "__main__":

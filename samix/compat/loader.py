@@ -6,7 +6,7 @@ anew in each epoch; the draws follow from ``torch.manual_seed``, as the loader's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -150,8 +150,8 @@ class MixTransform(InputStage):
         mixup: a mixup of images alone.
         num_classes: K; may be None where labels are (B, K).
         smoothing: label smoothing in [0, 1).
-        labels_getter: ``default`` finds the labels as torchvision does: the second of a tuple, or the entry of a dict
-            whose key has "label" in it; or a function of the inputs that gives them; it must give the very tensor.
+        labels_getter: ``default`` finds the labels as torchvision does, see :func:`find_labels`; or a function of the
+            inputs that returns them, the very tensor.
     """
 
     def __init__(
@@ -205,19 +205,22 @@ class MixTransform(InputStage):
 
 
 def find_labels(inputs: Any) -> Tensor:
-    """The labels in a tuple ``(images, labels, ...)``, or in a dict under a key with "label" in it.
+    """Returns the labels of a sample, found as torchvision's ``v2.MixUp`` finds them.
+
+    The second entry of a tuple or list, where that is a tensor; or, of a dict in that place or of a dict alone, the
+    entry ``labels``, or else the first one with "label" in its key, in capitals or not.
 
     Raises:
         ValueError: no tensor there; the message says what was looked at.
     """
     found: Any = None
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         keys = [key for key in inputs if isinstance(key, str) and "label" in key.lower()]
-        exact = [key for key in keys if key.lower() in ("label", "labels")]
+        exact = [key for key in keys if key.lower() == "labels"]
         found = inputs[(exact or keys)[0]] if keys else None
         where = f"a dict with keys {', '.join(map(str, inputs))}"
     elif isinstance(inputs, tuple | list) and len(inputs) > 1:
-        found = find_labels(inputs[1]) if isinstance(inputs[1], dict) else inputs[1]
+        found = find_labels(inputs[1]) if isinstance(inputs[1], Mapping) else inputs[1]
         where = f"a {type(inputs).__name__} whose second entry is {type(inputs[1]).__name__}"
     else:
         where = type(inputs).__name__

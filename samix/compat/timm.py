@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from timm.data.loader import fast_collate
+from timm.data.mixup import FastCollateMixup as FastCollate
 from torch import Tensor
 
 from samix.batch import Mixed, unmixed
@@ -144,6 +146,41 @@ class Mixup(TimmMixup):
             generator=generator,  # type: ignore[arg-type]  # None makes one
         )
         super().__init__(draws, num_classes, label_smoothing, multi_label=multi_label)
+
+
+class CollateMixup(TimmMixup, FastCollate):
+    """Any mixup of images as the ``collate_fn`` of timm's prefetcher, which the training script uses by default.
+
+    ``mixup_enabled`` of timm's loader switches it off.
+
+    Args:
+        mixup: as for :class:`TimmMixup`.
+        num_classes: as for :class:`TimmMixup`.
+        label_smoothing: as for :class:`TimmMixup`.
+        multi_label: as for :class:`TimmMixup`.
+    """
+
+    def __call__(self, samples: Sequence[Any], _: Any = None) -> tuple[Tensor, Tensor]:
+        """Collates and mixes.
+
+        Args:
+            samples: pairs of an image (C, H, W) uint8, array or tensor, and a class id or target (K,).
+
+        Returns:
+            Images (B, C, H, W) uint8, rounded, and targets (B, K) float32.
+        """
+        images, target = fast_collate(samples)
+        channels = images.shape[1]
+        self.mixup.set_normalization((0.0,) * channels, (1.0 / 255.0,) * channels)  # for those that look at pixels
+        mixed, soft = TimmMixup.__call__(self, images.float(), target)
+        return mixed.round().to(torch.uint8), soft
+
+
+class FastCollateMixup(CollateMixup, Mixup):
+    """timm's ``FastCollateMixup`` by its own arguments, see :class:`Mixup`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        Mixup.__init__(self, *args, **kwargs)
 
 
 @dataclass
