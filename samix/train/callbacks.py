@@ -147,17 +147,13 @@ class TimeEstimate(Callback):
 
     def __init__(self, least: float = 120.0) -> None:
         self.least, self.said = least, False
-
-    def on_fit_start(self, run: Training) -> None:
-        """Starts the clock."""
-        self.first, self.started = run.step, time.monotonic()
+        self.first: int | None = None  # step at which the clock was started
 
     def on_sync(self, run: Training) -> None:
-        """Says the time left after 20 steps without the first, which are slow."""
-        if self.said:
-            return
-        if run.step - self.first < 40:
-            self.first, self.started = min(run.step, self.first + 20), time.monotonic()
+        """Says the time left, from 20 steps after the first ones, which are slow."""
+        if self.first is None:
+            self.first, self.started = run.step, time.monotonic()
+        if self.said or run.step - self.first < 20:
             return
         self.said = True
         left = run.recipe.epochs * run.steps_per_epoch - run.step

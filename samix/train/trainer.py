@@ -223,9 +223,14 @@ class Run(Training):
         Raises:
             UnreadableImage: one is damaged, and is not to be skipped.
         """
-        rows = self.val_batches.rows
-        mine = self.data.val.subset(torch.arange(rows.start, rows.stop))
-        bad = set() if self.recipe.device_data else check_readable(mine, self.options.on_bad_image)
+        rows, bad, error = self.val_batches.rows, set[int](), None
+        if not self.recipe.device_data:
+            mine = self.data.val.subset(torch.arange(rows.start, rows.stop))
+            try:
+                bad = check_readable(mine, self.options.on_bad_image)
+            except (ValueError, OSError) as unreadable:
+                error = unreadable
+        distributed.raise_together(error)
         self.bad_images.report_held_out({rows.start + row for row in bad})
 
     def load(self) -> None:
