@@ -1,4 +1,4 @@
-.PHONY: format check test test-all demo
+.PHONY: format check test test-all docs demo
 
 format:  ## lay out the code
 	ruff check --fix . && ruff format .
@@ -11,6 +11,9 @@ test:  ## the quick tests
 
 test-all:  ## all tests
 	python3 -m pytest -n auto
+
+docs:  ## the documentation site, in site/; warnings are errors
+	zensical build --clean --strict
 
 demo:  ## the main job, on the embedded digits
 	samix train
