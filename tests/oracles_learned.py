@@ -187,13 +187,14 @@ def mixed_cross_entropy(logits: Array, a: Array, b: Array, lam: Array, smoothing
 
 
 def local_cross_entropy(logits: Array, a: Array, b: Array, lam: Array) -> float:
-    """-lam log p - (1 - lam) log(1 - p), p the two-way softmax of classes a and b; 0 for pairs of one class."""
-    total = 0.0
+    """-lam log p - (1 - lam) log(1 - p), p the two-way softmax of a and b, over pairs of two classes."""
+    total = count = 0.0
     for u, i, j, share in zip(logits, a, b, lam, strict=True):
         if i != j:
             log_p = log_softmax(np.array([u[i], u[j]]))
             total += -share * log_p[0] - (1.0 - share) * log_p[1]
-    return total / len(logits)
+            count += 1.0
+    return total / max(count, 1.0)
 
 
 def mask_mean_loss(mask: Array, lam: Array, margin: float, over_batch: bool) -> float:

@@ -1,4 +1,4 @@
-"""Losses of a classifier of clusters, of clean and of mixed images: pure functions.
+"""The loss of a classifier of clusters, of clean and of mixed images: a pure function.
 
 Letters: B batch, C clusters, k sources of a mix.
 """
@@ -29,24 +29,3 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, shares: Tensor, weigh
     nll = -F.log_softmax(exact(logits), dim=1).gather(1, labels)
     each = shares.to(nll.dtype) * weights.to(nll.dtype)[labels]
     return (each * nll).sum() / each.sum()
-
-
-def cluster_bce(logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: Tensor) -> Tensor:
-    """SAMix-C's local term: ``BCE(sigmoid(h[y] - h[y']), lam)``, the mean over the pairs of different clusters.
-
-    SAMix (Li et al. 2022, arXiv:2111.15454), section 3.2, l_+ with clusters as classes.
-
-    Args:
-        logits: (B, C), computed in float32.
-        labels: (B,) int64.
-        partner_labels: (B,) int64.
-        lam: (B,) share of the own image.
-
-    Returns:
-        Scalar, in nats; 0 where all pairs are of one cluster.
-    """
-    logits = exact(logits)
-    logit = (logits.gather(1, labels[:, None]) - logits.gather(1, partner_labels[:, None])).squeeze(1)
-    bce = F.binary_cross_entropy_with_logits(logit, lam.to(logit.dtype), reduction="none")
-    apart = (labels != partner_labels).to(logit.dtype)
-    return (bce * apart).sum() / apart.sum().clamp(min=1.0)

@@ -45,8 +45,8 @@ def local_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, 
     """SAMix's local term l_+ ("parametric BCE"): how lam splits between the two mixed classes alone.
 
     ``BCE(sigmoid(u_a - u_b), lam)`` with the logits u of the two classes (arXiv:2111.15454, section 3.2; the two-way
-    softmax is the class-level mirror of its instance-level form). Pairs of one class carry no information and are left
-    out of the sum; the mean is over the whole batch.
+    softmax is the class-level mirror of its instance-level form). Pairs of one class carry no information; the mean is
+    over the other pairs.
 
     Args:
         logits: (B, K).
@@ -55,13 +55,13 @@ def local_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, 
         lam: (B,) share of class a, in [0, 1].
 
     Returns:
-        Scalar, in nats; at least H(lam) for each pair of different classes.
+        Scalar, in nats; 0 where all pairs are of one class.
     """
-    u = logits.float()
-    own = u.gather(1, labels[:, None]).squeeze(1)
-    other = u.gather(1, partner_labels[:, None]).squeeze(1)
-    bce = F.binary_cross_entropy_with_logits(own - other, lam.float(), reduction="none")
-    return torch.where(labels == partner_labels, torch.zeros_like(bce), bce).mean()
+    u = _as_float(logits)
+    difference = (u.gather(1, labels[:, None]) - u.gather(1, partner_labels[:, None])).squeeze(1)
+    bce = F.binary_cross_entropy_with_logits(difference, lam.to(u.dtype), reduction="none")
+    apart = (labels != partner_labels).to(u.dtype)
+    return (bce * apart).sum() / apart.sum().clamp(min=1.0)
 
 
 def mask_mean_loss(mask: Tensor, lam: Tensor, margin: float = 0.1, *, over_batch: bool = False) -> Tensor:
@@ -79,7 +79,7 @@ def mask_mean_loss(mask: Tensor, lam: Tensor, margin: float = 0.1, *, over_batch
     Returns:
         Scalar in [0, 1].
     """
-    mean = mask.float().mean(dim=(1, 2, 3))
+    mean = _as_float(mask).mean(dim=(1, 2, 3))
     if over_batch:
         mean, lam = mean.mean(), lam.mean()
     return ((mean - lam).abs() - margin).clamp(min=0.0).mean()
@@ -95,7 +95,7 @@ def mask_variance(mask: Tensor, *, over_batch: bool = False) -> Tensor:
     Returns:
         Scalar in [0, 0.25].
     """
-    values = mask.float().reshape(1 if over_batch else len(mask), -1)
+    values = _as_float(mask).reshape(1 if over_batch else len(mask), -1)
     return values.var(dim=1, correction=0).mean()
 
 

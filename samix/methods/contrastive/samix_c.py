@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from samix.losses.cluster import cluster_bce, weighted_cross_entropy
+from samix.losses.cluster import weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
+from samix.losses.supervised import local_cross_entropy
 from samix.methods.automix import Draw
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
 from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
@@ -136,7 +137,7 @@ class SAMixCMixup(SAMixIMixup):
             return super().generation_loss(step, sources, branch)
         logits = apply_exactly(self.ema_head, branch.embedding)
         if self.options.local == "clusters":
-            local = cluster_bce(logits, label, label[draw.index], draw.lam)
+            local = local_cross_entropy(logits, label, label[draw.index], draw.lam)
         else:
             local = self.local_loss(step, normalized(branch.embedding), sources, draw)
         return self.local_weight(step) * local + self.options.global_weight * self.cluster_loss(logits, label, draw)

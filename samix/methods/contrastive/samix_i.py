@@ -279,7 +279,7 @@ class SAMixIMixup(ContrastiveMixup):
         share = sample_lam(2.0, count * dim, per_sample=True, generator=self.generator).view(count, dim)
         if self.extrapolates:
             share = share + (torch.rand((), generator=self.generator) < 0.5)
-        share = to_device(share, sources.key.device)
+        share = to_device(share, sources.key.device).to(sources.key.dtype)
         # with cross pairs, ``key`` is the key view's and ``partner_key`` the query view's, of every image
         key = F.normalize(torch.lerp(sources.partner_key, sources.key, share), dim=1)
         partner_key = F.normalize(torch.lerp(sources.key, sources.partner_key, share), dim=1)

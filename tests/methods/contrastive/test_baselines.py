@@ -301,7 +301,7 @@ class Painted(Mixer):
     def encode(self, images: Tensor) -> Tensor:
         return images
 
-    def paint(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict_mask(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         mask = torch.zeros(len(lam), 1, *size)
         mask[..., : size[1] // 2] = 1.0
         return mask

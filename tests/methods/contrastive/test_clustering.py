@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from process_groups import work_in_two
 from torch import nn
 
-from samix.losses.cluster import cluster_bce, weighted_cross_entropy
+from samix.losses.cluster import weighted_cross_entropy
+from samix.losses.supervised import local_cross_entropy
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.kmeans import kmeans
 
@@ -227,17 +228,17 @@ def test_the_clusters_bce_equals_a_loop_and_leaves_pairs_of_one_cluster_out():
     logits, lam = torch.randn(6, 4, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
     labels, partners = torch.tensor([0, 1, 2, 3, 1, 0]), torch.tensor([1, 1, 0, 3, 2, 3])
     wanted = oracle.pair_bce(logits.tolist(), labels.tolist(), partners.tolist(), lam.tolist())
-    assert float(cluster_bce(logits, labels, partners, lam)) == pytest.approx(wanted, abs=1e-12)
+    assert float(local_cross_entropy(logits, labels, partners, lam)) == pytest.approx(wanted, abs=1e-12)
     logits.requires_grad_()
-    cluster_bce(logits, labels, partners, lam).backward()
+    local_cross_entropy(logits, labels, partners, lam).backward()
     assert torch.equal(logits.grad.abs().sum(1) > 0, labels != partners)
-    assert float(cluster_bce(logits, labels, labels, lam).detach()) == 0.0
+    assert float(local_cross_entropy(logits, labels, labels, lam).detach()) == 0.0
 
 
 def test_the_clusters_bce_is_least_where_the_sigmoid_is_lam():
     lam = torch.tensor([0.3], dtype=torch.float64)
     logits = torch.tensor([[torch.logit(lam[0]), 0.0, 5.0]], dtype=torch.float64, requires_grad=True)
-    loss = cluster_bce(logits, torch.tensor([0]), torch.tensor([1]), lam)
+    loss = local_cross_entropy(logits, torch.tensor([0]), torch.tensor([1]), lam)
     entropy = -(lam * lam.log() + (1 - lam) * (1 - lam).log())
     assert float(loss.detach()) == pytest.approx(float(entropy), abs=1e-12)
     loss.backward()
@@ -253,7 +254,7 @@ def test_cluster_losses_pass_gradcheck(which):
     def loss(z):
         if which == "ce":
             return weighted_cross_entropy(z, torch.stack([labels, partners], 1), shares, weights)
-        return cluster_bce(z, labels, partners, lam)
+        return local_cross_entropy(z, labels, partners, lam)
 
     assert torch.autograd.gradcheck(loss, logits)
 

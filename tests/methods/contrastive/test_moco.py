@@ -164,6 +164,8 @@ def test_the_momentum_follows_its_schedule():
     method.after_step(0.5)  # half-way in the cosine: 0.8
     for a, b, t in zip(kept.parameters(), method.ema_encoder.parameters(), method.encoder.parameters(), strict=True):
         torch.testing.assert_close(b, 0.8 * a + 0.2 * t)
+    assert method.ema_decay(0.05) == pytest.approx(1.0 - 0.2 * (math.cos(0.05 * math.pi) + 1.0))  # from the start on
+    assert moco(ema_decay=0.6).ema_decay(0.5) == 0.6
 
 
 def test_updating_after_the_step_gives_the_key_encoders_of_the_official_order():

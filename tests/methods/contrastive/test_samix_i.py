@@ -419,7 +419,7 @@ def test_some_steps_train_both_networks(preset, per_sample):
         assert not any(part.requires_grad for part in parts.values())
     after = method.state_dict()
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
-    assert moved == {"encoder", "ema_encoder", "queue", "mixup"}
+    assert moved == {"encoder", "ema_encoder", "queue", "mixup", "_extra_state"}
     assert torch.equal(method.queue.keys[:24].norm(dim=1).round(decimals=5), torch.ones(24))
 
 
