@@ -44,7 +44,7 @@ from training_command import SLIM, copy_package, one_thread
 CODE = """
 import sys
 import torch
-from samix.__main__ import main
+from samix.cli.main import main
 torch.set_num_threads(1)
 sys.exit(main(sys.argv[1:]))
 """

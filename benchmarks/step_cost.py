@@ -30,7 +30,7 @@ import torch
 from measuring import Call
 from step_table import PLAIN, Comparison, compare, headline, step_parser, training_step
 
-from samix.compare.arguments import option_value, split_spec
+from samix.cli.compare_plan import option_value, split_spec
 from samix.hub.mixer_export import mixer_network
 from samix.methods.base import Method
 from samix.methods.supervised import Supervised

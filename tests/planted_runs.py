@@ -2,7 +2,7 @@
 
 import json
 
-from samix.compare.arguments import read_plan
+from samix.cli.compare_plan import read_plan
 
 
 def plant_run(job, scores, score="top1", **cost):

@@ -95,7 +95,7 @@ def python(code: str, *arguments: object, check: bool = True, **environment: str
 PLAIN_COMMAND = """
 import sys
 import torch
-from samix.__main__ import main
+from samix.cli.main import main
 torch.set_num_threads(1)
 sys.exit(main(sys.argv[1:]))
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 from fuzzing.judging import require
 from fuzzing.random_input import TEXT
-from samix.__main__ import COMMANDS, main
+from samix.cli.main import COMMANDS, main
 
 FLAGS = ["--mixup", "--recipe", "--epochs", "--lr", "--data", "--seed", "--config", "--resume", "--device", "--size"]
 FLAGS += ["--mixup.alpha", "--model-args", "--keep", "--max-skips", "--on-bad-image", "--save-every", "--nonsense"]

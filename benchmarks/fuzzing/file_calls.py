@@ -18,9 +18,9 @@ from PIL import Image
 
 from fuzzing.judging import require
 from fuzzing.random_input import TEXT, damage, fitting, random_value
-from samix.cli.options import read_config
 from samix.data import load_data, open_image
 from samix.recipes import Recipe, from_dict
+from samix.recipes.files import read_config
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.train.checkpoint import PARTS, load_checkpoint, save_checkpoint
 

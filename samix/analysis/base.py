@@ -7,9 +7,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
+from tyro.conf import Positional
 
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
@@ -35,7 +36,7 @@ class Analysis:
 
     name: ClassVar[str] = ""
 
-    source: Annotated[Path, "positional"]
+    source: Positional[Path]
     out: str = ""
     data: str = ""
     data_root: str = "data"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from tyro.conf import Positional
 
 from samix.analysis import pictures
 from samix.analysis.base import LAMS, Analysis, paint, plain
@@ -79,7 +80,7 @@ class Masks(Analysis):
     name: ClassVar[str] = "masks"
 
     images: int = 100
-    more: Annotated[tuple[Path, ...], "positional"] = ()
+    more: Positional[tuple[Path, ...]] = ()
     mixup: str = ""
     lams: tuple[float, ...] = LAMS
 

@@ -7,7 +7,7 @@ from samix.analysis.command_maps import Cam, LocalisationAnalysis
 from samix.analysis.command_mixes import InformationAnalysis, Masks
 from samix.analysis.command_networks import CostAnalysis, Landscape, Tsne
 from samix.analysis.command_predictions import CalibrationAnalysis, Lambda, Occlusion, Robustness
-from samix.cli.options import parse
+from samix.cli.options import read
 
 KINDS: dict[str, type[Analysis]] = {
     kind.name: kind
@@ -42,5 +42,5 @@ def analyse(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in KINDS:
         raise ValueError(f"unknown analysis {arguments[0]!r}; choose one of {', '.join(KINDS)}")
-    print(parse(KINDS[arguments[0]], arguments[1:], f"samix analyse {arguments[0]}").run())
+    print(read(KINDS[arguments[0]], arguments[1:], f"samix analyse {arguments[0]}").run())
     return 0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from samix.compare.arguments import read_plan
+from samix.cli.compare_plan import read_plan
 from samix.compare.finished import find_finished
 from samix.compare.page import report_page
 from samix.compare.plan import Job, Plan

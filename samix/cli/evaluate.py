@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
+
+from tyro.conf import Positional
 
 from samix.cli.evaluate_base import Numbers, Options
 from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
 from samix.cli.evaluate_trained import Detection, Finetune
-from samix.cli.options import parse
+from samix.cli.options import read
 from samix.data.replacements import OnBadImage
 
 KINDS: dict[str, type[Options]] = {
@@ -34,7 +36,7 @@ class Evaluate:
         on_bad_image: stop at an image that cannot be read, or skip it.
     """
 
-    path: Annotated[str, "positional"]
+    path: Positional[str]
     data: str = ""
     data_root: str = "data"
     batch_size: int = 100
@@ -52,11 +54,11 @@ SOURCE is a checkpoint, an export's folder, timm:NAME or timm:NAME:pretrained; `
 def evaluate(arguments: list[str]) -> int:
     """``samix evaluate``."""
     if arguments and arguments[0] in KINDS:
-        print(parse(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
+        print(read(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
         return 0
     if not arguments or {"-h", "--help"} & set(arguments[:1]):
         print(EVALUATE.format(kinds=" | ".join(KINDS)))
-    asked: Evaluate = parse(Evaluate, arguments, "samix evaluate")
+    asked: Evaluate = read(Evaluate, arguments, "samix evaluate")
     from samix.eval.held_out import evaluate_path
 
     found = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device, asked.on_bad_image)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+from tyro.conf import Positional
 
 from samix.data import Augment, EvalBatches, ImageData, TrainBatches, default_augment, load_data
 from samix.eval.features import Features, extract
@@ -31,7 +32,7 @@ class Options:
         seed: of whatever is drawn.
     """
 
-    source: Annotated[str, "positional"]
+    source: Positional[str]
     data: str = ""
     data_root: str = "data"
     size: int = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-from samix.cli.options import parse
+from tyro.conf import Positional
+
+from samix.cli.options import read
 
 MIXER = """samix mixer: trained Mixers as things to share
 
@@ -28,8 +29,8 @@ class MixerExport:
         licence: of the weights, for the card.
     """
 
-    checkpoint: Annotated[Path, "positional"]
-    folder: Annotated[Path, "positional"]
+    checkpoint: Positional[Path]
+    folder: Positional[Path]
     licence: str = ""
 
 
@@ -44,8 +45,8 @@ class MixerCheck:
         data_root: where torchvision's data sets lie.
     """
 
-    path: Annotated[str, "positional"]
-    images: Annotated[tuple[Path, ...], "positional"] = ()
+    path: Positional[str]
+    images: Positional[tuple[Path, ...]] = ()
     size: int = 64
     data_root: str = "data"
 
@@ -59,7 +60,7 @@ class MixerCard:
         licence: of the weights; empty keeps what is there.
     """
 
-    folder: Annotated[Path, "positional"]
+    folder: Positional[Path]
     licence: str = ""
 
 
@@ -72,18 +73,18 @@ def mixer(arguments: list[str]) -> int:
     if action not in ("export", "check", "card"):
         raise ValueError(f"samix mixer has export, check and card, got {action!r}")
     if action == "export":
-        export: MixerExport = parse(MixerExport, rest, "samix mixer export")
+        export: MixerExport = read(MixerExport, rest, "samix mixer export")
         from samix.hub.mixer_folder import export_mixer
 
         print(export_mixer(export.checkpoint, export.folder, export.licence))
         return 0
     if action == "card":
-        card: MixerCard = parse(MixerCard, rest, "samix mixer card")
+        card: MixerCard = read(MixerCard, rest, "samix mixer card")
         from samix.hub.mixer_folder import write_card
 
         print(write_card(card.folder, card.licence))
         return 0
-    check: MixerCheck = parse(MixerCheck, rest, "samix mixer check")
+    check: MixerCheck = read(MixerCheck, rest, "samix mixer check")
     from samix.analysis.mixer_check import check_shared
 
     report = check_shared(check.path, check.images, check.size, check.data_root)

@@ -1,266 +1,179 @@
-"""Command lines that are made of dataclasses.
-
-That of a run has every field of its recipe, and every option of what the recipe names. What a recipe names (a mixup, a
-method) decides which options there are, and the recipe decides their defaults; so both are looked for first, and then
-the whole command line is read.
-"""
+"""Command lines as dataclasses: tyro reads them; a mistake becomes one line, and help is short unless asked for all."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+import inspect
+import io
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
 
-from samix.recipes import Recipe, from_dict, read_recipe_file, with_model
-from samix.recipes.option_groups import Part
+import torch
+import tyro
+
+from samix.runtime.checks import suggest
+
+T = TypeVar("T")
+HELP_ALL = "--help-all"
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command that runs a recipe.
+class UsageError(ValueError):
+    """A command line that cannot be read; the exit status is 2."""
+
+
+def read(
+    kind: type[T],
+    arguments: Sequence[str],
+    prog: str,
+    *,
+    description: str | None = None,
+    default: T | None = None,
+    common: Collection[str] = (),
+) -> T:
+    """Reads a dataclass from a command line; prints help and exits if the words ask for it.
 
     Args:
-        prog: as it is typed.
-        description: for its help.
-        recipes: the named recipes: (name, what the parts are called) -> recipe.
-        usual: the name of the recipe that is taken for some data where none is named.
-        kind: type of the recipes.
-        parts: what a recipe names, by field.
-        fallback: what the parts are called where nothing says it; a function is given what the parts before it are
-            called.
-    """
-
-    prog: str
-    description: str
-    recipes: Mapping[str, Callable[[Mapping[str, str]], Recipe]]
-    usual: Callable[[str | None], str]
-    kind: type[Recipe]
-    parts: Mapping[str, Part]
-    fallback: Mapping[str, str | Callable[[Mapping[str, str]], str]]
-
-    def called(self, arguments: Sequence[str], values: Mapping[str, Any]) -> dict[str, str]:
-        """What the parts are called: by the command line, else by the file's values, else by the fallback."""
-        called = {"recipe": self.recipe_name(arguments, values)}
-        for part in self.parts:
-            found, fallback = peek(arguments, f"--{part}", values.get(part)), self.fallback[part]
-            if found is None:
-                found = fallback if isinstance(fallback, str) else fallback(called)
-            called[part] = found
-        return {part: called[part] for part in self.parts}
-
-    def recipe_name(self, arguments: Sequence[str], values: Mapping[str, Any]) -> str:
-        """The recipe: that of the command line, else of the file, else the usual one of the data."""
-        named = peek(arguments, "--recipe", values.get("name"))
-        return str(self.usual(peek(arguments, "--data", values.get("data"))) if named is None else named)
-
-    def named(self, name: str, called: Mapping[str, str]) -> Recipe:
-        """The recipe of that name.
-
-        Raises:
-            ValueError: unknown name; the message lists the known ones.
-        """
-        if name not in self.recipes:
-            raise ValueError(f"unknown recipe {name!r}; choose one of {', '.join(self.recipes)}")
-        return self.recipes[name](called)
-
-
-def parse_run(command: Command, arguments: list[str]) -> tuple[Recipe, Any]:
-    """The recipe and the run options of a command line.
-
-    Precedence, weakest first: the named recipe, the file of ``--config``, the command line. A network that is named
-    comes without the arguments of the one that it takes the place of.
+        kind: a dataclass whose docstring has an ``Args`` section.
+        arguments: the words after the command.
+        prog: the command, as it is typed.
+        description: for its help; None is the docstring.
+        default: values of what is not given; None takes those of the class.
+        common: options that ``--help`` shows, without dashes; ``--help-all`` shows all of them. Empty shows all.
 
     Raises:
-        ValueError: unknown names or fields.
+        UsageError: an unknown option, a missing value, or one of another type.
+        ValueError: the class refuses a value.
+        SystemExit: help was asked for.
     """
-    import tyro
-
-    from samix.train import RunOptions
-
-    values = read_config(peek(arguments, "--config"), command.kind)
-    called = command.called(arguments, values)
-    for part, name in called.items():
-        if values.get(part, name) != name:
-            values.pop(f"{part}_options", None)  # the file's options are those of its own mixup
-    recipe_name = command.recipe_name(arguments, values)
-    recipe = with_values(command.named(recipe_name, called), {**values, "name": recipe_name, **called}, arguments)
-    fields = recipe_fields(recipe, command)
-    names, groups = [], []
-    for part, name in called.items():
-        kind = command.parts[part]
-        given = dict(getattr(recipe, f"{part}_options"))
-        preset = peek(arguments, f"--{part}.preset", given.get("preset"))
-        options = kind.chosen(name, given, preset)  # refuses unknown names
-        group = options_type(f"{part}-options", kind.owner(name), options)
-        names.append(described(part, kind.help, name))
-        groups.append(
-            (f"{part}_options", Annotated[group, tyro.conf.arg(name=part)], dataclasses.field(default=group()))
-        )
-    whole = dataclasses.make_dataclass(
-        "Run",
-        [
-            described("recipe", f"named recipe: {', '.join(command.recipes)}", recipe.name),
-            described("config", "file of recipe fields, .json or .yaml", ""),
-            *names,
-            *fields,
-            *groups,
-            ("run_options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions())),
-        ],
-    )
-    chosen: Any = tyro.cli(whole, args=arguments, prog=command.prog, description=command.description)
-    own = {name: getattr(chosen, name) for name, *_ in fields}
-    for part, name in called.items():
-        options = dataclasses.asdict(getattr(chosen, f"{part}_options"))
-        base = command.parts[part].defaults(name, options.get("preset"))
-        own[part] = name
-        own[f"{part}_options"] = {k: v for k, v in options.items() if k == "preset" or base[k] != v}
-    return dataclasses.replace(recipe, **own), chosen.run_options
+    text = inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:")[0]
+    options: dict[str, Any] = {
+        "prog": prog,
+        "config": (tyro.conf.SuppressFixed, tyro.conf.PositionalMetavarFromFieldName),
+        "description": " ".join((text if description is None else description).replace("``", "`").split()),
+    }
+    if default is not None:
+        options["default"] = default
+    asked = {"-h", "--help", HELP_ALL} & set(arguments)
+    if not asked:
+        with one_line(prog, lambda: known_options(kind, options, prog)):
+            result: T = tyro.cli(kind, args=arguments, **options)
+            return result
+    print(help_text(kind, options, prog, () if HELP_ALL in asked else common))
+    raise SystemExit(0)
 
 
-def with_values(named: Recipe, values: Mapping[str, Any], arguments: Sequence[str]) -> Recipe:
-    """A named recipe with the values of a file, and with the network of the command line.
+def known_options(kind: type[Any], options: dict[str, Any], prog: str) -> list[str]:
+    """All options of a command."""
+    return re.findall(r"^  (--[\w.-]+)", help_text(kind, options, prog), re.MULTILINE)
+
+
+def read_known(kind: type[T], arguments: Sequence[str], prog: str) -> tuple[T, list[str]]:
+    """Reads the options of a dataclass, and returns it with all other words in their order.
 
     Raises:
-        ValueError: unknown fields.
+        UsageError: a missing value.
     """
-    recipe = with_model(named, str(values["model"])) if "model" in values else named
-    recipe = from_dict(values, recipe)
-    model = peek(arguments, "--model")
-    return recipe if model is None else with_model(recipe, model)
+    with one_line(prog, list):
+        return tyro.cli(kind, args=arguments, prog=prog, return_unknown_args=True, add_help=False)
 
 
-def parse(kind: type[Any], arguments: list[str], prog: str) -> Any:
-    """Reads a dataclass from a command line; fields marked "positional" come without a flag."""
-    import tyro
-
-    hints = get_type_hints(kind, include_extras=True)
-    help_of = docstring_arguments(kind)
-    fields: list[Any] = []
-    for f in dataclasses.fields(kind):
-        hint = hints[f.name]
-        positional = get_origin(hint) is Annotated and "positional" in get_args(hint)
-        bare: Any = get_args(hint)[0] if positional else hint
-        note = tyro.conf.arg(help=help_of.get(f.name, ""))
-        typed = Annotated[bare, tyro.conf.Positional, note] if positional else Annotated[bare, note]
-        default = {} if f.default is dataclasses.MISSING else {"default": f.default}
-        fields.append((f.name, typed, dataclasses.field(**default)))
-    described = (kind.__doc__ or "").partition("Args:")[0].strip()
-    chosen: Any = tyro.cli(
-        dataclasses.make_dataclass(kind.__name__, fields), args=arguments, prog=prog, description=described
-    )
-    return kind(**dataclasses.asdict(chosen))
-
-
-def described(name: str, text: str, default: str) -> tuple[str, Any, Any]:
-    """A text field of the command line with its help."""
-    import tyro
-
-    return name, Annotated[str, tyro.conf.arg(help=text)], dataclasses.field(default=default)
-
-
-def read_config(path: str | None, kind: type[Recipe]) -> dict[str, Any]:
-    """The fields in the file of ``--config``, each of its field's type; none without a file.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, not readable, or a value of another type.
-    """
-    from yaml import YAMLError
-
-    if path is None:
-        return {}
+@contextlib.contextmanager
+def one_line(prog: str, known: Callable[[], Collection[str]]) -> Iterator[None]:
+    """Turns tyro's report of a mistake into an error of one line."""
+    printed, report = io.StringIO(), io.StringIO()
     try:
-        values = read_recipe_file(Path(path))
-    except (json.JSONDecodeError, YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    hints = get_type_hints(kind)
-    return {str(k): typed(str(k), hints[k], v) if k in hints else v for k, v in values.items()}
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(report):
+            yield
+    except SystemExit as stop:
+        if stop.code in (0, None):  # completions
+            print(printed.getvalue())
+            raise
+        raise UsageError(mistake(report.getvalue(), known, prog)) from None
 
 
-def typed(name: str, hint: Any, value: Any) -> Any:
-    """A value of a file as its field's type; whole numbers will do for floats, and YAML reads 1e-3 as text.
-
-    Raises:
-        ValueError: another type, or none of the values allowed.
-    """
-    choices = get_args(hint)
-    if get_origin(hint) is Literal and value in choices:
-        return value
-    kinds = [kind for kind in choices or (hint,) if isinstance(kind, type)]
-    if value is None and type(None) in kinds:
-        return None
-    if get_origin(hint) is Mapping and isinstance(value, Mapping):
-        return dict(value)
-    if float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
-        with suppress(ValueError):
-            return float(value)
-    elif type(value) in kinds:
-        return value
-    wanted = ", ".join(map(repr, choices)) if get_origin(hint) is Literal else str(getattr(hint, "__name__", hint))
-    raise ValueError(f"{name} must be {wanted}, got {value!r} in the file of --config")
+def help_text(kind: type[Any], options: dict[str, Any], prog: str, common: Collection[str] = ()) -> str:
+    """The help of a command: of the common options, or of all."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], **{**options, "description": ""})
+    text = re.sub(r"``|:(class|func|meth):(?=`)", "", page.getvalue())
+    usage = re.sub(r"\s+", " ", text.partition("\n\n")[0].replace("[-h] ", ""))
+    groups = re.split(r"^ (\S.*)\n -+ *$", text, flags=re.MULTILINE)[1:]
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = [usage, "", *textwrap.wrap(options["description"], width)]
+    for title, body in zip(groups[::2], groups[1::2], strict=True):
+        rows = [found.groups() for found in ROW.finditer(body)]
+        rows = [row for row in rows if not common or row[1] is None or row[1] in common]
+        lines += ["", title.strip().removesuffix(" options") + ":"] if rows else []
+        for flags, _, explained in rows:
+            lines += entry(
+                re.sub(r"--((?:[\w-]+\.)*)([\w-]+), --\1no-\2", r"--\1[no-]\2", flags.strip()), explained, width
+            )
+    return "\n".join([*lines, *(["", f"All options: {prog} {HELP_ALL}"] if common else [])])
 
 
-def peek(arguments: Sequence[str], flag: str, default: Any = None) -> Any:
-    """The value of a flag that must be known before the rest can be read: the last one given, or the default."""
-    found = default
-    for number, argument in enumerate(arguments):
-        if argument == flag and number + 1 < len(arguments):
-            found = arguments[number + 1]
-        elif argument.startswith(flag + "="):
-            found = argument.partition("=")[2]
-    return found
+# An option as tyro's help prints it: its flags and the type in a line, and what it does, there or in further lines.
+ROW = re.compile(r"^  (?! )((?:-\w[^,\n]*, )?(?:--([\w.-]+))?(?:\S| (?! ))*)((?:  .*)?(?:\n {6,}.*)*)", re.MULTILINE)
 
 
-def options_type(title: str, owner: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
-    """A dataclass of the options of ``owner`` with these defaults, for the command line."""
-    import tyro
-
-    hints, help_of = get_type_hints(owner), docstring_arguments(owner)
-    fields = [
-        (k, Annotated[hints[k], tyro.conf.arg(help=help_of.get(k, ""))], dataclasses.field(default=v))
-        for k, v in defaults.items()
-    ]
-    return dataclasses.make_dataclass(title, fields, frozen=True)
+def entry(flags: str, explained: str, width: int) -> list[str]:
+    """The lines of help about an option."""
+    lines = textwrap.wrap(" ".join(explained.split()), width, initial_indent=" " * 26, subsequent_indent=" " * 26)
+    if len(flags) > 23 or not lines:
+        return [f"  {flags}", *lines]
+    return [f"  {flags:24}{lines[0].strip()}", *lines[1:]]
 
 
-def recipe_fields(recipe: Recipe, command: Command) -> list[Any]:
-    """Every plain field of a recipe, with its help from the docstring and this recipe's value as default."""
-    import tyro
+def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str:
+    """A mistake that tyro reports, as one line with the option that was probably meant."""
+    parts = re.split(r"^ *-{10,} *$", report, flags=re.MULTILINE)  # title, message, hints
+    message = " ".join(parts[1].split()) if len(parts) > 1 else "the options cannot be read"
+    more = f"({prog} {HELP_ALL} explains all options)"
+    if message.startswith("Unrecognized options:"):
+        words = message.partition(":")[2].replace(",", " ").split()
+        flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+        if not flags:
+            return f"{' '.join(words)!r} is not expected here {more}"
+        return f"unknown option {', '.join(flags)}{suggest(flags[0], known())} {more}"
+    if found := re.match(r"Missing value for argument '(.+)'", message):
+        return f"{found[1]} needs a value {more}"
+    if found := re.match(r"invalid choice (.*) for argument '(.+)'\. Expected one of \((.*)\)", message):
+        return f"{found[2]} must be one of {found[3].replace(chr(39), '')}; got {found[1]} {more}"
+    if found := re.match(
+        r"Error parsing (--\S+): (?:invalid literal for int|could not convert string to float).*: (.*)", message
+    ):
+        return f"{found[1]} must be a {'whole ' if 'int()' in message else ''}number, got {found[2]}"
+    if found := re.match(r"Error parsing (\w+)(-options)?: (.*)", message):
+        return f"--{found[1]}.{found[3]}" if found[2] else found[3]
+    return f"{message.rstrip('.')} {more}"
 
-    hints, help_of = get_type_hints(type(recipe)), docstring_arguments(type(recipe))
-    skip = {"name", *command.parts, *(f"{part}_options" for part in command.parts)}
-    return [
-        (
-            f.name,
-            Annotated[hints[f.name], tyro.conf.arg(help=help_of.get(f.name, ""))],
-            dataclasses.field(default=getattr(recipe, f.name)),
-        )
-        for f in dataclasses.fields(recipe)
-        if f.name not in skip
-    ]
+
+def options_type(owner: type[Any]) -> type[Any]:
+    """The dataclass that a command line reads for the options of ``owner``: without its keyword-only fields."""
+    hidden = [f.name for f in dataclasses.fields(owner) if f.kw_only and f.init]
+    if not hidden:
+        return owner
+    none: Any = dataclasses.field(default=None, kw_only=True)
+    fields = [(name, Annotated[Any, tyro.conf.Suppress], none) for name in hidden]
+    made = dataclasses.make_dataclass(owner.__name__, fields, bases=(owner,))
+    made.__doc__ = owner.__doc__
+    return made
 
 
-def docstring_arguments(owner: type[Any]) -> dict[str, str]:
-    """The Args sections of a class and of those it inherits from, by name."""
-    found: dict[str, str] = {}
-    for kind in reversed(owner.__mro__):
-        found.update(arguments_of(kind))
-    return found
+def plain_options(options: Any) -> dict[str, Any]:
+    """The options as plain values, without keyword-only fields."""
+    return {
+        f.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        for f in dataclasses.fields(options)
+        if not f.kw_only
+        for value in [getattr(options, f.name)]
+    }
 
 
-def arguments_of(owner: Any) -> dict[str, str]:
-    """The Args section of a docstring, by name."""
-    lines = (owner.__doc__ or "").partition("Args:")[2].splitlines()
-    found: dict[str, str] = {}
-    name = ""
-    for line in lines:
-        text = line.strip()
-        if line.startswith("        ") and not line.startswith("         ") and ": " in text:
-            name, _, found_text = text.partition(": ")
-            found[name] = found_text
-        elif text and name:
-            found[name] += " " + text
-    return found
+def generator_of(kind: type[Any]) -> dict[str, Any]:
+    """A generator for a mixup that is made for its options only, so that it draws no seed."""
+    return {"generator": torch.Generator()} if "generator" in {f.name for f in dataclasses.fields(kind)} else {}

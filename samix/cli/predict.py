@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TextIO
 
-from samix.cli.options import parse
+from tyro.conf import Positional
+
+from samix.cli.options import read
 from samix.data.decode import IMAGE_ENDINGS
 from samix.data.replacements import OnBadImage
 from samix.runtime.checks import check_number
@@ -34,8 +36,8 @@ class Predict:
         quiet: no progress bar.
     """
 
-    source: Annotated[str, "positional"]
-    images: Annotated[tuple[str, ...], "positional"]
+    source: Positional[str]
+    images: Positional[tuple[str, ...]]
     top: int = 1
     csv: str = ""
     batch_size: int = 64
@@ -57,13 +59,13 @@ class Export:
         folder: where to write; a new or empty folder.
     """
 
-    checkpoint: Annotated[Path, "positional"]
-    folder: Annotated[Path, "positional"]
+    checkpoint: Positional[Path]
+    folder: Positional[Path]
 
 
 def predict(arguments: list[str]) -> int:
     """``samix predict SOURCE FILES|DIR|PATTERN``."""
-    options: Predict = parse(Predict, arguments, "samix predict")
+    options: Predict = read(Predict, arguments, "samix predict")
     files = image_files(options.images)
     from samix.hub.load import load
     from samix.runtime.environment import pick_device
@@ -144,7 +146,7 @@ def is_image(path: Path, root: Path) -> bool:
 
 def export(arguments: list[str]) -> int:
     """``samix export CHECKPOINT FOLDER``."""
-    options: Export = parse(Export, arguments, "samix export")
+    options: Export = read(Export, arguments, "samix export")
     from samix.hub.checkpoints import load_export_of
     from samix.hub.export import describe, write_export
     from samix.recipes.pretrain_recipe import recipe_of

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-from samix.cli.options import parse
+from tyro.conf import Positional
+
+from samix.cli.options import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Show:
         data_root: where torchvision's data sets lie.
     """
 
-    source: Annotated[str, "positional"]
-    images: Annotated[tuple[Path, ...], "positional"] = ()
+    source: Positional[str]
+    images: Positional[tuple[Path, ...]] = ()
     out: Path = Path("mixed.png")
     size: int = 0
     lams: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -41,9 +42,9 @@ def show(arguments: list[str]) -> int:
     if any(argument.partition("=")[0] == "--html" for argument in arguments):
         from samix.viz.playground import Playground
 
-        print(parse(Playground, arguments, "samix show").write())
+        print(read(Playground, arguments, "samix show").write())
         return 0
-    asked: Show = parse(Show, arguments, "samix show")
+    asked: Show = read(Show, arguments, "samix show")
     from samix.viz.show import show_mixup
 
     print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from samix.compare.ablations import Variant
-from samix.compare.tasks import Kind, kind_of
+from samix.compare.tasks import ScoredTask, task_of
 from samix.data import find_dataset
 from samix.recipes import Recipe
 from samix.recipes.build import MIXER
+from samix.runtime.checks import check_number
 
 TRAINED = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
 
@@ -50,11 +51,9 @@ class CompareOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        check_number("seeds", self.seeds, 1, integer=True)
         for name in ("jobs", "last"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+            check_number(name, getattr(self, name), 0, integer=True)
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,15 @@ class Entrant:
     Args:
         label: as tables name it.
         mixup: its name, or mixer:PATH.
-        recipe: with seed 0; None where the options are wrong.
+        recipe: with seed 0.
         variant: how it was named.
-        error: what is wrong with its options.
         published: of the recipe for this mixup, where its options are the recipe's.
     """
 
     label: str
     mixup: str
-    recipe: Recipe | None
+    recipe: Recipe
     variant: Variant
-    error: str = ""
     published: float | None = None
 
 
@@ -114,9 +111,9 @@ class Plan:
     ablations: tuple[str, ...] = ()
 
     @property
-    def kind(self) -> Kind:
+    def task(self) -> ScoredTask:
         """With labels, or without."""
-        return kind_of(self.recipe_name)
+        return task_of(self.recipe_name)
 
     @property
     def out(self) -> Path:
@@ -126,8 +123,7 @@ class Plan:
     @property
     def last(self) -> int:
         """Evaluations at the end of a run over which the median is taken."""
-        recipe = next((e.recipe for e in self.entrants if e.recipe is not None), Recipe())
-        return self.options.last or median_epochs(recipe)
+        return self.options.last or median_epochs(self.entrants[0].recipe)
 
 
 def median_epochs(recipe: Recipe) -> int:
@@ -150,8 +146,6 @@ def order_jobs(plan: Plan) -> tuple[Job, ...]:
     jobs = []
     for seed in range(plan.options.seeds):
         for entrant in sorted(plan.entrants, key=lambda e: (bool(e.variant.mixer_of), e.mixup not in TRAINED)):
-            if entrant.recipe is None:
-                continue
             recipe, after = dataclasses.replace(entrant.recipe, seed=seed), None
             if entrant.variant.mixer_of:
                 after = folders[entrant.variant.mixer_of, seed]
@@ -178,7 +172,7 @@ def mixer_folder(epoch: int, recipe: Recipe) -> str:
 
 def kept_mixers(plan: Plan, label: str) -> tuple[int, ...]:
     """The epochs before the end after which others want a row's Mixer."""
-    users = [(e.variant.at, e.recipe) for e in plan.entrants if e.variant.mixer_of == label and e.recipe is not None]
+    users = [(e.variant.at, e.recipe) for e in plan.entrants if e.variant.mixer_of == label]
     return tuple(sorted({epoch_of(at, recipe) for at, recipe in users if epoch_of(at, recipe) < recipe.epochs}))
 
 

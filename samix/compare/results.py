@@ -31,10 +31,10 @@ def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
     for found in mixups.values():
         compare_with(found, mixups.get(BASELINE))
     first: Found = next((run for found in mixups.values() for run in found["runs"]), {})
-    recipe = next((e.recipe for e in plan.entrants if e.recipe is not None), None)
+    recipe = plan.entrants[0].recipe
     return {
         "recipe": plan.recipe_name,
-        "score": plan.kind.score,
+        "score": plan.task.score,
         "ablations": [
             {"name": name, "question": expand(name).question, "published": expand(name).published}
             for name in plan.ablations
@@ -42,10 +42,10 @@ def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
         "overrides": plan.overrides,
         "seeds": plan.options.seeds,
         "median_of_last": plan.last,
-        "epochs": recipe.epochs if recipe else 0,
-        "data": recipe.data if recipe else "",
-        "model": recipe.model if recipe else "",
-        "size": recipe.size if recipe else 0,
+        "epochs": recipe.epochs,
+        "data": recipe.data,
+        "model": recipe.model,
+        "size": recipe.size,
         "device": first.get("device", ""),
         "threads": first.get("threads"),
         "memory_of": first.get("memory_of", ""),
@@ -59,15 +59,13 @@ def summarise(entrant: Entrant, plan: Plan, errors: Mapping[tuple[str, int], str
     runs: list[Found] = []
     failed: list[Found] = []
     missing = 0
-    if entrant.recipe is None:
-        failed.append({"seed": None, "error": entrant.error})
     for job in plan.jobs:
         if job.label != entrant.label:
             continue
         if (job.label, job.seed) in errors:
             failed.append({"seed": job.seed, "error": errors[job.label, job.seed]})
         elif is_finished(job.folder):
-            runs.append(read_run(job, plan.last, plan.kind.metrics))
+            runs.append(read_run(job, plan.last, plan.task.metrics))
         else:
             missing += 1
     names = (*METRICS, "top1_end", "top1_best", "seconds", "memory", "mask_std", "mask_correlation", "mask_error")

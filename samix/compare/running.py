@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from samix.compare.plan import CompareOptions, Job, Plan
-from samix.compare.tasks import kind_of
+from samix.compare.tasks import task_of
 from samix.runtime.environment import usable_cores
 from samix.runtime.lock import exclusive
+from samix.runtime.registry import allowed
 
 LOG = "log.txt"  # of a run's process, in its folder
 POLL = 0.2  # seconds between looks at the runs
@@ -50,6 +51,7 @@ class Child:
         told = {
             "recipe": job.recipe.to_dict(),
             "mixers": job.mixers,
+            "allow": sorted(allowed()),
             "options": {
                 "out": str(job.folder.parent),
                 "run": job.folder.name,
@@ -258,7 +260,7 @@ class Board:
 
 def progress(job: Job, began: bool = True) -> str:
     """How far a run is, and the held-out accuracy it has reached."""
-    score = kind_of(job.recipe.name).metrics["top1"]
+    score = task_of(job.recipe.name).metrics["top1"]
     if is_finished(job.folder):
         return f"{float(last_row(job.folder).get(score, 0.0)):.2f} %"
     if not began:

@@ -25,6 +25,7 @@ from samix.hub.callbacks import ExportMixer, ExportNetwork, MixerFolders
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
 from samix.runtime.atomic_files import write_text
+from samix.runtime.registry import allow
 from samix.train import Callback, Interrupted, Run, RunOptions
 from samix.train.pretraining import PretrainRun
 from samix.viz.callbacks import Pictures
@@ -102,6 +103,8 @@ def main() -> int:
     """Reads the job, runs it, and says in one line what went wrong."""
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     stop_with_parent()
+    for name in job.get("allow", ()):
+        allow(name)
     try:
         train(recipe_of(job["recipe"]), RunOptions(**job["options"]), job.get("mixers", ()))
     except Interrupted as stop:

@@ -12,56 +12,88 @@ from torch import nn
 
 from samix.data import Augment, ImageData, default_augment
 from samix.losses.supervised import LOSSES
-from samix.methods.adautomix import ADAUTOMIX_PRESETS, AdAutoMix
-from samix.methods.automix import AUTOMIX_PRESETS, AutoMix
+from samix.methods.adautomix import AdAutoMix
+from samix.methods.automix import AutoMix
 from samix.methods.base import Method
-from samix.methods.samix import SAMIX_PRESETS, SAMix
+from samix.methods.samix import SAMix
 from samix.methods.supervised import Loss, Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
 from samix.networks.create import create_network
-from samix.recipes import Recipe
+from samix.recipes.option_groups import OptionGroup
+from samix.recipes.recipe import Recipe
+from samix.runtime.checks import suggest
+from samix.runtime.registry import MODULE_NAME, Registry
 
-PRESETS: dict[str, Mapping[str, Any]] = {
-    "automix": AUTOMIX_PRESETS,
-    "samix": SAMIX_PRESETS,
-    "adautomix": ADAUTOMIX_PRESETS,
-}
-METHODS: dict[str, type[AutoMix]] = {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
+METHODS: Registry[type[AutoMix]] = Registry(
+    "learned_mixups", {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
+)
 NAMES = (*MIXUPS, *METHODS)
 MIXER = "mixer:"  # and a path: a frozen Mixer
 
 
-def mixup_class(name: str) -> type[Augmentation]:
-    """The class of a mixup that needs no method of its own, by name; ``mixer:PATH`` is a frozen Mixer.
+def mixup_names() -> tuple[str, ...]:
+    """All mixups by name, also those of installed packages."""
+    return (*MIXUPS.names(), *METHODS.names())
+
+
+def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
+    """The class of a mixup by name: of a mixup, or of the method that trains one; ``mixer:PATH`` is a frozen Mixer.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones.
+        ValueError: unknown name; the message lists the known ones. Or something else than a mixup.
     """
     if name.startswith(MIXER):
         return Mixer
-    if name not in MIXUPS:
-        raise ValueError(f"unknown mixup {name!r}; choose one of {', '.join(NAMES)}, or {MIXER}PATH")
-    return MIXUPS[name]
+    registry = METHODS if name in METHODS.names() else MIXUPS
+    if name not in registry.names() and not MODULE_NAME.fullmatch(name):
+        known = mixup_names()
+        raise ValueError(
+            f"unknown mixup {name!r}; choose one of {', '.join(known)}, {MIXER}PATH, or your own as "
+            f"package.module:Name{suggest(name, known)}"
+        )
+    kind: object = registry.resolve(name, trusted=False)
+    if not isinstance(kind, type) or not issubclass(kind, Augmentation | AutoMix):
+        raise ValueError(f"{name} must be a subclass of samix.Augmentation or samix.AutoMix, got {kind!r}")
+    return kind
+
+
+def mixup_class(name: str) -> type[Augmentation]:
+    """The class of a mixup that needs no method of its own.
+
+    Raises:
+        ValueError: unknown name, or a mixup that is trained.
+    """
+    kind = named_mixup(name)
+    if not issubclass(kind, Augmentation):
+        raise ValueError(f"{name} is trained with the network, so it cannot be called as other mixups are")
+    return kind
+
+
+def presets_of(kind: type[Augmentation] | type[AutoMix]) -> Mapping[str, Any]:
+    """The presets of a learned mixup by name; none for others."""
+    return {} if issubclass(kind, Augmentation) else kind.presets
 
 
 def options_owner(name: str) -> type[Any]:
     """The class whose fields are the options of a mixup."""
-    return type(PRESETS[name]["reference"]) if name in METHODS else mixup_class(name)
+    kind = named_mixup(name)
+    return kind if issubclass(kind, Augmentation) else type(next(iter(kind.presets.values())))
 
 
-def mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+def mixup_defaults(name: str, preset: str = "") -> dict[str, Any]:
     """The options of a mixup as plain values, at their defaults or at a preset's.
 
     Raises:
         ValueError: unknown name or preset; the message lists the known ones.
     """
-    if name not in METHODS:
-        if preset is not None:
-            raise ValueError(f"{name} has no presets; those that have are {', '.join(METHODS)}")
-        return mixup_class(name)(generator=torch.Generator()).options()  # no draw of the global generator
-    return dataclasses.asdict(check_preset(name, PRESETS[name], preset))
+    kind = named_mixup(name)
+    if not issubclass(kind, Augmentation):
+        return dataclasses.asdict(check_preset(name, kind.presets, preset))
+    if preset:
+        raise ValueError(f"{name} has no presets; those that have are {', '.join(METHODS)}")
+    return kind(generator=torch.Generator()).options()  # no draw of the global generator
 
 
 def check_preset(name: str, presets: Mapping[str, Any], preset: str | None) -> Any:
@@ -70,22 +102,15 @@ def check_preset(name: str, presets: Mapping[str, Any], preset: str | None) -> A
     Raises:
         ValueError: unknown preset; the message lists the known ones.
     """
-    if preset is not None and preset not in presets:
-        raise ValueError(f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}")
+    if preset and preset not in presets:
+        raise ValueError(
+            f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}{suggest(preset, presets)}"
+        )
     return presets[preset or next(iter(presets))]
 
 
-def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a mixup, given those that differ from its defaults or its preset.
-
-    Raises:
-        ValueError: an option the mixup does not have.
-    """
-    defaults = mixup_defaults(name, options.get("preset"))
-    unknown = sorted(set(options) - set(defaults))
-    if unknown:
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
-    return {**defaults, **options}
+MIXUP_GROUP = OptionGroup(mixup_names, mixup_defaults, options_owner)
+resolve_options = MIXUP_GROUP.resolve
 
 
 def build_mixup(name: str, options: Mapping[str, Any] | None = None) -> Augmentation:
@@ -137,7 +162,8 @@ def build_method(
     network = build_network(recipe, num_classes)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    if recipe.mixup in METHODS:
+    kind = named_mixup(recipe.mixup)
+    if not issubclass(kind, Augmentation):
         if recipe.loss != "ce":
             raise ValueError(f"{recipe.mixup} trains on its own losses, so loss must be ce, got {recipe.loss}")
         if recipe.clean_weight:
@@ -146,8 +172,7 @@ def build_method(
             )
         if "smoothing" not in recipe.mixup_options:
             options["smoothing"] = recipe.smoothing
-        kind = type(PRESETS[recipe.mixup]["reference"])
-        return METHODS[recipe.mixup](network, num_classes, kind(**options), feature=recipe.feature)
+        return kind(network, num_classes, options_owner(recipe.mixup)(**options), feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
     if normalization is not None:
         mixup.set_normalization(*normalization)

@@ -24,7 +24,7 @@ from samix.networks.create import create_network
 from samix.networks.encoder import Encoder
 from samix.networks.queue import check_queue
 from samix.recipes.build import MIXER, build_mixup, check_preset, mixup_class
-from samix.recipes.option_groups import Part
+from samix.recipes.option_groups import OptionGroup
 from samix.recipes.pretrain_recipe import PretrainRecipe
 
 LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS, "samix-c": SAMIX_C_PRESETS}
@@ -42,7 +42,7 @@ def method_class(name: str) -> type[ViewMethod]:
     return SSL_METHODS.resolve(name, trusted=False)
 
 
-def method_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+def method_defaults(name: str, preset: str = "") -> dict[str, Any]:
     """The options of a method as plain values, at its first preset or at the one named.
 
     Raises:
@@ -51,7 +51,7 @@ def method_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
     return dataclasses.asdict(check_preset(name, method_class(name).presets, preset))
 
 
-def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
+def view_mixup_defaults(name: str, preset: str = "") -> dict[str, Any]:
     """The options of a mixup without labels as plain values.
 
     Raises:
@@ -61,7 +61,7 @@ def view_mixup_defaults(name: str, preset: str | None = None) -> dict[str, Any]:
         return dataclasses.asdict(check_preset(name, LEARNED[name], preset))
     if name not in MIXUP_NAMES and not name.startswith(MIXER):
         raise ValueError(f"unknown mixup {name!r} without labels; choose one of {', '.join(MIXUP_NAMES)}, {MIXER}PATH")
-    if preset is not None:
+    if preset:
         raise ValueError(f"{name} has no presets; {', '.join(LEARNED)} has: {', '.join(SAMIX_I_PRESETS)}")
     cls = BY_CLUSTERS[name] if name in BY_CLUSTERS else mixup_class(name)
     options = cls(generator=torch.Generator()).options()  # no draw of the global generator
@@ -82,16 +82,8 @@ def options_class(presets: Mapping[str, Any]) -> type[Any]:
     return type(next(iter(presets.values())))
 
 
-METHOD_PART = Part(
-    help=f"one of {', '.join(SSL_METHODS)}; its options are --method.NAME",
-    defaults=method_defaults,
-    owner=lambda name: options_class(method_class(name).presets),
-)
-MIXUP_PART = Part(
-    help=f"one of {', '.join(MIXUP_NAMES)}, or mixer:PATH, a trained one; its options are --mixup.NAME",
-    defaults=view_mixup_defaults,
-    owner=view_mixup_owner,
-)
+METHOD_GROUP = OptionGroup(SSL_METHODS.names, method_defaults, lambda name: options_class(method_class(name).presets))
+MIXUP_GROUP = OptionGroup(lambda: MIXUP_NAMES, view_mixup_defaults, view_mixup_owner)
 
 
 def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[Any, Any] | None = None) -> ViewMethod:
@@ -106,8 +98,8 @@ def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[
         ValueError: a network, method, mixup or option of the recipe that cannot be used.
     """
     cls: Any = method_class(recipe.method)
-    values = METHOD_PART.chosen(recipe.method, recipe.method_options, recipe.method_options.get("preset"))
-    mixup_values = MIXUP_PART.chosen(recipe.mixup, recipe.mixup_options, recipe.mixup_options.get("preset"))
+    values = METHOD_GROUP.resolve(recipe.method, recipe.method_options)
+    mixup_values = MIXUP_GROUP.resolve(recipe.mixup, recipe.mixup_options)
     network = create_network(
         recipe.model, 0, recipe.model_kwargs, size=recipe.size, stem=recipe.stem, pretrained=recipe.pretrained
     )

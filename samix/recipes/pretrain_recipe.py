@@ -7,29 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from samix.data.views import ViewAugment, ViewKind
-from samix.recipes import Recipe, from_dict
+from samix.recipes.recipe import Recipe, from_dict
+from samix.runtime.checks import check_number
 
 
 @dataclass(frozen=True)
-class PretrainRecipe(Recipe):
-    """One run of learning without labels: a recipe, whose ``augment`` is that of the evaluation, and further fields.
+class ViewFields:
+    """The views of an image, and the kNN monitor.
 
     Args:
-        method: ``moco``, ``mocov3``, ``simclr``, ``byol``, ``simsiam``, ``swav``, ``barlow``; and those that say
-            themselves how they mix: ``imix``, ``unmix``, ``mixco``, ``bsim``, ``dacl``, ``sdmp``, and ``mochi``.
-        method_options: its options, where they differ from its preset.
-        mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``samix-c`` by clusters;
-            ``interintra`` and ``puzzlemix`` take clusters for classes; ``mixer:PATH`` uses a trained Mixer.
         views: kind of the views, see ``samix.data.views.ViewAugment``.
-        min_scale: least share of the area that a view's crop takes; None is the kind's.
+        min_scale: smallest share of the area that a view's crop takes; None takes that of the kind.
         strength: factor of the colour jitter.
         small_crops: number of further small views, for ``swav`` views.
-        knn: neighbours of the kNN monitor, 0 for none; clipped to the number of training images.
-        knn_temperature: of its weights.
+        knn: neighbours of the kNN monitor, at most the number of training images; 0 switches it off.
+        knn_temperature: temperature of their weights.
     """
 
-    method: str = "moco"
-    method_options: Mapping[str, Any] = field(default_factory=dict)
     views: ViewKind = "moco-v2"
     min_scale: float | None = None
     strength: float = 1.0
@@ -37,12 +31,26 @@ class PretrainRecipe(Recipe):
     knn: int = 200
     knn_temperature: float = 0.1
 
+
+@dataclass(frozen=True)
+class PretrainRecipe(ViewFields, Recipe):
+    """One run of learning without labels: a recipe, whose ``augment`` is that of the evaluation, and further fields.
+
+    Args:
+        method: ``moco``, ``mocov3``, ``simclr``, ``byol``, ``simsiam``, ``swav``, ``barlow``, or one that mixes by
+            itself: ``imix``, ``unmix``, ``mixco``, ``bsim``, ``dacl``, ``sdmp``, ``mochi``.
+        method_options: its options that differ from its preset.
+        mixup: name of the mixup; ``samix`` trains a Mixer beside MoCo (SAMix-I), ``samix-c`` by clusters;
+            ``interintra`` and ``puzzlemix`` use clusters as classes; ``mixer:PATH`` uses a trained Mixer.
+    """
+
+    method: str = "moco"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.knn < 0 or not self.knn_temperature > 0:
-            raise ValueError(
-                f"knn must be at least 0 and its temperature positive, got {self.knn} and {self.knn_temperature}"
-            )
+        check_number("knn", self.knn, 0, integer=True)
+        check_number("knn_temperature", self.knn_temperature, 0, open_low=True)
         if self.clean_weight:
             raise ValueError(
                 f"clean_weight is for learning with labels, got {self.clean_weight}; without them the method's clean "
@@ -61,7 +69,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: unknown fields; the message lists the known ones.
     """
-    return from_dict(values, PretrainRecipe() if "method" in values else None)
+    return from_dict(values, PretrainRecipe() if "method" in values else Recipe())
 
 
 def without_labels(recipe: Recipe) -> TypeGuard[PretrainRecipe]:

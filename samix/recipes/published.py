@@ -22,10 +22,12 @@ def _cifar(mixup: str, name: str, model: str, lam_scale: float) -> Recipe:
         manifoldmix={"alpha": 2.0},
         fmix={"alpha": 0.2},
         gridmix={"alpha": 0.2},
+        smoothmix={"alpha": 0.5 if name == "cifar10-r18" else 0.2},
+        saliencymix={"alpha": 0.2},
         automix={"lam_channel": False},
         samix={"lam_scale": lam_scale},
     )
-    cutting = mixup in ("cutmix", "fmix", "resizemix")
+    cutting = mixup in ("cutmix", "attentivemix", "saliencymix", "fmix", "resizemix")
     return Recipe(
         name=name,
         data=name.split("-")[0],
@@ -73,6 +75,7 @@ def _tiny(mixup: str, name: str, model: str, lam_scale: float) -> Recipe:
     options = options_of(
         mixup,
         manifoldmix={"alpha": 0.2},
+        smoothmix={"alpha": 0.2},
         gridmix={"alpha": 0.2},
         automix={"lam_channel": False},
         samix={"lam_scale": lam_scale},
@@ -117,11 +120,16 @@ LARGE_SCALE = {"ema_decay_end": 0.99999, "mask_schedule": "warmup"}
 
 
 def _imagenet(mixup: str, name: str, model: str) -> Recipe:
+    cutting = {"alpha": 0.2 if model == "resnet18" else 1.0}  # ResNet-18 under-fits at alpha 1
     options = options_of(
         mixup,
         mixup={"alpha": 0.2},
+        cutmix=cutting,
         manifoldmix={"alpha": 0.2},
-        fmix={"alpha": 0.2},
+        saliencymix=cutting,
+        fmix=cutting,
+        gridmix={"alpha": 0.2},
+        resizemix=cutting,
         automix=LARGE_SCALE,
         samix={**LARGE_SCALE, "dropout": 0.1},
         adautomix={"ema_decay_end": 0.99999, "samples": 2, "beta": 0.1},
@@ -166,6 +174,7 @@ def _fine_grained(mixup: str, name: str, data: str) -> Recipe:
         mixup,
         mixup={"alpha": 0.2},
         manifoldmix={"alpha": 0.5},
+        saliencymix={"alpha": 0.2},
         fmix={"alpha": 0.2},
         automix=learned,
         samix={**learned, "lam_scale": 1.0, "dropout": 0.1},

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training run, as one flat value."""
+"""A recipe: everything that decides a training run, as one flat value in groups of fields."""
 
 from __future__ import annotations
 
@@ -6,76 +6,107 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+from samix.runtime.checks import check_choice, check_number, suggest
 
 LossName = Literal["ce", "bce", "softmax_bce", "decoupled", "decoupled_bce"]
+SMALL_STEMS = ("resnet", "resnext", "wide_resnet", "seresnet", "ecaresnet")  # networks that have the small stems
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training run.
+class DataFields:
+    """The images.
 
     Args:
-        name: of the recipe these values come from.
-        data: ``digits``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet:DIR``, ``folder:DIR`` or ``DIR``,
-            ``imagenet:DIR``, ``cub:DIR``, ``aircraft``, ... ; see ``samix.data.load_data``.
-        limit: class-balanced number of training images to use; 0 takes all.
-        size: side of the images the network sees, in pixels.
-        augment: kind of augmentation, see ``samix.data.Augment``; ``auto`` takes the published one of the data.
-        model: name of a timm network.
-        model_args: its keyword arguments, as JSON.
-        stem: ``small`` gives ResNets a 3x3 stride-1 first convolution without pooling, for images of 32 or 64 pixels;
-            ``half`` takes away the pooling only.
-        pretrained: start from timm's weights (downloads them).
-        feature: stage that guides a learned mixup, as timm counts them; None is the third of four, or a ViT's
-            middle block.
-        mixup: name of the mixup.
-        mixup_options: its options, where they differ from its defaults or its preset.
-        epochs: passes over the training images.
-        batch_size: images per optimiser step, over all processes and accumulated steps.
-        optimizer: name of a timm optimiser; ``momentum`` is SGD with (not Nesterov) momentum, ``adamw``, ``lamb``, ...
-        lr: learning rate at the start (after warm-up).
-        lr_end: at the end of the cosine.
-        mixer_lr: the Mixer's; None takes the network's.
-        mixer_lr_end: at the end; None is 0, or the network's where ``mixer_lr`` is None too.
-        momentum: of SGD, or beta1.
-        mixer_momentum: of SGD for the Mixer; None takes the network's.
-        weight_decay: on all parameters, or only on matrices and kernels if ``decay_norms`` is off.
-        decay_norms: decay norms and biases too, as the CNN recipes do.
-        warmup_epochs: linear warm-up of the learning rate.
-        schedule: the learning rate changes once per ``epoch`` or at every ``step``.
-        clip: largest gradient norm; 0 switches clipping off.
-        smoothing: label smoothing of hand-made mixups, in [0, 1); learned ones have it among their options.
-        loss: of mixed images, for mixups without losses of their own: ``ce`` mixed cross-entropy, ``bce`` binary,
-            ``softmax_bce`` as ManifoldMix's and PuzzleMix's released code, ``decoupled`` and ``decoupled_bce``; see
-            ``samix.losses.supervised``.
-        bce_threshold: of ``bce``, targets above it become 1 and all others 0; None keeps them soft.
-        decoupled_eta: of ``decoupled``, weight of its further term.
-        clean_weight: weight of the loss of the images as they are, beside the mixed one, for mixups without losses of
-            their own; above 0 it costs a further pass.
-        accumulate: backward passes per optimiser step.
-        precision: ``no`` is float32; ``bf16``, ``fp16``.
-        channels_last: memory layout of images and kernels.
-        compile: ``torch.compile`` the passes of the networks: a slow start, then faster steps; rounding differs.
-        device_data: keep all images on the device and augment there; for small data.
-        workers: loader processes, where ``device_data`` is off; at most as many as the machine has cores.
-        eval_every: epochs between evaluations.
-        seed: of weights, data order, augmentation and mixing.
+        data: a folder of images in class folders, or ``digits``, ``cifar10``, ``cifar100``, ``stl10``, ``aircraft``,
+            ``tiny-imagenet:DIR``, ``imagenet:DIR``, ``cub:DIR``, ``list:FILE``, ...; see ``samix.data.load_data``.
+        limit: number of training images to use, balanced over the classes; 0 uses all.
+        size: side of the images that the network sees, in pixels.
+        augment: augmentation: ``auto`` (the published one of the data set), ``none``, ``crop-flip``,
+            ``resized-crop``, ...; see ``samix.data.Augment``.
+        device_data: keep all images on the device and augment them there; for small data sets.
+        workers: loader processes, unless ``device_data`` is on.
     """
 
-    name: str = "custom"
     data: str = "digits"
     limit: int = 0
     size: int = 32
     augment: str = "auto"
+    device_data: bool = False
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class NetworkFields:
+    """The network.
+
+    Args:
+        model: name of a timm network.
+        model_args: its keyword arguments, as a JSON object.
+        stem: first layers: ``default``; ``small``, a 3x3 stride-1 convolution without pooling, for images of 32 or 64
+            pixels (ResNets only); ``half``, without the pooling only.
+        pretrained: start from timm's weights (downloads them).
+        feature: stage whose feature map guides a learned mixup, counted as timm does; None is the third of four
+            stages, or the middle block of a ViT.
+        channels_last: store images and kernels in channels-last memory format.
+        compile: compile the networks with ``torch.compile``: slower start, faster steps, other rounding.
+    """
+
     model: str = "resnet18"
     model_args: str = "{}"
     stem: Literal["default", "small", "half"] = "default"
     pretrained: bool = False
     feature: int | None = None
-    mixup: str = "samix"
-    mixup_options: Mapping[str, Any] = field(default_factory=dict)
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class LossFields:
+    """The loss of mixed images, for mixups without a loss of their own.
+
+    Args:
+        smoothing: label smoothing, in [0, 1).
+        loss: ``ce`` is mixed cross-entropy; ``bce`` binary cross-entropy; ``softmax_bce`` that of the released
+            ManifoldMix and PuzzleMix code; ``decoupled`` and ``decoupled_bce`` those of DecoupledMix.
+        bce_threshold: for ``bce``: targets above it become 1, all others 0; None keeps soft targets.
+        decoupled_eta: for ``decoupled``: weight of the decoupled term.
+        clean_weight: weight of the loss of the unmixed images; above 0 it costs a further pass.
+    """
+
+    smoothing: float = 0.0
+    loss: LossName = "ce"
+    bce_threshold: float | None = None
+    decoupled_eta: float = 0.1
+    clean_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimiserFields:
+    """The optimiser and its schedule.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per optimiser step, over all processes and accumulated passes.
+        optimizer: name of a timm optimiser: ``momentum`` (SGD with momentum, not Nesterov), ``adamw``, ``lamb``, ...
+        lr: learning rate after warm-up.
+        lr_end: learning rate at the end of the cosine.
+        mixer_lr: learning rate of the Mixer; None uses that of the network.
+        mixer_lr_end: the Mixer's at the end; None is 0, or the network's if ``mixer_lr`` is None too.
+        momentum: momentum of SGD, or beta1 of Adam.
+        mixer_momentum: momentum of the Mixer's SGD; None uses that of the network.
+        weight_decay: decay of all parameters, or of matrices and kernels only if ``decay_norms`` is off.
+        decay_norms: also decay norms and biases, as the CNN recipes do.
+        warmup_epochs: epochs of linear warm-up of the learning rate.
+        schedule: change the learning rate once per ``epoch`` or at every ``step``.
+        clip: maximum gradient norm; 0 switches clipping off.
+        accumulate: backward passes per optimiser step.
+        precision: ``no`` is float32; ``bf16``; ``fp16`` (GPU only).
+        eval_every: epochs between evaluations.
+        seed: seed of weights, data order, augmentation and mixing.
+    """
+
     epochs: int = 200
     batch_size: int = 100
     optimizer: str = "momentum"
@@ -90,43 +121,50 @@ class Recipe:
     warmup_epochs: float = 0.0
     schedule: Literal["epoch", "step"] = "epoch"
     clip: float = 0.0
-    smoothing: float = 0.0
-    loss: LossName = "ce"
-    bce_threshold: float | None = None
-    decoupled_eta: float = 0.1
-    clean_weight: float = 0.0
     accumulate: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = False
-    compile: bool = False
-    device_data: bool = False
-    workers: int = 4
     eval_every: int = 1
     seed: int = 0
 
+
+@dataclass(frozen=True)
+class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields in the order data, ..., optimiser
+    """One training run: the fields of its four groups, the name of the recipe they come from, and the mixup.
+
+    Args:
+        name: name of the recipe these values come from.
+        mixup: name of the mixup.
+        mixup_options: its options that differ from its defaults, or from its preset.
+
+    Raises:
+        ValueError: a value outside its range; the message names the field and the range.
+    """
+
+    name: str = "custom"
+    mixup: str = "samix"
+    mixup_options: Mapping[str, Any] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         for name in ("size", "epochs", "batch_size", "accumulate", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("limit", "workers", "weight_decay", "warmup_epochs", "clip", "lr_end"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
-        self._check_loss()
-
-    def _check_loss(self) -> None:
-        """Raises ValueError for an unknown loss, or options that it does not have or that are out of range."""
-        if self.loss not in get_args(LossName):
-            raise ValueError(f"loss must be one of {', '.join(get_args(LossName))}, got {self.loss!r}")
-        if self.bce_threshold is not None and (self.loss != "bce" or not 0.0 <= self.bce_threshold < 1.0):
-            raise ValueError(f"bce_threshold is for loss bce, and in [0, 1); got {self.bce_threshold} for {self.loss}")
-        if not 0.0 <= self.decoupled_eta < float("inf"):
-            raise ValueError(f"decoupled_eta must be a number of at least 0, got {self.decoupled_eta}")
-        if not 0.0 <= self.clean_weight < float("inf"):
-            raise ValueError(f"clean_weight must be a number of at least 0, got {self.clean_weight}")
+            check_number(name, getattr(self, name), 1, integer=True)
+        for name in ("limit", "workers"):
+            check_number(name, getattr(self, name), 0, integer=True)
+        for name in ("weight_decay", "clip", "lr_end", "decoupled_eta", "clean_weight"):
+            check_number(name, getattr(self, name), 0)
+        check_number("lr", self.lr, 0, open_low=True)
+        check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        check_number("momentum", self.momentum, 0, 1, open_high=True)
+        check_number("smoothing", self.smoothing, 0, 1, open_high=True)
+        check_number("seed", self.seed, 0, 2**63 - 1, integer=True)
+        for name, options in OPTIONAL_RANGES.items():
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, **options)
+        check_choice("stem", self.stem, ("default", "small", "half"))
+        check_choice("schedule", self.schedule, ("epoch", "step"))
+        check_choice("precision", self.precision, ("no", "bf16", "fp16"))
+        check_choice("loss", self.loss, get_args(LossName))
+        if self.bce_threshold is not None and self.loss != "bce":
+            raise ValueError(f"bce_threshold is an option of loss bce; set --loss bce, or leave it out ({self.loss})")
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -136,7 +174,7 @@ class Recipe:
             ValueError: not a JSON object.
         """
         try:
-            kwargs = json.loads(self.model_args)
+            kwargs = json.loads(self.model_args, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"model_args must be a JSON object such as '{{\"depth\": 4}}', got {self.model_args!r}: {error}"
@@ -150,46 +188,49 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def with_model(recipe: Recipe, model: str) -> Recipe:
-    """The recipe with another network, to which arguments and feature stage of its own network do not apply.
+OPTIONAL_RANGES: dict[str, dict[str, Any]] = {
+    "feature": {"integer": True},
+    "mixer_lr": {},
+    "mixer_lr_end": {},
+    "mixer_momentum": {"high": 1, "open_high": True},
+    "bce_threshold": {"high": 1, "open_high": True},
+}
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
-    That holds for the same name, too: ``resnet18`` is timm's ResNet-18, and not a recipe's slim one.
+
+def with_model(recipe: AnyRecipe, model: str) -> AnyRecipe:
+    """The recipe with another network, without the arguments, feature stage and stem that belong to its own.
+
+    That holds for the same name, too: ``resnet18`` is timm's ResNet-18, and not a recipe's slim one. ResNets keep the
+    recipe's stem.
     """
-    return dataclasses.replace(recipe, model=model, model_args="{}", feature=None)
+    stem = recipe.stem if model.startswith(SMALL_STEMS) else "default"
+    return dataclasses.replace(recipe, model=model, model_args="{}", feature=None, stem=stem)
 
 
-def from_dict(values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-    """A recipe from plain values, over ``base``.
+def from_dict(values: Mapping[str, Any], base: AnyRecipe) -> AnyRecipe:
+    """The recipe ``base`` with these values.
 
     Raises:
         ValueError: unknown fields; the message lists the known ones.
     """
-    base = base or Recipe()
     known = [f.name for f in dataclasses.fields(base)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         names = ", ".join(name if str(name).isprintable() else repr(name) for name in unknown)
-        raise ValueError(f"a recipe has no {names}; its fields are {', '.join(known)}")
+        raise ValueError(f"a recipe has no {names}; its fields are {', '.join(known)}{suggest(str(unknown[0]), known)}")
     return dataclasses.replace(base, **values)
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Fields of a recipe from a ``.json``, ``.yaml`` or ``.yml`` file.
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without duplicate keys.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, another ending, not a mapping.
+        ValueError: a key appears twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}; --config takes a .json or .yaml file of recipe fields")
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        values = json.loads(text)
-    elif path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        values = yaml.safe_load(text)
-    else:
-        raise ValueError(f"--config takes a .json or .yaml file, got {path.name}")
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of recipe fields, got {type(values).__name__}")
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} appears twice; keep one")
+        values[key] = value
     return values

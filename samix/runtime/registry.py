@@ -97,9 +97,10 @@ class Registry(Mapping[str, T]):
     def unknown(self, name: str) -> str:
         """The message about a name that is not known."""
         known = self.names()
+        one = {"analyses": "analysis"}.get(self.kind, self.kind.removesuffix("s")).replace("_", " ")
         return (
-            f"unknown name {name!r}; {self.kind} are {', '.join(known)}, or your own as package.module:Name"
-            f"{suggest(name, known)}"
+            f"unknown {one} {name!r}; choose one of {', '.join(known)}, or your own as "
+            f"package.module:Name{suggest(name, known)}"
         )
 
     def _entry_points(self) -> dict[str, EntryPoint]:
@@ -133,3 +134,8 @@ def allow(name: str) -> None:
     if not MODULE_NAME.fullmatch(name):
         raise ValueError(f"a part of your own is named as package.module:Name, got {name!r}")
     _ALLOWED.add(name)
+
+
+def allowed() -> frozenset[str]:
+    """The names that the user typed or allowed, for processes that this one starts."""
+    return frozenset(_ALLOWED)

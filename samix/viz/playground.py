@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from torch import Tensor
+from tyro.conf import Positional
 
 from samix.batch import MixedBatch
 from samix.data import load_images, normalize
@@ -40,7 +40,7 @@ class Playground:
         seed: of a mixup's further draws, such as the place of a box.
     """
 
-    images: Annotated[tuple[Path, ...], "positional"] = ()
+    images: Positional[tuple[Path, ...]] = ()
     html: Path = Path("playground.html")
     also: tuple[str, ...] = ()
     mixups: tuple[str, ...] = ()

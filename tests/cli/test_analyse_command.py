@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from runs import fit, small_recipe, vit_recipe
 
-from samix.__main__ import main
 from samix.analysis.subject import checkpoints, find_weights, load_subject
 from samix.cli.analyse import KINDS
+from samix.cli.main import main
 
 QUICK = {
     "robustness": ["--corruptions", "contrast", "jpeg", "--epsilons", "0", "8", "--pgd-steps", "2"],

@@ -10,7 +10,7 @@ from voc_folders import rectangles, write_voc
 
 from samix.cli.evaluate import KINDS, evaluate_representation
 from samix.cli.evaluate_frozen import voc_features
-from samix.cli.options import parse
+from samix.cli.options import read
 from samix.data import load_data
 from samix.eval.boxes import image_targets, load_boxes
 from samix.eval.source import load_source, scaled
@@ -117,7 +117,7 @@ def test_pascal_voc_by_svms_and_by_a_detector(run, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_read_from_a_command_line(kind):
-    asked = parse(KINDS[kind], ["net.pt", "--data", "digits", "--seed", "3"], "samix evaluate")
+    asked = read(KINDS[kind], ["net.pt", "--data", "digits", "--seed", "3"], "samix evaluate")
     assert (asked.source, asked.data, asked.seed) == ("net.pt", "digits", 3)
     assert asked == KINDS[kind]("net.pt", "digits", seed=3)
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from test_compare import Here
 
 from samix.cli.compare import compare
+from samix.cli.compare_plan import read_plan
 from samix.compare.ablations import ABLATIONS
-from samix.compare.arguments import read_plan
 from samix.compare.finished import find_finished
 from samix.compare.running import NO_SOURCE
 from samix.recipes.build import MIXER, build_method

@@ -18,10 +18,10 @@ from browsers import open_page
 from PIL import Image
 from runs import ROOT, SLIM, fit, new_run, run_differences, small_recipe
 
-from samix.__main__ import main
 from samix.batch import Mixed
 from samix.cli.compare import compare
-from samix.compare.arguments import label_of, read_plan, split_spec
+from samix.cli.compare_plan import label_of, read_plan, split_spec
+from samix.cli.main import main
 from samix.compare.charts import Curve, Gain, curve_chart, gain_chart, limits, nice_ticks
 from samix.compare.finished import with_all_options
 from samix.compare.plan import CompareOptions, median_epochs
@@ -302,7 +302,7 @@ def test_two_comparisons_do_not_work_in_one_folder(tmp_path):
 STOPPED = """
 import sys
 import torch
-from samix.__main__ import main
+from samix.cli.main import main
 torch.set_num_threads(1)
 sys.exit(main(sys.argv[1:]))
 """

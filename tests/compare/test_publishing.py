@@ -11,7 +11,7 @@ from PIL import Image
 from planted_runs import plant
 
 from samix.cli.compare import compare
-from samix.compare.arguments import read_plan
+from samix.cli.compare_plan import read_plan
 from samix.compare.provenance import commit, machine, processor, without_places
 from samix.compare.publish import publish
 from samix.compare.running import only_here

@@ -25,7 +25,7 @@ def test_a_registry_is_a_mapping_of_what_was_registered() -> None:
 
 def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
     for call in (colours().get, lambda name: colours().resolve(name, trusted=True)):
-        with pytest.raises(ValueError, match=r"unknown name 'rde'; colours are red, .*; did you mean red\?"):
+        with pytest.raises(ValueError, match=r"unknown colour 'rde'; choose one of red, .*; did you mean red\?"):
             call("rde")
 
 

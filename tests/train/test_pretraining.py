@@ -17,8 +17,8 @@ from process_groups import work_in_two
 from runs import SLIM, new_run, run_differences
 
 import samix.viz.callbacks
-from samix.__main__ import main
-from samix.cli.options import parse_run
+from samix.cli.main import main
+from samix.cli.train import parse_pretrain
 from samix.data import EvalBatches, denormalize
 from samix.methods.contrastive.clustering import OnlineClusters
 from samix.methods.contrastive.mixup import AugmentationMixup
@@ -27,7 +27,7 @@ from samix.mixups.inter_intra import InterIntraMix
 from samix.mixups.puzzle import PuzzleMix
 from samix.recipes.build import build_augment
 from samix.recipes.build_pretraining import build_pretraining
-from samix.recipes.pretrain_named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
+from samix.recipes.pretrain_named import PRETRAIN_RECIPES
 from samix.runtime import distributed
 from samix.train import Interrupted
 from samix.train.pretraining import PretrainRun, numbered
@@ -47,7 +47,7 @@ def recipe_of(kind, **changes):
     mixup, options = KINDS[kind]
     small = {"model_args": SLIM, "limit": 100, "batch_size": 20, "size": 8, "epochs": 2}
     small["method_options"] = {"preset": "cifar", "queue": 40, "dim": 8, "groups": 2}
-    named = PRETRAIN_RECIPES["digits-moco"]({"method": "moco", "mixup": mixup})
+    named = PRETRAIN_RECIPES["digits-moco"].build({"method": "moco", "mixup": mixup})
     return dataclasses.replace(named, **{**small, "mixup_options": options, **changes})
 
 
@@ -57,7 +57,7 @@ def begin(run):
 
 
 def by_command(*arguments):
-    return parse_run(PRETRAIN_COMMAND, list(arguments))[0]
+    return parse_pretrain(list(arguments))[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_help_explains_the_options_of_both(capsys):
 @pytest.mark.parametrize("mixup", ["interintra", "puzzlemix"])
 @pytest.mark.parametrize("name", PRETRAIN_RECIPES)
 def test_every_recipe_of_moco_takes_mixups_by_clusters(name, mixup):
-    recipe = PRETRAIN_RECIPES[name]({"method": "moco", "mixup": mixup})
+    recipe = PRETRAIN_RECIPES[name].build({"method": "moco", "mixup": mixup})
     options = {**recipe.method_options, "queue": 64}
     recipe = dataclasses.replace(recipe, method_options=options, model="resnet18", model_args=SLIM)
     method = build_pretraining(recipe, 2000)

@@ -28,7 +28,8 @@ from runs import (
 import samix.runtime.atomic_files
 import samix.train.checkpoint
 import samix.train.steps
-from samix.__main__ import main, parse_train
+from samix.cli.main import main
+from samix.cli.train import parse_train
 from samix.methods.base import Method
 from samix.recipes.pretrain_named import PRETRAIN_RECIPES
 from samix.runtime.atomic_files import CannotWrite
@@ -190,7 +191,7 @@ def new_stateful(name, out, run, **options):
     names = ("model_args", "limit", "batch_size", "size")
     clusters = {"clusters": 5, "warmup_epochs": 1, "centroid_every": 2, "repair_every": 3} if name == "samix-c" else {}
     recipe = dataclasses.replace(
-        PRETRAIN_RECIPES["digits-moco"]({"method": "moco", "mixup": name}),
+        PRETRAIN_RECIPES["digits-moco"].build({"method": "moco", "mixup": name}),
         **{key: small[key] for key in names},
         epochs=3,
         method_options={"preset": "cifar", "queue": 40, "dim": 8, "groups": 2},

@@ -12,8 +12,8 @@ from browsers import open_page
 from PIL import Image
 from runs import fit, small_recipe
 
-from samix.__main__ import main
 from samix.batch import Mixed, pair_batch
+from samix.cli.main import main
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.viz import playground_page as page_module

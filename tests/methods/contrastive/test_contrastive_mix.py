@@ -27,7 +27,7 @@ from samix import (
     UnMix,
     UnMixOptions,
 )
-from samix.cli.options import parse_run
+from samix.cli.train import parse_pretrain
 from samix.losses.contrastive import info_nce, mixture_info_nce, normalized
 from samix.methods.contrastive import imix, mixco, sdmp
 from samix.methods.contrastive import mixup as view_mixing
@@ -39,7 +39,7 @@ from samix.mixers.learned import SAMixer
 from samix.mixups.base import sample_partners
 from samix.mixups.handmade import CutMix, NoMixup, RandomChoice, ResizeMix
 from samix.recipes.build_pretraining import build_pretraining
-from samix.recipes.pretrain_named import PRETRAIN_COMMAND, PRETRAIN_RECIPES
+from samix.recipes.pretrain_named import PRETRAIN_RECIPES
 
 QUEUED = (IMix, UnMix, MixCo, MoCHi, BSIM)
 SMALL = {
@@ -675,7 +675,7 @@ def test_presets_are_the_published_settings():
 
 
 def parsed(*arguments):
-    return parse_run(PRETRAIN_COMMAND, list(arguments))[0]
+    return parse_pretrain(list(arguments))[0]
 
 
 def test_the_command_trains_samix_beside_moco_and_mixes_nothing_beside_others(tmp_path):
@@ -706,7 +706,10 @@ def test_the_command_builds_each_method(name):
 
 @pytest.mark.parametrize("recipe", PRETRAIN_RECIPES)
 def test_recipes_give_their_queue_to_methods_that_have_one(recipe):
-    made = {name: PRETRAIN_RECIPES[recipe]({"method": name, "mixup": "vanilla"}).method_options for name in SSL_METHODS}
+    made = {
+        name: PRETRAIN_RECIPES[recipe].build({"method": name, "mixup": "vanilla"}).method_options
+        for name in SSL_METHODS
+    }
     queued = ("moco", "imix", "unmix", "mixco", "mochi", "bsim")
     own = {"mocov3": {"preset": "vit"}} if recipe == "in1k-mocov3-vits" else {}
     assert made == {name: made["moco"] if name in queued else own.get(name, {}) for name in made}

@@ -1,0 +1,268 @@
+"""The command line of ``samix compare`` as a plan: mixups with their options, and the recipe of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from samix.cli.options import HELP_ALL, UsageError, generator_of, options_type, read, read_known
+from samix.cli.recipe_options import COMMON as RUN_COMMON
+from samix.cli.recipe_options import GROUPS, Choice, Group, fields_of
+from samix.compare.ablations import ABLATION, Variant, expand
+from samix.compare.plan import CompareOptions, Entrant, Plan, order_jobs
+from samix.compare.tasks import LABELLED, ScoredTask, task_of
+from samix.recipes import Recipe, read_config, with_model
+from samix.recipes.build import MIXER
+from samix.recipes.files import typed
+from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
+from samix.recipes.recipe import DataFields, LossFields, NetworkFields, OptimiserFields
+from samix.runtime.registry import MODULE_NAME, allow
+from samix.train.options import short_name
+
+FIXED = ("mixup", "mixup_options", "seed")  # recipe fields that a comparison decides itself
+FIELD = "recipe."  # and a field of the recipe, among a mixup's options
+SPEC = re.compile(r"(.+?)(?::((?:recipe\.)?[A-Za-z_][\w-]*=.*))?")  # NAME or NAME:option=value,...
+COMMON = (*RUN_COMMON, "seeds", "jobs", "read", "publish")
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Trains mixups under one recipe with the same seeds, and writes report.html, table.md, table.csv and results.json.
+    Finished runs are read, interrupted ones continued, so the same command may be given again. For example: samix
+    compare vanilla mixup cutmix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer --seeds 3 --recipe digits-quick.
+    `recipe.FIELD=value` among a mixup's options changes a field of its recipe; ablation:NAME are the papers' ablations.
+    All options but those of the group `run` are fields of the recipe, and hold for all mixups.
+
+    Args:
+        recipe: named recipe, see ``samix recipes``, or your own as package.module:Name.
+        config: file of recipe fields, .json or .yaml.
+    """  # noqa: D205
+
+    recipe: str
+    config: str
+    run: Group[CompareOptions]
+    data: Group[DataFields]
+    network: Group[NetworkFields]
+    loss: Group[LossFields]
+    optimiser: Group[OptimiserFields]
+
+
+@dataclass(frozen=True)
+class ComparePretraining(CompareArguments):
+    """Compares mixups without labels.
+
+    Args:
+        method: how features are learned without labels.
+    """
+
+    method: str
+    views: Group[ViewFields]
+
+
+def read_plan(arguments: Sequence[str]) -> Plan:
+    """The plan of a command line: mixups first, then options.
+
+    Raises:
+        ValueError: no mixup, unknown names or options, the same mixup twice, or options that a comparison decides
+            itself.
+    """
+    count = next((n for n, a in enumerate(arguments) if a.startswith("-")), len(arguments))
+    specs, words = arguments[:count], arguments[count:]
+    choice, flags = read_known(Choice, words, "samix compare")
+    check_choice(choice, flags)
+    if not specs and not {"-h", "--help", HELP_ALL} & set(flags):
+        raise UsageError("name the mixups first: samix compare vanilla mixup samix --seeds 3")
+    ablations = tuple(spec.removeprefix(ABLATION) for spec in specs if spec.startswith(ABLATION))
+    values = file_values(choice.config or "")
+    task = task_of(expand(ablations[0]).recipe) if ablations else LABELLED
+    usual = task.task.usual(choice.data or str(values.get("data", "")))
+    name = choice.recipe or str(values.get("name", usual))
+    task = task_of(name)
+    variants = read_variants(specs or ["vanilla"])
+    for variant in variants:
+        if MODULE_NAME.fullmatch(mixup_of(variant)):
+            allow(mixup_of(variant))  # the user typed it
+    parsed = [(v, *read_recipe(mixup_of(v), name, task, choice, values, flags)) for v in variants]
+    entrants = tuple(new_entry(v, recipe, task) for v, recipe, _ in parsed)
+    overrides = overridden([recipe for _, recipe, _ in parsed], task)
+    plan = Plan(name, entrants, overrides, parsed[0][2], (), ablations)
+    return dataclasses.replace(plan, jobs=order_jobs(plan))
+
+
+def check_choice(choice: Choice, flags: Sequence[str]) -> None:
+    """Raises UsageError for options of `samix train` that do not hold for several mixups and seeds."""
+    if choice.mixup or choice.mixup_preset or any(flag.startswith("--mixup.") for flag in flags):
+        raise UsageError("--mixup: name mixups first, with their options: samix compare vanilla samix:alpha=1")
+    if choice.resume is not None:
+        raise UsageError("a comparison continues by itself: give the same command again, without --resume")
+    if any(flag.partition("=")[0] == "--seed" for flag in flags):
+        raise UsageError("a comparison takes --seeds N, which runs seeds 0 to N - 1, not --seed")
+
+
+def file_values(path: str) -> dict[str, Any]:
+    """The fields in the file of ``--config``.
+
+    Raises:
+        ValueError: some that a comparison decides itself.
+    """
+    values = read_config(path, PretrainRecipe)
+    decided = sorted(set(values) & set(FIXED))
+    if decided:
+        raise ValueError(f"the file of --config sets {', '.join(decided)}, which a comparison decides itself")
+    return values
+
+
+def read_variants(specs: Sequence[str]) -> list[Variant]:
+    """The rows that are asked for; of an ablation all of them, but for those that are there already.
+
+    Raises:
+        ValueError: a row is given twice, or an unknown ablation.
+    """
+    found: list[Variant] = []
+    for spec in specs:
+        if spec.startswith(ABLATION):
+            found += [v for v in expand(spec.removeprefix(ABLATION)).variants if v not in found]
+        else:
+            found.append(Variant(label_of(spec), spec))
+    labels = [variant.label for variant in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"{label} is given twice; name each mixup once, or with other options: {label}:alpha=1")
+    return found
+
+
+def mixup_of(variant: Variant) -> str:
+    """The name of a row's mixup; of a Mixer that is still to be trained a stand-in."""
+    name = split_spec(variant.spec)[0]
+    return f"{MIXER}{variant.mixer_of}" if variant.mixer_of else name
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """``samix:mask_weight=1,alpha=2`` as name and options; ``mixer:PATH`` is a name."""
+    found = SPEC.fullmatch(spec)
+    if found is None:
+        raise ValueError(f"a mixup is NAME or NAME:option=value,option=value, got {spec!r}")
+    pairs = [text.partition("=") for text in (found[2] or "").split(",") if text]
+    return found[1], {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
+
+
+def label_of(spec: str) -> str:
+    """What tables call it: the name, of a path what tells it apart, and the options."""
+    name, options = split_spec(spec)
+    told = ",".join(f"{k}={v}" for k, v in options.items())
+    return (short_name(name) if name.startswith(MIXER) else name) + (f":{told}" if told else "")
+
+
+def read_recipe(
+    mixup: str, name: str, scored: ScoredTask, choice: Choice, values: Mapping[str, Any], flags: Sequence[str]
+) -> tuple[Recipe, CompareOptions]:
+    """The recipe of a mixup with what the file and the flags change in it, and the options of the comparison.
+
+    Raises:
+        ValueError: unknown mixup, recipe or fields.
+    """
+    task = scored.task
+    if choice.method and "method" not in task.groups:
+        raise UsageError(f"--method is for recipes without labels, and {name} has labels")
+    recipe: Recipe = task.resolve({**choice.named, "recipe": name, "mixup": mixup}, values, choice.presets)
+    kind: Any = CompareArguments if scored is LABELLED else ComparePretraining
+    known = {f.name for f in dataclasses.fields(kind)}
+    default = kind(
+        recipe=recipe.name,
+        config=choice.config or "",
+        run=CompareOptions(),
+        **{group: fields_of(recipe, GROUPS[group]) for group in GROUPS if group in known},
+        **({"method": choice.named.get("method", "moco")} if "method" in known else {}),
+    )
+    given: Any = read(
+        kind,
+        flags,
+        "samix compare",
+        description=CompareArguments.__doc__.partition("Args:")[0],
+        default=default,
+        common=COMMON,
+    )
+    changes: dict[str, Any] = {}
+    for group in known & set(GROUPS):
+        changes |= dataclasses.asdict(getattr(given, group))
+    return dataclasses.replace(recipe, **changes), given.run
+
+
+def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entrant:
+    """The row of a mixup.
+
+    Raises:
+        ValueError: an option that it does not have, or a value that is not allowed.
+    """
+    given, name = split_spec(variant.spec)[1], mixup_of(variant)
+    group = scored.task.groups["mixup"]
+    changes = {key.removeprefix(FIELD): text for key, text in given.items() if key.startswith(FIELD)}
+    own = {key: text for key, text in given.items() if not key.startswith(FIELD)}
+    try:
+        hints = get_type_hints(group.owner(name))
+        group.resolve(name, own)  # refuses unknown options
+        options = {**recipe.mixup_options, **{k: option_value(k, hints[k], v) for k, v in own.items()}}
+        if "preset" in own:
+            options = {**scored.task.with_preset("mixup", name, recipe, own["preset"]), **options}
+        resolved = group.resolve(name, options)
+        if not name.startswith(MIXER):
+            owner = options_type(group.owner(name))
+            owner(**resolved, **generator_of(owner))  # refuses values out of range
+        fields = field_values(changes, recipe, scored)
+        base = with_model(recipe, fields["model"]) if "model" in fields else recipe
+        changed = dataclasses.replace(base, mixup_options=options, seed=0, **fields)
+    except ValueError as error:
+        raise ValueError(f"{variant.label}: {error}") from None
+    as_named = not changes and resolved == group.resolve(name, recipe.mixup_options)
+    return Entrant(variant.label, name, changed, variant, scored.published(recipe.name).get(name) if as_named else None)
+
+
+def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask) -> dict[str, Any]:
+    """What a row changes in the recipe.
+
+    Raises:
+        ValueError: no such field, one that a comparison decides itself, or a value of another type.
+    """
+    hints = get_type_hints(type(recipe))
+    free = [name for name in hints if name not in (*FIXED, *scored.skipped, "name", "method")]
+    for name in changes:
+        if name not in free:
+            raise ValueError(f"a mixup cannot change {FIELD}{name}; it can change {', '.join(free)}")
+    return {name: option_value(name, hints[name], text) for name, text in changes.items()}
+
+
+def option_value(key: str, hint: Any, text: str) -> Any:
+    """The text of an option as its field's type.
+
+    Raises:
+        ValueError: another type, or none of the values allowed.
+    """
+    if get_origin(hint) is Literal and text in get_args(hint):
+        return text
+    if str in (get_args(hint) or (hint,)) and text not in ("null", "none"):
+        return text
+    try:
+        return typed(key, hint, None if text == "none" else yaml.safe_load(text))
+    except (ValueError, yaml.YAMLError):
+        wanted = (
+            ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
+        )
+        raise ValueError(f"{key} must be {wanted}, got {text!r}") from None
+
+
+def overridden(recipes: Sequence[Recipe], scored: ScoredTask) -> dict[str, Any]:
+    """Fields in which any of the recipes differs from the named one, with the first value that does."""
+    found: dict[str, Any] = {}
+    for recipe in recipes:
+        own = recipe.to_dict()
+        named = {"recipe": recipe.name, "mixup": recipe.mixup, **({"method": own["method"]} if "method" in own else {})}
+        base = scored.task.resolve(named).to_dict()
+        for key, value in own.items():
+            if key not in (*FIXED, *scored.skipped, "name") and base[key] != value:
+                found.setdefault(key, value)
+    return found

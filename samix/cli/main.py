@@ -1,0 +1,118 @@
+"""The command ``samix``: finds the command that is meant, runs it, and turns errors into one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from samix.runtime.checks import suggest
+from samix.runtime.console import SteadyStream, tell
+from samix.runtime.registry import allow
+
+USAGE = """samix: learned mixup for image networks
+
+  samix train      train a network with any mixup        samix train --data DIR --mixup samix
+  samix pretrain   learn features without labels         samix pretrain --data DIR --method moco
+  samix evaluate   accuracy and calibration, or features samix evaluate runs/NAME
+  samix predict    name the classes of new images        samix predict runs/NAME new/*.jpg
+  samix export     a network out of a checkpoint         samix export runs/NAME/best.pt DIR
+  samix compare    compare mixups, with a report         samix compare vanilla cutmix samix --seeds 3
+  samix show       pictures of what a mixup does         samix show runs/NAME a.jpg b.jpg
+                   or all mixups, as a page              samix show --html page.html a.jpg b.jpg
+  samix analyse    the papers' analyses of a network     samix analyse lambda runs/NAME
+  samix mixer      export, check and describe Mixers     samix mixer check runs/NAME/mixer
+  samix recipes    list the named recipes                samix recipes cifar100-r18 samix
+  samix doctor     versions, device, known troubles      samix doctor
+
+`samix COMMAND --help` shows the common options, `--help-all` all of them. `samix train` alone trains SAMix on scanned
+digits in a minute or two. With any command: `--debug` shows where an error comes from; `--allow package.module:Name`
+lets a file name code of your own.
+"""
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, str] = {  # where each is; imported when it is called
+    "train": "samix.cli.train:train",
+    "pretrain": "samix.cli.train:pretrain",
+    "evaluate": "samix.cli.evaluate:evaluate",
+    "predict": "samix.cli.predict:predict",
+    "export": "samix.cli.predict:export",
+    "compare": "samix.cli.compare:compare",
+    "show": "samix.cli.show:show",
+    "analyse": "samix.cli.analyse:analyse",
+    "mixer": "samix.cli.mixer:mixer",
+    "recipes": "samix.cli.recipes:recipes",
+    "doctor": "samix.cli.doctor:doctor",
+}
+DEBUG, ALLOW = "--debug", "--allow"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        The exit status: 0; 1 for an error; 2 for a command line that cannot be read; 130 if interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in words
+    words = [word for word in words if word != DEBUG]
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if words[0] == "--version":
+        from samix import __version__
+
+        print(f"samix {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        tell(f"samix: unknown command {words[0]!r}; choose one of {', '.join(COMMANDS)}{suggest(words[0], COMMANDS)}")
+        return 2
+    try:
+        status = find_command(words[0])(without_allowed(words[1:]))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output has seen enough
+        SteadyStream(sys.stdout).give_up()
+        return 1
+    except KeyboardInterrupt:
+        tell("samix: stopped")
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        return explain(error)
+
+
+def explain(error: Exception) -> int:
+    """Prints an error in one line, and returns the exit status."""
+    from samix.cli.options import UsageError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | TypeError | OSError | RuntimeError):
+        tell(f"samix: {text or type(error).__name__}")
+        return 2 if isinstance(error, UsageError) else 1
+    tell(f"samix: unexpected {type(error).__name__}: {text}; {DEBUG} shows where")  # a bug, ours or a library's
+    return 1
+
+
+def find_command(name: str) -> Command:
+    """The function of a command."""
+    module, _, function = COMMANDS[name].partition(":")
+    command: Command = getattr(import_module(module), function)
+    return command
+
+
+def without_allowed(words: Sequence[str]) -> list[str]:
+    """The words without ``--allow NAME``, after allowing these names.
+
+    Raises:
+        ValueError: a name that is not package.module:Name.
+    """
+    rest, values = [], iter(words)
+    for word in values:
+        flag, equals, value = word.partition("=")
+        if flag == ALLOW:
+            allow(value if equals else next(values, ""))
+        else:
+            rest.append(word)
+    return rest

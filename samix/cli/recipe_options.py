@@ -1,0 +1,211 @@
+"""The options of ``samix train`` and ``samix pretrain``: a recipe, what it names, and how it is run.
+
+A command line is read in two parts. First the words that decide which options there are, and their defaults: recipe,
+file, data, network, mixup, method and presets. Then all others, over the recipe that these give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from samix.cli.options import UsageError, generator_of, options_type, plain_options, read, read_known
+from samix.recipes.files import read_config, read_recipe_file
+from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
+from samix.recipes.recipe import (
+    AnyRecipe,
+    DataFields,
+    LossFields,
+    NetworkFields,
+    OptimiserFields,
+    Recipe,
+    from_dict,
+    with_model,
+)
+from samix.recipes.task import Task
+from samix.runtime.registry import MODULE_NAME, allow
+from samix.train import RunOptions
+
+MixupOptions = TypeVar("MixupOptions")
+MethodOptions = TypeVar("MethodOptions")
+Group = tyro.conf.OmitArgPrefixes  # a group of options in help, whose name is no part of theirs
+COMMON = (
+    *("recipe", "config", "mixup", "method", "mixup.preset", "mixup.alpha", "data", "limit", "size", "model", "stem"),
+    *("pretrained", "init", "epochs", "batch-size", "lr", "weight-decay", "precision", "seed", "views"),
+    *("out", "run", "resume", "device", "quiet", "help", "help-all"),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words that are read first."""
+
+    recipe: str | None = None
+    config: str | None = None
+    data: str | None = None
+    model: str | None = None
+    mixup: str | None = None
+    method: str | None = None
+    mixup_preset: Annotated[str | None, tyro.conf.arg(name="mixup.preset")] = None
+    method_preset: Annotated[str | None, tyro.conf.arg(name="method.preset")] = None
+    resume: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value == "":
+                raise UsageError(f"--{name.replace('_', '.')} needs a value; leave it out for the default")
+            if (
+                isinstance(value, str)
+                and MODULE_NAME.fullmatch(value)
+                and name in ("recipe", "mixup", "method", "data")
+            ):
+                allow(value)  # the user typed it
+        if len(self.resume or ()) > 1:
+            raise UsageError(f"--resume takes one run's folder, got {' '.join(self.resume or ())}")
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What the user named."""
+        names = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("config", "resume")}
+        return {name: value for name, value in names.items() if value and "_" not in name}
+
+    @property
+    def presets(self) -> dict[str, str]:
+        """The presets that the user named."""
+        given = {"mixup": self.mixup_preset, "method": self.method_preset}
+        return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True)
+class TrainArguments(Generic[MixupOptions]):
+    """Trains a network with any mixup. The recipe gives the values of options that you do not give; without --recipe it
+    is the recipe of the data set, or ``images`` for your own images. ``samix recipes`` lists them. Without options:
+    SAMix on scanned digits, a minute or two.
+
+    Args:
+        recipe: named recipe, see ``samix recipes``, or your own as package.module:Name.
+        config: file of recipe fields, .json or .yaml.
+        mixup: name of the mixup; mixer:PATH for a trained Mixer; your own as package.module:Name. Its options are
+            --mixup.NAME.
+    """  # noqa: D205
+
+    recipe: str
+    config: str
+    mixup: str
+    data: Group[DataFields]
+    network: Group[NetworkFields]
+    mixup_options: Annotated[MixupOptions, tyro.conf.arg(name="mixup")]
+    loss: Group[LossFields]
+    optimiser: Group[OptimiserFields]
+    run: Group[RunOptions]
+
+
+@dataclass(frozen=True)
+class PretrainArguments(Generic[MixupOptions, MethodOptions]):
+    """Learns features without labels, with any mixup. The recipe gives the values of options that you do not give;
+    without --recipe it is the recipe of the data set, or ``images-moco`` for your own images. Without options: MoCo
+    with SAMix-I on scanned digits.
+
+    Args:
+        recipe: named recipe: digits-moco, cifar10-moco, images-moco, ..., or your own as package.module:Name.
+        config: file of recipe fields, .json or .yaml.
+        method: moco, mocov3, simclr, byol, simsiam, swav, barlow, imix, unmix, mixco, bsim, dacl, sdmp, mochi, or your
+            own as package.module:Name. Its options are --method.NAME.
+        mixup: name of the mixup; mixer:PATH for a trained Mixer; your own as package.module:Name. Its options are
+            --mixup.NAME.
+    """  # noqa: D205
+
+    recipe: str
+    config: str
+    method: str
+    mixup: str
+    data: Group[DataFields]
+    views: Group[ViewFields]
+    network: Group[NetworkFields]
+    method_options: Annotated[MethodOptions, tyro.conf.arg(name="method")]
+    mixup_options: Annotated[MixupOptions, tyro.conf.arg(name="mixup")]
+    loss: Group[LossFields]
+    optimiser: Group[OptimiserFields]
+    run: Group[RunOptions]
+
+
+GROUPS: dict[str, type[Any]] = {
+    "data": DataFields,
+    "views": ViewFields,
+    "network": NetworkFields,
+    "loss": LossFields,
+    "optimiser": OptimiserFields,
+}
+
+
+def read_run(
+    task: Task[AnyRecipe], arguments: Sequence[str], prog: str, run_options: RunOptions | None = None
+) -> tuple[AnyRecipe, RunOptions]:
+    """The recipe and the run options of a command line.
+
+    Raises:
+        UsageError, ValueError, FileNotFoundError: what is wrong, in one line.
+    """
+    choice, rest = read_known(Choice, arguments, prog)
+    for name in ("method", "method_preset"):
+        if getattr(choice, name) and "method" not in task.groups:
+            raise UsageError(f"{prog} has no --{name.replace('_', '.')}; samix pretrain learns without labels")
+    recipe, options = chosen(task, choice, run_options or RunOptions())
+    owners = {name: options_type(group.owner(getattr(recipe, name))) for name, group in task.groups.items()}
+    arguments_type: Any = PretrainArguments if task.recipe is PretrainRecipe else TrainArguments
+    kind = arguments_type[tuple(owners[name] for name in ("mixup", "method") if name in owners)]
+    default = arguments_type(
+        recipe=recipe.name,
+        config=choice.config or "",
+        run=options,
+        **{name: getattr(recipe, name) for name in task.groups},
+        **{f"{name}_options": instance(task, recipe, name, owner) for name, owner in owners.items()},
+        **{name: fields_of(recipe, GROUPS[name]) for name in GROUPS if name in arguments_type.__dataclass_fields__},
+    )
+    given: Any = read(
+        kind, rest, prog, description=arguments_type.__doc__.partition("Args:")[0], default=default, common=COMMON
+    )
+    changes: dict[str, Any] = {}
+    for name in GROUPS:
+        if hasattr(given, name):
+            changes |= dataclasses.asdict(getattr(given, name))
+    for name, group in task.groups.items():
+        plain = plain_options(getattr(given, f"{name}_options"))
+        changes[f"{name}_options"] = group.differing(getattr(recipe, name), plain)
+    return dataclasses.replace(recipe, **changes), given.run
+
+
+def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[AnyRecipe, RunOptions]:
+    """The recipe that the first words give, and the run options with the run to resume."""
+    if choice.resume is None:
+        return task.resolve(choice.named, read_config(choice.config or "", task.recipe), choice.presets), options
+    if not choice.resume:
+        options = dataclasses.replace(options, resume=True)
+        return task.resolve(choice.named, read_config(choice.config or "", task.recipe), choice.presets), options
+    folder = Path(choice.resume[0])
+    if folder.suffix == ".pt":
+        folder = folder.parent
+    if not (folder / "recipe.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no run to resume (recipe.json); give the folder of a run")
+    recipe = from_dict(read_recipe_file(folder / "recipe.json"), task.recipe())
+    named = {name: value for name, value in choice.named.items() if name not in ("recipe", "model")}
+    recipe = dataclasses.replace(recipe, **named)
+    if choice.model:
+        recipe = with_model(recipe, choice.model)
+    return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)
+
+
+def fields_of(recipe: Recipe, group: type[Any]) -> Any:
+    """A group of a recipe's fields."""
+    return group(**{f.name: getattr(recipe, f.name) for f in dataclasses.fields(group)})
+
+
+def instance(task: Task[AnyRecipe], recipe: AnyRecipe, name: str, owner: type[Any]) -> Any:
+    """The options of the mixup or the method of a recipe."""
+    values = task.groups[name].resolve(getattr(recipe, name), getattr(recipe, f"{name}_options"))
+    return owner(**values, **generator_of(owner))
