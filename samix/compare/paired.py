@@ -1,0 +1,75 @@
+"""Differences between methods that were trained with the same seeds, with t-intervals.
+
+Two runs of one seed share initial weights, order of images and augmentation, so their difference varies less than
+either of them. A difference is claimed only where its interval does not contain zero.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean difference of two methods over the seeds that both have.
+
+    Args:
+        mean: of the differences.
+        low, high: the interval; None for a single seed.
+        n: number of seeds that both methods have.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval is known and does not contain zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval's length."""
+        return None if self.high is None else self.high - self.mean
+
+
+def paired_difference(
+    own: Mapping[int, float], base: Mapping[int, float], level: float = LEVEL
+) -> PairedDifference | None:
+    """The mean of own - base over common seeds, with Student's t-interval.
+
+    Args:
+        own: value by seed.
+        base: value by seed.
+        level: of the interval, in (0, 1).
+
+    Returns:
+        None where no seed is common.
+
+    Example:
+        >>> paired_difference({0: 3.0, 1: 5.0}, {0: 1.0, 1: 2.0}).mean
+        2.5
+    """
+    seeds = sorted(set(own) & set(base))
+    if not seeds:
+        return None
+    differences = [own[seed] - base[seed] for seed in seeds]
+    mean = statistics.fmean(differences)
+    if len(differences) == 1:
+        return PairedDifference(mean, None, None, 1)
+    half = t_quantile(level, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return PairedDifference(mean, mean - half, mean + half, len(differences))
+
+
+def t_quantile(level: float, freedom: int) -> float:
+    """The two-sided quantile of Student's t-distribution."""
+    from scipy import stats  # scikit-learn requires it
+
+    return float(stats.t.ppf(0.5 + level / 2.0, freedom))
