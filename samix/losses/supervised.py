@@ -9,12 +9,16 @@ float32. They read no value on the host.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import MixedBatch, check_smoothing
+from samix.runtime.checks import check_choice, check_number
+
+DecoupledMode = Literal["both", "less", "more"]
 
 
 def mixed_cross_entropy(
@@ -202,25 +206,29 @@ def decoupled_cross_entropy(
     eta: float = 0.1,
     power: float = 1.0,
     threshold: float = 1.0,
+    mode: DecoupledMode = "both",
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Mixed cross-entropy, and for each of the two classes one in which the other class does not take part.
+    """Computes mixed cross-entropy, plus a term for each of the two classes in which the other takes no part.
 
     DecoupledMix (Liu et al. 2023, arXiv:2203.10761). With classes a, b, shares lam_a, lam_b and r of
     :func:`rescale_lam`::
 
         mean_i CE(z, y) + eta (r(lam_a) l_a + r(lam_b) l_b),   l_a = -z_a + log sum_{k != b} exp(z_k),  l_b likewise
 
-    Each class gains confidence without having to take it from the other. Pairs of one class and samples that are not
-    mixed have no such term. The released code finds the classes by comparing the target with the first sample's lam;
-    here every sample may have its own.
+    Each class gains confidence without taking it from the other. Pairs of one class and samples that are not mixed have
+    no such term. The released code finds the classes by comparing the target with the first sample's lam; here every
+    sample may have its own. Its configurations for CIFAR-100 have eta from 0.01 to 0.5, thresholds 0, 0.5 and 1, and
+    ``less`` or ``more``.
 
     Args:
         logits: (B, K).
         batch: what was mixed: two class ids for each image.
         eta: weight of the decoupled terms, at least 0; 0 leaves mixed cross-entropy.
         power: of r; 0 gives each class the whole weight, whatever its share.
-        threshold: of r, in (0, 1].
+        threshold: of r, in [0, 1].
+        mode: which classes have the term: ``both``, or that with the smaller share (``less``) or the larger (``more``);
+            two equal shares both have it.
         smoothing: label smoothing in [0, 1), of the first term only.
 
     Returns:
@@ -230,12 +238,15 @@ def decoupled_cross_entropy(
         ValueError: other labels than two class ids for each image, or an option out of range.
     """
     check_two_classes(batch)
-    if not 0.0 <= eta < float("inf"):
-        raise ValueError(f"eta must be a number of at least 0, got {eta}")
+    check_number("eta", eta, 0)
+    check_choice("mode", mode, get_args(DecoupledMode))
     check_rescale(power, threshold)
     z, labels = _as_float(logits), batch.labels
     mixed = (labels[:, 0] != labels[:, 1]) & (batch.weights > 0.0).all(1)
     weights = rescale_lam(batch.weights, power, threshold) * mixed.unsqueeze(1)
+    if mode != "both":
+        share, other_share = batch.weights, batch.weights.flip(1)
+        weights = weights * (share <= other_share if mode == "less" else share >= other_share)
     total = z.new_zeros(len(z))
     for own, other in ((0, 1), (1, 0)):
         hidden = torch.zeros_like(z, dtype=torch.bool).scatter(1, labels[:, other, None], mixed.unsqueeze(1))
@@ -263,7 +274,7 @@ def decoupled_bce(
         logits: (B, K).
         batch: what was mixed: two class ids for each image.
         power: of r, at least 0.
-        threshold: of r, in (0, 1]; the default is our choice.
+        threshold: of r, in [0, 1]; the default is our choice.
         smoothing: label smoothing in [0, 1), of the raised target.
         sum_classes: sum over classes rather than average them.
 
@@ -285,26 +296,28 @@ def decoupled_bce(
 
 
 def rescale_lam(lam: Tensor, power: float = 1.0, threshold: float = 1.0) -> Tensor:
-    """DecoupledMix's ``r(lam) = (lam / t)^p`` where lam < t, else 1; the identity for p = t = 1.
+    """Computes DecoupledMix's ``r(lam) = (lam / t)^p`` where lam < t, else 1; the identity for p = t = 1.
 
     Args:
         lam: any shape, in [0, 1].
         power: p, at least 0.
-        threshold: t, in (0, 1].
+        threshold: t, in [0, 1]; 0 gives 1 everywhere.
     """
+    if threshold == 0.0:
+        return torch.ones_like(lam)
     return (lam / threshold).clamp(max=1.0).pow(power)
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Raises ValueError unless threshold is None or in [0, 1)."""
-    if threshold is not None and not 0.0 <= threshold < 1.0:
-        raise ValueError(f"threshold must be in [0, 1), got {threshold}; None keeps targets soft")
+    """Raises ValueError unless threshold is None, which keeps targets soft, or in [0, 1)."""
+    if threshold is not None:
+        check_number("threshold", threshold, 0, 1, open_high=True)
 
 
 def check_rescale(power: float, threshold: float) -> None:
-    """Raises ValueError unless power is at least 0 and threshold in (0, 1]."""
-    if not 0.0 <= power < float("inf") or not 0.0 < threshold <= 1.0:
-        raise ValueError(f"need power >= 0 and threshold in (0, 1], got {power} and {threshold}")
+    """Raises ValueError unless power is at least 0 and threshold in [0, 1]."""
+    check_number("power", power, 0)
+    check_number("threshold", threshold, 0, 1)
 
 
 def check_two_classes(batch: MixedBatch) -> None:

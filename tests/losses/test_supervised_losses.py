@@ -1,6 +1,7 @@
 """Losses of mixed samples and of masks: equal to loops, to closed forms, and to each other where the algebra says
 so."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -317,6 +318,33 @@ def test_decoupled_losses_equal_their_loops(power, threshold):
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["less", "more"])
+def test_a_decoupled_term_may_be_that_of_one_class_alone(mode):
+    logits, batch = paired_batch()
+    u, labels, lam = numpy_of(logits, batch.labels, batch.lam)
+    wanted = 0.0
+    for z, (a, b), share in zip(u, labels, lam, strict=True):
+        if a == b or share in (0.0, 1.0):
+            continue
+        for own, other, weight in ((a, b, share), (b, a, 1.0 - share)):
+            if weight == 0.5 or (weight < 0.5) == (mode == "less"):
+                rest = math.log(sum(math.exp(v) for k, v in enumerate(z) if k != other))
+                wanted += oracles.rescaled(weight, 2.0, 0.5) * (rest - z[own])
+    plain = soft_cross_entropy(logits, batch)
+    loss = decoupled_cross_entropy(logits, batch, eta=0.3, power=2.0, threshold=0.5, mode=mode)
+    assert float(loss - plain) == pytest.approx(0.3 * wanted / B, rel=1e-4)
+    even = dataclasses.replace(batch, weights=torch.full((B, 2), 0.5))
+    both = decoupled_cross_entropy(logits, even)
+    assert torch.equal(decoupled_cross_entropy(logits, even, mode=mode), both)
+
+
+def test_threshold_0_gives_each_class_the_whole_weight():
+    logits, batch = paired_batch()
+    whole = decoupled_cross_entropy(logits, batch, power=0.0)
+    assert torch.equal(decoupled_cross_entropy(logits, batch, threshold=0.0), whole)
+    assert rescale_lam(batch.lam, 3.0, 0.0).tolist() == [1.0] * B
+
+
 def test_the_binary_loss_is_timm_s():
     timm_loss = pytest.importorskip("timm.loss").BinaryCrossEntropy
     logits, batch = paired_batch()
@@ -457,9 +485,13 @@ def test_no_loss_reads_a_value_on_the_host():
         (lambda u, b: binary_cross_entropy(u, b, threshold=1.0), r"threshold must be in \[0, 1\), got 1.0"),
         (lambda u, b: binary_cross_entropy(u, b, smoothing=-0.1), r"smoothing must be in \[0, 1\)"),
         (lambda u, b: softmax_bce(u[:, :1], b), "needs at least two classes"),
-        (lambda u, b: decoupled_cross_entropy(u, b, eta=-1.0), "eta must be a number of at least 0"),
-        (lambda u, b: decoupled_cross_entropy(u, b, power=-1.0), "need power >= 0"),
-        (lambda u, b: decoupled_bce(u, b, threshold=0.0), r"threshold in \(0, 1\]"),
+        (lambda u, b: decoupled_cross_entropy(u, b, eta=-1.0), r"eta must be in \[0, inf\), got -1.0"),
+        (lambda u, b: decoupled_cross_entropy(u, b, power=-1.0), r"power must be in \[0, inf\)"),
+        (lambda u, b: decoupled_bce(u, b, threshold=1.5), r"threshold must be in \[0, 1\]"),
+        (
+            lambda u, b: decoupled_cross_entropy(u, b, mode="les"),
+            "mode must be one of both, less, more.*did you mean less",
+        ),
         (lambda u, b: decoupled_bce(*three_way_batch()), "need two class ids for each image, got torch.int64"),
         (lambda u, b: decoupled_bce(*multi_hot_batch()), "need two class ids for each image, got torch.float32"),
         (lambda u, b: decoupled_cross_entropy(*dense_batch()), "got a dense target"),

@@ -51,6 +51,17 @@ def batch_problem(mix, guide):
     return problem, start.view(groups, size, *start.shape[1:]), extras["prior"]
 
 
+def test_sharing_an_input_costs_both_outputs_that_share_it():
+    """Between gamma and 2 gamma: output 1 leaves input 0, which output 0 shows, for input 1."""
+    unary = torch.tensor([[[[-5.0, 0.0]], [[-0.4, 0.0]]]])  # (1 group, 2 outputs, 1 block, 2 inputs)
+    problem = CoProblem(unary, torch.eye(2)[None], torch.ones(1, 2, dtype=torch.bool), (1, 1), 0.0, 0.3, 0.5)
+    start = F.one_hot(torch.zeros(1, 2, 1, dtype=torch.long), 2).float()
+    z, history = solve_together(problem, start, sweeps=1)
+    assert z.argmax(3).flatten().tolist() == [1, 0] or z.argmax(3).flatten().tolist() == [0, 1]
+    every = [F.one_hot(torch.tensor([[[a], [b]]]), 2).float() for a in (0, 1) for b in (0, 1)]
+    assert float(history[-1]) == pytest.approx(min(float(objective(problem, each)) for each in every))
+
+
 def test_the_objective_equals_its_loop_for_whole_and_half_blocks():
     problem, z = random_problem()
     z[:, 1, 2] = 0.0
