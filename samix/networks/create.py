@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
-
-SIZED = ("vit", "deit", "swin")  # networks that are told the size of their images
 
 
 def create_network(
@@ -45,13 +46,45 @@ def create_network(
         )
     except TypeError as error:
         raise ValueError(f"{architecture} does not take model_args {dict(args)}: {error}") from None
+    except (AssertionError, RuntimeError, ZeroDivisionError, IndexError) as error:
+        if pretrained:  # perhaps of its weights
+            raise
+        raise ValueError(
+            f"{architecture} cannot be built for images of {size} pixels ({type(error).__name__}: {error}); take "
+            "another size, or give its geometry by model_args"
+        ) from error
     return model if stem == "default" else small_stem(model, stride=1 if stem == "small" else 2)
 
 
 def sized_args(architecture: str, args: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """The arguments, with ``img_size`` for networks that must know it."""
-    sized = {"img_size": size} if any(word in architecture for word in SIZED) else {}
-    return {**sized, **args}
+    """Returns the arguments, with ``img_size`` for networks that take it."""
+    return {"img_size": size, **args} if "img_size" not in args and takes_image_size(architecture) else dict(args)
+
+
+@cache
+def takes_image_size(architecture: str) -> bool:
+    """Whether a timm network is told the size of its images, by the signature of its class.
+
+    The network is built without memory, to see its class.
+    """
+    import timm
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return takes_argument(type(timm.create_model(architecture)), "img_size")
+
+
+def takes_argument(cls: type[Any], name: str) -> bool:
+    """Whether a class takes a keyword argument, itself or by handing it on to the class it derives from."""
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters
+        if name in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
 
 
 def small_stem(model: nn.Module, stride: int = 1) -> nn.Module:
