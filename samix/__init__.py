@@ -39,7 +39,8 @@ _HOMES = {
     "samix.mixups.sumix": ["SUMix"],
     "samix.mixups.token_align": ["TokenLabelAlign"],
     "samix.mixups.transmix": ["TransMix"],
-    "samix.mixers.learned": ["AutoMixer", "SAMixer"],
+    "samix.mixers.automix": ["AutoMixer"],
+    "samix.mixers.samix": ["SAMixer"],
     "samix.mixers.adversarial": ["AdversarialMixer"],
     "samix.mixers.pretrained": ["Mixer"],
     "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
@@ -130,9 +131,9 @@ if TYPE_CHECKING:
     from samix.methods.samix import SAMixOptions as SAMixOptions
     from samix.methods.supervised import Supervised as Supervised
     from samix.mixers.adversarial import AdversarialMixer as AdversarialMixer
-    from samix.mixers.learned import AutoMixer as AutoMixer
-    from samix.mixers.learned import SAMixer as SAMixer
+    from samix.mixers.automix import AutoMixer as AutoMixer
     from samix.mixers.pretrained import Mixer as Mixer
+    from samix.mixers.samix import SAMixer as SAMixer
     from samix.mixups.align import AlignMix as AlignMix
     from samix.mixups.attentive import AttentiveMix as AttentiveMix
     from samix.mixups.attentive import SnapMix as SnapMix

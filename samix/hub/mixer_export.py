@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from samix.methods.automix import AutoMix
 from samix.methods.base import Method
+from samix.mixers import MASK_GENERATORS
 from samix.mixers.folder import CARD, MixerConfig, MixerWithEncoder
-from samix.mixers.learned import AutoMixer, MaskGenerator, SAMixer
 from samix.networks.backbone import TimmBackbone
 from samix.recipes import Recipe
 
 
 def has_mixer(method: Method) -> bool:
-    """Whether a method trains a Mixer that can be shared: AutoMix's or SAMix's, on a network that timm knows."""
+    """Whether a method trains a Mixer that can be shared: a registered one, on a network that timm knows."""
     return (
         isinstance(method, AutoMix)
-        and type(method.mixer) in (AutoMixer, SAMixer)
+        and MASK_GENERATORS.get(method.mixer.config.name) is type(method.mixer)
         and isinstance(method.model.backbone, TimmBackbone)
     )
 
@@ -46,11 +45,10 @@ def mixer_network(
     assert isinstance(method, AutoMix)
     backbone = method.model.backbone
     assert isinstance(backbone, TimmBackbone)
-    options = mixer_options(method.mixer)
     count = len(list(backbone.model.feature_info))
     config = MixerConfig(
-        kind="samix" if isinstance(method.mixer, SAMixer) else "automix",
-        mixer=options,
+        kind=method.mixer.config.name,
+        mixer=dataclasses.asdict(method.mixer.config),
         dim=method.mixer.dim,
         architecture=recipe.model.split(".")[0],
         model_args=recipe.model_kwargs,
@@ -66,24 +64,6 @@ def mixer_network(
     trained.update({f"mixer.{k}": v for k, v in method.mixer.state_dict().items()})
     network.load_state_dict({k: trained[k] for k in network.state_dict()})
     return network
-
-
-def mixer_options(mixer: MaskGenerator) -> dict[str, Any]:
-    """What a Mixer was made with, as plain values."""
-    if isinstance(mixer, AutoMixer):
-        return {"lam_channel": mixer.lam_channel, "upsample": mixer.upsample}
-    assert isinstance(mixer, SAMixer)
-    return {
-        "gamma": mixer.gamma if isinstance(mixer.gamma, float) else None,
-        "lam_scale": mixer.lam_scale,
-        "dropout": mixer.dropout.p,
-        "activation": "elu" if isinstance(mixer.activation, torch.nn.ELU) else "relu",
-        "norm": "layer" if isinstance(getattr(mixer, "norm", None), torch.nn.LayerNorm) else "batch",
-        "upsample": mixer.upsample,
-        "scale_content": mixer.scale_content,
-        **({"attention": mixer.attention} if mixer.attention != "mixing" else {}),
-        **({"content": mixer.content} if mixer.content != "nonlinear" else {}),
-    }
 
 
 def write_mixer(

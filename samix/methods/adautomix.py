@@ -17,15 +17,14 @@ from samix.batch import MixedBatch
 from samix.methods.automix import AutoMix, Draw, detached, mask_report
 from samix.methods.base import Batch
 from samix.methods.options import StepOptions
-from samix.mixers.adversarial import AdversarialMixer
-from samix.mixers.learned import MaskGenerator, Upsample
+from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device
 from samix.runtime.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
-class AdAutoMixOptions(StepOptions):
-    """Options of Adversarial AutoMix: those of the step, and its generator's.
+class AdAutoMixOptions(StepOptions, AdversarialMixerConfig):
+    """Options of Adversarial AutoMix: those of the step, and those of its generator, see :class:`AdversarialMixerConfig`.
 
     Args:
         alpha: each of the S shares is a draw of Beta(alpha, alpha), over their sum; for two, lam is the draw itself.
@@ -36,11 +35,7 @@ class AdAutoMixOptions(StepOptions):
         interval: every how many steps one is adversarial; 1 makes all so, 0 none.
         cos_sign: 1 lowers the similarity of the mix's logits to its sources' [released code]; -1 raises it, which keeps
             the mix's meaning, the purpose that the paper states.
-        lam_channel: the share of each image as a channel of the generator.
-        upsample: of the masks, ``bilinear`` or ``nearest`` [ViTs].
     """
-
-    name: ClassVar[str] = "adautomix"
 
     alpha: float = 1.0
     lam_margin: float = 0.03
@@ -49,8 +44,6 @@ class AdAutoMixOptions(StepOptions):
     beta: float = 0.3
     interval: int = 2
     cos_sign: int = 1
-    lam_channel: bool = True
-    upsample: Upsample = "bilinear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,10 +76,6 @@ class AdAutoMix(AutoMix):
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
     loss_parts = ("clean", "linear", "mixed", "generation", "mask_std", "mask_error")
-
-    def build_mixer(self, dim: int) -> MaskGenerator:
-        """The generator for feature maps of ``dim`` channels."""
-        return AdversarialMixer(dim, lam_channel=self.options.lam_channel, upsample=self.options.upsample)
 
     # The step ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,9 @@ from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batc
 from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
 from samix.methods.base import Batch, Method
 from samix.methods.options import LearnedOptions, mask_schedule
-from samix.mixers.learned import AutoMixer, MaskGenerator, Upsample, adjust_mask, margin_mask
+from samix.mixers import MASK_GENERATORS
+from samix.mixers.automix import AutoMixerConfig
+from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
 from samix.mixers.pretrained import start_from
 from samix.mixups.base import as_lam, blend, new_generator, sample_lam, sample_partners, to_device
 from samix.networks.backbone import HookedBackbone, as_backbone
@@ -35,18 +37,8 @@ WHOLE_EVERY = 4  # of the clean passes that keep statistics, one in so many runs
 
 
 @dataclass(frozen=True)
-class AutoMixOptions(LearnedOptions):
-    """Options of AutoMix: those of the step, and its Mix Block's.
-
-    Args:
-        lam_channel: lam as a channel of the Mix Block; off on CIFAR and Tiny-ImageNet in the released code.
-        upsample: of the mask, ``nearest`` [released code] or ``bilinear``.
-    """
-
-    name: ClassVar[str] = "automix"
-
-    lam_channel: bool = True
-    upsample: Upsample = "nearest"
+class AutoMixOptions(LearnedOptions, AutoMixerConfig):
+    """Options of AutoMix: those of the step, and those of its Mix Block, see :class:`AutoMixerConfig`."""
 
 
 AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
@@ -75,7 +67,8 @@ class AutoMix(Method):
     Args:
         model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.
         num_classes: K.
-        options: an :class:`AutoMixOptions`, or the name of a preset: ``reference``, ``paper`` or ``fast``.
+        options: an :class:`AutoMixOptions`, or the name of a preset: ``reference``, ``paper`` or ``fast``. Options of
+            another mask generator train that one: a dataclass that derives from :class:`LearnedOptions` and its config.
         feature: stage that guides the Mixer: an index for timm networks (None: the third of four stages, the middle
             block of a ViT), the dotted name of a layer for others.
         classifier: dotted name of the classifier's layer, or names of several, see :class:`Classifier`.
@@ -117,8 +110,9 @@ class AutoMix(Method):
         self.train()
 
     def build_mixer(self, dim: int) -> MaskGenerator:
-        """Builds the Mix Block for feature maps of ``dim`` channels."""
-        return AutoMixer(dim, lam_channel=self.options.lam_channel, upsample=self.options.upsample)
+        """Builds the mask generator that the options are of, for feature maps of ``dim`` channels."""
+        network = MASK_GENERATORS.get(self.options.name)
+        return network(dim, network.config_class.of(self.options))
 
     # The step ---------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from samix.mixers.learned import SAMixer
+from samix.mixers.samix import SAMixer, SAMixerConfig
 from samix.mixups.base import Pairing
 from samix.runtime.checks import check_choice, check_number
 
@@ -112,9 +112,8 @@ class LearnedOptions(StepOptions):
 
 
 def samixer_of(options: Any, dim: int) -> SAMixer:
-    """SAMix's Mixer for feature maps of ``dim`` channels, as the options of SAMix or of SAMix-I have it."""
-    names = ("gamma", "lam_scale", "dropout", "activation", "norm", "upsample", "attention", "content")
-    return SAMixer(dim, **{name: getattr(options, name) for name in names})
+    """SAMix's Mixer for feature maps of ``dim`` channels, as the options of SAMix-I have it."""
+    return SAMixer(dim, SAMixerConfig.of(options))
 
 
 def mask_schedule(schedule: MaskSchedule, progress: float, step: int) -> float:

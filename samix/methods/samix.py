@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from samix.methods.automix import AutoMix
-from samix.methods.options import LearnedOptions, samixer_of
-from samix.mixers.learned import Attention, Content, MaskGenerator, Upsample
+from samix.methods.options import LearnedOptions
+from samix.mixers.samix import SAMixerConfig
 
 
 @dataclass(frozen=True)
-class SAMixOptions(LearnedOptions):
-    """Options of SAMix: those of the step, and its Mixer's, see :class:`samix.mixers.learned.SAMixer`.
+class SAMixOptions(LearnedOptions, SAMixerConfig):
+    """Options of SAMix: those of the step, and those of its Mixer, see :class:`SAMixerConfig`.
 
     Args:
         mask_variance: weight of the mask's variance in the mask loss.
-        gamma: strength of the lam encoding; None learns it.
-        lam_scale: k of lam' = f(lam; k).
-        dropout: on the content map.
-        activation: of the content branch.
-        norm: of the content branch.
-        upsample: of the mask.
-        attention: ``mixing``, or AutoMix's ``cross``, for ablations.
-        content: ``nonlinear``, or AutoMix's ``linear``, for ablations.
     """
 
-    name: ClassVar[str] = "samix"
-
     mask_variance: float = 2.0
-    gamma: float | None = 1.0
-    lam_scale: float = -1.0
-    dropout: float = 0.0
-    activation: Literal["elu", "relu"] = "elu"
-    norm: Literal["batch", "layer"] = "batch"
-    upsample: Upsample = "bilinear"
-    attention: Attention = "mixing"
-    content: Content = "nonlinear"
 
 
 SAMIX_PRESETS: dict[str, SAMixOptions] = {
@@ -67,7 +49,3 @@ class SAMix(AutoMix):
     """
 
     presets: ClassVar[Any] = SAMIX_PRESETS
-
-    def build_mixer(self, dim: int) -> MaskGenerator:
-        """SAMix's Mixer for feature maps of ``dim`` channels."""
-        return samixer_of(self.options, dim)

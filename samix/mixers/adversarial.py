@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.mixers.learned import MaskGenerator, Upsample, attention_width, check_choice, init_weights, resize
+from samix.mixers.base import (
+    MaskGenerator,
+    MaskGeneratorConfig,
+    Upsample,
+    attention_width,
+    check_upsample,
+    init_weights,
+    resize,
+)
+
+
+@dataclass(frozen=True)
+class AdversarialMixerConfig(MaskGeneratorConfig):
+    """What Adversarial AutoMix's generator is.
+
+    Args:
+        lam_channel: append each image's share as a constant channel. A third of the released configurations leave it
+            out, and their masks cannot follow the labels' shares.
+        upsample: of the masks, ``bilinear`` [released code, CNNs] or ``nearest`` [ViTs].
+    """
+
+    name: ClassVar[str] = "adautomix"
+
+    lam_channel: bool = True
+    upsample: Upsample = "bilinear"
+
+    def __post_init__(self) -> None:
+        check_upsample(self.upsample)
 
 
 class AdversarialMixer(MaskGenerator):
@@ -21,18 +50,17 @@ class AdversarialMixer(MaskGenerator):
 
     Args:
         dim: D, channels of the feature map.
-        lam_channel: append each image's share as a constant channel. A third of the released configurations leave it
-            out, and their masks cannot follow the labels' shares.
-        upsample: ``bilinear`` [released code, CNNs] or ``nearest`` [ViTs].
+        config: an :class:`AdversarialMixerConfig`, or its fields by name.
     """
 
-    def __init__(self, dim: int, *, lam_channel: bool = True, upsample: Upsample = "bilinear") -> None:
-        super().__init__()
-        check_choice("upsample", upsample, ("nearest", "bilinear"))
-        self.dim, self.lam_channel, self.upsample = dim, lam_channel, upsample
-        self.query = nn.Conv2d(dim + lam_channel, attention_width(dim), 1)
-        self.key = nn.Conv2d(dim + lam_channel, attention_width(dim), 1)
-        self.value = nn.Conv2d(dim + lam_channel, 1, 1, bias=False)  # the softmax over images would cancel it
+    config_class = AdversarialMixerConfig
+
+    def __init__(self, dim: int, config: AdversarialMixerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        channels = dim + self.config.lam_channel
+        self.query = nn.Conv2d(channels, attention_width(dim), 1)
+        self.key = nn.Conv2d(channels, attention_width(dim), 1)
+        self.value = nn.Conv2d(channels, 1, 1, bias=False)  # the softmax over images would cancel it
         init_weights(self)
 
     def project(self, z: Tensor) -> Tensor:
@@ -44,7 +72,7 @@ class AdversarialMixer(MaskGenerator):
     def attend_alone(self, projected: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, d, n), key (B, d, n) and content (B, n) of one image of each mix, with its share lam (B,)."""
         maps = projected.flatten(2)  # (B, 2 d + 1, n)
-        if self.lam_channel:
+        if self.config.lam_channel:
             weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])[:, self.dim].view(1, -1, 1)
             maps = maps + lam.view(-1, 1, 1) * weight
         width = self.query.out_channels
@@ -71,7 +99,7 @@ class AdversarialMixer(MaskGenerator):
                 scaled = query.float() * query.shape[1] ** -0.5
                 attention = torch.softmax(scaled.transpose(1, 2) @ others, dim=2)  # (B, n, n)
                 logit = (attention @ content.float().unsqueeze(2)).view(-1, 1, height, width)
-                logits.append(resize(logit, size, self.upsample))
+                logits.append(resize(logit, size, self.config.upsample))
             return torch.softmax(torch.cat(logits, dim=1), dim=1)
 
     def predict_mask(self, projected: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:

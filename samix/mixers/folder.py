@@ -20,28 +20,14 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from samix.mixers.learned import AutoMixer, MaskGenerator, SAMixer
+from samix.mixers import MASK_GENERATORS
+from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
 from samix.networks.backbone import TimmBackbone
 from samix.networks.compile import compile_methods
 from samix.networks.create import create_network, prune_after
 from samix.runtime.atomic_files import write_text, write_whole
 
 FORMAT = 1
-KINDS: dict[str, type[MaskGenerator]] = {"automix": AutoMixer, "samix": SAMixer}
-MIXER_OPTIONS = {
-    "automix": ("lam_channel", "upsample"),
-    "samix": (
-        "gamma",
-        "lam_scale",
-        "dropout",
-        "activation",
-        "norm",
-        "upsample",
-        "scale_content",
-        "attention",
-        "content",
-    ),
-}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
 # What a stranger's config may not hand to timm: places to read from.
@@ -54,8 +40,8 @@ class MixerConfig:
     """What a Mixer is, as plain values.
 
     Args:
-        kind: ``samix`` or ``automix``.
-        mixer: options of :class:`SAMixer` or :class:`AutoMixer`.
+        kind: name of a mask generator in :data:`samix.mixers.MASK_GENERATORS`.
+        mixer: values of its config.
         dim: D, channels of the feature map.
         architecture: timm name of the encoder.
         model_args: its keyword arguments.
@@ -68,7 +54,7 @@ class MixerConfig:
         format: of the files.
     """
 
-    kind: Literal["samix", "automix"]
+    kind: str
     mixer: Mapping[str, Any]
     dim: int
     architecture: str
@@ -82,8 +68,12 @@ class MixerConfig:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a value is not what it must be; a stranger wrote it."""
-        _require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}", self.kind)
+        """Validates untrusted values.
+
+        Raises:
+            ValueError: a value is not what it must be, or a mask generator that is not known.
+        """
+        _require(isinstance(self.kind, str) and len(self.kind) <= 128, "kind", "a short text", self.kind)
         _require(self.stem in ("default", "small", "half"), "stem", "default, small or half", self.stem)
         for name, low, high in (("dim", 2, 65536), ("size", 4, 4096), ("stage", -64, 512)):
             value = getattr(self, name)
@@ -97,9 +87,11 @@ class MixerConfig:
         plain = isinstance(self.architecture, str) and self.architecture.replace("_", "").replace(".", "").isalnum()
         _require(plain, "architecture", "the name of a timm network", self.architecture)
         _require(isinstance(self.mixer, Mapping), "mixer", "options", self.mixer)
-        unknown = sorted(set(self.mixer) - set(MIXER_OPTIONS[self.kind]))
-        _require(not unknown, "mixer", f"options among {', '.join(MIXER_OPTIONS[self.kind])}", unknown)
         _require(all(map(_is_plain, self.mixer.values())), "mixer", "plain values", self.mixer)
+        options = [f.name for f in dataclasses.fields(self.network.config_class)]
+        unknown = sorted(set(self.mixer) - set(options))
+        _require(not unknown, "mixer", f"options among {', '.join(options)}", unknown)
+        self.network_config  # noqa: B018  # raises where a value is out of range
         _require(isinstance(self.model_args, Mapping) and len(self.model_args) <= 32, "model_args", "a few", "more")
         for key, value in self.model_args.items():
             reads = key not in HARMLESS and any(word in str(key) for word in FORBIDDEN)
@@ -108,6 +100,21 @@ class MixerConfig:
             _require(
                 len(values) <= 16 and all(map(_is_plain, values)), f"model_args.{key}", "small plain values", value
             )
+
+    @property
+    def network(self) -> type[MaskGenerator]:
+        """The class of the mask generator.
+
+        Raises:
+            ValueError: unknown name, or code of a stranger that was not allowed.
+        """
+        return MASK_GENERATORS.resolve(self.kind, trusted=False)
+
+    @property
+    def network_config(self) -> MaskGeneratorConfig:
+        """The config of the mask generator."""
+        config: MaskGeneratorConfig = self.network.config_class(**self.mixer)
+        return config
 
 
 def _is_number(value: Any) -> bool:
@@ -144,7 +151,7 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
             config.architecture, 0, config.model_args, size=config.size, stem=config.stem, pretrained=False
         )
         self.backbone = TimmBackbone(prune_after(encoder, config.stage), config.stage)
-        self.mixer = KINDS[config.kind](config.dim, **config.mixer)
+        self.mixer = config.network(config.dim, config.network_config)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> MixerWithEncoder:

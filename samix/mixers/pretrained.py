@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.mixers.learned import MaskGenerator, adjust_mask, check_choice, margin_mask
+from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
 from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, blend, take_rows
+from samix.runtime.checks import check_choice
 
 if TYPE_CHECKING:
     from samix.mixers.folder import MixerWithEncoder
