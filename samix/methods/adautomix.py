@@ -24,7 +24,7 @@ from samix.runtime.checks import check_choice, check_number
 
 @dataclass(frozen=True)
 class AdAutoMixOptions(StepOptions, AdversarialMixerConfig):
-    """Options of Adversarial AutoMix: those of the step, and those of its generator, see :class:`AdversarialMixerConfig`.
+    """Options of Adversarial AutoMix: those of the step and of its generator (:class:`AdversarialMixerConfig`).
 
     Args:
         alpha: each of the S shares is a draw of Beta(alpha, alpha), over their sum; for two, lam is the draw itself.

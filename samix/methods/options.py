@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from samix.mixers.samix import SAMixer, SAMixerConfig
 from samix.mixups.base import Pairing
 from samix.runtime.checks import check_choice, check_number
 
@@ -109,11 +108,6 @@ class LearnedOptions(StepOptions):
         for name in ("clean_share", "mixed_share", "generator_share"):
             check_number(name, getattr(self, name), 0, 1, open_low=True)
         check_number("generator_every", self.generator_every, 1, integer=True)
-
-
-def samixer_of(options: Any, dim: int) -> SAMixer:
-    """SAMix's Mixer for feature maps of ``dim`` channels, as the options of SAMix-I have it."""
-    return SAMixer(dim, SAMixerConfig.of(options))
 
 
 def mask_schedule(schedule: MaskSchedule, progress: float, step: int) -> float:

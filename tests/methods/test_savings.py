@@ -17,7 +17,7 @@ from samix.methods.automix import AutoMix
 from samix.methods.base import Method
 from samix.methods.samix import SAMix
 from samix.methods.supervised import Supervised
-from samix.mixers.learned import margin_mask
+from samix.mixers.base import margin_mask
 from samix.mixups.base import blend
 from samix.networks.early_backward import gradients_now
 

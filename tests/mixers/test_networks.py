@@ -10,7 +10,9 @@ import torch
 from tiny_networks import randomised
 
 from samix.batch import Mixed
-from samix.mixers.learned import AutoMixer, SAMixer, adjust_mask, margin_mask, resize, scale_lam
+from samix.mixers.automix import AutoMixer
+from samix.mixers.base import adjust_mask, margin_mask, resize
+from samix.mixers.samix import SAMixer, scale_lam
 
 B, D, CELLS, SIZE = 3, 6, (3, 4), (7, 10)
 LAMS = {"scalar": torch.full((B,), 0.3), "per_sample": torch.tensor([0.05, 0.5, 0.9])}

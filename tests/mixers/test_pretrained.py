@@ -13,8 +13,8 @@ import samix
 from samix.analysis.mixer_check import check_mixer
 from samix.hub.mixer_export import mixer_network, write_mixer
 from samix.methods.supervised import Supervised
+from samix.mixers.base import adjust_mask
 from samix.mixers.folder import MixerConfig, MixerWithEncoder, read_config
-from samix.mixers.learned import adjust_mask
 from samix.mixers.pretrained import DEFAULT, Mixer
 from samix.recipes import Recipe
 from samix.recipes.build import build_method, build_mixup

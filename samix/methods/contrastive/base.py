@@ -14,7 +14,7 @@ from samix.batch import MixedBatch
 from samix.methods.base import Method
 from samix.methods.contrastive.clustering import OnlineClusters
 from samix.methods.contrastive.mixup import AugmentationMixup, ContrastiveMixup, embed_mixed
-from samix.mixers.learned import MaskGenerator
+from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation, new_generator
 from samix.mixups.handmade import NoMixup
 from samix.networks.batchnorm import plain_batchnorm

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import mixed_info_nce, normalized
 from samix.methods.contrastive.clustering import OnlineClusters
-from samix.mixers.learned import MaskGenerator
+from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.handmade import RandomChoice
 from samix.networks.encoder import Encoder

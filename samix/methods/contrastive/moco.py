@@ -33,7 +33,7 @@ from samix.methods.contrastive.mixup import (
     check_views,
 )
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS
-from samix.mixers.learned import MaskGenerator
+from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation, to_device
 from samix.networks.batchnorm import split_batchnorm
 from samix.networks.ema import average_buffers, momentum_copy, train_norms

@@ -20,7 +20,7 @@ from samix.losses.contrastive import normalized
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
 from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, for_views, same_draws, wrong_options
 from samix.methods.contrastive.samix_c import apply_exactly, no_loss
-from samix.mixers.learned import MaskGenerator
+from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
 from samix.networks.backbone import find_layer, hooked

@@ -19,7 +19,7 @@ from samix.methods.automix import Draw
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
 from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.contrastive.samix_i import RELEASED, MixerBranch, PairSources, SAMixIMixup, SAMixIOptions
-from samix.mixers.learned import MaskGenerator
+from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.networks.ema import momentum_copy, update_momentum
 from samix.networks.encoder import Encoder

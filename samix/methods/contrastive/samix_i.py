@@ -19,16 +19,9 @@ from samix.losses.contrastive import local_bce, normalized
 from samix.losses.supervised import mask_mean_loss, mask_variance
 from samix.methods.automix import Draw
 from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
-from samix.methods.options import MaskSchedule, mask_schedule, samixer_of
-from samix.mixers.learned import (
-    Attention,
-    Content,
-    MaskGenerator,
-    SAMixer,
-    Upsample,
-    adjust_mask,
-    margin_mask,
-)
+from samix.methods.options import MaskSchedule, mask_schedule
+from samix.mixers.base import MaskGenerator, Upsample, adjust_mask, margin_mask
+from samix.mixers.samix import Attention, Content, SAMixer, SAMixerConfig
 from samix.mixups.base import Augmentation, as_lam, blend, sample_lam, sample_partners, to_device
 from samix.networks.ema import untracked_batchnorm
 from samix.networks.encoder import Encoder
@@ -108,7 +101,7 @@ class SAMixIOptions:
 
     def build_mixer(self, dim: int) -> SAMixer:
         """SAMix's Mixer for feature maps of ``dim`` channels."""
-        return samixer_of(self, dim)
+        return SAMixer(dim, SAMixerConfig.of(self))
 
     def attach(
         self,

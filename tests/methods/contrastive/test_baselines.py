@@ -30,8 +30,8 @@ from samix.methods.contrastive.moco_v3 import MOCO_V3_PRESETS, MoCoV3, MoCoV3Opt
 from samix.methods.contrastive.simclr import SIMCLR_PRESETS, SimCLR, SimCLROptions
 from samix.methods.contrastive.simsiam import SimSiam, SimSiamOptions
 from samix.methods.contrastive.swav import SWAV_PRESETS, SwAV, SwAVOptions, check_crops
-from samix.mixers.learned import SAMixer
 from samix.mixers.pretrained import Mixer
+from samix.mixers.samix import SAMixer
 from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
 from samix.mixups.handmade import CutMix, MixUp, NoMixup

@@ -35,7 +35,7 @@ from samix.methods.contrastive import queue_mix as own_mixing
 from samix.methods.contrastive.mochi import mixed_negatives
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.simclr import SimCLR, SimCLROptions
-from samix.mixers.learned import SAMixer
+from samix.mixers.samix import SAMixer
 from samix.mixups.base import sample_partners
 from samix.mixups.handmade import CutMix, NoMixup, RandomChoice, ResizeMix
 from samix.recipes.build_pretraining import build_pretraining

@@ -16,7 +16,7 @@ from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.pseudo_labels import PseudoLabelMixup, PseudoLabelOptions, grad_cam
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS, SAMixCMixup, SAMixCOptions
 from samix.methods.contrastive.samix_i import SAMixIOptions
-from samix.mixers.learned import SAMixer
+from samix.mixers.samix import SAMixer
 from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import CutMix, mixup
 from samix.mixups.inter_intra import InterIntraMix, inter_intra_mix

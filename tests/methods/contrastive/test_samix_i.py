@@ -16,7 +16,8 @@ from samix.methods.automix import Draw
 from samix.methods.contrastive import mixup as contrastive_mixup
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup, SAMixIOptions
-from samix.mixers.learned import MaskGenerator, SAMixer
+from samix.mixers.base import MaskGenerator
+from samix.mixers.samix import SAMixer
 from samix.mixups.base import as_map
 
 PRESETS = pytest.mark.parametrize("preset", ["paper", "reference"])

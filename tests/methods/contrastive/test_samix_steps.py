@@ -12,7 +12,7 @@ from samix.methods.automix import Draw
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup
-from samix.mixers.learned import MaskGenerator
+from samix.mixers.base import MaskGenerator
 from samix.mixups.base import sample_lam
 
 COUNT, IMAGES, SIDE = 6, 24, 8
