@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TrainBatches:
-    """Endless supply of training batches; batch s of epoch e is a pure function of (seed, e, s).
+    """Training batches, epoch by epoch; batch s of epoch e is a pure function of (seed, e, s).
 
     Worker loading decodes and augments one image after the other in `workers` processes (0: in this one); its batches
     do not depend on their number. `on_device` decodes the split once, keeps it there as uint8 and augments whole
@@ -106,7 +106,7 @@ class TrainBatches:
         return len(self._sampler)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Batches start_step, start_step + 1, ... of an epoch; the ones before are not decoded.
+        """Yields batches start_step, start_step + 1, ... of an epoch; earlier ones are not decoded.
 
         One epoch at a time: with workers, starting another ends the one before.
 
@@ -132,12 +132,12 @@ class TrainBatches:
         return _move_views(batches, self.data, self.device)
 
     def rows(self, epoch: int, step: int) -> Tensor:
-        """Rows of the train split that a step sees on this rank, (batch_size,) int64, before any other stands in."""
+        """Returns the rows of the train split of a step on this rank, (batch_size,) int64, before replacements."""
         order = epoch_order(len(self.data.train), self.seed, epoch)
         return rank_rows(order, step, self.batch_size, self.rank, self.world_size)
 
     def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Notes the rows of images that could not be read, where batches name them."""
+        """Records the rows of images that could not be read, where batches name them."""
         for first, second, *bad in batches:
             for rows in bad:
                 self.bad.update(row for row in rows.tolist() if row >= 0)
@@ -159,7 +159,7 @@ class TrainBatches:
                 yield normalize(images, self.data.mean, self.data.std), self._labels[rows]
 
     def _draws(self, purpose: str, epoch: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        """(B, *shape) of this rank, cut from the draws of all ranks so that their number does not matter."""
+        """Returns this rank's part, (B, *shape), of the draws of all ranks, so that their number does not matter."""
         generator = torch.Generator().manual_seed(stream_seed(purpose, self.seed, epoch, step))
         draws = torch.rand(self.world_size * self.batch_size, *shape, generator=generator)
         draws = draws[self.rank * self.batch_size :][: self.batch_size]
@@ -235,7 +235,7 @@ class EvalBatches:
         return len(self._steps)
 
     def batches(self) -> Iterator[Batch]:
-        """One pass over `self.rows`.
+        """Passes once over `self.rows`.
 
         Returns:
             Iterator of images (<= batch_size, 3, size, size), float32 and normalised, and labels, int64, on the device.
@@ -246,14 +246,14 @@ class EvalBatches:
         return ((normalize(self._images[c], self.data.mean, self.data.std), self._labels[c]) for c in chunks)
 
     def _chunk(self, step: range) -> slice | Tensor:
-        """Where a step's images lie among those of this rank: a slice, or the readable rows of it."""
+        """Returns the places of a step's readable images among those of this rank."""
         first = self.rows.start
         if self.bad.isdisjoint(step):
             return slice(step.start - first, step.stop - first)
         return torch.tensor([row - first for row in step if row not in self.bad], device=self.device)
 
     def _noting(self, batches: Iterator[Any]) -> Iterator[Batch]:
-        """Notes the rows of images that could not be read; a batch of such ones alone is left out."""
+        """Records the rows of images that could not be read; leaves out a batch that has no others."""
         for batch, bad in batches:
             self.bad.update(bad)
             if batch is not None:
@@ -308,13 +308,13 @@ class EvalImages(Dataset[Any]):
 
 
 def join_readable(samples: list[Any]) -> tuple[Any, list[int]]:
-    """Images that could be read as a batch, or None without any; and the indices of the others."""
+    """Joins the images that could be read to a batch, None without any; and returns the indices of the others."""
     good = [sample for sample in samples if not isinstance(sample, int)]
     return default_collate(good) if good else None, [sample for sample in samples if isinstance(sample, int)]
 
 
 def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
-    """Passes batches on, and an error of a worker process as it was raised there, without that process's traceback."""
+    """Passes batches on; an error of a worker process is raised again without that process's traceback."""
     while True:
         try:
             batch = next(batches)
@@ -345,21 +345,21 @@ def _loader(
 
 
 def _move(batches: Iterator[Any], data: ImageData, device: torch.device) -> Iterator[Batch]:
-    """uint8 over the wire, floats on the device only."""
+    """Moves uint8 images to the device and normalises them there."""
     for images, labels in batches:
         moved = images.to(device, non_blocking=True)
         yield normalize(moved, data.mean, data.std), labels.to(device, non_blocking=True)
 
 
 def _move_views(batches: Iterator[Any], data: ImageData, device: torch.device) -> Iterator[tuple[Any, ...]]:
-    """The same for views and row numbers."""
+    """Does the same for views and row numbers."""
     for views, ids in batches:
         moved = [view.to(device, non_blocking=True) for view in views]
         yield _view_batch(moved, ids.to(device, non_blocking=True), data)
 
 
 def _view_batch(views: list[Tensor], ids: Tensor, data: ImageData) -> tuple[Any, ...]:
-    """(view_q, view_k, ids), and the further views as a tuple where there are some; normalised."""
+    """Returns (view_q, view_k, ids), and further views as a tuple where there are some; normalised."""
     view_q, view_k, *extra_views = (normalize(view, data.mean, data.std) for view in views)
     return (view_q, view_k, ids, tuple(extra_views)) if extra_views else (view_q, view_k, ids)
 

@@ -69,7 +69,7 @@ def _cifar(kind: Any, root: Path, download: bool) -> Splits:
 
 
 def _arrays(images: Any, labels: Any) -> ArrayImages:
-    """(N, H, W, 3) uint8 array and labels to an image set."""
+    """Makes an image set of a uint8 array (N, H, W, 3) and labels."""
     return ArrayImages(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
 
 
@@ -91,7 +91,7 @@ class _CheckedSTL10(datasets.STL10):  # type: ignore[misc]  # torchvision is see
 
 
 def _stl10_unlabelled(root: Path, download: bool) -> Splits:
-    """Trains on the 100,000 images without labels; the 5,000 with labels are `labelled`. 2.8 GB of memory."""
+    """Reads the 100,000 images without labels as train, and the 5,000 with labels as `labelled`; takes 2.8 GB."""
     # Transposed, as the files hold columns; not made contiguous, which would take the memory twice.
     images = torch.from_numpy(datasets.STL10(root, split="unlabeled", download=download).data)
     train, test = (_CheckedSTL10(root, split=split) for split in ("train", "test"))
@@ -100,7 +100,7 @@ def _stl10_unlabelled(root: Path, download: bool) -> Splits:
 
 
 def _aircraft(root: Path, download: bool) -> Splits:
-    """Trains on trainval and tests on test, variant level (the benchmarks' use)."""
+    """Reads trainval as train and test as val, variant level, as the benchmarks do."""
 
     def split(name: str, download: bool) -> tuple[FileImages, tuple[str, ...]]:
         data = datasets.FGVCAircraft(root, split=name, annotation_level="variant", download=download)
@@ -143,7 +143,7 @@ def read_digits(location: DataLocation) -> Splits:
 
 
 def read_scans() -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits, (N, 8, 8) float64 in [0, 16], and their labels (N,) int64.
+    """Reads scikit-learn's digits, (N, 8, 8) float64 in [0, 16], and their labels (N,) int64.
 
     The table is read from its file where it lies, since importing scikit-learn takes a second.
     """
@@ -163,7 +163,7 @@ def read_scans() -> tuple[Tensor, Tensor]:
 
 
 def _held_out(labels: Tensor) -> Tensor:
-    """(N,) bool, a fifth of each class; the generator's seed is part of the data set's definition."""
+    """Chooses a fifth of each class, (N,) bool; the generator's seed is part of the data set's definition."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(int(labels.max()) + 1):

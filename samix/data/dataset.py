@@ -13,7 +13,7 @@ NAMED = 4  # reasons and notes of a summary
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was found of a data set.
+    """The numbers of a data set.
 
     Args:
         images: to train on.
@@ -120,7 +120,7 @@ class ImageData:
             )
 
     def _check_unlabelled(self) -> None:
-        """Labels of the splits beside a train split without labels: of the classes that are named, or none at all."""
+        """Checks val and labelled beside a train split without labels: labels in range, or none at all."""
         if self.labelled is not None:
             self.with_labels()  # which checks both
         elif len(self.val) > 0 and int(self.val.labels.max()) >= 0:
@@ -138,12 +138,12 @@ class ImageData:
 
     @property
     def summary(self) -> DataSummary:
-        """What was found, by number."""
+        """Numbers of images, classes and files that were left out."""
         classes = len(set(self.val.labels.tolist())) if self.evaluation_only else self.num_classes
         return DataSummary(len(self.train), classes, len(self.val), self.left_out, self.notes)
 
     def describe(self) -> str:
-        """The summary as a line, such as "24 images of 3 classes, 12 held out"."""
+        """Says the summary in a line, such as "24 images of 3 classes, 12 held out"."""
         return str(self.summary)
 
     def require_labels(self) -> None:
@@ -159,7 +159,7 @@ class ImageData:
             )
 
     def with_labels(self) -> ImageData | None:
-        """The data set to test features on: this one, or its labelled images and val; None without labels to use."""
+        """Returns the data set to evaluate features on: this one, or labelled images and val; None without labels."""
         if self.has_labels:
             return self
         return None if self.labelled is None else replace(self, train=self.labelled, labelled=None)

@@ -1,4 +1,4 @@
-"""The one place that opens image files: which formats are read, within which limits, and how each mode becomes RGB.
+"""Opening of image files: which formats are read, within which limits, and how each mode becomes RGB.
 
 | mode | value in 0..255 |
 |---|---|
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from samix.runtime.console import printable
@@ -88,7 +88,7 @@ def decode_image(source: BinaryIO, name: str, *, exif_rotation: bool = True) -> 
 
 
 def read_header(source: Path | BinaryIO, name: str) -> tuple[int, int, bool]:
-    """Width, height, and whether the mark of the file's end is there, with the errors of `open_image`.
+    """Reads width, height, and whether the mark of the file's end is there; the errors are those of `open_image`.
 
     No pixel is decoded. Only JPEG and PNG have such a mark.
     """
@@ -106,7 +106,7 @@ def read_header(source: Path | BinaryIO, name: str) -> tuple[int, int, bool]:
 
 
 def max_pixels() -> int | None:
-    """The largest number of pixels of an image: `SAMIX_MAX_PIXELS`, else Pillow's `Image.MAX_IMAGE_PIXELS`.
+    """Returns the largest number of pixels allowed: `SAMIX_MAX_PIXELS`, else Pillow's `Image.MAX_IMAGE_PIXELS`.
 
     Raises:
         ValueError: the variable holds something else than a whole number.
@@ -120,7 +120,7 @@ def max_pixels() -> int | None:
 
 
 def one_line(name: str) -> str:
-    """The name of a file, for messages: control characters are escaped."""
+    """Escapes control characters in the name of a file, for messages."""
     return printable(name).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -146,7 +146,7 @@ def _header(source: BinaryIO, limit: int | None) -> Image.Image:
 
 
 def _unreadable(error: Exception, name: str) -> Exception:
-    """The error to raise in place of one of Pillow's, whose decoders fail on damaged files in many ways."""
+    """Makes one error of Pillow's many, whose decoders fail on damaged files in their own ways."""
     name = one_line(name)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"image {name} is missing; restore it or read the data set's folder again")
@@ -155,7 +155,7 @@ def _unreadable(error: Exception, name: str) -> Exception:
             f"image {name} has more than {Image.MAX_IMAGE_PIXELS} pixels, the limit against decompression bombs; "
             f"shrink or remove it, or set the environment variable {LIMIT_VARIABLE} to a larger number"
         )
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         reason = f"none of the formats {', '.join(FORMATS)}, or pixels of a kind that Pillow does not read"
     else:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -163,7 +163,7 @@ def _unreadable(error: Exception, name: str) -> Exception:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8; 1 where there is none, or it is damaged."""
+    """Reads the EXIF orientation, 1..8; 1 where there is none, or it is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data leave the pixels as they are
@@ -172,7 +172,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, by the table above; an RGB image without a transparent colour is returned as is."""
+    """Converts an image of any mode to RGB, by the table above; RGB without a transparent colour is returned as is."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         if isinstance(image, TiffImageFile) and image.mode == "I" and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 1:
@@ -187,7 +187,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(values: np.ndarray, mode: str, file_format: str | None) -> np.ndarray:
-    """Grey values of modes I;16, I and F as uint8."""
+    """Converts grey values of modes I;16, I and F to uint8."""
     if mode.startswith("I;16") or (mode == "I" and file_format in ("PNG", "PPM")):
         return (values.clip(0, 65535) // 257).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.inf, neginf=0.0).clip(min=0)

@@ -70,7 +70,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _reason_against(entry: os.DirEntry[str]) -> str:
-    """Why a file is left out; empty if it is an image by its name."""
+    """Says why a file is left out; empty if it is an image by its name."""
     if entry.name.lower().endswith(IMAGE_ENDINGS):
         try:
             regular = entry.is_file()
@@ -84,7 +84,7 @@ def _reason_against(entry: os.DirEntry[str]) -> str:
 
 
 def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
-    """Sorted names of the visible folders in `folder`; counts images that lie beside them.
+    """Lists the visible folders in `folder`, sorted; counts images that lie beside them.
 
     Raises:
         ValueError: there is none.
@@ -104,7 +104,7 @@ def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[st
 
 
 def split_folders(folder: Path) -> tuple[Path | None, Path | None, list[str]]:
-    """The folders to train on and to test on, by name in any capitals; and the names of all other visible folders.
+    """Finds the folders to train on and to test on, by name in any capitals; and lists all other visible folders.
 
     Names are `train`, `training`; `val`, `valid`, `validation`, `dev`, `eval`, `evaluation`, `test`, `testing`; each
     also with an ending such as `_images`, `_set` or `_data`. Of several, the first in this order is taken.
@@ -115,7 +115,7 @@ def split_folders(folder: Path) -> tuple[Path | None, Path | None, list[str]]:
     names = [entry.name for entry in _entries(folder) if not is_hidden(entry.name) and _is_folder(entry)]
     train, held_out = (_first_split(folder, names, words) for words in (TRAIN_NAMES, HELD_OUT_NAMES))
     others = [name for name in names if name not in (train, held_out)]
-    return train and folder / train, held_out and folder / held_out, others
+    return folder / train if train else None, folder / held_out if held_out else None, others
 
 
 def _first_split(folder: Path, names: list[str], words: Sequence[str]) -> str | None:
@@ -142,7 +142,7 @@ def _is_flat(folder: Path) -> bool:
 def read_classes(
     folder: Path, classes: Sequence[str], inner: str = "", *, exif_rotation: bool = True, empty_advice: str = ""
 ) -> FileImages:
-    """Images of folder/CLASS/inner for each class; the label is the class's place in `classes`.
+    """Reads the images of folder/CLASS/inner for each class; labels follow the order of `classes`.
 
     Raises:
         FileNotFoundError: the folder of a class is missing.
@@ -160,7 +160,7 @@ def read_classes(
 def _labelled(
     folder: Path, files: Mapping[str, Sequence[str]], exif_rotation: bool = True, also: str = ""
 ) -> FileImages:
-    """The images of all classes; the label is the class's place in `files`. `also` names a second folder in advice."""
+    """Labels the images of all classes in the order of `files`; `also` names a second folder in advice."""
     for name, inside in files.items():
         if not inside:
             raise ValueError(
@@ -172,7 +172,7 @@ def _labelled(
 
 
 def _files_of_classes(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
-    """Names of the images by class folder.
+    """Lists the images of each class folder.
 
     Raises:
         ValueError: no class folder, or one that holds folders of images in place of images.
@@ -250,11 +250,11 @@ def _some(names: Sequence[str]) -> str:
     return one_line(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-# Splits that nobody has made ------------------------------------------------------------------------------------------
+# Folders without splits -----------------------------------------------------------------------------------------------
 
 
 def _read_undivided(folder: Path, left_out: Counter[str]) -> Splits:
-    """Class folders alone.
+    """Reads class folders that are not divided into splits.
 
     Raises:
         ValueError: no class folders, one that holds folders, or a class has fewer than two images.

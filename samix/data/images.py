@@ -32,10 +32,10 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """Image `index`, decoded now."""
+        """Decodes image `index`."""
 
     def subset(self, rows: Tensor) -> ImageSet:
-        """The images at `rows`, (M,) int64, in that order."""
+        """Selects the images at `rows`, (M,) int64, in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +63,11 @@ class ArrayImages:
         return len(self.images)
 
     def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8, a view."""
+        """Returns (3, H, W) uint8, a view."""
         return self.images[index]
 
     def subset(self, rows: Tensor) -> ArrayImages:
-        """The images at `rows`, copied."""
+        """Copies the images at `rows`."""
         return ArrayImages(self.images[rows], self.labels[rows])
 
 
@@ -97,23 +97,23 @@ class FileImages:
         return len(self.names)
 
     def path(self, index: int) -> Path:
-        """File of image `index`."""
+        """Returns the file of image `index`."""
         return self.root / os.fsdecode(bytes(self.names[index]))
 
     def image(self, index: int) -> Image.Image:
-        """RGB image; the errors are those of `open_image`."""
+        """Decodes image `index` to RGB; the errors are those of `open_image`."""
         return open_image(self.path(index), exif_rotation=self.exif_rotation)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of image `index` before any rotation; only the header is read."""
+        """Reads width and height of image `index`, before any rotation, from the header."""
         return read_header(self.path(index), str(self.path(index)))[:2]
 
     def is_complete(self, index: int) -> bool:
-        """Whether the header of image `index` can be read and its file has the mark of its end."""
+        """Tells whether the file of image `index` has the mark of its end; the errors are those of `open_image`."""
         return read_header(self.path(index), str(self.path(index)))[2]
 
     def subset(self, rows: Tensor) -> FileImages:
-        """The images at `rows`."""
+        """Selects the images at `rows`."""
         return FileImages(self.root, self.names[rows.numpy()], self.labels[rows], self.exif_rotation)
 
 
@@ -123,17 +123,17 @@ def _check_labels(labels: Tensor, count: int) -> None:
 
 
 def no_labels(count: int) -> Tensor:
-    """Labels of images that have none: (count,) int64, all -1."""
+    """Makes labels of images that have none: (count,) int64, all -1."""
     return torch.full((count,), -1)
 
 
 def file_names(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    """Names as one compact array of bytes, (N,)."""
+    """Packs names into one compact array of bytes, (N,)."""
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
 def to_uint8(image: Image.Image | Tensor) -> Tensor:
-    """(3, H, W) uint8 tensor of a PIL image or of such a tensor."""
+    """Makes a uint8 tensor (3, H, W) of a PIL image; such a tensor is returned as is."""
     if isinstance(image, Tensor):
         return image
     tensor: Tensor = F.pil_to_tensor(image)

@@ -44,7 +44,7 @@ class ImageList:
         return all(label.isdecimal() for label in self.labels or ())
 
     def numbered(self, classes: Sequence[str] | None = None) -> FileImages:
-        """The images, labelled by number, or by place in the names of the classes.
+        """Labels the images by number, or by place in the names of the classes.
 
         Raises:
             ValueError: a label is none of the classes, or no whole number, or too large for the number of images.
@@ -113,7 +113,7 @@ def read_lists(location: DataLocation) -> Splits:
 
 
 def _classes(images: ImageList, count: int) -> tuple[str, ...]:
-    """The names of the classes, in the order of their labels; `count` images are in all lists together.
+    """Returns the names of the classes in the order of their labels; all lists together have `count` images.
 
     Raises:
         ValueError: a label far above the number of images, or a mixture of numbers and names.
@@ -173,7 +173,7 @@ def _is_image(name: str) -> bool:
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str] | None]:
-    """Names and labels of a CSV file; None without a column of labels.
+    """Reads names and labels of a CSV file; labels are None without a column of them.
 
     Raises:
         ValueError: rows of different lengths, or columns that cannot be told apart.
@@ -217,7 +217,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str] | None]:
 
 
 def _with_ending(path: Path, root: Path, name: str, folders: dict[Path, dict[str, list[str]]]) -> str:
-    """The name with the ending of its file where it has none; `folders` keeps the files of each folder by stem."""
+    """Adds the ending of its file to a name that has none; `folders` caches the files of each folder by stem."""
     if _is_image(name):
         return name
     folder, stem = (root / name).parent, Path(name).name

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,61 +28,40 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
 _OWN = re.compile(r"((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*:[A-Za-z_]\w*)(?::(.*))?")  # package.module:Name[:PLACE]
 
 
-def _of_folder(read: Callable[[Path], Splits]) -> Callable[[DataLocation], Splits]:
-    return lambda location: read(location.folder())
+def _of_folder(name: str, read: Callable[[Path], Splits], **choices: Any) -> DatasetSpec:
+    return DatasetSpec(name, lambda location: read(location.folder()), **choices)
 
+
+_torchvision = partial(DatasetSpec, reader=read_torchvision, downloads=True)
+_cifar = partial(_torchvision, mean=CIFAR_MEAN, std=CIFAR_STD, size=32, pretrain_recipe="cifar10-moco")
+_FINE: dict[str, Any] = {"augment": "fine-grained"}
+_LARGE: dict[str, Any] = {"last_evaluations": 5}
 
 for _spec in (
     DatasetSpec(
-        "digits", read_digits, mean=None, size=8, augment="digits", recipe="digits-quick", pretrain_recipe="digits-moco"
+        "digits", read_digits, None, size=8, augment="digits", recipe="digits-quick", pretrain_recipe="digits-moco"
     ),
-    DatasetSpec(
-        "cifar10",
-        read_torchvision,
-        CIFAR_MEAN,
-        CIFAR_STD,
-        32,
-        "crop-flip",
-        "cifar10-r18",
-        "cifar10-moco",
-        downloads=True,
-    ),
-    DatasetSpec(
-        "cifar100",
-        read_torchvision,
-        CIFAR_MEAN,
-        CIFAR_STD,
-        32,
-        "crop-flip-reflect",
-        "cifar100-r18",
-        "cifar10-moco",
-        downloads=True,
-    ),
-    DatasetSpec("stl10", read_torchvision, size=96, pretrain_recipe="stl10-moco", downloads=True),
-    DatasetSpec("stl10-unlabeled", read_torchvision, size=96, pretrain_recipe="stl10-moco", downloads=True),
-    DatasetSpec("aircraft", read_torchvision, augment="fine-grained", recipe="aircraft-r18", downloads=True),
-    DatasetSpec("cars", read_torchvision, augment="fine-grained", downloads=True),
-    DatasetSpec(
+    _cifar("cifar10", augment="crop-flip", recipe="cifar10-r18"),
+    _cifar("cifar100", augment="crop-flip-reflect", recipe="cifar100-r18"),
+    _torchvision("stl10", size=96, pretrain_recipe="stl10-moco"),
+    _torchvision("stl10-unlabeled", size=96, pretrain_recipe="stl10-moco"),
+    _torchvision("aircraft", recipe="aircraft-r18", **_FINE),
+    _torchvision("cars", **_FINE),
+    _of_folder(
         "tiny-imagenet",
-        _of_folder(published.read_tiny_imagenet),
+        published.read_tiny_imagenet,
         size=64,
         augment="resized-crop-full",
         recipe="tiny-r18",
         pretrain_recipe="tiny-moco",
     ),
-    DatasetSpec("folder", _of_folder(folders.read_folder)),
-    DatasetSpec("images", _of_folder(folders.read_images)),
-    DatasetSpec(
-        "imagenet",
-        _of_folder(published.read_imagenet),
-        recipe="in1k-r50",
-        pretrain_recipe="in1k-moco",
-        last_evaluations=5,
-    ),
-    DatasetSpec("cub", _of_folder(published.read_cub), augment="fine-grained", recipe="cub-r18"),
-    DatasetSpec("inat2017", _of_folder(published.read_inat2017), last_evaluations=5),
-    DatasetSpec("inat2018", _of_folder(published.read_inat2018), last_evaluations=5),
-    DatasetSpec("places205", _of_folder(published.read_places205), last_evaluations=5),
+    _of_folder("folder", folders.read_folder),
+    _of_folder("images", folders.read_images),
+    _of_folder("imagenet", published.read_imagenet, recipe="in1k-r50", pretrain_recipe="in1k-moco", **_LARGE),
+    _of_folder("cub", published.read_cub, recipe="cub-r18", **_FINE),
+    _of_folder("inat2017", published.read_inat2017, **_LARGE),
+    _of_folder("inat2018", published.read_inat2018, **_LARGE),
+    _of_folder("places205", published.read_places205, **_LARGE),
     DatasetSpec("list", read_lists),
     DatasetSpec("wds", read_shards),
 ):
@@ -137,18 +118,8 @@ def load_data(
         )
     splits = dataset.reader(DataLocation(dataset.name, place, Path(root).expanduser(), download))
     mean, std = (dataset.mean, dataset.std) if dataset.mean is not None else _statistics(splits.train)
-    data = ImageData(
-        dataset.name,
-        splits.train,
-        splits.val,
-        splits.class_names,
-        mean,
-        std,
-        dataset.size or _common_size(splits.train),
-        splits.labelled,
-        splits.left_out,
-        splits.notes,
-    )
+    size = dataset.size or _common_size(splits.train)
+    data = ImageData(dataset.name, *splits[:3], mean, std, size, *splits[3:])
     if limit is None:
         return data
     labels = data.train.labels.clamp(min=0)  # without labels, one class
@@ -156,7 +127,7 @@ def load_data(
 
 
 def find_dataset(spec: str, *, trusted: bool = False) -> tuple[DatasetSpec, str]:
-    """The data set of `NAME:PLACE` and its place; the path of a folder alone is `folder:PLACE`.
+    """Finds the data set of `NAME:PLACE`, and returns the place too; the path of a folder alone is `folder:PLACE`.
 
     A `DatasetSpec` that is imported as `package.module:Name` is registered by its own name, too.
 
@@ -187,7 +158,7 @@ def find_dataset(spec: str, *, trusted: bool = False) -> tuple[DatasetSpec, str]
 
 
 def balanced_rows(labels: Tensor, num_classes: int, limit: int, seed: int) -> Tensor:
-    """Seeded choice of at most `limit` rows, class counts as equal as the classes' sizes allow; in rising order.
+    """Chooses at most `limit` rows, class counts as equal as the classes' sizes allow; in rising order.
 
     Args:
         labels: (N,) int64 in 0..num_classes - 1.
@@ -214,7 +185,7 @@ def balanced_rows(labels: Tensor, num_classes: int, limit: int, seed: int) -> Te
 
 
 def _statistics(images: ImageSet) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of each channel, pixels in [0, 1]."""
+    """Measures mean and standard deviation of each channel, pixels in [0, 1]."""
     assert isinstance(images, ArrayImages)
     pixels = images.images.double().div(255).transpose(0, 1).flatten(1)  # (3, N * H * W)
     red, green, blue = pixels.mean(1).tolist()
@@ -223,7 +194,7 @@ def _statistics(images: ImageSet) -> tuple[Channels, Channels]:
 
 
 def _common_size(images: ImageSet) -> int | None:
-    """Side in pixels if 16 images spread over the set are squares of one size; only headers are read."""
+    """Returns the side in pixels if 16 images spread over the set are squares of one size; reads headers only."""
     if not isinstance(images, FileImages | ShardImages) or len(images) == 0:
         return None
     sizes = set()

@@ -22,7 +22,7 @@ DRAWS = 3 + 2 * TRIES  # columns: flip, place down, place across, TRIES areas, T
 
 
 def stored_size(augment: Augment, size: int, native_size: int | None) -> int:
-    """Side at which a split is kept: more than `size` where resized crops can use it, never above their short side."""
+    """Returns the side at which a split is kept: more than `size` where resized crops can use it."""
     if augment.kind not in RESIZED_KINDS:
         return size
     largest = round(size * 256 / 224)
@@ -32,7 +32,7 @@ def stored_size(augment: Augment, size: int, native_size: int | None) -> int:
 
 
 def decode_all(images: ImageSet, fit: Fit, device: torch.device, bad: set[int] | None = None) -> Tensor:
-    """Every image of a set, decoded by threads.
+    """Decodes every image of a set, in threads.
 
     Args:
         images: N images.
@@ -89,7 +89,7 @@ def check_on_device(augment: Augment) -> None:
 
 
 def augment_batch(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tensor:
-    """The training augmentation of `augment.kind` on a batch.
+    """Applies the training augmentation of `augment.kind` to a batch.
 
     Args:
         images: (B, 3, S, S) uint8; S is size unless the kind is a resized crop.
@@ -109,7 +109,7 @@ def augment_batch(images: Tensor, draws: Tensor, augment: Augment, size: int) ->
 
 
 def padded_crop(images: Tensor, draws: Tensor, padding: int, *, reflect: bool, flip: bool) -> Tensor:
-    """Random shift by up to `padding` pixels, then a mirror image with probability 1/2.
+    """Shifts each image by up to `padding` pixels, and mirrors it with probability 1/2.
 
     Args:
         images: (B, C, S, S), any type.
@@ -147,7 +147,7 @@ def _within(place: Tensor, side: int) -> Tensor:
 
 
 def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes of random resized crops of squares, by torchvision's rule: the first of ten tries that fits.
+    """Chooses boxes of random resized crops of squares, by torchvision's rule: the first of ten tries that fits.
 
     Area share uniform in `scale`, log aspect ratio uniform between log 3/4 and log 4/3 (Szegedy et al. 2015,
     arXiv:1409.4842, section 6). If no try fits, the whole image.
@@ -175,7 +175,7 @@ def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Te
 
 
 def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size: int) -> Tensor:
-    """Random resized crop and mirror image, bilinear without antialiasing (the worker loading is bicubic with it).
+    """Crops, resizes and mirrors at random; bilinear without antialiasing (worker loading is bicubic with it).
 
     Equal to cutting the box and `F.interpolate(..., mode="bilinear", align_corners=False)`.
 
@@ -206,6 +206,6 @@ def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size
 
 
 def _source(place: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Source coordinate of each result pixel, (B, size); clamped so that nothing outside the box is seen."""
+    """Returns the source coordinate of each result pixel, (B, size), clamped to the box."""
     inside = (place + 0.5) * (length / size) - 0.5
     return start + torch.minimum(inside.clamp(min=0), length - 1.0)

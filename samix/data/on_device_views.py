@@ -23,13 +23,13 @@ CONTRAST, SATURATION, HUE = 1, 2, 3  # operations of the jitter; 0 is brightness
 
 
 def view_stored_size(size: int, native_size: int | None) -> int:
-    """Side at which a split is kept for views: 8/7 of `size`, or the images' own side where that is less."""
+    """Returns the side at which a split is kept for views: 8/7 of `size`, or the images' own if less."""
     largest = round(size * 256 / 224)
     return largest if native_size is None else min(native_size, largest)
 
 
 def views_of(images: Tensor, draws: Tensor, views: ViewAugment, size: int) -> list[Tensor]:
-    """All views of a batch.
+    """Makes all views of a batch.
 
     Args:
         images: (B, 3, S, S) uint8.
@@ -45,7 +45,7 @@ def views_of(images: Tensor, draws: Tensor, views: ViewAugment, size: int) -> li
 
 
 def view_batch(images: Tensor, draws: Tensor, recipe: ViewRecipe, size: int) -> Tensor:
-    """One view of each image.
+    """Makes one view of each image.
 
     The crop is bilinear without antialiasing (worker loading antialiases, and is bicubic in some kinds), the blur a
     true Gaussian over 23 taps with reflected borders (PIL's is three box filters with repeated borders), and pixels
@@ -83,7 +83,7 @@ def _piece_of_view(images: Tensor, draws: Tensor, recipe: ViewRecipe, size: int)
 
 
 def jitter_draws(draws: Tensor, recipe: ViewRecipe) -> tuple[Tensor, Tensor]:
-    """Factors and order of the colour jitter; where the draw says no jitter, factors that change nothing.
+    """Returns factors and order of the colour jitter; without jitter, factors that change nothing.
 
     Args:
         draws: (B, 36) in [0, 1).
@@ -100,7 +100,7 @@ def jitter_draws(draws: Tensor, recipe: ViewRecipe) -> tuple[Tensor, Tensor]:
 
 
 def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, for each image with its own factors in its own order.
+    """Changes brightness, contrast, saturation and hue of each image by its own factors, in its own order.
 
     The operations are torchvision's. The first three are affine maps of a pixel's colour, cut to [0, 1]: up to three of
     them before the turn of hue and up to three after it, so that hue, which costs most, is computed once.
@@ -161,7 +161,7 @@ def turn_hue(colours: Tensor, turns: Tensor) -> Tensor:
 
 
 def grey(images: Tensor, chosen: Tensor) -> Tensor:
-    """Chosen images without colour.
+    """Makes chosen images grey.
 
     Args:
         images: (B, 3, H, W) float32.
@@ -173,7 +173,7 @@ def grey(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def solarise(images: Tensor, chosen: Tensor) -> Tensor:
-    """Chosen images with the upper half of [0, 1] inverted.
+    """Inverts the upper half of [0, 1] in chosen images.
 
     Args:
         images: (B, C, H, W) float32 in [0, 1].
@@ -183,7 +183,7 @@ def solarise(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
-    """Chosen images under a Gaussian of 23 taps (fewer below 12 pixels), borders reflected.
+    """Blurs chosen images by a Gaussian of 23 taps (fewer below 12 pixels), borders reflected.
 
     A row of an image times a matrix is that row blurred; so two batched products blur the whole, at a cost that does
     not depend on the number of taps.
@@ -200,7 +200,7 @@ def blur(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, chosen: Tensor, side: int) -> Tensor:
-    """(B, S, S) matrices M so that M @ column is the column blurred; the unit matrix where not chosen."""
+    """Makes matrices M, (B, S, S), so that M @ column is the column blurred; the unit matrix where not chosen."""
     radius = min(RADIUS, side - 1)  # a border is reflected once
     taps = torch.arange(-radius, radius + 1, device=sigma.device)
     weights = (-0.5 * (taps / sigma[:, None]) ** 2).softmax(1)  # (B, taps)
@@ -214,7 +214,7 @@ def blur_matrix(sigma: Tensor, chosen: Tensor, side: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _jitter_range(jitter: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Least factors, their reach, and the factors that change nothing, (4,) each."""
+    """Returns the least factors, their range, and the factors that change nothing, (4,) each."""
     neutral, spread = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor(jitter)
     low = neutral - spread
     low[:3].clamp_(min=0)
@@ -223,13 +223,13 @@ def _jitter_range(jitter: tuple[float, ...], device: torch.device) -> tuple[Tens
 
 @lru_cache(maxsize=8)
 def _colour_maps(device: torch.device) -> tuple[Tensor, Tensor]:
-    """(3, 3) maps of a colour: to itself, and to its grey level."""
+    """Makes the (3, 3) maps of a colour: to itself, and to its grey level."""
     return torch.eye(3, device=device), torch.tensor(LUMA, device=device).expand(3, 3).contiguous()
 
 
 @lru_cache(maxsize=16)
 def _reflections(side: int, radius: int, device: torch.device) -> Tensor:
-    """(taps, S, S), 1 where pixel i, moved by a tap and reflected at the borders, is pixel j."""
+    """Makes (taps, S, S): 1 where pixel i, moved by a tap and reflected at the borders, is pixel j."""
     place = torch.arange(side) + torch.arange(-radius, radius + 1)[:, None]
     place = (side - 1) - ((side - 1) - place.abs()).abs()
     return torch.nn.functional.one_hot(place, side).float().to(device)

@@ -1,4 +1,4 @@
-"""Who sees which image when, and with which random numbers: pure functions of (seed, epoch, place).
+"""Order of images and seeds of random numbers: pure functions of (seed, epoch, place).
 
 Nothing here depends on the number of worker processes or on what was drawn before, so that a run resumed in the middle
 of an epoch, or spread over more ranks, sees the same batches.
@@ -15,24 +15,24 @@ from torch.utils.data import Sampler
 
 
 def stream_seed(purpose: str, *parts: int) -> int:
-    """Seed in [0, 2^63) for a generator of its own, one for each purpose and each tuple of whole numbers."""
+    """Returns a seed in [0, 2^63) for each purpose and each tuple of whole numbers."""
     text = ",".join([purpose, *map(str, parts)]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """Permutation of 0..count - 1 that an epoch visits, (count,) int64."""
+    """Returns the permutation of 0..count - 1 that an epoch visits, (count,) int64."""
     generator = torch.Generator().manual_seed(stream_seed("order", seed, epoch))
     return torch.randperm(count, generator=generator)
 
 
 def stand_in(count: int, seed: int, epoch: int, index: int, attempt: int) -> int:
-    """The image in 0..count - 1 that takes the place of one that cannot be read, a function of all of these."""
+    """Chooses the image in 0..count - 1 that replaces one that cannot be read, as a function of all arguments."""
     return stream_seed("stand-in", seed, epoch, index, attempt) % count
 
 
 def rank_rows(order: Tensor, step: int, batch_size: int, rank: int, world_size: int) -> Tensor:
-    """Rows of one step on one rank, (batch_size,).
+    """Returns the rows of one step on one rank, (batch_size,).
 
     The ranks together take order[step * batch_size * world_size : (step + 1) * batch_size * world_size], one after
     the other, so that W ranks with B / W images each see what one rank sees with B.

@@ -22,12 +22,12 @@ from samix.data.spec import Splits
 
 
 def _stored(root: Path, names: Sequence[str], labels: Sequence[int]) -> FileImages:
-    """Images as they are stored, without EXIF rotation."""
+    """Makes a set of images that are read as stored, without EXIF rotation."""
     return FileImages(root, file_names(names), torch.tensor(labels, dtype=torch.int64), exif_rotation=False)
 
 
 def read_tiny_imagenet(folder: Path) -> Splits:
-    """Tiny-ImageNet-200: wnids.txt, train/WNID/images/*, val/images/* and val/val_annotations.txt (file, WNID, box)."""
+    """Reads Tiny-ImageNet-200: wnids.txt, train/WNID/images/, val/images/ and val/val_annotations.txt."""
     folder = _inside(folder, "wnids.txt", "tiny-imagenet-200")
     wnids = read_lines(folder / "wnids.txt")
     train = read_classes(folder / "train", wnids, "images", exif_rotation=False)
@@ -39,7 +39,7 @@ def read_tiny_imagenet(folder: Path) -> Splits:
 
 
 def read_cub(folder: Path) -> Splits:
-    """CUB-200-2011: images.txt, image_class_labels.txt and train_test_split.txt joined on the image id; labels - 1."""
+    """Reads CUB-200-2011: images.txt, image_class_labels.txt and train_test_split.txt, joined on the image id."""
     folder = _inside(folder, "images.txt", "CUB_200_2011")
     tables = ("classes", "images", "image_class_labels", "train_test_split")
     classes, files, labels, split = (dict(_columns(folder / f"{table}.txt", None)) for table in tables)
@@ -62,12 +62,12 @@ def read_cub(folder: Path) -> Splits:
 
 
 def read_inat2017(folder: Path) -> Splits:
-    """INaturalist 2017: train2017.json and val2017.json beside train_val_images/."""
+    """Reads iNaturalist 2017: train2017.json and val2017.json beside train_val_images/."""
     return _read_inat(folder, "2017")
 
 
 def read_inat2018(folder: Path) -> Splits:
-    """INaturalist 2018: train2018.json and val2018.json beside train_val2018/."""
+    """Reads iNaturalist 2018: train2018.json and val2018.json beside train_val2018/."""
     return _read_inat(folder, "2018")
 
 
@@ -88,7 +88,7 @@ def _read_inat(folder: Path, year: str) -> Splits:
 
 
 def read_places205(folder: Path) -> Splits:
-    """Places205: images256/LETTER/SCENE/*.jpg with train_places205.csv and val_places205.csv ("path label")."""
+    """Reads Places205: images256/LETTER/SCENE/*.jpg, train_places205.csv and val_places205.csv ("path label")."""
     train, val = (
         replace(read_list(folder / f"{s}_places205.csv", folder / "images256").numbered(), exif_rotation=False)
         for s in ("train", "val")
@@ -99,7 +99,7 @@ def read_places205(folder: Path) -> Splits:
 
 
 def read_imagenet(folder: Path) -> Splits:
-    """ImageNet-1k: train/WNID/* and either val/WNID/* or a flat val/ with the labels beside it; see `_flat_val`."""
+    """Reads ImageNet-1k: train/WNID/ and either val/WNID/ or a flat val/ with the labels beside it; see `_flat_val`."""
     for name in ("train", "val"):
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder / name} is missing; imagenet:DIR expects DIR/train/WNID and DIR/val")
@@ -117,7 +117,7 @@ def read_imagenet(folder: Path) -> Splits:
 
 
 def _flat_val(folder: Path, wnids: list[str]) -> FileImages:
-    """Labels of a flat val folder: val.txt, or the ground truth and meta.mat of the devkit.
+    """Reads the labels of a flat val folder: val.txt, or the ground truth and meta.mat of the devkit.
 
     A line of val.txt is a file name and its label: a WNID, or the place of the WNID in sorted order from 0.
     """
@@ -144,7 +144,7 @@ def _flat_val(folder: Path, wnids: list[str]) -> FileImages:
 
 
 def _columns(path: Path, separator: str | None) -> list[tuple[str, str]]:
-    """The first two columns of a table; None parts them at space, and the second keeps the rest of the line."""
+    """Reads the first two columns of a table; None splits at space, and the second keeps the rest of the line."""
     rows = []
     for line in read_lines(path):
         first, *rest = line.split(separator, -1 if separator else 1)
@@ -170,7 +170,7 @@ def _known(ids: dict[Any, int], name: Any, source: Path) -> int:
 
 
 def _inside(folder: Path, marker: str, name: str) -> Path:
-    """`folder`, or its sub-folder `name`: whichever holds `marker`."""
+    """Returns `folder`, or its sub-folder `name`: whichever holds `marker`."""
     for place in (folder, folder / name):
         if (place / marker).is_file():
             return place

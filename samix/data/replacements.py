@@ -1,4 +1,4 @@
-"""Images that cannot be read: another one stands in for each, and they are counted and named."""
+"""Images that cannot be read: each is replaced by another one, and they are counted and named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_on_bad_image(value: str) -> None:
 
 
 def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) -> tuple[Any, int]:
-    """An image, or with ``skip`` the first readable one of those that may stand in for it, and its index.
+    """Reads an image, or with ``skip`` the first readable one of its replacements; returns its index too.
 
     Which ones those are is a function of (seed, epoch, index), so a resumed run, another number of workers and another
     number of ranks see the same.
@@ -48,7 +48,7 @@ def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) 
 
 
 def stand_ins(order: Tensor, bad: set[int], seed: int, epoch: int) -> Tensor:
-    """An epoch's order with another row in the place of each bad one: the same as ``read_image`` chooses.
+    """Replaces each bad row of an epoch's order, by the same choice as ``read_image``.
 
     Args:
         order: (N,) int64.
@@ -72,14 +72,14 @@ def stand_ins(order: Tensor, bad: set[int], seed: int, epoch: int) -> Tensor:
 
 
 def name_of(images: ImageSet, index: int) -> str:
-    """The file of an image, its shard and member, or its number."""
+    """Returns the file of an image, its shard and member, or its number."""
     if isinstance(images, ShardImages):
         return images.name(index)
     return one_line(str(images.path(index))) if isinstance(images, FileImages) else f"number {index}"
 
 
 def report(images: ImageSet, bad: list[int], what: str) -> str:
-    """A line on images that cannot be read: how many, what became of them, and the first names."""
+    """Says how many images cannot be read, what became of them, and the first names."""
     names = ", ".join(name_of(images, index) for index in bad[:NAMED])
     more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     return f"{len(bad)} of {len(images)} {what}: {names}{more}"
@@ -113,7 +113,7 @@ def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[i
 
 
 def _error_of(images: FileImages | ShardImages, row: int) -> str | None:
-    """Why an image cannot be read; None if it can, as far as its header and its end tell."""
+    """Says why an image cannot be read; None if it can, as far as its header and its end tell."""
     try:
         if not images.is_complete(row):
             images.image(row)

@@ -75,12 +75,12 @@ class ShardImages:
         return len(self.offsets)
 
     def name(self, index: int) -> str:
-        """Shard and member of image `index`; control characters are escaped."""
+        """Returns shard and member of image `index`; control characters are escaped."""
         member = os.fsdecode(bytes(self.names[index]))
         return f"{self.shards[self.shard[index]]}/{one_line(member)}"
 
     def source(self, index: int) -> io.BytesIO:
-        """The bytes of image `index`.
+        """Reads the bytes of image `index`.
 
         Raises:
             FileNotFoundError: the shard is missing.
@@ -99,19 +99,19 @@ class ShardImages:
         return io.BytesIO(content)
 
     def image(self, index: int) -> Image.Image:
-        """RGB image; the errors are those of `open_image`."""
+        """Decodes image `index` to RGB; the errors are those of `open_image`."""
         return decode_image(self.source(index), self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of image `index` before any rotation; only the header is read."""
+        """Reads width and height of image `index`, before any rotation, from the header."""
         return read_header(self.source(index), self.name(index))[:2]
 
     def is_complete(self, index: int) -> bool:
-        """Whether the header of image `index` can be read and its file has the mark of its end."""
+        """Tells whether the bytes of image `index` have the mark of their end."""
         return read_header(self.source(index), self.name(index))[2]
 
     def subset(self, rows: Tensor) -> ShardImages:
-        """The images at `rows`."""
+        """Selects the images at `rows`."""
         at = rows.numpy()
         parts = (self.shard[at], self.offsets[at], self.sizes[at], self.names[at])
         return ShardImages(self.shards, *parts, self.labels[rows])
@@ -156,7 +156,7 @@ def read_shards(location: DataLocation) -> Splits:
 
 
 def find_shards(pattern: str) -> tuple[Path, ...]:
-    """The files of a pattern, in order.
+    """Finds the files of a pattern, in order.
 
     Raises:
         FileNotFoundError: there is none, or one that a range names is missing.
@@ -179,7 +179,7 @@ def find_shards(pattern: str) -> tuple[Path, ...]:
 
 
 def expand_ranges(pattern: str) -> Iterator[str]:
-    """The pattern for each number of each `{000..146}` in it; leading zeros stay."""
+    """Yields the pattern for each number of each `{000..146}` in it; leading zeros stay."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         if "{" in pattern or "}" in pattern:
@@ -195,7 +195,7 @@ def expand_ranges(pattern: str) -> Iterator[str]:
 
 
 def _open(shards: tuple[Path, ...]) -> ShardImages:
-    """The images of all shards, in their order."""
+    """Opens all shards; their images keep their order."""
     with ThreadPoolExecutor(8) as pool:
         indices = list(pool.map(index_of, shards))
     counts = [len(index.offsets) for index in indices]
@@ -221,7 +221,7 @@ def _open(shards: tuple[Path, ...]) -> ShardImages:
 
 
 def index_of(path: Path) -> Index:
-    """The index of a shard: read where there is one that fits, else made, and kept where the folder allows.
+    """Reads the index of a shard where one fits; else makes it, and keeps it where the folder allows.
 
     Raises:
         ValueError: the shard is damaged, compressed, or no tar file.
@@ -258,7 +258,7 @@ def make_index(path: Path) -> Index:
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[list[tuple[str, str, Any]]]:
-    """Members of each sample, as (key, ending, member); folders, links and devices are passed over."""
+    """Yields the members of each sample, as (key, ending, member); skips folders, links and devices."""
     sample: list[tuple[str, str, Any]] = []
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
@@ -274,7 +274,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[list[tuple[str, str, Any]]]:
 
 
 def _row(path: Path, sample: list[tuple[str, str, Any]], file: Any) -> tuple[int, int, int, str]:
-    """(offset, size, label, name) of a sample."""
+    """Returns (offset, size, label, name) of a sample."""
     images = [member for _, ending, member in sample if ending in IMAGE_ENDINGS]
     if len(images) != 1:
         raise ValueError(
@@ -296,7 +296,7 @@ def _row(path: Path, sample: list[tuple[str, str, Any]], file: Any) -> tuple[int
 
 
 def _check_end(path: Path, file: Any, end: int) -> None:
-    """A tar file ends with zeros. Python's reader takes a damaged header, and a file cut between members, for the end.
+    """Checks that the file ends with zeros: Python's reader takes a damaged header, or a cut, for the end.
 
     Raises:
         ValueError: there are no zeros, or something after them.
@@ -312,7 +312,7 @@ def _check_end(path: Path, file: Any, end: int) -> None:
 
 
 def _kept(place: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
-    """An index that was kept; None where there is none, or one that does not fit the shard."""
+    """Reads an index that was kept; None where there is none, or one that does not fit the shard."""
     try:
         with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             plain = all(part.compress_type == zipfile.ZIP_STORED for part in stored.zip.infolist())  # no bombs

@@ -52,7 +52,7 @@ class DataLocation:
     download: bool = False
 
     def folder(self) -> Path:
-        """The place as a folder that exists.
+        """Returns the place as a folder that exists.
 
         Raises:
             ValueError: no place was given.

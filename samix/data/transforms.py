@@ -92,12 +92,12 @@ class Augment:
         return InterpolationMode.BILINEAR if self.kind == "fine-grained" else InterpolationMode.BICUBIC
 
     def short_side(self, size: int) -> int:
-        """Length that testing resizes the short side to before the centre is cut."""
+        """Returns the length of the short side before testing cuts the centre."""
         return round(size * 256 / 224) if self.kind in ("resized-crop", "fine-grained") else size
 
 
 def default_augment(data: ImageData) -> Augment:
-    """The published recipe's augmentation; for other data, shifts up to 40 pixels' side and resized crops above."""
+    """Returns the published augmentation; for other data, shifts up to 40 pixels' side and resized crops above."""
     if data.name in DATASETS and (kind := DATASETS[data.name].augment):
         return Augment(kind)  # type: ignore[arg-type]  # which is checked there
     small = data.native_size is not None and data.native_size <= 40
@@ -113,12 +113,12 @@ class Fit:
     interpolation: InterpolationMode = InterpolationMode.BICUBIC
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """(3, size, size) uint8."""
+        """Returns (3, size, size) uint8."""
         return to_uint8(fit_square(image, self.size, self.short, self.interpolation))
 
 
 def test_transform(augment: Augment, size: int) -> Fit:
-    """Image to (3, size, size) uint8, always the same."""
+    """Makes the transform of an image to (3, size, size) uint8 for testing, without randomness."""
     return Fit(size, augment.short_side(size), augment.interpolation)
 
 
@@ -126,7 +126,7 @@ test_transform.__test__ = False  # type: ignore[attr-defined]  # the name must n
 
 
 def train_transform(augment: Augment, size: int, mean: Channels, std: Channels) -> Transform:
-    """Image to (3, size, size) uint8, varied by draws from torch's global generator.
+    """Makes the transform of an image to (3, size, size) uint8, varied by draws from torch's global generator.
 
     Args:
         augment: what to do.
@@ -164,7 +164,7 @@ class Chain:
     steps: tuple[Any, ...]
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """What the last step makes of what the steps before it made."""
+        """Applies all steps in order."""
         result: Any = image
         for step in self.steps:
             result = step(result)
@@ -189,7 +189,7 @@ class NoiseErasing:
     std: Channels
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8, a new tensor if a box is erased."""
+        """Returns (3, H, W) uint8, a new tensor if a box is erased."""
         if torch.rand(()) >= self.p:
             return image
         box = v2.RandomErasing(scale=(0.02, 1 / 3), value="random").make_params([image])
@@ -203,18 +203,18 @@ class NoiseErasing:
 
 
 def crop_padding(size: int) -> int:
-    """Pixels added on each side before a random crop: 4 at 32 pixels, in proportion elsewhere, at least 1."""
+    """Returns the padding before a random crop in pixels: 4 at 32 pixels, in proportion elsewhere, at least 1."""
     return max(1, size // 8)
 
 
 @lru_cache(maxsize=64)
 def _channels(values: Channels, device: torch.device) -> Tensor:
-    """(3, 1, 1) float32; kept, as making it anew on a GPU would wait for a copy at each step."""
+    """Makes (3, 1, 1) float32; cached, as making it anew on a GPU would wait for a copy at each step."""
     return torch.tensor(values, device=device)[:, None, None]
 
 
 def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """Pixels to zero mean and unit spread.
+    """Scales pixels to zero mean and unit standard deviation.
 
     Args:
         images: (..., 3, H, W), uint8 in 0..255 or floating in [0, 1].
@@ -231,6 +231,6 @@ def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
 
 
 def denormalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """The inverse of `normalize`: (..., 3, H, W) float32 in [0, 1], for pictures."""
+    """Inverts `normalize`: (..., 3, H, W) float32 in [0, 1], for pictures."""
     pixels = images.float() * _channels(tuple(std), images.device) + _channels(tuple(mean), images.device)
     return pixels.clamp(0, 1)

@@ -143,7 +143,7 @@ class ViewAugment:
         return 2 + (6 if self.small_crops is None else self.small_crops)
 
     def size(self, view: int, size: int) -> int:
-        """Side of view 0, 1, ... in pixels, where the first two have `size`."""
+        """Returns the side of view 0, 1, ... in pixels, where the first two have `size`."""
         if view < 2:
             return size
         if self.small_size is not None:
@@ -151,7 +151,7 @@ class ViewAugment:
         return round(size * 3 / 7) if size >= 128 else max(2, size // 2)
 
     def recipe(self, view: int) -> ViewRecipe:
-        """What happens to view 0, 1, ..., with min_scale and strength in it."""
+        """Returns the recipe of view 0, 1, ..., with min_scale and strength in it."""
         kept = RECIPES[self.kind]
         recipe = kept[min(view, len(kept) - 1)]
         low, high = recipe.scale
@@ -162,7 +162,7 @@ class ViewAugment:
 
 
 def view_transforms(views: ViewAugment, size: int) -> tuple[Transform, ...]:
-    """For each view, image to (3, side, side) uint8, varied by draws from torch's global generator.
+    """Makes the transform of each view to (3, side, side) uint8, varied by draws from torch's global generator.
 
     Every image becomes a PIL image first, as in the published code, so that a data set in memory and one in files are
     treated alike.
@@ -187,7 +187,7 @@ def _transform(recipe: ViewRecipe, size: int) -> Chain:
 
 
 def to_pil(image: Image.Image | Tensor) -> Image.Image:
-    """PIL image of a uint8 tensor (3, H, W) or of such an image."""
+    """Makes a PIL image of a uint8 tensor (3, H, W)."""
     if isinstance(image, Image.Image):
         return image
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
@@ -204,7 +204,7 @@ class PilBlur:
     p: float
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The image, or a blurred copy."""
+        """Returns the image, or a blurred copy."""
         if torch.rand(()) >= self.p:
             return image
         low, high = BLUR_SIGMA

@@ -38,7 +38,7 @@ class DatasetImages:
         return len(self.rows)
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """RGB PIL image or uint8 tensor (3, H, W).
+        """Returns an RGB PIL image or uint8 tensor (3, H, W).
 
         Raises:
             UnreadableImage: the dataset cannot read its file.
@@ -52,7 +52,7 @@ class DatasetImages:
             raise UnreadableImage(f"image {row} of the dataset cannot be read ({error}); leave it out") from error
 
     def subset(self, rows: Tensor) -> DatasetImages:
-        """The images at `rows`."""
+        """Selects the images at `rows`."""
         return DatasetImages(self.dataset, self.labels[rows], self.rows[rows])
 
 
@@ -120,7 +120,7 @@ def _images(source: Any) -> DatasetImages:
 
 
 def _labels(dataset: Any) -> Tensor:
-    """(N,) int64, without decoding images where the dataset keeps its labels."""
+    """Reads the labels, (N,) int64, without decoding images where the dataset keeps them."""
     if isinstance(dataset, Subset):
         return _labels(dataset.dataset)[torch.as_tensor(list(dataset.indices))]
     columns = getattr(dataset, "column_names", None)
@@ -144,7 +144,7 @@ def _labels(dataset: Any) -> Tensor:
 
 
 def _class_names(dataset: Any) -> Sequence[str] | None:
-    """The names of the classes that a dataset knows; None without."""
+    """Returns the names of the classes that a dataset knows; None without."""
     if isinstance(dataset, Subset):
         return _class_names(dataset.dataset)
     features = getattr(dataset, "features", None)
@@ -155,7 +155,7 @@ def _class_names(dataset: Any) -> Sequence[str] | None:
 
 
 def _part(sample: Any, place: int, keys: Sequence[str]) -> Any:
-    """The image or the label of a sample."""
+    """Returns the image or the label of a sample."""
     if isinstance(sample, Mapping):
         key = next((key for key in keys if key in sample), None)
         if key is None:
@@ -167,7 +167,7 @@ def _part(sample: Any, place: int, keys: Sequence[str]) -> Any:
 
 
 def _pixels(image: Any, row: int) -> Tensor:
-    """A tensor (C, H, W), or an array (H, W, C), as uint8 (3, H, W)."""
+    """Converts a tensor (C, H, W), or an array (H, W, C), to uint8 (3, H, W)."""
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.array(image))  # a copy, as PIL lends its memory
         image = image.permute(2, 0, 1) if image.ndim == 3 else image
@@ -186,4 +186,5 @@ def _pixels(image: Any, row: int) -> Tensor:
         image = image.mul(255).round().to(torch.uint8)
     if image.dtype != torch.uint8:
         raise ValueError(f"image {row} of the dataset is {image.dtype}; expected uint8, or floats in [0, 1]")
-    return image.expand(3, -1, -1)
+    pixels: Tensor = image.expand(3, -1, -1)
+    return pixels
