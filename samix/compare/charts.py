@@ -132,7 +132,7 @@ def whole_ticks(start: float, end: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Gain:
-    """A difference to the baseline: with its standard error, or None; and the published one, or None."""
+    """A difference to the baseline: with half of its 95 % interval, or None; and the published one, or None."""
 
     name: str
     style: int
@@ -142,7 +142,7 @@ class Gain:
 
 
 def gain_chart(gains: Sequence[Gain]) -> str:
-    """A line for each mixup: a dot with a bar of one standard error to either side; a diamond for the published."""
+    """A line for each mixup: a dot with a bar for its 95 % interval; a diamond for the published."""
     row, top, width = 30, 24, 420
     left = min(30 + 7 * max(len(short(g.name)) for g in gains), 170)
     reach = [edge for g in gains for edge in (g.mean - (g.error or 0), g.mean + (g.error or 0), g.published or 0.0)]
@@ -156,7 +156,7 @@ def gain_chart(gains: Sequence[Gain]) -> str:
         parts.append(f'<text x="{x(value):.1f}" y="{top - 9}" text-anchor="middle">{signed(value)}</text>')
     parts.append(f'<path class="zero" d="M{x(0):.1f} {top - 4}V{height}"/>')
     parts += [draw_gain(g, x, left - 12, top + row * (number + 0.5)) for number, g in enumerate(gains)]
-    what = "Gain in top-1 over vanilla, in points, with standard errors"
+    what = "Gain in top-1 over vanilla, in points, with 95 % intervals"
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{what}">{"".join(parts)}</svg>'
 
 

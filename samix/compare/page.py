@@ -148,7 +148,7 @@ def gain_part(results: Found, styles: Mapping[str, int]) -> str:
             label,
             styles[label],
             found["gain"]["mean"],
-            found["gain"]["se"],
+            None if found["gain"]["high"] is None else found["gain"]["high"] - found["gain"]["mean"],
             None if base is None or found["published"] is None else found["published"] - base,
         )
         for label, found in results["mixups"].items()
@@ -156,7 +156,7 @@ def gain_part(results: Found, styles: Mapping[str, int]) -> str:
     ]
     if not gains:
         return ""
-    notes = ["bars: standard error"] if any(g.error is not None for g in gains) else []
+    notes = ["bars: 95 % intervals, paired by seed"] if any(g.error is not None for g in gains) else []
     notes += ["◇: published gain"] if any(g.published is not None for g in gains) else []
     told = f' <span class="soft small">({"; ".join(notes)})</span>' if notes else ""
     return (

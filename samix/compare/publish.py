@@ -99,7 +99,7 @@ def summary_columns(results: Found) -> list[Column]:
         f"expected {name}": rest.pop("published", ["–"] * len(found)),
         f"measured {name}": rest.pop(name, ["–"] * len(found)),
         "expected gain": [
-            gain({"mean": value, "se": None} if value and f is not results["mixups"][BASELINE] else None)
+            gain({"mean": value, "high": None} if value and f is not results["mixups"][BASELINE] else None)
             for f, value in zip(found, expected, strict=True)
         ],
         "measured gain": rest.pop("gain over vanilla", ["–"] * len(found)),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from samix.compare.ablations import expand
+from samix.compare.paired import paired_difference
 from samix.compare.plan import Entrant, Job, Plan
 from samix.compare.previews import MASKS
 from samix.compare.running import is_finished
@@ -132,19 +133,15 @@ def mean_and_std(values: Sequence[float]) -> Found | None:
 
 
 def compare_with(found: Found, baseline: Found | None) -> None:
-    """Adds ``gain`` in top-1 over the baseline with its standard error, and time and memory relative to it.
-
-    The standard error is that of a difference of two independent means, sqrt(s1^2 / n1 + s2^2 / n2).
-    """
-    own, base = found["top1"], baseline["top1"] if baseline else None
-    found["gain"] = None if own is None or base is None or found is baseline else difference(own, base)
+    """Adds ``gain`` over the baseline, paired by seed with its 95 % interval, and time and memory relative to it."""
+    found["gain"] = None if baseline is None or found is baseline else gain_over(found, baseline)
     for name in ("seconds", "memory"):
         mine, other = found[name], baseline[name] if baseline else None
         found[f"relative_{name}"] = mine["mean"] / other["mean"] if mine and other and other["mean"] > 0 else None
 
 
-def difference(own: Found, base: Found) -> Found:
-    """Difference of two means, and its standard error; None where either is of one value."""
-    both = own["std"] is not None and base["std"] is not None
-    error = math.sqrt(own["std"] ** 2 / own["n"] + base["std"] ** 2 / base["n"]) if both else None
-    return {"mean": own["mean"] - base["mean"], "se": error}
+def gain_over(found: Found, base: Found) -> Found | None:
+    """The paired difference of two methods in the score, as plain values; None without a common seed."""
+    scores = [{run["seed"]: run["top1"] for run in method["runs"]} for method in (found, base)]
+    difference = paired_difference(*scores)
+    return None if difference is None else dataclasses.asdict(difference)

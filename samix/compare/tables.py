@@ -47,10 +47,10 @@ def spread(value: Found | None, digits: int) -> str:
 
 
 def gain(value: Found | None) -> str:
-    """Difference ± standard error, with its sign."""
+    """Difference ± half of its 95 % interval, with its sign."""
     if value is None:
         return NONE
-    error = "" if value["se"] is None else f" ± {value['se']:.2f}"
+    error = "" if value["high"] is None else f" ± {value['high'] - value['mean']:.2f}"
     return f"{value['mean']:+.2f}{error}".replace("-", "−")
 
 
@@ -105,7 +105,8 @@ def about(results: Found) -> list[str]:
     )
     told = [
         nearest if results.get("score") == "kNN" else classified,
-        f"± after a mean is the standard deviation over {seeds}; the gain's is its standard error.",
+        f"± after a mean is the standard deviation over {seeds}; after a gain it is half of the 95 % interval of "
+        "the differences paired by seed. An interval that contains zero shows no difference.",
         "The order of the images and their augmentation are the same for all mixups with the same seed.",
     ]
     told.append("Seconds are of training without evaluation; runs that go side by side slow each other.")
@@ -184,10 +185,12 @@ def comma_separated(results: Found) -> str:
     found = io.StringIO()
     writer = csv.writer(found, lineterminator="\n")
     heads = [part for name in PAIRS for part in (name, f"{name}_std")]
-    writer.writerow(["mixup", "runs", "failed", *heads, "gain", "gain_se", "published", "time_x", "memory_x", *MEANS])
+    writer.writerow(
+        ["mixup", "runs", "failed", *heads, "gain", "gain_low", "gain_high", "published", "time_x", "memory_x", *MEANS]
+    )
     for label, f in results["mixups"].items():
         pairs = [f[name][key] if f[name] else None for name in PAIRS for key in ("mean", "std")]
-        gained = [f["gain"]["mean"], f["gain"]["se"]] if f["gain"] else [None, None]
+        gained = [f["gain"][key] for key in ("mean", "low", "high")] if f["gain"] else [None] * 3
         masks = [f[name]["mean"] if f[name] else None for name in MEANS]
         ratios = [f["relative_seconds"], f["relative_memory"]]
         writer.writerow([label, len(f["runs"]), len(f["failed"]), *pairs, *gained, f["published"], *ratios, *masks])

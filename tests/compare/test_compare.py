@@ -105,9 +105,11 @@ def test_figures_equal_those_computed_by_hand_from_the_metrics(compared):
         assert [run["top1"] for run in found[name]["runs"]] == pytest.approx([a, b])
         assert found[name]["top1"]["mean"] == pytest.approx((a + b) / 2)
         assert found[name]["top1"]["std"] == pytest.approx(abs(a - b) / math.sqrt(2))
-    gain = sum(cutmix) / 2 - sum(vanilla) / 2
-    error = math.sqrt((cutmix[0] - cutmix[1]) ** 2 / 4 + (vanilla[0] - vanilla[1]) ** 2 / 4)
-    assert found["cutmix"]["gain"] == pytest.approx({"mean": gain, "se": error})
+    first, second = (own - base for own, base in zip(cutmix, vanilla, strict=True))
+    gain, half = (first + second) / 2, 12.7062 * abs(first - second) / 2  # the quantile of t with one degree of freedom
+    assert found["cutmix"]["gain"] == pytest.approx(
+        {"mean": gain, "low": gain - half, "high": gain + half, "n": 2}, rel=1e-4
+    )
     assert found["vanilla"]["gain"] is None
     seconds = {
         name: statistics.fmean(
@@ -125,12 +127,12 @@ def test_tables_say_what_the_json_says(compared):
     lines = list(csv.DictReader((folder / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert [line["mixup"] for line in lines] == list(found)
     assert float(lines[1]["top1"]) == found["cutmix"]["top1"]["mean"]
-    assert float(lines[1]["gain_se"]) == found["cutmix"]["gain"]["se"]
+    assert float(lines[1]["gain_low"]) == found["cutmix"]["gain"]["low"]
     assert (lines[2]["runs"], lines[2]["failed"], lines[2]["top1"]) == ("0", "2", "")
     markdown = (folder / "table.md").read_text(encoding="utf-8")
     top1 = found["cutmix"]["top1"]
     gain = found["cutmix"]["gain"]
-    signed = f"{gain['mean']:+.2f} ± {gain['se']:.2f}".replace("-", "−")
+    signed = f"{gain['mean']:+.2f} ± {gain['high'] - gain['mean']:.2f}".replace("-", "−")
     assert f"| cutmix | {top1['mean']:.2f} ± {top1['std']:.2f} | {signed} |" in markdown
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"<td>{top1['mean']:.2f} ± {top1['std']:.2f}</td><td>{signed}</td>" in page
@@ -173,10 +175,10 @@ def test_unknown_options_fail_without_a_run_and_wrong_names_at_once(tmp_path):
 
 
 def test_gain_has_no_error_with_one_seed_and_is_none_without_vanilla():
-    one = {"top1": mean_and_std([50.0]), "seconds": None, "memory": None}
-    other = {"top1": mean_and_std([52.0]), "seconds": mean_and_std([3.0]), "memory": None}
+    one = {"runs": [{"seed": 0, "top1": 50.0}], "seconds": None, "memory": None}
+    other = {"runs": [{"seed": 0, "top1": 52.0}], "seconds": mean_and_std([3.0]), "memory": None}
     compare_with(other, one)
-    assert other["gain"] == {"mean": 2.0, "se": None}
+    assert other["gain"] == {"mean": 2.0, "low": None, "high": None, "n": 1}
     assert other["relative_seconds"] is None
     compare_with(other, None)
     assert other["gain"] is None
