@@ -52,6 +52,7 @@ class MixerConfig:
         std: as mean.
         about: what it was trained on and how, for the card: short texts and numbers.
         format: of the files.
+        sha256: of the file of weights; empty where it is not known.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class MixerConfig:
     std: tuple[float, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         """Validates untrusted values.
@@ -86,6 +88,7 @@ class MixerConfig:
         _require(len(self.mean) == len(self.std), "std", "as long as mean", self.std)
         plain = isinstance(self.architecture, str) and self.architecture.replace("_", "").replace(".", "").isalnum()
         _require(plain, "architecture", "the name of a timm network", self.architecture)
+        _require(isinstance(self.sha256, str), "sha256", "a text", self.sha256)
         _require(isinstance(self.mixer, Mapping), "mixer", "options", self.mixer)
         _require(all(map(_is_plain, self.mixer.values())), "mixer", "plain values", self.mixer)
         options = [f.name for f in dataclasses.fields(self.network.config_class)]
@@ -144,6 +147,8 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         config: what to build; the weights are new until they are loaded.
     """
 
+    half_precision = False  # whether convolutions are written in 16 bits
+
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
         self.config = config
@@ -169,8 +174,8 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
 
         Args:
             images: (B, C, H, W) float, any H and W.
-            size: short side in pixels that the encoder sees; 0 is the side it was trained at. Networks that take one
-                size only see a square.
+            size: short side in pixels that the encoder sees; 0 is twice that of the images, and at most the side it was
+                trained at. Networks that take one size only see a square.
 
         Returns:
             (B, D, h, w) in the images' type or autocast's.
@@ -181,8 +186,8 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         channels = len(self.config.mean)
         if images.shape[1] != channels:
             raise ValueError(f"this Mixer was trained on {channels} channels, the images have {images.shape[1]}")
-        wanted = size or self.config.size
         height, width = images.shape[-2:]
+        wanted = size or min(self.config.size, 2 * min(height, width))
         if hasattr(self.backbone.model, "patch_embed"):  # one size only
             target = (self.config.size, self.config.size)
         else:
@@ -203,8 +208,11 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         from safetensors.torch import save_file
 
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        if self.half_precision:
+            weights = {name: tensor.half() if tensor.dim() == 4 else tensor for name, tensor in weights.items()}
         metadata = {"format": "pt", "samix": f"mixer-{FORMAT}"}
         write_whole(save_directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
+        self.config = dataclasses.replace(self.config, sha256=file_digest(save_directory / WEIGHTS))
         write_text(save_directory / CONFIG, json.dumps({"samix_mixer": dataclasses.asdict(self.config)}, indent=1))
         if not (save_directory / CARD).exists():
             write_text(save_directory / CARD, mixer_card(self.config))
@@ -243,6 +251,10 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         network.load_state_dict(load_file(weights))  # copied into float32, whatever the file's type
         if not all(bool(t.isfinite().all()) for t in network.state_dict().values() if t.is_floating_point()):
             raise ValueError(f"{weights} holds weights that are not finite; it is damaged")
+        if config.sha256 and config.sha256 != file_digest(weights):
+            raise ValueError(
+                f"{weights} is not the file that {config_path.name} describes: its SHA-256 differs; copy both again"
+            )
         return network
 
 
@@ -303,7 +315,7 @@ def read_config(path: Path) -> MixerConfig:
     if number > FORMAT:
         raise ValueError(f"{path} has format {number}, this samix reads up to {FORMAT}; update samix")
     known = {f.name for f in dataclasses.fields(MixerConfig)}
-    missing = sorted(known - set(values) - {"about"})
+    missing = sorted(known - set(values) - {"about", "sha256"})
     if missing or set(values) - known:
         raise ValueError(f"{path} is not a Mixer's config: missing {missing}, unknown {sorted(set(values) - known)}")
     if not isinstance(values.get("about", {}), dict):
