@@ -16,11 +16,11 @@ from torch import nn
 
 import samix
 from samix.data import Augment, ImageData, default_augment
-from samix.hub.network_config import CONFIG, CUSTOM, WEIGHTS, NetworkConfig, Stem, file_digest
+from samix.hub.network_config import CONFIG, CUSTOM, WEIGHTS, NetworkConfig, Stem
 from samix.networks.create import sized_args
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import without_labels
-from samix.runtime.atomic_files import write_text, write_whole
+from samix.runtime.atomic_files import file_digest, write_text, write_whole
 
 CARD = "README.md"
 LOAD = """```python

@@ -7,7 +7,6 @@ from anywhere, so every value is checked when it is read.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -155,12 +154,3 @@ def _of_timm(values: dict[str, Any], path: Path) -> NetworkConfig:
         )
     except (TypeError, IndexError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from samix.hub.checkpoints import load_export_of
-from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, file_digest, read_config
+from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, read_config
 from samix.hub.packaged import PACKAGES, packaged_weights
+from samix.runtime.atomic_files import file_digest
 from samix.runtime.checks import suggest
 from samix.runtime.offline import Unreachable, check_hub
 

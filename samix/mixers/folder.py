@@ -25,7 +25,7 @@ from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
 from samix.networks.backbone import TimmBackbone
 from samix.networks.compile import compile_methods
 from samix.networks.create import create_network, prune_after
-from samix.runtime.atomic_files import write_text, write_whole
+from samix.runtime.atomic_files import file_digest, write_text, write_whole
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"

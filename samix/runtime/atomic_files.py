@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -124,3 +125,12 @@ def refuse_foreign(path: Path, mark: str, advice: str = "move it, or write to an
         return
     if path.is_symlink() or not path.is_file() or mark.encode() not in path.read_bytes():
         raise FileExistsError(f"{path} exists and was not written by {mark}; {advice}")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -211,9 +211,9 @@ def test_training_with_a_frozen_mixer_compiles_all_passes(clean_weight):
         torch.manual_seed(0)
         method = Supervised(tiny_cnn(), mix, num_classes=5)
         if compiled:
-            paint = mix.network.mixer.paint
+            paint = mix.network.mixer.predict_mask
             method.compile_parts(backend="aot_eager", fullgraph=True)
-            assert mix.network.mixer.paint != paint
+            assert mix.network.mixer.predict_mask != paint
         losses.append(method((images, labels))[0].item())
         networks.append(set(method.state_dict()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -347,6 +347,7 @@ def test_the_card_says_what_it_is(folder):
 def test_half_precision_files_are_read(folder):
     weights = {k: v.half() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors")
+    edit(folder, sha256="")  # another tool wrote the weights
     network = MixerWithEncoder.read(folder)
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
@@ -512,3 +513,33 @@ def test_a_row_paired_with_itself_is_unmixed():
     for row in (0, 3):
         assert torch.equal(mixed.images[row], images[row])
         assert mixed.lam[row] == 1
+
+
+def test_changed_weights_are_refused_by_their_hash(folder):
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="its SHA-256 differs; copy both again"):
+        MixerWithEncoder.read(folder)
+
+
+def test_weights_written_in_half_precision_are_half_the_size_and_nearly_equal(folder, tmp_path):
+    network = MixerWithEncoder.read(folder)
+    network.half_precision = True
+    network.save_pretrained(tmp_path / "half")
+    again = MixerWithEncoder.read(tmp_path / "half")
+    sizes = [(f / "model.safetensors").stat().st_size for f in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+def test_the_encoder_sees_at_most_twice_the_side_of_the_images(folder, monkeypatch):
+    network = MixerWithEncoder.read(folder)
+    seen = []
+    monkeypatch.setattr(network.backbone, "feature_map", lambda x: seen.append(x.shape[-2:]) or x)
+    side = network.config.size
+    for height, width in ((side // 4, side // 4), (side, side), (4 * side, 8 * side)):
+        network.encode(torch.randn(1, 3, height, width))
+    assert seen == [(side // 2, side // 2), (side, side), (side, 2 * side)]
