@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from samix.runtime.checks import suggest
-from samix.runtime.console import SteadyStream, tell
+from samix.runtime.console import steady_stdout, tell
 from samix.runtime.registry import allow
 
 USAGE = """samix: learned mixup for image networks
@@ -56,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
     words = [word for word in words if word != DEBUG]
+    with steady_stdout():
+        return run_command(words, debug)
+
+
+def run_command(words: Sequence[str], debug: bool) -> int:
+    """Runs a command; standard output may be closed at any time."""
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -68,12 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"samix: unknown command {words[0]!r}; choose one of {', '.join(COMMANDS)}{suggest(words[0], COMMANDS)}")
         return 2
     try:
-        status = find_command(words[0])(without_allowed(words[1:]))
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # whoever read the output has seen enough
-        SteadyStream(sys.stdout).give_up()
-        return 1
+        return find_command(words[0])(without_allowed(words[1:]))
     except KeyboardInterrupt:
         tell("samix: stopped")
         return 130

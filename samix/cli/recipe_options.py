@@ -7,7 +7,7 @@ file, data, network, mixup, method and presets. Then all others, over the recipe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from samix.cli.options import UsageError, generator_of, options_type, plain_options, read, read_known
-from samix.recipes.files import read_config, read_recipe_file
+from samix.recipes.files import read_config
 from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
 from samix.recipes.recipe import (
     AnyRecipe,
@@ -24,12 +24,12 @@ from samix.recipes.recipe import (
     NetworkFields,
     OptimiserFields,
     Recipe,
-    from_dict,
     with_model,
 )
 from samix.recipes.task import Task
 from samix.runtime.registry import MODULE_NAME, allow
 from samix.train import RunOptions
+from samix.train.folder import recipe_of_run
 
 MixupOptions = TypeVar("MixupOptions")
 MethodOptions = TypeVar("MethodOptions")
@@ -190,14 +190,26 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     folder = Path(choice.resume[0])
     if folder.suffix == ".pt":
         folder = folder.parent
-    if not (folder / "recipe.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no run to resume (recipe.json); give the folder of a run")
-    recipe = from_dict(read_recipe_file(folder / "recipe.json"), task.recipe())
+    recipe = recipe_of_run(folder)
+    if not isinstance(recipe, task.recipe) or isinstance(recipe, PretrainRecipe) != (task.recipe is PretrainRecipe):
+        command = "pretrain" if isinstance(recipe, PretrainRecipe) else "train"
+        raise UsageError(f"{folder} is a run of samix {command}: samix {command} --resume {folder}")
+    refuse_hub_mixer(recipe, choice.named)
     named = {name: value for name, value in choice.named.items() if name not in ("recipe", "model")}
     recipe = dataclasses.replace(recipe, **named)
     if choice.model:
         recipe = with_model(recipe, choice.model)
     return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)
+
+
+def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:
+    """Raises UsageError where a run's Mixer would be fetched from the hub, and the user did not name it."""
+    kind, _, source = recipe.mixup.partition(":")
+    if kind == "mixer" and "mixup" not in named and source != "default" and not Path(source).exists():
+        raise UsageError(
+            f"the run mixes by {recipe.mixup}, which is not on this machine and would be fetched from the hub; allow "
+            f"it with --mixup {recipe.mixup}"
+        )
 
 
 def fields_of(recipe: Recipe, group: type[Any]) -> Any:

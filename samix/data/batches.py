@@ -14,7 +14,7 @@ from samix.data.decode import UNREADABLE
 from samix.data.images import ImageSet
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
-from samix.data.order import EpochSampler, epoch_order, rank_rows, stream_seed
+from samix.data.order import EpochSampler, rank_rows, stream_seed
 from samix.data.replacements import OnBadImage, check_on_bad_image, read_image, stand_ins
 from samix.data.transforms import Augment, Fit, Transform, normalize, test_transform, train_transform
 from samix.data.views import ViewAugment, ViewImages, view_transforms
@@ -46,6 +46,7 @@ class TrainBatches:
         on_device: keep the split on the device and augment there.
         on_bad_image: what to do about an image that cannot be read: ``stop`` with its name, or ``skip`` it: another
             one stands in, by `samix.data.replacements`, and its row is put into `bad`.
+        balanced: draw every class equally often; rare ones repeat.
 
     Raises:
         ValueError: a batch larger than the data, numbers out of range, an augmentation that on_device lacks, neither
@@ -67,6 +68,7 @@ class TrainBatches:
         device: torch.device | str = "cpu",
         on_device: bool = False,
         on_bad_image: OnBadImage = "stop",
+        balanced: bool = False,
     ) -> None:
         _check(batch_size, size, rank, world_size, workers)
         check_on_bad_image(on_bad_image)
@@ -78,7 +80,8 @@ class TrainBatches:
         self.data, self.batch_size, self.size, self.seed = data, batch_size, size, seed
         self.augment, self.views = augment, views
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
-        self._sampler = EpochSampler(len(data.train), batch_size, seed, rank, world_size)
+        labels = data.train.labels if balanced else None
+        self._sampler = EpochSampler(len(data.train), batch_size, seed, rank, world_size, labels)
         self.bad: set[int] = set()  # rows of the images that could not be read; the caller may empty it
         self._loader: DataLoader[Any] | None = None
         skip = on_bad_image == "skip"
@@ -133,7 +136,7 @@ class TrainBatches:
 
     def rows(self, epoch: int, step: int) -> Tensor:
         """Returns the rows of the train split of a step on this rank, (batch_size,) int64, before replacements."""
-        order = epoch_order(len(self.data.train), self.seed, epoch)
+        order = self._sampler.order(epoch)
         return rank_rows(order, step, self.batch_size, self.rank, self.world_size)
 
     def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -144,7 +147,7 @@ class TrainBatches:
             yield first, second
 
     def _epoch_on_device(self, epoch: int, start_step: int) -> Iterator[Any]:
-        order = epoch_order(len(self.data.train), self.seed, epoch)
+        order = self._sampler.order(epoch)
         order = stand_ins(order, self._unreadable, self.seed, epoch).to(self.device)
         for step in range(start_step, len(self)):
             if self._unreadable:

@@ -26,6 +26,31 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    """Rows that an epoch visits where every class is seen equally often, (N,) int64 for N labels.
+
+    A class with more images than its share is seen in part, another part in each epoch; one with fewer is repeated,
+    each of its images equally often but for one.
+
+    Args:
+        labels: (N,) class ids.
+        seed: of the run.
+        epoch: number of the epoch.
+    """
+    generator = torch.Generator().manual_seed(stream_seed("balance", seed, epoch))
+    classes = labels.unique()
+    classes = classes[torch.randperm(len(classes), generator=generator)]  # the first ones get what does not divide
+    share, rest = divmod(len(labels), len(classes))
+    chosen = []
+    for number, one in enumerate(classes.tolist()):
+        rows = (labels == one).nonzero().squeeze(1)
+        wanted = share + (number < rest)
+        turns = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-wanted // len(rows)))]
+        chosen += [row[:wanted] for row in [torch.cat(turns)] if wanted]
+    rows = torch.cat(chosen)
+    return rows[torch.randperm(len(rows), generator=generator)]
+
+
 def stand_in(count: int, seed: int, epoch: int, index: int, attempt: int) -> int:
     """Chooses the image in 0..count - 1 that replaces one that cannot be read, as a function of all arguments."""
     return stream_seed("stand-in", seed, epoch, index, attempt) % count
@@ -50,21 +75,30 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         seed: of the order.
         rank: this process, 0..world_size - 1.
         world_size: number of processes.
+        labels: (count,) class ids, so that every class is seen equally often; None visits every image once.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, rank: int, world_size: int, labels: Tensor | None = None
+    ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.labels = rank, world_size, labels
         self.epoch, self.start_step = 0, 0
 
     def __len__(self) -> int:
         return self.count // (self.batch_size * self.world_size)
 
+    def order(self, epoch: int) -> Tensor:
+        """Rows that an epoch visits on all ranks together, (count,) int64."""
+        if self.labels is None:
+            return epoch_order(self.count, self.seed, epoch)
+        return balanced_order(self.labels, self.seed, epoch)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return self._batches(self.epoch, self.start_step)  # read now, not when the first batch is asked for
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.count, self.seed, epoch)
+        order = self.order(epoch)
         for step in range(start_step, len(self)):
             rows = rank_rows(order, step, self.batch_size, self.rank, self.world_size)
             yield [(epoch, index) for index in rows.tolist()]

@@ -42,6 +42,9 @@ def without_paths(recipe: Recipe) -> Recipe:
     options = {k: v for k, v in recipe.mixup_options.items() if k != "init"}
     plain = dataclasses.replace(recipe, pretrained=False, mixup_options=options)
     if recipe.mixup.startswith(MIXER):
+        source = recipe.mixup[len(MIXER) :]
+        if source != "default" and not Path(source).exists():  # a file does not ask the hub
+            return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
         try:
             build_mixup(recipe.mixup)
         except (FileNotFoundError, ValueError):

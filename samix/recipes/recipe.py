@@ -104,6 +104,9 @@ class OptimiserFields:
         accumulate: backward passes per optimiser step.
         precision: ``no`` is float32; ``bf16``; ``fp16`` (GPU only).
         eval_every: epochs between evaluations.
+        patience: stop once this many evaluations in a row were no better than the best before; 0 never stops early.
+        class_balance: for classes of different size: ``sampling`` shows every class equally often, ``weights`` weighs
+            their losses (mixups trained by cross-entropy only), ``none`` takes images and losses as they are.
         seed: seed of weights, data order, augmentation and mixing.
     """
 
@@ -124,6 +127,8 @@ class OptimiserFields:
     accumulate: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     eval_every: int = 1
+    patience: int = 0
+    class_balance: Literal["none", "weights", "sampling"] = "none"
     seed: int = 0
 
 
@@ -147,7 +152,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
     def __post_init__(self) -> None:
         for name in ("size", "epochs", "batch_size", "accumulate", "eval_every"):
             check_number(name, getattr(self, name), 1, integer=True)
-        for name in ("limit", "workers"):
+        for name in ("limit", "workers", "patience"):
             check_number(name, getattr(self, name), 0, integer=True)
         for name in ("weight_decay", "clip", "lr_end", "decoupled_eta", "clean_weight"):
             check_number(name, getattr(self, name), 0)
@@ -161,6 +166,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
                 check_number(name, getattr(self, name), 0, **options)
         check_choice("stem", self.stem, ("default", "small", "half"))
         check_choice("schedule", self.schedule, ("epoch", "step"))
+        check_choice("class_balance", self.class_balance, ("none", "weights", "sampling"))
         check_choice("precision", self.precision, ("no", "bf16", "fp16"))
         check_choice("loss", self.loss, get_args(LossName))
         if self.bce_threshold is not None and self.loss != "bce":

@@ -71,7 +71,7 @@ def make_temporary(path: Path, write: Any) -> Path:
         temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-    except Exception:
+    except BaseException:
         try:
             temporary.unlink(missing_ok=True)  # its space may be what is lacking
         except OSError:

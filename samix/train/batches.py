@@ -35,7 +35,8 @@ def build_batches(
     size = batch_of_pass(recipe, world_size)
     common = common_options(recipe, device, rank, world_size, on_bad_image)
     common["augment"] = build_augment(recipe, data)
-    train = TrainBatches(data, batch_size=size, seed=recipe.seed, **common)
+    balanced = recipe.class_balance == "sampling"
+    train = TrainBatches(data, batch_size=size, seed=recipe.seed, balanced=balanced, **common)
     return train, EvalBatches(data, batch_size=max(size, 100), **common)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.console import tell
 from samix.runtime.environment import device_name
 from samix.train.steps import Training
@@ -196,8 +197,7 @@ class Warnings(Callback):
     def on_fit_start(self, run: Training) -> None:
         """Warns of classes that differ in size by 20 times or more."""
         labels = run.data.train.labels
-        labels = labels[labels >= 0]
-        if not len(labels):
+        if isinstance(run.recipe, PretrainRecipe) or run.recipe.class_balance != "none" or int(labels.min()) < 0:
             return
         counts = torch.bincount(labels, minlength=run.data.num_classes)
         few, most = int(counts.argmin()), int(counts.argmax())
@@ -205,7 +205,8 @@ class Warnings(Callback):
             names = run.data.class_names
             tell(
                 f"samix: classes differ in size: {names[most]} has {int(counts[most])} training images, {names[few]} "
-                f"has {int(counts[few])}; the accuracy by class is in summary.json"
+                f"has {int(counts[few])}; --class-balance sampling shows every class equally often, and the accuracy "
+                "by class is in summary.json"
             )
 
     def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:

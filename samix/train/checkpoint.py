@@ -227,7 +227,7 @@ def check_state(state: Any, path: Path) -> None:
     """
     check_version(state, path)
     for name, kind in PARTS.items():
-        if not isinstance(state.get(name), kind):
+        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
             found = type(state[name]).__name__ if name in state else "missing"
             raise ValueError(f"{path} is no checkpoint of samix: its {name} is {found}")
     for name in ("step", "seconds"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 
 from samix.data import EvalBatches, ImageData, TrainBatches, load_data
 from samix.data.order import stream_seed
+from samix.losses.class_weights import class_weights, weighted_cross_entropy
 from samix.methods.base import Method
+from samix.methods.supervised import Supervised
 from samix.recipes import Recipe
 from samix.recipes.build import build_method
 from samix.runtime import distributed
@@ -128,8 +131,21 @@ class Training:
         return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size, self.options.on_bad_image)
 
     def make_method(self) -> Method:
-        """The method, with a new network."""
-        return build_method(self.recipe, self.data.num_classes, (self.data.mean, self.data.std))
+        """The method, with a new network.
+
+        Raises:
+            ValueError: class weights for a method that has losses of its own.
+        """
+        method = build_method(self.recipe, self.data.num_classes, (self.data.mean, self.data.std))
+        if self.recipe.class_balance == "weights":
+            if not isinstance(method, Supervised) or method.loss is not None:
+                raise ValueError(
+                    f"class_balance weights is for mixups that train by cross-entropy, and {self.recipe.mixup} with "
+                    f"loss {self.recipe.loss} has losses of its own; take --class-balance sampling"
+                )
+            weights = class_weights(self.data.train.labels, self.data.num_classes)
+            method.loss = partial(weighted_cross_entropy, weights=weights, smoothing=self.recipe.smoothing)
+        return method
 
     # Steps ------------------------------------------------------------------------------------------------------------
 

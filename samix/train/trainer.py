@@ -67,7 +67,7 @@ class Run(Training):
                 self.start(there)
                 total = self.recipe.epochs * self.steps_per_epoch
                 with self.progress_bar(total) as bar, on_stop_signal(self.ask_to_stop):
-                    while self.step < total:
+                    while self.step < total and not self.is_out_of_patience():
                         self.train_epoch(
                             self.step // self.steps_per_epoch, self.step % self.steps_per_epoch, total, bar
                         )
@@ -114,6 +114,14 @@ class Run(Training):
         if stop and self.step < total:
             raise self.interrupted()
 
+    def is_out_of_patience(self) -> bool:
+        """Whether the last ``patience`` evaluations were no better than those before; the same on every process."""
+        patience, scores = self.recipe.patience, [row[self.score] for row in self.rows if self.score in row]
+        if not patience or len(scores) <= patience:
+            return False
+        better = max(scores[-patience:]) > max(scores[:-patience])
+        return bool(self.mean(torch.tensor(float(better), device=self.device)) == 0)
+
     def end_epoch(self, epoch: int, rate: float) -> None:
         """Evaluates, saves, and calls the callbacks."""
         skipped = sum(step > self.step - self.steps_per_epoch for step in self.skips)
@@ -144,6 +152,7 @@ class Run(Training):
         summary: dict[str, Any] = {
             **summarise(self.rows, self.score, self.headline),
             "seconds": round(self.seconds, 1),
+            "epochs": len(self.rows),
             "images_per_second": round(self.step * self.recipe.batch_size / max(self.seconds, 1e-9), 1),
             **({"by_class": self.by_class} if self.by_class else {}),
             "recipe": self.recipe.to_dict(),

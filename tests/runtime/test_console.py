@@ -10,7 +10,7 @@ import time
 import pytest
 from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS
 
-from samix.runtime.console import SteadyStream, say, tell
+from samix.runtime.console import SteadyStream, printable, say, tell
 
 F_SETPIPE_SZ = 1031
 
@@ -106,3 +106,37 @@ def test_a_list_whose_reader_has_seen_enough_ends_without_a_word():
     process.stderr.close()
     assert process.wait(300) == 1
     assert error == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain λ 猫 🐱\ttab\nline", "plain λ 猫 🐱\ttab\nline"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\x9b2J \x7f \r", "\\x9b2J \\x7f \\r"),
+        ("gpj.\u202eexe", "gpj.\\u202eexe"),
+        ("a\u2028b", "a\\u2028b"),
+        ("bad\udcff.jpg", "bad\\udcff.jpg"),
+    ],
+)
+def test_control_characters_reach_no_terminal(text, shown, capsys):
+    assert printable(text) == shown
+    tell(text)
+    say(text)
+    assert capsys.readouterr() == (shown + "\n", shown + "\n")
+
+
+@pytest.mark.parametrize("end", [">&-", "| head -n 0", "| head -n 1"])
+@pytest.mark.parametrize("command", ["recipes", "--version", "recipes cifar100-r18"])
+def test_closed_standard_output_is_no_failure(command, end):
+    line = f"{sys.executable} -m samix {command} {end}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_slow_reader_of_printed_output_misses_nothing():
+    code = "from samix.runtime.console import steady_stdout\n"
+    code += "with steady_stdout():\n    for n in range(40000): print(n)"
+    line = f"{sys.executable} -c '{code}' | (sleep 3; cat)"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(n) for n in range(40000)]

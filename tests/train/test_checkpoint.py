@@ -1,24 +1,24 @@
 """Files are whole or absent; an export says how to load it, and those very lines load it where samix cannot be."""
 
-import dataclasses
 import errno
+import hashlib
 import io
-import json
 import os
 import random
-import re
 import resource
 import shutil
 import zipfile
 
 import pytest
 import torch
-from runs import SLIM, fit, new_run, python, small_recipe, vit_recipe
+from runs import fit, small_recipe
 
 import samix.train.checkpoint
 from samix.runtime.atomic_files import CannotWrite, write_text, write_whole
 from samix.runtime.environment import versions
 from samix.train.checkpoint import (
+    HASH_BYTES,
+    HASH_TAG,
     PARTS,
     SEAL_BYTES,
     DamagedCheckpoint,
@@ -28,6 +28,7 @@ from samix.train.checkpoint import (
     load_last,
     save_checkpoint,
     set_aside,
+    write_sealed,
 )
 
 
@@ -50,7 +51,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, fail)
     assert path.read_text(encoding="utf-8") == "old"
-    write_text(path, "new")  # the stray temporary is in nobody's way
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
@@ -81,7 +83,9 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 
 def state(step=0, size=300):
     """As little as a checkpoint may hold."""
-    return {**dict.fromkeys(PARTS), "step": step, "method": {"w": torch.randn(size)}}
+    empty = {name: (kind[0] if isinstance(kind, tuple) else kind)() for name, kind in PARTS.items()}
+    recipe = {"model": "resnet18", "model_args": "{}", "size": 32}
+    return {**empty, "recipe": recipe, "step": step, "method": {"w": torch.randn(size)}}
 
 
 def test_a_sealed_checkpoint_is_a_plain_file_of_torch_and_a_plain_archive(tmp_path):
@@ -105,7 +109,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_found(tmp_path):
     ends = [0, *range(len(good) - SEAL_BYTES - 24, len(good), 5), len(good) - 1]
     for place in [*ends, *(draw.randrange(len(good)) for _ in range(60))]:
         path.write_bytes(good[:place] + bytes([good[place] ^ 1 << draw.randrange(8)]) + good[place + 1 :])
-        with pytest.raises(DamagedCheckpoint, match=r"a.pt is damaged"):
+        with pytest.raises(DamagedCheckpoint, match=r"a.pt (is|has no hash: it is) damaged"):
             load_checkpoint(path)
 
 
@@ -128,9 +132,86 @@ def test_bytes_behind_a_checkpoint_do_not_hide_its_seal(tmp_path):
         load_checkpoint(path)
 
 
-def test_a_checkpoint_of_an_earlier_version_has_no_seal_and_is_read(tmp_path):
-    torch.save({"format": 1, **state(7)}, tmp_path / "a.pt")
-    assert load_checkpoint(tmp_path / "a.pt")["step"] == 7
+def test_a_file_without_a_seal_is_refused(tmp_path):
+    torch.save({"format": 2, **state(7)}, tmp_path / "a.pt")
+    with pytest.raises(DamagedCheckpoint, match=r"a.pt has no hash: it is damaged, of an older version of samix"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+# What a checkpoint from elsewhere may not do --------------------------------------------------------------------------
+
+
+def sealed(path, content):
+    """Seals an archive as samix does, whatever is in it."""
+    content = content[:-2] + SEAL_BYTES.to_bytes(2, "little")
+    path.write_bytes(content + HASH_TAG + hashlib.blake2b(content, digest_size=HASH_BYTES).hexdigest().encode())
+    return path
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_expanded(tmp_path, monkeypatch):
+    """A hundred megabytes of zeros in a hundred kilobytes."""
+    torch.save({"format": 2, **state(), "method": {"w": torch.zeros(25_000_000)}}, tmp_path / "plain.pt")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in plain.infolist():
+            archive.writestr(part.filename, plain.read(part))
+    assert len(packed.getvalue()) < 300_000
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(DamagedCheckpoint, match=r"a.pt is compressed"):
+        load_checkpoint(sealed(tmp_path / "a.pt", packed.getvalue()))
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": {"w": torch.zeros(1).expand(10**12)}}, "/method/w is a tensor of another kind"),
+        ({"extra": {"w": torch.eye(3).to_sparse()}}, "/extra/w is a tensor of another kind"),
+        ({"method": {"w": torch.tensor([1.0, float("nan")])}}, r"weights that are not finite \(first: w\)"),
+        ({"method": {"w": torch.tensor([float("inf")])}}, r"weights that are not finite \(first: w\)"),
+        ({"method": {"w": 3.0}}, "the weight 'w' is a float"),
+        ({"method": {5: torch.zeros(1)}}, "the weight 5 is a Tensor"),
+        ({"method": [torch.zeros(1)]}, "its method is list"),
+        ({"step": True}, "its step is bool"),
+        ({"step": -1}, "its step is -1"),
+        ({"seconds": float("nan")}, "its seconds is nan"),
+        ({"rows": {}}, "its rows is dict"),
+        ({"rows": [{"loss": {1, 2}}]}, "/rows/0/loss is a set"),
+        ({"rows": nested(200)}, "is a list"),
+        ({"recipe": {"model": "../../net", "size": 8}}, "must name a timm network"),
+        ({"recipe": {"model": "hf-hub:a/b", "size": 8}}, "must name a timm network"),
+        (
+            {"recipe": {"model": "resnet18", "model_args": '{"checkpoint_path": "/etc/x"}', "size": 8}},
+            "checkpoint_path",
+        ),
+        ({"recipe": {"model": "resnet18", "model_args": '{"pretrained_cfg": {}}', "size": 8}}, "pretrained_cfg"),
+        ({"recipe": {"model": "resnet18", "model_args": '{"layers": [1000000000]}', "size": 8}}, "layers"),
+        ({"recipe": {"model": "resnet18", "model_args": "{", "size": 8}}, "model_args are no JSON"),
+        ({"recipe": {"model": "resnet18", "size": 10**9}}, r"size in .* must be a whole number in \[1, 8192\]"),
+        ({"recipe": {"model": "resnet18", "size": "8"}}, "size in .* must be a whole number"),
+    ],
+)
+def test_values_that_no_checkpoint_has_are_refused_when_it_is_read(changes, message, tmp_path):
+    write_sealed(tmp_path / "a.pt", {"format": 2, **state(), **changes})
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_checkpoint_executes_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"format": 2, **state(), "extra": {"w": Evil()}}, tmp_path / "plain.pt")
+    with pytest.raises(DamagedCheckpoint):
+        load_checkpoint(sealed(tmp_path / "a.pt", (tmp_path / "plain.pt").read_bytes()))
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -175,11 +256,11 @@ def test_damaged_ones_are_passed_over_and_set_aside(tmp_path):
     (tmp_path / "last-1.pt").write_bytes(b"")
     found = load_last(tmp_path)
     assert (found.state["step"], found.path.name) == (0, "last-2.pt")
-    assert len(found.news) == 2
-    assert all("damaged" in line for line in found.news)
+    assert len(found.messages) == 2
+    assert all("damaged" in line for line in found.messages)
     set_aside(found.damaged)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.pt.damaged", "last-2.pt", "last.pt.damaged"]
-    assert load_last(tmp_path).news == [f"{path} is missing"]
+    assert load_last(tmp_path).messages == [f"{path} is missing"]
     (tmp_path / "last-2.pt").write_bytes(b"x")
     with pytest.raises(DamagedCheckpoint, match=r"last-2.pt is damaged"):
         load_last(tmp_path)
@@ -253,83 +334,6 @@ def test_versions_are_of_what_decides_a_result():
 # Export ---------------------------------------------------------------------------------------------------------------
 
 SINGLE = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}'
-NETWORKS = {
-    "deep small": small_recipe("samix"),
-    "deep half": small_recipe("samix", stem="half", size=16),
-    "single small": small_recipe("samix", model_args=SINGLE),
-    "single half": small_recipe("cutmix", model_args=SINGLE, stem="half", size=16),
-    "single default": small_recipe("cutmix", model_args=SINGLE, stem="default", size=32),
-    "deep default": small_recipe(
-        "samix", stem="default", size=32, model_args=SLIM.replace("}", ', "act_layer": "silu"}')
-    ),
-    "vit": vit_recipe("samix", size=32),
-}
-
-LOADER = """
-import sys
-
-class NoSamix:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "samix":
-            raise ImportError("samix is not to be had here")
-
-sys.meta_path.insert(0, NoSamix())
-import torch
-torch.set_num_threads(1)
-try:
-    import samix
-except ImportError:
-    pass
-else:
-    raise SystemExit("samix was imported")
-code = torch.load(sys.argv[1] + "/code.pt")
-found = {}
-for name, lines in code.items():
-    scope = {}
-    exec(lines, scope)
-    images = torch.load(sys.argv[1] + f"/{name}/images.pt")
-    with torch.no_grad():
-        found[name] = scope["net"](images)
-torch.save(found, sys.argv[1] + "/found.pt")
-"""
-
-
-def test_an_export_is_loaded_by_the_lines_of_its_readme_without_samix(tmp_path, monkeypatch):
-    """For every stem, and a ViT: the logits are those of the averaged network that was evaluated."""
-    expected, code = {}, {}
-    for name, recipe in NETWORKS.items():
-        run = new_run(dataclasses.replace(recipe, epochs=1), tmp_path / name, "run")
-        run.fit()
-        images = torch.randn(3, 3, recipe.size, recipe.size)
-        torch.save(images, tmp_path / name / "images.pt")
-        with torch.no_grad():
-            expected[name] = next(iter(run.method.eval().predict(images).values()))
-        text = (run.folder / "export/README.md").read_text(encoding="utf-8")
-        (code[name],) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-        assert "samix" not in code[name]
-        # "Run from the folder that holds": the last three parts of the path are given.
-        assert f"Run from the folder that holds `{name}`" in text
-        code[name] = f"import os\nos.chdir({str(tmp_path)!r})\n" + code[name]
-    torch.save(code, tmp_path / "code.pt")
-    python(LOADER, tmp_path)
-    found = torch.load(tmp_path / "found.pt")
-    for name in NETWORKS:
-        torch.testing.assert_close(found[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
-
-
-def test_an_export_holds_config_and_card(tmp_path, monkeypatch):
-    folder = fit(small_recipe("samix"), tmp_path) / "export"
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["architecture"] == "resnet18"
-    assert config["num_classes"] == config["pretrained_cfg"]["num_classes"] == 10
-    assert config["pretrained_cfg"]["input_size"] == [3, 8, 8]
-    assert config["samix"]["recipe"]["mixup"] == "samix"
-    assert config["samix"]["class_names"] == [str(n) for n in range(10)]
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    top1 = json.loads((folder.parent / "summary.json").read_text(encoding="utf-8"))["top1"]
-    assert f"Top-1 {top1:.2f} %" in card
-    assert "8 x 8" in card
 
 
 def test_an_export_can_be_written_again(tmp_path, monkeypatch):

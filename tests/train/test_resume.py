@@ -34,7 +34,7 @@ from samix.methods.base import Method
 from samix.recipes.pretrain_named import PRETRAIN_RECIPES
 from samix.runtime.atomic_files import CannotWrite
 from samix.train import Interrupted, Run
-from samix.train.checkpoint import DamagedCheckpoint, write_sealed
+from samix.train.checkpoint import DamagedCheckpoint, load_checkpoint, write_sealed
 from samix.train.folder import recipe_of_run
 
 KINDS = [
@@ -336,6 +336,30 @@ def test_a_run_goes_on_with_other_workers(unbroken, tmp_path, monkeypatch):
     folder = fit(dataclasses.replace(recipe, workers=2), tmp_path, resume=True)
     found = differences(*(torch.load(f / "last.pt", weights_only=True) for f in (unbroken("cutmix", False, 0), folder)))
     assert found == ["/recipe/workers: 0 and 2"]
+
+
+def test_resuming_by_the_folder_needs_nothing_else(tmp_path, monkeypatch, capsys):
+    """The recipe is the checkpoint's, and more epochs can be asked for."""
+    with monkeypatch.context() as patch:
+        act_after(patch, 7, sigterm)
+        with pytest.raises(Interrupted):
+            fit(small_recipe("cutmix", lr=0.05), tmp_path)
+    flags = ["--device", "cpu", "--quiet", "--no-pictures"]
+    assert main(["train", "--resume", str(tmp_path / "run"), *flags]) == 0, capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 10
+    assert main(["train", "--resume", str(tmp_path / "run"), "--epochs", "3", *flags]) == 0
+    assert recipe_of_run(tmp_path / "run") == small_recipe("cutmix", lr=0.05, epochs=3)
+    assert main(["pretrain", "--resume", str(tmp_path / "run")]) == 2
+    assert "is a run of samix train: samix train --resume" in capsys.readouterr().err
+
+
+def test_a_resumed_recipe_does_not_go_to_the_hub_unasked(tmp_path, capsys):
+    folder = fit(small_recipe("cutmix", epochs=1), tmp_path)
+    state = torch.load(folder / "last.pt", weights_only=True)
+    state["recipe"]["mixup"] = "mixer:owner/name"
+    write_sealed(folder / "last.pt", state)
+    assert main(["train", "--resume", str(folder)]) == 2
+    assert "would be fetched from the hub; allow it with --mixup mixer:owner/name" in capsys.readouterr().err
 
 
 def test_a_finished_run_can_get_more_epochs_and_an_unfinished_one_cannot(tmp_path, monkeypatch):

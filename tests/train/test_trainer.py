@@ -79,7 +79,7 @@ def test_the_summary_has_all_keys_with_their_types(finished):
     summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     numbers = {"top1", "top5", "nll", "ece", "top1_best", "top1_median_last_10", "seconds", "images_per_second"}
     numbers |= {"top1_ema_mixed_head", "top1_model", "top1_model_mixed_head"}
-    assert set(summary) == {*numbers, "by_class", "recipe", "versions", "device", "processes"}
+    assert set(summary) == {*numbers, "by_class", "epochs", "recipe", "versions", "device", "processes"}
     assert list(summary["by_class"]) == [str(n) for n in range(10)]
     assert all(isinstance(summary[key], float) for key in numbers)
     last = rows(finished)[-1]

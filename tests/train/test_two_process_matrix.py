@@ -42,7 +42,9 @@ def unlabelled_recipe(name):
     method, _, mixup = name.partition("-")
     named = PRETRAIN_RECIPES["digits-moco"]({"method": method, "mixup": mixup or "vanilla"})
     clustered = mixup in ("samix-c", "interintra", "puzzlemix")
-    options = {**named.method_options, **({"queue": 40} if "queue" in named.method_options or method == "moco" else {})}
+    small = {"queue": 20, "hardest": 8, "first": 4, "second": 2}
+    known = {f.name for f in dataclasses.fields(next(iter(SSL_METHODS[method].presets.values())))}
+    options = {**named.method_options, **{k: v for k, v in small.items() if k in known}}
     return dataclasses.replace(
         named, model_args=SLIM, knn=0, method_options=options, mixup_options=CLUSTERS if clustered else {}, **STEPS
     )
