@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "samix.runtime.registry": ["allow"],
+    "samix.cli.fit": ["FitResult", "fit", "pretrain"],
     "samix.batch": ["Mixed", "MixedBatch"],
     "samix.mixups.base": ["Augmentation", "blend", "sample_lam", "sample_partners"],
     "samix.mixups.handmade": [
@@ -87,6 +88,9 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from samix.batch import Mixed as Mixed
     from samix.batch import MixedBatch as MixedBatch
+    from samix.cli.fit import FitResult as FitResult
+    from samix.cli.fit import fit as fit
+    from samix.cli.fit import pretrain as pretrain
     from samix.hub.classifier import Classifier as Classifier
     from samix.hub.classifier import Prediction as Prediction
     from samix.hub.init import load_init as load_init

@@ -20,7 +20,7 @@ from samix.recipes import Recipe, read_config, with_model
 from samix.recipes.build import MIXER
 from samix.recipes.files import typed
 from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
-from samix.recipes.recipe import DataFields, LossFields, NetworkFields, OptimiserFields
+from samix.recipes.recipe import DataFields, LossFields, NetworkFields, OptimiserFields, with_fields
 from samix.runtime.registry import MODULE_NAME, allow
 from samix.train.options import short_name
 
@@ -190,7 +190,7 @@ def read_recipe(
     changes: dict[str, Any] = {}
     for group in known & set(GROUPS):
         changes |= dataclasses.asdict(getattr(given, group))
-    return dataclasses.replace(recipe, **changes), given.run
+    return with_fields(recipe, changes), given.run
 
 
 def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entrant:

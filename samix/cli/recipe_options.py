@@ -24,6 +24,7 @@ from samix.recipes.recipe import (
     NetworkFields,
     OptimiserFields,
     Recipe,
+    with_fields,
     with_model,
 )
 from samix.recipes.task import Task
@@ -177,7 +178,7 @@ def read_run(
     for name, group in task.groups.items():
         plain = plain_options(getattr(given, f"{name}_options"))
         changes[f"{name}_options"] = group.differing(getattr(recipe, name), plain)
-    return dataclasses.replace(recipe, **changes), given.run
+    return with_fields(recipe, changes), given.run
 
 
 def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[AnyRecipe, RunOptions]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from samix.cli.options import read
+from samix.runtime.registry import MODULE_NAME, allow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ def show(arguments: list[str]) -> int:
         print(read(Playground, arguments, "samix show").write())
         return 0
     asked: Show = read(Show, arguments, "samix show")
+    if MODULE_NAME.fullmatch(asked.source):
+        allow(asked.source)  # the user typed it
     from samix.viz.show import show_mixup
 
     print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))

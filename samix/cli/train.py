@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from samix.cli.fit import run_recipe
 from samix.cli.recipe_options import read_run
-from samix.cli.run import build_run
 from samix.recipes import TRAINING, Recipe
 from samix.recipes.pretrain_named import PRETRAINING
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.runtime.console import say, tell
-from samix.train import Interrupted, Run, RunOptions
+from samix.runtime.console import tell
+from samix.train import Interrupted, RunOptions
 
 
 def train(arguments: Sequence[str]) -> int:
     """``samix train``."""
-    recipe, options = parse_train(arguments)
-    return execute(build_run(recipe, options), options.quiet)
+    return execute(*parse_train(arguments))
 
 
 def pretrain(arguments: Sequence[str]) -> int:
     """``samix pretrain``."""
-    recipe, options = parse_pretrain(arguments)
-    return execute(build_run(recipe, options), options.quiet)
+    return execute(*parse_pretrain(arguments))
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
@@ -43,17 +41,11 @@ def parse_pretrain(arguments: Sequence[str]) -> tuple[PretrainRecipe, RunOptions
     return read_run(PRETRAINING, arguments, "samix pretrain")
 
 
-def execute(run: Run, quiet: bool) -> int:
-    """Trains, and prints a line about the run before and after."""
-    first = run.accelerator.is_main_process
-    if first and not quiet:
-        say(run.describe())
+def execute(recipe: Recipe, options: RunOptions) -> int:
+    """Trains a recipe; returns the exit status."""
     try:
-        summary = run.fit()
+        run_recipe(recipe, options)
     except Interrupted as stop:
         tell(f"samix: {stop}")
         return 130
-    if first:
-        say(run.conclude(summary))
-        say(f"pictures, checkpoints, export and summary: {run.folder}")
     return 0

@@ -146,20 +146,24 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def build_method(
-    recipe: Recipe, num_classes: int, normalization: tuple[Sequence[float], Sequence[float]] | None = None
+    recipe: Recipe,
+    num_classes: int,
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    network: nn.Module | None = None,
 ) -> Method:
-    """The training method of a recipe, with a new network.
+    """The training method of a recipe, with a new network or the one given.
 
     Args:
         recipe: the run.
         num_classes: of the data.
         normalization: mean and std by channel, for mixups that look at pixels.
+        network: to train, in the place of the recipe's.
 
     Raises:
-        ValueError: whatever is wrong with the recipe's network, mixup or options.
+        ValueError: a network, mixup or option of the recipe that cannot be used.
     """
     options = resolve_options(recipe.mixup, recipe.mixup_options)
-    network = build_network(recipe, num_classes)
+    network = build_network(recipe, num_classes) if network is None else network
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     kind = named_mixup(recipe.mixup)

@@ -20,10 +20,9 @@ from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
 from samix.mixups.inter_intra import InterIntraMix
 from samix.mixups.puzzle import PuzzleMix
-from samix.networks.create import create_network
 from samix.networks.encoder import Encoder
 from samix.networks.queue import check_queue
-from samix.recipes.build import MIXER, build_mixup, check_preset, mixup_class
+from samix.recipes.build import MIXER, build_mixup, build_network, check_preset, mixup_class
 from samix.recipes.option_groups import OptionGroup
 from samix.recipes.pretrain_recipe import PretrainRecipe
 
@@ -86,13 +85,19 @@ METHOD_GROUP = OptionGroup(SSL_METHODS.names, method_defaults, lambda name: opti
 MIXUP_GROUP = OptionGroup(lambda: MIXUP_NAMES, view_mixup_defaults, view_mixup_owner)
 
 
-def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[Any, Any] | None = None) -> ViewMethod:
+def build_pretraining(
+    recipe: PretrainRecipe,
+    images: int,
+    normalization: tuple[Any, Any] | None = None,
+    network: nn.Module | None = None,
+) -> ViewMethod:
     """The method of a recipe, with a new network.
 
     Args:
         recipe: the run.
         images: number of training images.
         normalization: mean and std by channel, for mixups that read pixels.
+        network: to train, in the place of the recipe's.
 
     Raises:
         ValueError: a network, method, mixup or option of the recipe that cannot be used.
@@ -100,9 +105,8 @@ def build_pretraining(recipe: PretrainRecipe, images: int, normalization: tuple[
     cls: Any = method_class(recipe.method)
     values = METHOD_GROUP.resolve(recipe.method, recipe.method_options)
     mixup_values = MIXUP_GROUP.resolve(recipe.mixup, recipe.mixup_options)
-    network = create_network(
-        recipe.model, 0, recipe.model_kwargs, size=recipe.size, stem=recipe.stem, pretrained=recipe.pretrained
-    )
+    if network is None:
+        network = build_network(recipe, 0)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     options = options_class(cls.presets)(**values)

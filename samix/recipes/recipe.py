@@ -47,6 +47,8 @@ class NetworkFields:
         stem: first layers: ``default``; ``small``, a 3x3 stride-1 convolution without pooling, for images of 32 or 64
             pixels (ResNets only); ``half``, without the pooling only.
         pretrained: start from timm's weights (downloads them).
+        init: start from these weights: a run, checkpoint or export of samix, a file of weights, timm:NAME,
+            hf-hub:OWNER/NAME, ...; see ``samix.load_init``.
         feature: stage whose feature map guides a learned mixup, counted as timm does; None is the third of four
             stages, or the middle block of a ViT.
         channels_last: store images and kernels in channels-last memory format.
@@ -57,6 +59,7 @@ class NetworkFields:
     model_args: str = "{}"
     stem: Literal["default", "small", "half"] = "default"
     pretrained: bool = False
+    init: str = ""
     feature: int | None = None
     channels_last: bool = False
     compile: bool = False
@@ -225,7 +228,19 @@ def from_dict(values: Mapping[str, Any], base: AnyRecipe) -> AnyRecipe:
     if unknown:
         names = ", ".join(name if str(name).isprintable() else repr(name) for name in unknown)
         raise ValueError(f"a recipe has no {names}; its fields are {', '.join(known)}{suggest(str(unknown[0]), known)}")
-    return dataclasses.replace(base, **values)
+    return with_fields(base, values)
+
+
+def with_fields(recipe: AnyRecipe, values: Mapping[str, Any]) -> AnyRecipe:
+    """The recipe with these values. If they shorten the run below its warm-up, the warm-up keeps its share of the run.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    epochs, warmup = values.get("epochs", recipe.epochs), recipe.warmup_epochs
+    if warmup and values.get("warmup_epochs", warmup) == warmup and epochs < warmup:
+        values = {**values, "warmup_epochs": warmup * epochs / recipe.epochs}
+    return dataclasses.replace(recipe, **values)
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from samix.data import EvalBatches, TrainBatches
+from samix.data import EvalBatches, ImageData, TrainBatches
 from samix.methods.base import Method
 from samix.methods.contrastive.base import ViewMethod
 from samix.recipes.build import build_augment
@@ -18,6 +18,7 @@ from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.train.batches import batch_of_pass, common_options
 from samix.train.callbacks import Callback
 from samix.train.options import RunOptions, short_name
+from samix.train.steps import Training
 from samix.train.trainer import Run
 
 Evaluator = Callable[["PretrainRun"], dict[str, float]]
@@ -47,6 +48,8 @@ class PretrainRun(Run):
         callbacks: what happens around the steps.
         evaluator: measures the features after an epoch, such as :func:`samix.eval.monitor.knn_of_run`; None measures
             nothing.
+        data: see :class:`samix.train.steps.Training`.
+        make_network: see :class:`samix.train.steps.Training`; the number of classes is 0.
     """
 
     score: ClassVar[str] = "knn"
@@ -59,8 +62,10 @@ class PretrainRun(Run):
         options: RunOptions,
         callbacks: Iterable[Callback] = (),
         evaluator: Evaluator | None = None,
+        data: ImageData | None = None,
+        make_network: Callable[[Training, int], nn.Module] | None = None,
     ) -> None:
-        super().__init__(recipe, options, callbacks)
+        super().__init__(recipe, options, callbacks, data, make_network)
         self.evaluator = evaluator
 
     def check_data(self) -> None:
@@ -83,7 +88,8 @@ class PretrainRun(Run):
 
     def make_method(self) -> Method:
         """The method, with a new network."""
-        return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std))
+        network = None if self.make_network is None else self.make_network(self, 0)
+        return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std), network)
 
     def start(self, there: bool) -> None:
         """Also makes the first clusters where no warm-up is to bring them."""

@@ -8,7 +8,7 @@ repeats the steps since then without that one. Methods are known only by :class:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,10 +57,24 @@ class SyncStatus:
 
 
 class Training:
-    """A network, a method, data and an optimiser, and the steps that change them."""
+    """A network, a method, data and an optimiser, and the steps that change them.
 
-    def __init__(self, recipe: Recipe, options: RunOptions) -> None:
+    Args:
+        recipe: what to train.
+        options: where and how.
+        data: in the place of the recipe's.
+        make_network: (run, number of classes) -> network, in the place of the recipe's; called once the data are known.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: RunOptions,
+        data: ImageData | None = None,
+        make_network: Callable[[Training, int], nn.Module] | None = None,
+    ) -> None:
         check_not_sharded()
+        self.make_network = make_network
         self.recipe, self.options = recipe, options
         self.accelerator = self.make_accelerator()
         self.device = self.accelerator.device
@@ -68,7 +82,7 @@ class Training:
             raise ValueError("precision fp16 has no effect on a CPU; leave it out, or use bf16")
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.folder = Path(options.out) / (options.run or self.default_name())
-        self.data = self.load_data()
+        self.data = self.load_data() if data is None else data
         self.check_data()
         self.train_batches, self.val_batches = self.make_batches()
         self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
@@ -131,19 +145,21 @@ class Training:
         return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size, self.options.on_bad_image)
 
     def make_method(self) -> Method:
-        """The method, with a new network.
+        """The method, with a new network or the one that was given.
 
         Raises:
             ValueError: class weights for a method that has losses of its own.
         """
-        method = build_method(self.recipe, self.data.num_classes, (self.data.mean, self.data.std))
+        classes = self.data.num_classes
+        network = None if self.make_network is None else self.make_network(self, classes)
+        method = build_method(self.recipe, classes, (self.data.mean, self.data.std), network)
         if self.recipe.class_balance == "weights":
             if not isinstance(method, Supervised) or method.loss is not None:
                 raise ValueError(
                     f"class_balance weights is for mixups that train by cross-entropy, and {self.recipe.mixup} with "
                     f"loss {self.recipe.loss} has losses of its own; take --class-balance sampling"
                 )
-            weights = class_weights(self.data.train.labels, self.data.num_classes)
+            weights = class_weights(self.data.train.labels, classes)
             method.loss = partial(weighted_cross_entropy, weights=weights, smoothing=self.recipe.smoothing)
         return method
 

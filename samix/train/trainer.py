@@ -6,11 +6,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
+from samix.data import ImageData
 from samix.data.replacements import check_readable
 from samix.networks.inference import evaluating
 from samix.recipes import Recipe
@@ -35,14 +37,23 @@ class Run(Training):
         recipe: what to train.
         options: where and how.
         callbacks: what happens around the steps: pictures, exports, logs.
+        data: see :class:`samix.train.steps.Training`.
+        make_network: see :class:`samix.train.steps.Training`.
     """
 
     score: ClassVar[str] = "top1"  # the metric by which the best checkpoint is kept
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "nll", "ece")  # of the summary
     lock_patience: float = 0.0  # seconds to wait for another process that writes the folder
 
-    def __init__(self, recipe: Recipe, options: RunOptions, callbacks: Iterable[Callback] = ()) -> None:
-        super().__init__(recipe, options)
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: RunOptions,
+        callbacks: Iterable[Callback] = (),
+        data: ImageData | None = None,
+        make_network: Callable[[Training, int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(recipe, options, data, make_network)
         self.callbacks = CallbackList(callbacks)
         self.by_class: dict[str, float | None] = {}  # top-1 of the last evaluation
         self.evaluation_failed = False

@@ -14,7 +14,8 @@ from samix.batch import MixedBatch
 from samix.data import denormalize, load_data, load_images, normalize
 from samix.hub.checkpoints import load_method
 from samix.recipes import Recipe
-from samix.recipes.build import METHODS, MIXER, NAMES
+from samix.recipes.build import METHODS, MIXER, mixup_names
+from samix.runtime.registry import MODULE_NAME
 from samix.viz.callbacks import preview_pairs
 from samix.viz.mixes import (
     PHOTO_MEAN,
@@ -97,7 +98,8 @@ def check_show(source: str, files: Sequence[Path], size: int, lams: Sequence[flo
         raise ValueError(f"--size must be at least 2 pixels, or 0 for the checkpoint's or 224, got {size}")
     if not is_name(source) and not Path(source).exists():
         raise ValueError(
-            f"{source!r} is neither a checkpoint nor a mixup; the mixups are {', '.join(NAMES)}, {MIXER}PATH"
+            f"{source!r} is neither a run nor a mixup; the mixups are {', '.join(mixup_names())}, {MIXER}PATH, or your "
+            "own as package.module:Name"
         )
     if source in METHODS:
         raise ValueError(f"{source} must be trained before it can be shown: give a checkpoint, runs/NAME/best.pt")
@@ -105,7 +107,7 @@ def check_show(source: str, files: Sequence[Path], size: int, lams: Sequence[flo
 
 def is_name(source: str) -> bool:
     """Whether this is a mixup's name, not a checkpoint's path."""
-    return source in NAMES or source.startswith(MIXER)
+    return source in mixup_names() or source.startswith(MIXER) or bool(MODULE_NAME.fullmatch(source))
 
 
 def pairs_of(count: int) -> tuple[Tensor, Tensor]:

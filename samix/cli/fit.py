@@ -1,0 +1,244 @@
+"""``samix.fit`` and ``samix.pretrain``: what the commands do, on the user's own networks and data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from samix.cli.run import build_run
+from samix.data import ImageData, load_labelled_folder, wrap_dataset
+from samix.hub.network_config import CUSTOM
+from samix.mixups import MIXUPS
+from samix.mixups.base import Augmentation
+from samix.recipes.named import TRAINING
+from samix.recipes.pretrain_named import PRETRAINING
+from samix.recipes.recipe import SMALL_STEMS, Recipe
+from samix.runtime.checks import suggest
+from samix.runtime.console import say
+from samix.runtime.registry import MODULE_NAME, allow
+from samix.train import Callback, RunOptions
+
+SMALL = 64  # pixels; images of at most this side are trained at their own size
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run gives.
+
+    Args:
+        model: the exported network in eval mode, on the CPU: of learned mixups the averaged one.
+        history: a row of metrics for each epoch, as in ``metrics.jsonl``.
+        summary: final metrics, times, versions and recipe, as in ``summary.json``.
+        folder: of the run: checkpoints, pictures, export.
+    """
+
+    model: nn.Module
+    history: list[dict[str, float]]
+    summary: dict[str, Any]
+    folder: Path
+
+
+def fit(
+    model: str | nn.Module | None = None,
+    mixup: str | Augmentation = "samix",
+    *,
+    train: Any = None,
+    val: Any = None,
+    recipe: str = "",
+    preset: str = "",
+    mixup_options: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    callbacks: Iterable[Callback] = (),
+    **options: Any,
+) -> FitResult:
+    """Trains a network with any mixup: ``samix train`` for objects from Python.
+
+    Under ``accelerate launch`` or ``torchrun`` it runs on several processes, as the command does.
+
+    Args:
+        model: name of a timm network, or your own (B, 3, H, W) -> (B, K), which is trained in place; None is the
+            recipe's.
+        mixup: name of a mixup, or one such as ``samix.CutMix(alpha=1.0)``.
+        train: a folder of class folders or another data set by name, see ``samix.data.load_data``; a torch ``Dataset``
+            or a Hugging Face one; a ``DataLoader``, whose dataset and batch size are taken; an ``ImageData``. None is
+            the recipe's. Datasets give images without random transforms and normalisation: samix does both.
+        val: held-out images: a folder or dataset; None takes those of ``train``, or holds out a fifth of each class.
+        recipe: named recipe; empty takes that of the data, ``images`` for your own.
+        preset: preset of a learned mixup: ``reference``, ``paper``, ``fast``.
+        mixup_options: options of the mixup.
+        class_names: names of the classes of a dataset that has none.
+        callbacks: called after samix's own, see :class:`samix.train.Callback`.
+        options: fields of the recipe (``epochs``, ``batch_size``, ``lr``, ``size``, ``init``, ``seed``, ...) and of the
+            run (``out``, ``run``, ``resume``, ``device``, ``quiet``, ``log``, ...), as ``samix train --help-all`` lists
+            them.
+
+    Returns:
+        The exported network, the metrics of each epoch, the summary and the run's folder.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: unknown names or options, or data that cannot be used.
+        samix.train.Interrupted: SIGTERM or Ctrl-C, after the state was saved; ``resume=True`` continues.
+
+    Example:
+        >>> import samix
+        >>> result = samix.fit(mixup="cutmix", train="digits", limit=100, epochs=1, size=8, device="cpu", quiet=True)
+        >>> result.summary["top1"] >= 0, len(result.history)
+        (True, 1)
+    """
+    return _fit(
+        TRAINING, model, mixup, train, val, recipe, {"mixup": preset}, mixup_options, class_names, callbacks, options
+    )
+
+
+def pretrain(
+    model: str | nn.Module | None = None,
+    method: str = "moco",
+    mixup: str | Augmentation = "",
+    *,
+    train: Any = None,
+    val: Any = None,
+    recipe: str = "",
+    preset: str = "",
+    method_options: Mapping[str, Any] | None = None,
+    mixup_options: Mapping[str, Any] | None = None,
+    callbacks: Iterable[Callback] = (),
+    **options: Any,
+) -> FitResult:
+    """Learns features without labels: ``samix pretrain`` for objects from Python.
+
+    Args:
+        model: name of a timm network, or your own; None is the recipe's.
+        method: ``moco``, ``simclr``, ``byol``, ...
+        mixup: as for :func:`fit`; empty is ``samix`` beside MoCo, and none beside others.
+        train: as for :func:`fit`; labels are used by the kNN monitor only.
+        val: as for :func:`fit`.
+        recipe: named recipe; empty takes that of the data, ``images-moco`` for your own.
+        preset: preset of the method.
+        method_options: options of the method.
+        mixup_options: options of the mixup.
+        callbacks: called after samix's own.
+        options: fields of the recipe and of the run, as ``samix pretrain --help-all`` lists them.
+
+    Returns:
+        The encoder's network, the metrics of each epoch, the summary and the run's folder.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: unknown names or options, or data that cannot be used.
+    """
+    given = {**options, "method": method, "method_options": dict(method_options or {})}
+    return _fit(
+        PRETRAINING, model, mixup, train, val, recipe, {"method": preset}, mixup_options, None, callbacks, given
+    )
+
+
+def _fit(
+    task: Any,
+    model: str | nn.Module | None,
+    mixup: str | Augmentation,
+    train: Any,
+    val: Any,
+    recipe: str,
+    presets: Mapping[str, str],
+    mixup_options: Mapping[str, Any] | None,
+    class_names: Sequence[str] | None,
+    callbacks: Iterable[Callback],
+    options: dict[str, Any],
+) -> FitResult:
+    fields = {f.name for f in dataclasses.fields(task.recipe)} - {"mixup", "mixup_options", "model", "name"}
+    run_fields = {f.name for f in dataclasses.fields(RunOptions)}
+    for name in options:
+        if name not in fields | run_fields:
+            raise TypeError(f"no option {name!r}{suggest(name, fields | run_fields)}; samix train --help-all lists all")
+    run_options = RunOptions(**{name: value for name, value in options.items() if name in run_fields})
+    values = {name: value for name, value in options.items() if name in fields}
+    called, given = _named(mixup)
+    values["mixup_options"] = {**given, **dict(mixup_options or {})}
+    data = _data(train, val, class_names, run_options, values)
+    named = {"recipe": recipe, "mixup": called, "method": str(values.get("method", ""))}
+    if isinstance(train, str | Path) and data is None:
+        named["data"] = str(train)
+    elif data is not None:
+        named["recipe"] = recipe or ("images" if task is TRAINING else "images-moco")
+        values = {**_small(data, model), "data": data.name, "workers": 0, **values}
+        if isinstance(train, DataLoader) and train.batch_size:
+            values.setdefault("batch_size", train.batch_size)
+    named["model"] = CUSTOM if isinstance(model, nn.Module) else model or ""
+    for word in (recipe, called, named["method"], named.get("data", "")):
+        if MODULE_NAME.fullmatch(word):
+            allow(word)  # the user wrote it
+    made: Recipe = task.resolve(named, {k: v for k, v in values.items() if k not in AFTER_MODEL}, presets)
+    changes = {k: v for k, v in values.items() if k in AFTER_MODEL}
+    changes["mixup_options"] = task.groups["mixup"].differing(made.mixup, made.mixup_options)
+    made = dataclasses.replace(made, **changes)
+    return run_recipe(made, run_options, callbacks, data, model if isinstance(model, nn.Module) else None)
+
+
+AFTER_MODEL = ("model_args", "feature", "stem")  # fields that a named network resets, unless they are given too
+
+
+def run_recipe(
+    recipe: Recipe,
+    options: RunOptions,
+    callbacks: Iterable[Callback] = (),
+    data: ImageData | None = None,
+    network: nn.Module | None = None,
+) -> FitResult:
+    """Trains a recipe, and prints a line about the run before and after, unless it is quiet."""
+    run = build_run(recipe, options, callbacks, data, network)
+    first = run.accelerator.is_main_process
+    if first and not options.quiet:
+        say(run.describe())
+    summary = run.fit()
+    if first:
+        say(run.conclude(summary))
+        say(f"pictures, checkpoints, export and summary: {run.folder}")
+    return FitResult(run.method.export().cpu().eval(), list(run.rows), summary, run.folder)
+
+
+def _named(mixup: str | Augmentation) -> tuple[str, dict[str, Any]]:
+    """The name of a mixup, and its options where it is an object."""
+    if isinstance(mixup, str):
+        return mixup, {}
+    kind = type(mixup)
+    if kind.name in MIXUPS and MIXUPS[kind.name] is kind:
+        return kind.name, mixup.options()
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    if getattr(sys.modules[kind.__module__], kind.__qualname__, None) is not kind:
+        raise ValueError(f"{kind.__qualname__} must stand at the top of its module, so that a checkpoint can name it")
+    return name, mixup.options()
+
+
+def _data(
+    train: Any, val: Any, class_names: Sequence[str] | None, options: RunOptions, values: Mapping[str, Any]
+) -> ImageData | None:
+    """The data that are objects, or folders of their own; None where the recipe's words say what they are."""
+    if isinstance(train, ImageData):
+        return train
+    if train is None or (isinstance(train, str | Path) and val is None):
+        if val is not None:
+            raise TypeError("val without train; give both, or none of them")
+        return None
+    if isinstance(train, str | Path):
+        names = tuple(sorted(p.name for p in Path(train).iterdir() if p.is_dir() and not p.name.startswith(".")))
+        held_out = load_labelled_folder(val, names).val
+        return ImageData("folder", load_labelled_folder(train, names).val, held_out, names)
+    if isinstance(val, str | Path):
+        raise TypeError("give train and val both as folders, or both as datasets")
+    return wrap_dataset(train, val, class_names=class_names)
+
+
+def _small(data: ImageData, model: str | nn.Module | None) -> dict[str, Any]:
+    """The size of small images, and the stem that goes with them; nothing for others."""
+    image = data.train.image(0)
+    side = max(image.size) if hasattr(image, "width") else max(image.shape[1:])
+    if side > SMALL:
+        return {}
+    resnet = model is None or (isinstance(model, str) and model.startswith(SMALL_STEMS))
+    return {"size": side, **({"stem": "small"} if resnet else {})}
