@@ -25,6 +25,8 @@ from samix.networks.queue import check_queue
 from samix.recipes.build import MIXER, build_mixup, build_network, check_preset, mixup_class
 from samix.recipes.option_groups import OptionGroup
 from samix.recipes.pretrain_recipe import PretrainRecipe
+from samix.runtime.checks import suggest
+from samix.runtime.registry import MODULE_NAME
 
 LEARNED: dict[str, Mapping[str, Any]] = {"samix": SAMIX_I_PRESETS, "samix-c": SAMIX_C_PRESETS}
 # Mixups of labelled images that take clusters for classes; their options are their own and those of the clusters.
@@ -50,6 +52,11 @@ def method_defaults(name: str, preset: str = "") -> dict[str, Any]:
     return dataclasses.asdict(check_preset(name, method_class(name).presets, preset))
 
 
+def view_mixup_names() -> tuple[str, ...]:
+    """The mixups without labels by name, also those of installed packages."""
+    return (*MIXUP_NAMES, *(name for name in MIXUPS.names() if name not in MIXUP_NAMES))
+
+
 def view_mixup_defaults(name: str, preset: str = "") -> dict[str, Any]:
     """The options of a mixup without labels as plain values.
 
@@ -58,8 +65,12 @@ def view_mixup_defaults(name: str, preset: str = "") -> dict[str, Any]:
     """
     if name in LEARNED:
         return dataclasses.asdict(check_preset(name, LEARNED[name], preset))
-    if name not in MIXUP_NAMES and not name.startswith(MIXER):
-        raise ValueError(f"unknown mixup {name!r} without labels; choose one of {', '.join(MIXUP_NAMES)}, {MIXER}PATH")
+    known = view_mixup_names()
+    if name not in known and not name.startswith(MIXER) and not MODULE_NAME.fullmatch(name):
+        raise ValueError(
+            f"unknown mixup {name!r} without labels; choose one of {', '.join(known)}, {MIXER}PATH, or your own as "
+            f"package.module:Name{suggest(name, known)}"
+        )
     if preset:
         raise ValueError(f"{name} has no presets; {', '.join(LEARNED)} has: {', '.join(SAMIX_I_PRESETS)}")
     cls = BY_CLUSTERS[name] if name in BY_CLUSTERS else mixup_class(name)
@@ -82,7 +93,7 @@ def options_class(presets: Mapping[str, Any]) -> type[Any]:
 
 
 METHOD_GROUP = OptionGroup(SSL_METHODS.names, method_defaults, lambda name: options_class(method_class(name).presets))
-MIXUP_GROUP = OptionGroup(lambda: MIXUP_NAMES, view_mixup_defaults, view_mixup_owner)
+MIXUP_GROUP = OptionGroup(view_mixup_names, view_mixup_defaults, view_mixup_owner)
 
 
 def build_pretraining(

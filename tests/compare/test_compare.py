@@ -300,7 +300,7 @@ def test_a_folder_of_another_recipe_is_refused(compared):
 
 
 def test_two_comparisons_do_not_work_in_one_folder(tmp_path):
-    with only_here(tmp_path), pytest.raises(ValueError, match="another samix compare works in"), only_here(tmp_path):
+    with only_here(tmp_path), pytest.raises(ValueError, match="already writes"), only_here(tmp_path):
         pass
 
 
