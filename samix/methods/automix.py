@@ -30,7 +30,14 @@ from samix.networks.backbone import HookedBackbone, as_backbone
 from samix.networks.classifier import Classifier
 from samix.networks.compile import compile_methods
 from samix.networks.early_backward import gradients_now
-from samix.networks.ema import momentum_at, momentum_copy, train_norms, untracked_batchnorm, update_momentum
+from samix.networks.ema import (
+    momentum_at,
+    momentum_copy,
+    train_norms,
+    untracked_batchnorm,
+    update_momentum,
+    warmed_up,
+)
 from samix.networks.inference import evaluating
 
 WHOLE_EVERY = 4  # of the clean passes that keep statistics, one in so many runs the whole network
@@ -252,7 +259,8 @@ class AutoMix(Method):
         """
         super().after_step(progress)
         o = self.options
-        update_momentum(self.model, self.ema_model, momentum_at(progress, o.ema_decay, o.ema_decay_end, o.ema_hold))
+        decay = momentum_at(progress, o.ema_decay, o.ema_decay_end, o.ema_hold)
+        update_momentum(self.model, self.ema_model, warmed_up(decay, self.step) if o.ema_warmup else decay)
         self.mixer.after_step()
 
     def train(self, mode: bool = True) -> AutoMix:

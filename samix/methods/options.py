@@ -26,6 +26,8 @@ class StepOptions:
         ema_decay: decay of the averaged copy at the start, in [0, 1].
         ema_decay_end: at the end; cosine between them.
         ema_hold: share of the run in which ``ema_decay`` is held.
+        ema_warmup: use a decay of at most ``(1 + t) / (10 + t)`` at step t, so that the averaged copy does not lag
+            behind in short runs [ours; as in TensorFlow's ExponentialMovingAverage].
         lam_margin: plain MixUp where min(lam, 1 - lam) is at most this [released code]; negative switches it off.
         bn_statistics: ``clean`` keeps the averaged copy's BatchNorm statistics of clean images only, and lets most
             clean passes stop at the feature map; ``both`` averages clean and mixed images [released code].
@@ -40,6 +42,7 @@ class StepOptions:
     ema_decay: float = 0.999
     ema_decay_end: float = 0.999999
     ema_hold: float = 0.1
+    ema_warmup: bool = False
     lam_margin: float = 0.08
     bn_statistics: BatchNormStatistics = "clean"
     smoothing: float = 0.0

@@ -75,6 +75,16 @@ def momentum_at(progress: float, start: float, end: float, hold: float) -> float
     return end - (end - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
 
 
+def warmed_up(decay: float, step: int) -> float:
+    """``min(decay, (1 + t) / (10 + t))``: a decay for a copy that starts at the initial weights.
+
+    Args:
+        decay: in [0, 1].
+        step: t, optimiser steps that are done.
+    """
+    return min(decay, (1.0 + step) / (10.0 + step))
+
+
 @contextmanager
 def untracked_batchnorm(net: nn.Module) -> Iterator[None]:
     """Inside, BatchNorm normalises by the batch but leaves its running statistics alone."""

@@ -97,7 +97,7 @@ def test_the_lines_of_the_card_run(runs, name, tmp_path, monkeypatch):
 
 
 def test_a_network_without_labels_gives_features(tmp_path):
-    named = PRETRAIN_RECIPES["digits-moco"]({"method": "simsiam", "mixup": "vanilla"})
+    named = PRETRAIN_RECIPES["digits-moco"].build({"method": "simsiam", "mixup": "vanilla"})
     small = {"model_args": SLIM, "limit": 100, "epochs": 1, "batch_size": 20, "size": 8, "knn": 5}
     recipe = dataclasses.replace(named, method="simsiam", method_options={}, mixup="vanilla", mixup_options={}, **small)
     run = PretrainRun(recipe, RunOptions(out=str(tmp_path), run="ssl", device="cpu", quiet=True))

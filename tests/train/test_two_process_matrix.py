@@ -40,7 +40,7 @@ def labelled_recipe(name):
 def unlabelled_recipe(name):
     """Two steps of a method without labels."""
     method, _, mixup = name.partition("-")
-    named = PRETRAIN_RECIPES["digits-moco"]({"method": method, "mixup": mixup or "vanilla"})
+    named = PRETRAIN_RECIPES["digits-moco"].build({"method": method, "mixup": mixup or "vanilla"})
     clustered = mixup in ("samix-c", "interintra", "puzzlemix")
     small = {"queue": 20, "hardest": 8, "first": 4, "second": 2}
     known = {f.name for f in dataclasses.fields(next(iter(SSL_METHODS[method].presets.values())))}
