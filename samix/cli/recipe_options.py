@@ -7,6 +7,7 @@ file, data, network, mixup, method and presets. Then all others, over the recipe
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from samix.cli.options import UsageError, generator_of, options_type, plain_options, read, read_known
+from samix.hub.network_config import CUSTOM
+from samix.hub.source import read_source
 from samix.recipes.files import read_config
 from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
 from samix.recipes.recipe import (
@@ -50,6 +53,8 @@ class Choice:
     config: str | None = None
     data: str | None = None
     model: str | None = None
+    init: str | None = None
+    pretrained: bool = False
     mixup: str | None = None
     method: str | None = None
     mixup_preset: Annotated[str | None, tyro.conf.arg(name="mixup.preset")] = None
@@ -72,8 +77,8 @@ class Choice:
     @property
     def named(self) -> dict[str, str]:
         """What the user named."""
-        names = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("config", "resume")}
-        return {name: value for name, value in names.items() if value and "_" not in name}
+        names = {name: getattr(self, name) for name in ("recipe", "data", "model", "mixup", "method")}
+        return {name: value for name, value in names.items() if value}
 
     @property
     def presets(self) -> dict[str, str]:
@@ -183,11 +188,11 @@ def read_run(
 
 def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[AnyRecipe, RunOptions]:
     """The recipe that the first words give, and the run options with the run to resume."""
-    if choice.resume is None:
-        return task.resolve(choice.named, read_config(choice.config or "", task.recipe), choice.presets), options
     if not choice.resume:
-        options = dataclasses.replace(options, resume=True)
-        return task.resolve(choice.named, read_config(choice.config or "", task.recipe), choice.presets), options
+        named, values = with_weights(task, choice)
+        options = dataclasses.replace(options, resume=choice.resume is not None)
+        recipe = task.resolve(named, read_config(choice.config or "", task.recipe), choice.presets)
+        return with_fields(recipe, values), options
     folder = Path(choice.resume[0])
     if folder.suffix == ".pt":
         folder = folder.parent
@@ -201,6 +206,25 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     if choice.model:
         recipe = with_model(recipe, choice.model)
     return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)
+
+
+def with_weights(task: Task[AnyRecipe], choice: Choice) -> tuple[dict[str, str], dict[str, Any]]:
+    """What the user named, and the fields that follow from ``--init`` and ``--pretrained``.
+
+    The network is that of the weights unless it is named, and the recipe of the user's own images is ``finetune``.
+    """
+    named, values = choice.named, dict[str, Any]()
+    if choice.init:
+        values["init"] = choice.init
+        config = read_source(choice.init).config
+        if config is not None and config.architecture != CUSTOM and "model" not in named:
+            named["model"] = config.architecture
+            values |= {"model_args": json.dumps(config.model_args), "stem": config.stem}
+    if choice.pretrained:
+        values |= {"pretrained": True, "init": ""}
+    if values and "recipe" not in named and not choice.config and task.usual(named.get("data", "")) == "images":
+        named["recipe"] = "finetune"
+    return named, values
 
 
 def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:

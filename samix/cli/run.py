@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from torch import nn
 
-from samix.data import ImageData
+from samix.data import EvalBatches, ImageData, load_data
 from samix.eval.monitor import knn_of_run
+from samix.eval.probe_head import linear_classifier, start_head
 from samix.hub.callbacks import ExportMixer, ExportNetwork
 from samix.hub.init import load_init
+from samix.hub.source import read_source
+from samix.networks.freeze import freeze_backbone, freeze_norms
 from samix.recipes import Recipe
-from samix.recipes.build import build_network
+from samix.recipes.build import build_augment, build_network
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.console import say
 from samix.train import Callback, Run, RunOptions
+from samix.train.batches import common_options
 from samix.train.callbacks import TimeEstimate, Trackers, Warnings
 from samix.train.checkpoint import LAST, kept_files
 from samix.train.pretraining import PretrainRun
@@ -50,17 +55,40 @@ def build_run(
         data: in the place of the recipe's.
         network: in the place of the recipe's.
     """
+    source = read_source(recipe.init) if recipe.init else None
+    if source is not None and source.config is not None:  # pixels are scaled as the weights know them
+        read = load_recipe_data(recipe, options) if data is None else data
+        data = dataclasses.replace(read, mean=tuple(source.config.mean), std=tuple(source.config.std))
 
     def make_network(run: Training, classes: int) -> nn.Module:
         made = build_network(run.recipe, classes) if network is None else network
         resumed = options.resume and any(path.is_file() for path in kept_files(run.folder / LAST))
-        if recipe.init and not resumed:  # a resumed run has its weights in its checkpoint
-            report = load_init(made, recipe.init, class_names=run.data.class_names if classes else ())
+        if source is not None and not resumed:  # a resumed run has its weights in its checkpoint
+            report = load_init(made, source, class_names=run.data.class_names if classes else ())
             if run.accelerator.is_main_process and not options.quiet:
                 say(str(report))
+        if recipe.probe_head and classes and not resumed:
+            start_head(made, plain_batches(run).batches(), run.device)
+        if recipe.freeze == "backbone":
+            freeze_backbone(made, linear_classifier(made))
+        elif recipe.freeze == "norms":
+            freeze_norms(made)
         return made
 
     called = [*default_callbacks(recipe, options), *callbacks]
     if isinstance(recipe, PretrainRecipe):
         return PretrainRun(recipe, options, called, knn_of_run, data, make_network)
     return Run(recipe, options, called, data, make_network)
+
+
+def load_recipe_data(recipe: Recipe, options: RunOptions) -> ImageData:
+    """The data set of a recipe."""
+    limit = recipe.limit or None
+    return load_data(recipe.data, root=options.data_root, download=options.download, limit=limit, seed=recipe.seed)
+
+
+def plain_batches(run: Training) -> EvalBatches:
+    """The training images of a run, without augmentation."""
+    common = common_options(run.recipe, run.device, on_bad_image=run.options.on_bad_image)
+    augment = build_augment(run.recipe, run.data)
+    return EvalBatches(run.data, split="train", batch_size=200, augment=augment, **common)

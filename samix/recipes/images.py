@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from samix.recipes.recipe import Recipe
-from samix.recipes.small import QUICK_MIXER, options_of
+from samix.recipes.small import QUICK_MIXER, QUICK_MOMENTUM, options_of
 
 # Some thousand to some ten thousand steps: the momentum copy must keep up (its memory is 100 steps, at the end 1,000),
 # and the masks must form, with the stronger mask loss of the quick recipes.
@@ -31,6 +31,39 @@ def images(mixup: str) -> Recipe:
         mixer_lr_end=1e-3,
         weight_decay=5e-4,
         warmup_epochs=5,
+        schedule="step",
+        channels_last=True,
+    )
+
+
+def finetune(mixup: str) -> Recipe:
+    """Few photographs and a pre-trained network: AdamW 3e-4, BatchNorm statistics frozen, 8 epochs at 112 pixels.
+
+    The classifier starts from a logistic regression on frozen features (linear probing, then fine-tuning: Kumar et al.
+    2022, arXiv:2202.10054). Taken for your own images where ``--init`` or ``--pretrained`` is given; alone it takes
+    ``--init lite0``, EfficientNet-Lite0 on ImageNet from a package. 1,000 images of CIFAR-10, vanilla: 82.1 % of 1,000
+    other training images, in 200 CPU seconds (one seed). For fine detail ``--size 224``.
+    """
+    return Recipe(
+        name="finetune",
+        data="folder:data/images",
+        size=112,
+        augment="crop-flip",
+        model="tf_efficientnet_lite0",
+        init="lite0",
+        freeze="norms",
+        probe_head=True,
+        mixup=mixup,
+        mixup_options=options_of(mixup, automix=QUICK_MIXER, samix=QUICK_MIXER, adautomix=QUICK_MOMENTUM),
+        smoothing=0.1,
+        epochs=8,
+        batch_size=32,
+        optimizer="adamw",
+        lr=3e-4,
+        mixer_lr=2e-3,
+        weight_decay=0.05,
+        decay_norms=False,
+        warmup_epochs=0.8,
         schedule="step",
         channels_last=True,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from samix.data import find_dataset
 from samix.recipes.build import MIXUP_GROUP
-from samix.recipes.images import images
+from samix.recipes.images import finetune, images
 from samix.recipes.published import (
     aircraft_r18,
     cifar10_r18,
@@ -55,6 +55,7 @@ RECIPES: Registry[Entry] = Registry(
         "cifar-slim": Entry(cifar_slim, {}, "some minutes, 2 CPU cores"),
         "cifar-few": Entry(cifar_few, {}, "some minutes, 2 CPU cores"),
         "images": Entry(images, {}, "by the number of images"),
+        "finetune": Entry(finetune, {}, "minutes, 2 CPU cores"),
         "cifar10-r18": Entry(
             cifar10_r18,
             {

@@ -49,6 +49,8 @@ class NetworkFields:
         pretrained: start from timm's weights (downloads them).
         init: start from these weights: a run, checkpoint or export of samix, a file of weights, timm:NAME,
             hf-hub:OWNER/NAME, ...; see ``samix.load_init``.
+        freeze: ``norms`` keeps the BatchNorm statistics as they are; ``backbone`` also trains the classifier only.
+        probe_head: start the classifier from a logistic regression on the features of the training images.
         feature: stage whose feature map guides a learned mixup, counted as timm does; None is the third of four
             stages, or the middle block of a ViT.
         channels_last: store images and kernels in channels-last memory format.
@@ -60,6 +62,8 @@ class NetworkFields:
     stem: Literal["default", "small", "half"] = "default"
     pretrained: bool = False
     init: str = ""
+    freeze: Literal["none", "norms", "backbone"] = "none"
+    probe_head: bool = False
     feature: int | None = None
     channels_last: bool = False
     compile: bool = False
@@ -168,6 +172,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, **options)
         check_choice("stem", self.stem, ("default", "small", "half"))
+        check_choice("freeze", self.freeze, ("none", "norms", "backbone"))
         check_choice("schedule", self.schedule, ("epoch", "step"))
         check_choice("class_balance", self.class_balance, ("none", "weights", "sampling"))
         check_choice("precision", self.precision, ("no", "bf16", "fp16"))
