@@ -38,7 +38,7 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
         epoch: number of the epoch.
     """
     generator = torch.Generator().manual_seed(stream_seed("balance", seed, epoch))
-    classes = labels.unique()
+    classes = labels.bincount().nonzero().squeeze(1)
     classes = classes[torch.randperm(len(classes), generator=generator)]  # the first ones get what does not divide
     share, rest = divmod(len(labels), len(classes))
     chosen = []

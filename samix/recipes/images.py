@@ -5,9 +5,9 @@ from __future__ import annotations
 from samix.recipes.recipe import Recipe
 from samix.recipes.small import QUICK_MIXER, QUICK_MOMENTUM, options_of
 
-# Some thousand to some ten thousand steps: the momentum copy must keep up (its memory is 100 steps, at the end 1,000),
-# and the masks must form, with the stronger mask loss of the quick recipes.
-MOMENTUM = {"ema_decay": 0.99, "ema_decay_end": 0.999}
+# Some hundred to some ten thousand steps: the averaged copy must keep up (its memory is 100 steps, at the end 1,000,
+# and at most a ninth of the steps done), and the masks must form, with the stronger mask loss of the quick recipes.
+MOMENTUM = {"ema_decay": 0.99, "ema_decay_end": 0.999, "ema_warmup": True}
 MIXER = {**QUICK_MIXER, **MOMENTUM}
 
 

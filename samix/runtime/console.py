@@ -97,7 +97,7 @@ def printable(text: str) -> str:
 def steady_stdout() -> Iterator[None]:
     """Inside, ``print`` to a closed standard output is dropped instead of raising; a slow reader is waited for."""
     before = sys.stdout
-    sys.stdout = SteadyStream(before, None)  # type: ignore[assignment]
+    sys.stdout = SteadyStream(before, None)
     try:
         yield
     finally:

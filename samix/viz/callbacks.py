@@ -79,7 +79,8 @@ def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = 
     """
     split = "val" if len(data.val) else "train"
     labels = (data.val if split == "val" else data.train).labels
-    rows = [int((labels == c).nonzero()[0]) for c in labels.unique().tolist()[:8] if c >= 0]
+    classes = labels[labels >= 0].bincount().nonzero().squeeze(1).tolist()
+    rows = [int((labels == c).nonzero()[0]) for c in classes[:8]]
     rows += [row for row in range(min(len(labels), 16)) if row not in rows][: 8 - len(rows)]
     subset = (data.val if split == "val" else data.train).subset(torch.tensor(rows))
     chosen = dataclasses.replace(data, val=subset)

@@ -17,7 +17,7 @@ def test_the_decay_is_warmed_up(step, expected):
 @pytest.mark.parametrize("warmup", [False, True])
 def test_the_copy_takes_the_share_of_the_network_that_the_decay_leaves(warmup):
     torch.manual_seed(0)
-    method = SAMix(tiny_cnn(), 10, SAMixOptions(ema_warmup=warmup))
+    method = SAMix(tiny_cnn(), 5, SAMixOptions(ema_warmup=warmup))
     weights = [p.clone() for p in method.ema_model.parameters()]
     for p in method.model.parameters():
         p.data += 1.0

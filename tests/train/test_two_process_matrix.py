@@ -42,7 +42,7 @@ def unlabelled_recipe(name):
     method, _, mixup = name.partition("-")
     named = PRETRAIN_RECIPES["digits-moco"].build({"method": method, "mixup": mixup or "vanilla"})
     clustered = mixup in ("samix-c", "interintra", "puzzlemix")
-    small = {"queue": 20, "hardest": 8, "first": 4, "second": 2}
+    small = {"queue": 20, "groups": 1, "hardest": 8, "first": 4, "second": 2}
     known = {f.name for f in dataclasses.fields(next(iter(SSL_METHODS[method].presets.values())))}
     options = {**named.method_options, **{k: v for k, v in small.items() if k in known}}
     return dataclasses.replace(
