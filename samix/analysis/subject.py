@@ -23,7 +23,7 @@ from samix.methods.base import Method
 from samix.mixups import MIXUPS
 from samix.mixups.handmade import NoMixup
 from samix.recipes import Recipe
-from samix.recipes.build import METHODS, MIXER, NAMES, build_augment
+from samix.recipes.build import METHODS, MIXER, NAMES, build_augment, is_mixup_name
 from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.environment import check_device
 from samix.train.checkpoint import load_checkpoint
@@ -107,7 +107,7 @@ class Subject:
             name, own = "mixup", False
         if own:
             return self._joined(self._previewing(seed), index), name
-        if name in METHODS or not (name in NAMES or name.startswith(MIXER)):
+        if name in METHODS or not is_mixup_name(name):
             known = ", ".join(n for n in NAMES if n not in METHODS)
             raise ValueError(
                 f"{name!r} cannot be used here: give the run's checkpoint instead of its export, or one of {known}, "

@@ -38,6 +38,11 @@ def mixup_names() -> tuple[str, ...]:
     return (*MIXUPS.names(), *METHODS.names())
 
 
+def is_mixup_name(word: str) -> bool:
+    """Whether a word names a mixup, rather than a file: a known name, ``mixer:PATH`` or ``package.module:Name``."""
+    return word in mixup_names() or word.startswith(MIXER) or MODULE_NAME.fullmatch(word) is not None
+
+
 def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
     """The class of a mixup by name: of a mixup, or of the method that trains one; ``mixer:PATH`` is a frozen Mixer.
 

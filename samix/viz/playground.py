@@ -15,7 +15,7 @@ from samix.data import load_images, normalize
 from samix.hub.checkpoints import load_method
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
-from samix.recipes.build import METHODS, MIXER, NAMES
+from samix.recipes.build import METHODS, MIXER, is_mixup_name
 from samix.train.options import short_name
 from samix.viz.frames import Scale, Sheet, new_sheet
 from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, guide_of, mixup_at, named_mixup, title_of, trained_at
@@ -102,7 +102,7 @@ class Playground:
 
     def mix_of(self, source: str) -> tuple[str, str, Callable[[float], MixedBatch | None], Scale]:
         """Its title, its family, lam -> the mix, and mean and std of the pictures."""
-        if source in NAMES or source.startswith(MIXER):
+        if is_mixup_name(source):
             scale: Scale = (PHOTO_MEAN, PHOTO_STD)
             images, labels = self.pair(self.size, scale)
             mixup = named_mixup(source, scale)
