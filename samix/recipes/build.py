@@ -204,5 +204,5 @@ def build_loss(recipe: Recipe) -> Loss | None:
     if recipe.loss == "bce":
         options["threshold"] = recipe.bce_threshold
     if recipe.loss == "decoupled":
-        options["eta"] = recipe.decoupled_eta
+        options |= {"eta": recipe.decoupled_eta, "mode": recipe.decoupled_mode}
     return partial(LOSSES[recipe.loss], **options)

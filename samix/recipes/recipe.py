@@ -79,6 +79,8 @@ class LossFields:
             ManifoldMix and PuzzleMix code; ``decoupled`` and ``decoupled_bce`` those of DecoupledMix.
         bce_threshold: for ``bce``: targets above it become 1, all others 0; None keeps soft targets.
         decoupled_eta: for ``decoupled``: weight of the decoupled term.
+        decoupled_mode: for ``decoupled``: which of an image's two classes have the term: ``both``, or that with the
+            smaller (``less``) or the larger (``more``) share.
         clean_weight: weight of the loss of the unmixed images; above 0 it costs a further pass.
     """
 
@@ -86,6 +88,7 @@ class LossFields:
     loss: LossName = "ce"
     bce_threshold: float | None = None
     decoupled_eta: float = 0.1
+    decoupled_mode: Literal["both", "less", "more"] = "both"
     clean_weight: float = 0.0
 
 
@@ -172,6 +175,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, **options)
         check_choice("stem", self.stem, ("default", "small", "half"))
+        check_choice("decoupled_mode", self.decoupled_mode, ("both", "less", "more"))
         check_choice("freeze", self.freeze, ("none", "norms", "backbone"))
         check_choice("schedule", self.schedule, ("epoch", "step"))
         check_choice("class_balance", self.class_balance, ("none", "weights", "sampling"))

@@ -637,3 +637,53 @@ def test_pretraining_and_judging_what_came_of_it(tmp_path, capsys):
     assert "a queue of 640 keys over 150 training images" in fails(
         capsys, "pretrain", "--mixup", "cutmix", "--limit", "150", "--device", "cpu", "--out", str(tmp_path)
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "values"),
+    [
+        ("in1k-r50", {"eta": 0.1, "mask_schedule": "linear", "ema_decay_end": 1.0, "dropout": 0.0}),
+        ("cub-r18", {"eta": 0.5, "mask_schedule": "linear", "ema_decay_end": 1.0, "dropout": 0.0, "pairing": "cycle"}),
+        ("digits-quick", {"eta": 0.5, "ema_decay": 0.95}),
+    ],
+)
+def test_a_preset_that_the_user_names_wins_over_the_recipe(recipe, values):
+    from samix.recipes.build import resolve_options
+
+    parsed, _ = parse_train(["--recipe", recipe, "--mixup.preset", "paper"])
+    options = resolve_options("samix", parsed.mixup_options)
+    assert {name: options[name] for name in values} == values
+    assert options["preset"] == "paper"
+
+
+def test_a_small_stem_stays_with_resnets():
+    assert parse_train(["--model", "resnet50"])[0].stem == "small"
+    assert parse_train(["--model", "convnext_tiny"])[0].stem == "default"
+    assert parse_train(["--model", "resnet50", "--stem", "half"])[0].stem == "half"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.json", '{"lr": 1, "epochs": 3, "lr": 2}'), ("a.yaml", "lr: 1\nepochs: 3\nlr: 2\n")]
+)
+def test_a_file_with_a_key_twice_is_refused(name, text, tmp_path, capsys):
+    assert "the key 'lr' appears twice; keep one" in fails(capsys, "train", "--config", config(tmp_path, text, name))
+
+
+def test_the_example_of_a_config_file_is_read():
+    recipe, _ = parse_train(["--config", "examples/recipe.yaml"])
+    assert (recipe.name, recipe.epochs, recipe.mixup_options["alpha"]) == ("digits-quick", 10, 1.0)
+
+
+def test_doctor_names_versions_and_devices(capsys):
+    status, out, _ = run(capsys, "doctor")
+    assert status in (0, 1)
+    assert "devices      cpu" in out
+    assert "torch" in out
+
+
+def test_words_are_suggested_for_misspelt_ones(capsys):
+    assert "did you mean train?" in fails(capsys, "trian")
+    assert "did you mean --epochs?" in fails(capsys, "train", "--epoch", "3")
+    assert "did you mean --mixup.alpha?" in fails(capsys, "train", "--mixup", "cutmix", "--mixup.alhpa", "1")
+    assert "did you mean cutmix?" in fails(capsys, "train", "--mixup", "cutmxi")
+    assert "did you mean cifar10-r18?" in fails(capsys, "train", "--recipe", "cifar10r18")

@@ -12,7 +12,7 @@ from samix.losses.supervised import LOSSES
 from samix.recipes import RECIPES, LossName, Recipe, from_dict, named_recipe, read_recipe_file
 from samix.recipes.build import build_method, build_network, resolve_options
 
-SMALL = ("digits-quick", "cifar-slim", "cifar-few", "images")  # ours, nothing is published of them
+SMALL = ("digits-quick", "cifar-slim", "cifar-few", "images", "finetune")  # ours, nothing is published of them
 
 
 def test_a_recipe_survives_json():
@@ -99,7 +99,8 @@ def test_a_recipe_s_loss_reaches_the_method(name):
     torch.testing.assert_close(loss, LOSSES[name](logits, mixed, smoothing=0.1))
     other = small_recipe("mixup", loss="bce", bce_threshold=0.2)
     assert build_method(other, 10).loss.keywords == {"smoothing": 0.0, "threshold": 0.2}
-    assert build_method(small_recipe("mixup", loss="decoupled", decoupled_eta=0.3), 10).loss.keywords["eta"] == 0.3
+    decoupled = small_recipe("mixup", loss="decoupled", decoupled_eta=0.3, decoupled_mode="less")
+    assert build_method(decoupled, 10).loss.keywords == {"smoothing": 0.0, "eta": 0.3, "mode": "less"}
 
 
 def test_losses_that_cannot_be_are_refused():
@@ -135,7 +136,7 @@ def test_every_recipe_builds_and_takes_a_step(name, mixup):
     assert set(parts) >= ({"clean", "generation"} if mixup in ("automix", "samix") else {"mixed"})
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "finetune"])  # whose network is no ResNet
 def test_every_network_of_a_recipe_is_known_and_has_its_stem(name):
     recipe = dataclasses.replace(named_recipe(name), pretrained=False)
     with torch.device("meta"):
@@ -160,3 +161,16 @@ def test_every_field_is_documented():
     text = "".join(kind.__doc__ or "" for kind in Recipe.__mro__)
     documented = {line.strip().partition(":")[0] for line in text.splitlines() if ": " in line}
     assert {f.name for f in dataclasses.fields(Recipe)} <= documented
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mixup", "alpha"),
+    [
+        *(("in1k-r18", mixup, 0.2) for mixup in ("cutmix", "saliencymix", "fmix", "resizemix")),
+        *(("in1k-r50", mixup, 1.0) for mixup in ("cutmix", "saliencymix", "fmix", "resizemix")),
+        ("cifar10-r18", "saliencymix", 0.2),
+        ("cifar100-r18", "saliencymix", 0.2),
+    ],
+)
+def test_alphas_are_those_of_the_published_tables(recipe, mixup, alpha):
+    assert resolve_options(mixup, named_recipe(recipe, mixup).mixup_options)["alpha"] == alpha
