@@ -159,7 +159,10 @@ def options_type(owner: type[Any]) -> type[Any]:
         return owner
     none: Any = dataclasses.field(default=None, kw_only=True)
     fields = [(name, Annotated[Any, tyro.conf.Suppress], none) for name in hidden]
-    made = dataclasses.make_dataclass(owner.__name__, fields, bases=(owner,))
+    frozen = any(
+        vars(base)["__dataclass_params__"].frozen for base in owner.__mro__ if "__dataclass_params__" in vars(base)
+    )
+    made = dataclasses.make_dataclass(owner.__name__, fields, bases=(owner,), frozen=frozen)
     made.__doc__ = owner.__doc__
     return made
 

@@ -127,7 +127,7 @@ def test_a_short_run_on_two_processes_leaves_whole_files(mixup, out):
     assert summary["processes"] == 2
     assert len(rows(folder)) == 2
     names = {"recipe.json", "metrics.jsonl", "last.pt", "last-1.pt", "best.pt", "summary.json", "export"}
-    optional = {"mixer", "last-1.pt"} if mixup == "samix" else {"last-1.pt"}
+    optional = {"mixer", "last-1.pt", ".lock"} if mixup == "samix" else {"last-1.pt", ".lock"}
     left = {path.name for path in folder.iterdir()}
     assert names <= left <= names | optional  # no temporary is left either
 
