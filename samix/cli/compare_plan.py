@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
+from tyro.conf import OmitArgPrefixes as Group
 
 from samix.cli.options import HELP_ALL, UsageError, generator_of, options_type, read, read_known
 from samix.cli.recipe_options import COMMON as RUN_COMMON
-from samix.cli.recipe_options import GROUPS, Choice, Group, fields_of
+from samix.cli.recipe_options import GROUPS, Choice, fields_of
 from samix.compare.ablations import ABLATION, Variant, expand
 from samix.compare.plan import CompareOptions, Entrant, Plan, order_jobs
 from samix.compare.tasks import LABELLED, ScoredTask, task_of
@@ -183,7 +184,7 @@ def read_recipe(
         kind,
         flags,
         "samix compare",
-        description=CompareArguments.__doc__.partition("Args:")[0],
+        description=(CompareArguments.__doc__ or "").partition("Args:")[0],
         default=default,
         common=COMMON,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from samix.cli.run import build_run
@@ -237,7 +237,7 @@ def _data(
 def _small(data: ImageData, model: str | nn.Module | None) -> dict[str, Any]:
     """The size of small images, and the stem that goes with them; nothing for others."""
     image = data.train.image(0)
-    side = max(image.size) if hasattr(image, "width") else max(image.shape[1:])
+    side = max(image.shape[1:]) if isinstance(image, Tensor) else max(image.size)
     if side > SMALL:
         return {}
     resnet = model is None or (isinstance(model, str) and model.startswith(SMALL_STEMS))

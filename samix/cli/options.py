@@ -170,7 +170,7 @@ def options_type(owner: type[Any]) -> type[Any]:
 def plain_options(options: Any) -> dict[str, Any]:
     """The options as plain values, without keyword-only fields."""
     return {
-        f.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        f.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
         for f in dataclasses.fields(options)
         if not f.kw_only
         for value in [getattr(options, f.name)]

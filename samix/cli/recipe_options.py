@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
+from tyro.conf import OmitArgPrefixes as Group  # a group of options in help, whose name is no part of theirs
 
 from samix.cli.options import UsageError, generator_of, options_type, plain_options, read, read_known
 from samix.hub.network_config import CUSTOM
@@ -37,7 +38,6 @@ from samix.train.folder import recipe_of_run
 
 MixupOptions = TypeVar("MixupOptions")
 MethodOptions = TypeVar("MethodOptions")
-Group = tyro.conf.OmitArgPrefixes  # a group of options in help, whose name is no part of theirs
 COMMON = (
     *("recipe", "config", "mixup", "method", "mixup.preset", "mixup.alpha", "data", "limit", "size", "model", "stem"),
     *("pretrained", "init", "epochs", "batch-size", "lr", "weight-decay", "precision", "seed", "views"),
@@ -196,13 +196,13 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     folder = Path(choice.resume[0])
     if folder.suffix == ".pt":
         folder = folder.parent
-    recipe = recipe_of_run(folder)
-    if not isinstance(recipe, task.recipe) or isinstance(recipe, PretrainRecipe) != (task.recipe is PretrainRecipe):
-        command = "pretrain" if isinstance(recipe, PretrainRecipe) else "train"
+    recorded = recipe_of_run(folder)
+    if not isinstance(recorded, task.recipe) or isinstance(recorded, PretrainRecipe) != (task.recipe is PretrainRecipe):
+        command = "pretrain" if isinstance(recorded, PretrainRecipe) else "train"
         raise UsageError(f"{folder} is a run of samix {command}: samix {command} --resume {folder}")
-    refuse_hub_mixer(recipe, choice.named)
+    refuse_hub_mixer(recorded, choice.named)
     named = {name: value for name, value in choice.named.items() if name not in ("recipe", "model")}
-    recipe = dataclasses.replace(recipe, **named)
+    recipe = with_fields(recorded, named)
     if choice.model:
         recipe = with_model(recipe, choice.model)
     return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)

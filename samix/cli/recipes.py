@@ -45,9 +45,9 @@ def recipes(arguments: Sequence[str]) -> int:
         print(pretrain_entry(given.name).build.__doc__ or "")
         print(json.dumps(recipe.to_dict(), indent=1))
     else:
-        recipe = named_recipe(given.name, given.mixup or "samix", given.preset)
+        labelled = named_recipe(given.name, given.mixup or "samix", given.preset)
         print(recipe_entry(given.name).build.__doc__ or "")
-        print(json.dumps(recipe.to_dict(), indent=1))
+        print(json.dumps(labelled.to_dict(), indent=1))
     return 0
 
 

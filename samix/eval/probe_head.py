@@ -56,7 +56,7 @@ def start_head(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devic
     def loss() -> Tensor:
         optimiser.zero_grad()
         value = F.cross_entropy(F.linear(standardised, weight, bias), labels) + PENALTY * weight.square().sum()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]

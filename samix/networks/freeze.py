@@ -24,10 +24,10 @@ def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
 
 def freeze_norms(model: nn.Module) -> None:
     """Keeps all BatchNorm statistics of a network, also in copies of it; in place."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, FrozenStatistics):
-            module.__class__ = _frozen(type(module))  # the same layout, with another train()
-            module.eval()
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, FrozenStatistics)]
+    for norm in norms:
+        norm.__class__ = _frozen(type(norm))  # the same layout, with another train()
+        norm.eval()
 
 
 def freeze_backbone(model: nn.Module, classifier: nn.Module) -> None:

@@ -15,6 +15,7 @@ from samix.data import find_dataset
 from samix.methods.contrastive.moco import MoCoOptions
 from samix.recipes.build_pretraining import LEARNED, METHOD_GROUP, MIXUP_GROUP, method_class, options_class
 from samix.recipes.pretrain_recipe import PretrainRecipe
+from samix.recipes.recipe import with_fields
 from samix.recipes.small import SLIM
 from samix.recipes.task import Names, Task
 from samix.runtime.registry import Registry
@@ -244,7 +245,7 @@ def pretrain_entry(name: str) -> PretrainEntry:
         return entry
     if isinstance(entry, PretrainRecipe):
         own = entry
-        return PretrainEntry(lambda names: dataclasses.replace(own, **names), entry.method)
+        return PretrainEntry(lambda names: with_fields(own, names), entry.method)
     if callable(entry):
         return PretrainEntry(entry)
     raise ValueError(f"{name} must be a samix.recipes.PretrainRecipe, or a function that returns one, got {entry!r}")

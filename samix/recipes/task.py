@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from samix.recipes.option_groups import OptionGroup, over_preset
-from samix.recipes.recipe import AnyRecipe, Recipe, from_dict, with_model
+from samix.recipes.recipe import AnyRecipe, Recipe, from_dict, with_fields, with_model
 from samix.runtime.checks import suggest
 
 Names = Mapping[str, str]  # what the mixup and the method are called, by field
@@ -69,7 +69,7 @@ class Task(Generic[AnyRecipe]):
             if preset:
                 options["preset"] = preset
             self.groups[group].resolve(called, options)  # refuses unknown options
-            recipe = dataclasses.replace(recipe, **{f"{group}_options": options})
+            recipe = with_fields(recipe, {f"{group}_options": options})
         if "model" in values:
             recipe = with_model(recipe, str(values["model"]))
         recipe = from_dict({**values, "name": str(name), **names}, recipe)
