@@ -121,12 +121,12 @@ def test_the_options_of_mixup_and_clusters_reach_them():
 
 def test_help_explains_the_options_of_both(capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["pretrain", "--mixup", "puzzlemix", "--help"])
+        main(["pretrain", "--mixup", "puzzlemix", "--help-all"])
     plain = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in ("--mixup.blocks", "blocks along the shorter side", "--mixup.clusters", "at most half the number"):
         assert text in plain
     assert "--mixup.warmup-epochs" in plain
-    assert "--mixup.classifier-trains-encoder" in plain
+    assert "--mixup.[no-]classifier-trains-encoder" in plain
 
 
 @pytest.mark.parametrize("mixup", ["interintra", "puzzlemix"])
