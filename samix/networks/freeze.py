@@ -26,7 +26,7 @@ def freeze_norms(model: nn.Module) -> None:
     """Keeps all BatchNorm statistics of a network, also in copies of it; in place."""
     norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, FrozenStatistics)]
     for norm in norms:
-        norm.__class__ = _frozen(type(norm))  # the same layout, with another train()
+        norm.__class__ = _frozen(type(norm))  # type: ignore[arg-type]  # the same layout, with another train()
         norm.eval()
 
 
