@@ -31,7 +31,7 @@ class ClusterOptions:
     Args:
         clusters: C, at most half the number of training images.
         bank_momentum: share of the new feature in an image's row of the bank, in [0, 1]. ODC: 0.5; 1 where the features
-            come from a momentum encoder.
+            come from an EMA encoder.
         min_cluster: clusters of fewer images are given up and refilled; None is 0.3 N / C, at least 1.
         centroid_every: steps between new centroids; 0 is a twentieth of an epoch. ODC: 10.
         repair_every: steps between looks for small clusters; 0 is a hundredth of an epoch. ODC: 1.

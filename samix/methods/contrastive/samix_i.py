@@ -93,6 +93,9 @@ class SAMixIOptions:
             check_number(name, getattr(self, name), 0, 1)
         for name in ("adjust_margin", "lam_margin"):
             check_number(name, getattr(self, name), None, 1)
+        check_number("lam_scale", self.lam_scale)
+        if self.gamma is not None:
+            check_number("gamma", self.gamma)
         check_choice("pair", self.pair, ("same", "cross"))
         for name in ("local_schedule", "mask_schedule"):
             check_choice(name, getattr(self, name), ("constant", "linear", "cosine", "warmup"))
