@@ -48,7 +48,10 @@ def show(arguments: list[str]) -> int:
     asked: Show = read(Show, arguments, "samix show")
     if MODULE_NAME.fullmatch(asked.source):
         allow(asked.source)  # the user typed it
+    from samix.train.checkpoint import newest_of
     from samix.viz.show import show_mixup
 
-    print(show_mixup(asked.source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))
+    run = Path(asked.source)
+    source = str(newest_of(run)) if run.is_dir() else asked.source
+    print(show_mixup(source, list(asked.images), asked.out, asked.size, asked.lams, asked.seed, asked.data_root))
     return 0
