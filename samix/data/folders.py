@@ -139,9 +139,7 @@ def _is_flat(folder: Path) -> bool:
 # Classes --------------------------------------------------------------------------------------------------------------
 
 
-def read_classes(
-    folder: Path, classes: Sequence[str], inner: str = "", *, exif_rotation: bool = True, empty_advice: str = ""
-) -> FileImages:
+def read_classes(folder: Path, classes: Sequence[str], inner: str = "", *, exif_rotation: bool = True) -> FileImages:
     """Reads the images of folder/CLASS/inner for each class; labels follow the order of `classes`.
 
     Raises:
@@ -205,8 +203,8 @@ def read_folder(folder: Path) -> Splits:
         return _read_undivided(folder, left_out)
     if train is None:
         raise FileNotFoundError(
-            f"{folder} holds {held_out and held_out.name} and no folder train; add DIR/train/CLASS/ with images, or, "
-            f"to evaluate a trained network, give {held_out}"
+            f"{folder} holds {held_out.name if held_out else ''} and no folder train; add DIR/train/CLASS/ with "
+            f"images, or, to evaluate a trained network, give {held_out}"
         )
     notes = tuple(f"{name} is not used" for name in others if _split_rank(name, HELD_OUT_NAMES) is not None)
     files = _files_of_classes(train, left_out)
@@ -218,7 +216,7 @@ def read_folder(folder: Path) -> Splits:
             f"then a fifth of {train} is held out"
         )
     held = {name: inside for name, inside in _files_of_classes(held_out, left_out).items() if inside}
-    images = _labelled(train, files, also=f", here and in {held_out}" if held_out else "")
+    images = _labelled(train, files, also=f", here and in {held_out}")
     _check_same_classes(train, held_out, list(files), list(held))
     val = _labelled(held_out, {name: held[name] for name in files})
     return Splits(images, val, tuple(files), left_out=left_out, notes=notes)

@@ -13,7 +13,7 @@ from runs import SLIM, fit, new_run, rows, run_differences
 import samix.data.shards
 from samix.data import Augment, TrainBatches, load_data
 from samix.data.decode import UnreadableImage
-from samix.data.replacements import name_of
+from samix.data.replacements import check_readable, name_of
 from samix.data.shards import INDEX_ENDING, expand_ranges, find_shards, make_index
 from samix.recipes import Recipe
 from samix.train import Interrupted
@@ -337,3 +337,23 @@ def test_a_held_out_label_that_is_not_learned_is_refused(shards):
     write_tar(shards / "val-001.tar", [("x.png", png(1)), ("x.cls", b"7")])
     with pytest.raises(ValueError, match=r"has label 7, outside 0\.\.2"):
         load_data(spec(shards))
+
+
+def test_a_label_far_above_the_number_of_images_is_refused_before_anything_is_made(tmp_path):
+    for name in ("train", "val"):
+        write_tar(tmp_path / f"{name}.tar", [("0.png", png(0)), ("0.cls", b"999999999")])
+    with pytest.raises(ValueError, match=r"have label 999999999, but 2 images; number the classes from 0"):
+        load_data(f"wds:{tmp_path}/train.tar,{tmp_path}/val.tar")
+
+
+def test_images_in_shards_are_turned_upright_and_their_formats_are_those_of_files(tmp_path):
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(stream, "JPEG", exif=exif)
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"
+    write_tar(tmp_path / "a.tar", [("0.jpg", stream.getvalue()), ("1.jpg", postscript), ("2.png", png(2)[:150])])
+    images = load_data(f"wds:{tmp_path}/a.tar").train
+    assert images.image(0).size == (4, 6)
+    with pytest.raises(UnreadableImage, match=r"a.tar/1.jpg cannot be read \(none of the formats"):
+        images.image(1)
+    assert check_readable(images, "skip") == {1, 2}
