@@ -170,7 +170,7 @@ def _fit(
         if isinstance(train, DataLoader) and train.batch_size:
             values.setdefault("batch_size", train.batch_size)
     named["model"] = CUSTOM if isinstance(model, nn.Module) else model or ""
-    for word in (recipe, called, named["method"], named.get("data", "")):
+    for word in (recipe, called, named["method"], ":".join(named.get("data", "").split(":")[:2])):
         if MODULE_NAME.fullmatch(word):
             allow(word)  # the user wrote it
     made: Recipe = task.resolve(named, {k: v for k, v in values.items() if k not in AFTER_MODEL}, presets)

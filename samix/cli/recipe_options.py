@@ -65,12 +65,10 @@ class Choice:
         for name, value in dataclasses.asdict(self).items():
             if value == "":
                 raise UsageError(f"--{name.replace('_', '.')} needs a value; leave it out for the default")
-            if (
-                isinstance(value, str)
-                and MODULE_NAME.fullmatch(value)
-                and name in ("recipe", "mixup", "method", "data")
-            ):
-                allow(value)  # the user typed it
+            if isinstance(value, str) and name in ("recipe", "mixup", "method", "data"):
+                word = ":".join(value.split(":")[:2]) if name == "data" else value  # data may go on with :DIR
+                if MODULE_NAME.fullmatch(word):
+                    allow(word)  # the user typed it
         if len(self.resume or ()) > 1:
             raise UsageError(f"--resume takes one run's folder, got {' '.join(self.resume or ())}")
 

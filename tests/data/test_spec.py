@@ -90,3 +90,16 @@ def test_what_is_a_path_says_that_it_is_not_there(tmp_path):
     (tmp_path / "a.csv").write_text("image,label\n")
     with pytest.raises(ValueError, match=r"a.csv is a file; for a list of images give list:"):
         load_data(str(tmp_path / "a.csv"))
+
+
+def test_the_command_imports_a_data_set_that_was_typed_with_its_folder(birds, registry, tmp_path, monkeypatch):
+    from samix.__main__ import main
+
+    (tmp_path / "typed_birds.py").write_text(MODULE.replace("own-birds", "typed-birds"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("samix.runtime.registry._ALLOWED", set())
+    flags = ["--model-args", SLIM, "--size", "8", "--epochs", "1", "--batch-size", "8", "--workers", "0", "--quiet"]
+    out = ["--device", "cpu", "--out", str(tmp_path), "--run", "run"]
+    name = f"typed_birds:BIRDS:{birds}"
+    assert not main(["train", "--data", name, "--mixup", "cutmix", "--model", "resnet18", *flags, *out])
+    assert (tmp_path / "run" / "last.pt").is_file()
