@@ -12,11 +12,10 @@ from torch import Tensor
 
 from fuzzing.judging import require
 from fuzzing.random_input import K, Net, random_batch, random_options
+from samix.methods.contrastive import SSL_METHODS
 from samix.methods.supervised import Supervised
 from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS
-from samix.recipes.build_pretraining import METHODS as VIEW_METHODS
-from samix.recipes.build_pretraining import PRESETS
 
 
 def call_mixup(draw: random.Random, place: Path) -> None:
@@ -71,12 +70,12 @@ def call_method(draw: random.Random, place: Path) -> None:
         method, name = labelled_method(draw)
         batch: Any = random_batch(draw)
     else:
-        name = draw.choice(list(VIEW_METHODS))
-        preset = next(iter(PRESETS[name].values()))
+        name = draw.choice(list(SSL_METHODS))
+        preset = next(iter(SSL_METHODS.get(name).presets.values()))
         names = [f.name for f in dataclasses.fields(preset)]
         options = {"dim": 4, **random_options(type(preset), names, draw)}
         options = {k: v for k, v in {**options, "queue": 8}.items() if k in names}
-        method = VIEW_METHODS[name](Net(3, 0), dataclasses.replace(preset, **options))
+        method = SSL_METHODS[name](Net(3, 0), dataclasses.replace(preset, **options))
         view, _ = random_batch(draw)
         batch = (view, view if draw.random() < 0.8 else random_batch(draw)[0], torch.arange(4))
     loss, parts = method(batch)

@@ -142,6 +142,6 @@ def compare_with(found: Found, baseline: Found | None) -> None:
 
 def gain_over(found: Found, base: Found) -> Found | None:
     """The paired difference of two methods in the score, as plain values; None without a common seed."""
-    scores = [{run["seed"]: run["top1"] for run in method["runs"]} for method in (found, base)]
-    difference = paired_difference(*scores)
+    own, theirs = ({run["seed"]: run["top1"] for run in method["runs"]} for method in (found, base))
+    difference = paired_difference(own, theirs)
     return None if difference is None else dataclasses.asdict(difference)

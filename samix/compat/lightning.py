@@ -14,7 +14,7 @@ Needs ``samix[lightning]``. A mixup of images alone does without: call it in ``o
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import lightning
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class MethodModule(lightning.LightningModule):
         loss, parts = self.method(images, labels)
         self.log("train/loss", loss.detach(), batch_size=len(images))
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(images))
-        return loss
+        return cast(Tensor, loss)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Logs the accuracy of the exported network as ``val/accuracy``."""

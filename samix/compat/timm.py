@@ -148,7 +148,7 @@ class Mixup(TimmMixup):
         super().__init__(draws, num_classes, label_smoothing, multi_label=multi_label)
 
 
-class CollateMixup(TimmMixup, FastCollate):
+class CollateMixup(TimmMixup, FastCollate):  # type: ignore[misc]  # timm has no types of its own here
     """Any mixup of images as the ``collate_fn`` of timm's prefetcher, which the training script uses by default.
 
     ``mixup_enabled`` of timm's loader switches it off.
@@ -160,7 +160,9 @@ class CollateMixup(TimmMixup, FastCollate):
         multi_label: as for :class:`TimmMixup`.
     """
 
-    def __call__(self, samples: Sequence[Any], _: Any = None) -> tuple[Tensor, Tensor]:
+    def __call__(  # type: ignore[override]  # timm's collate functions take samples
+        self, samples: Sequence[Any], _: Any = None
+    ) -> tuple[Tensor, Tensor]:
         """Collates and mixes.
 
         Args:

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from samix.data import Augment, EvalBatches, ImageData, load_data, load_labelled_folder
 from samix.data.replacements import OnBadImage
+from samix.data.spec import Channels
 from samix.hub.checkpoints import load_method
 from samix.hub.export import config_of
 from samix.hub.load import load_network
@@ -71,7 +73,8 @@ def evaluate_path(
             f"{path} gives features and has no classes; evaluate the features: samix evaluate knn {path}, or linear"
         )
     images = _images(data, trained_on, data_root, config)
-    images = dataclasses.replace(images, mean=config.mean, std=config.std)
+    mean, std = cast(Channels, config.mean), cast(Channels, config.std)
+    images = dataclasses.replace(images, mean=mean, std=std)
     batches = EvalBatches(
         images,
         batch_size=batch_size,

@@ -29,6 +29,7 @@ def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
     data = state["data"]
     plain = without_paths(recipe)
     normalization = (data["mean"], data["std"])
+    method: Method
     if isinstance(plain, PretrainRecipe):
         method = build_pretraining(plain, int(data["images"]), normalization)
     else:

@@ -14,13 +14,13 @@ from typing import Any, cast
 
 from torch import nn
 
-import samix
 from samix.data import Augment, ImageData, default_augment
-from samix.hub.network_config import CONFIG, CUSTOM, WEIGHTS, NetworkConfig, Stem
+from samix.hub.network_config import CONFIG, CUSTOM, WEIGHTS, NetworkConfig
 from samix.networks.create import sized_args
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.atomic_files import file_digest, write_text, write_whole
+from samix.runtime.environment import versions
 
 CARD = "README.md"
 LOAD = """```python
@@ -73,7 +73,7 @@ def config_of(recipe: Recipe, data: Mapping[str, Any]) -> NetworkConfig:
         architecture=CUSTOM if custom else recipe.model.split(".")[0],
         num_classes=len(names),
         model_args={} if custom else sized_args(recipe.model, recipe.model_kwargs, recipe.size),
-        stem=cast(Stem, recipe.stem),
+        stem=recipe.stem,
         size=recipe.size,
         resize=augment.short_side(recipe.size),
         interpolation="bilinear" if augment.interpolation.value == "bilinear" else "bicubic",
@@ -122,7 +122,7 @@ def write_export(folder: Path, network: nn.Module, config: NetworkConfig, recipe
     write_whole(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
     values = timm_fields(config, network)
     values["samix"] = {
-        "version": samix.__version__,
+        "version": versions()["samix"],
         "network": {k: v for k, v in vars(config).items()},
         "weights_sha256": file_digest(folder / WEIGHTS),
         "recipe": recipe,

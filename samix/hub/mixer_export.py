@@ -14,6 +14,7 @@ from samix.mixers import MASK_GENERATORS
 from samix.mixers.folder import CARD, MixerConfig, MixerWithEncoder
 from samix.networks.backbone import TimmBackbone
 from samix.recipes import Recipe
+from samix.runtime.environment import versions
 
 
 def has_mixer(method: Method) -> bool:
@@ -86,8 +87,6 @@ def write_mixer(
         picture: a PNG of masks, copied.
         licence: of the weights; empty says that none is given.
     """
-    import samix
-
     steps = f"{recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"
     about = {
         "trained_on": data["name"],
@@ -95,7 +94,7 @@ def write_mixer(
         "preset": recipe.mixup_options.get("preset", "reference"),
         "training": steps,
         **measured,
-        "samix": samix.__version__,
+        "samix": versions()["samix"],
         "licence": licence or "not given",
     }
     folder.mkdir(parents=True, exist_ok=True)

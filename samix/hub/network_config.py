@@ -140,7 +140,7 @@ def _of_timm(values: dict[str, Any], path: Path) -> NetworkConfig:
     try:
         size = int(cfg.get("input_size", (3, 224, 224))[-1])
         names = cfg.get("label_names") or values.get("label_names") or ()
-        classes = int(values.get("num_classes", cfg.get("num_classes", 0)))
+        classes = int(values.get("num_classes", cfg.get("num_classes", 0)) or 0)
         return NetworkConfig(
             architecture=values["architecture"],
             num_classes=classes,

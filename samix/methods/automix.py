@@ -220,14 +220,14 @@ class AutoMix(Method):
         mixed = mixed_cross_entropy(logits, own, partner, lam, self.options.smoothing)
         if self.options.eta is None:
             return mixed
-        return local_cross_entropy(logits, own, partner, lam) + self.options.eta * mixed
+        return local_cross_entropy(logits, own, partner, lam) + float(self.options.eta) * mixed
 
     # Its parts --------------------------------------------------------------------------------------------------------
 
     @property
     def trains_mixer(self) -> bool:
         """Whether this step trains the Mixer."""
-        return self.step % self.options.generator_every == 0
+        return self.step % int(self.options.generator_every) == 0
 
     def early(self, loss: Tensor) -> Tensor:
         """Returns the network's loss; with ``early_backward`` its graph is used now, and gone."""

@@ -69,7 +69,7 @@ def softmax_masks(maps: Tensor, shares: Tensor, size: tuple[int, int], sweeps: i
         (B, k, H, W) float32; sums to 1 over k.
     """
     with torch.autocast(maps.device.type, enabled=False):
-        logits = list(resize(maps.float(), size, "bilinear").split(1, dim=1))
+        logits = list(resize(maps.float(), size, "bilinear").split(1, dim=1))  # type: ignore[no-untyped-call]
         sources, sweeps = (1, 1) if len(logits) == 2 else (len(logits), sweeps)
         for _ in range(sweeps):
             for k in range(sources):

@@ -305,7 +305,7 @@ def activation_map(model: nn.Module, images: Tensor, *, feature: str = "", absol
 def _last_map(net: Any, images: Tensor, feature: str, classifier: str) -> Tensor:
     """(B, D, h, w) float32: the output of the named layer, or what a timm network hands to its head."""
     if feature:
-        return HookedBackbone(net, feature, classifier or None).feature_map(images).float()
+        return HookedBackbone(net, feature).feature_map(images).float()
     if not hasattr(net, "forward_intermediates"):
         layers = ", ".join(name for name, _ in net.named_children())
         raise ValueError(

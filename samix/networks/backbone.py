@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -320,4 +320,4 @@ def as_backbone(
     if hasattr(model, "forward_intermediates"):
         return TimmBackbone(model, feature)
     stage = checked_stage(model, feature)
-    return HookedBackbone(model, str(list(model.feature_info)[stage]["module"]), image_size)  # type: ignore[call-overload]
+    return HookedBackbone(model, str(list(cast(Any, model).feature_info)[stage]["module"]), image_size)

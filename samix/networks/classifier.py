@@ -223,4 +223,4 @@ def last_layer(model: nn.Module, num_classes: int) -> str:
             f"num_classes is {num_classes}, but the network's last layer {linear[-1]!r} gives {found}; create the "
             'network with the same num_classes, or name its classifier, classifier="layer.name"'
         )
-    return linear[-1]
+    return str(linear[-1])

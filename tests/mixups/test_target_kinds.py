@@ -157,7 +157,6 @@ def test_labels_at_each_pixel_are_mixed_or_refused_with_what_to_use(name):
         (PIXELS, "pixel"),
         (torch.rand(2, 4, 4), "pixel"),
     ],
-    ids=str,
 )
 def test_the_kind_of_labels(labels, kind):
     assert target_kind(labels) == kind
