@@ -23,7 +23,7 @@ from samix.compat.state import images_and_labels, load_method_state, method_stat
 from samix.methods.base import Method
 
 
-class MethodModule(lightning.LightningModule):
+class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightning has no types of its own here
     """Trains a method; validates the network that the method exports, the averaged one where there is one.
 
     It calls ``start_epoch`` and ``after_step`` and keeps what resuming needs in Lightning's checkpoint: a run resumed

@@ -127,7 +127,7 @@ def _flat_val(folder: Path, wnids: list[str]) -> FileImages:
         names, tokens = read_pairs(source)
         tokens = [wnids[int(t)] if t.isdecimal() and int(t) < len(wnids) else t for t in tokens]
     elif devkit.is_dir():
-        from scipy.io import loadmat  # type: ignore[import-untyped]
+        from scipy.io import loadmat
 
         source = devkit / "ILSVRC2012_validation_ground_truth.txt"
         synsets = loadmat(devkit / "meta.mat", squeeze_me=True)["synsets"]
