@@ -42,10 +42,12 @@ _HOMES = {
     "samix.mixups.transmix": ["TransMix"],
     "samix.mixers.automix": ["AutoMixer"],
     "samix.mixers.samix": ["SAMixer"],
+    "samix.mixers.score": ["ScoreMixer"],
     "samix.mixers.adversarial": ["AdversarialMixer"],
     "samix.mixers.pretrained": ["Mixer"],
     "samix.methods.automix": ["AutoMix", "AutoMixOptions"],
     "samix.methods.samix": ["SAMix", "SAMixOptions"],
+    "samix.methods.score": ["ScoreMix", "ScoreMixOptions"],
     "samix.methods.adautomix": ["AdAutoMix", "AdAutoMixOptions"],
     "samix.methods.supervised": ["Supervised"],
     "samix.hub.load": ["load"],
@@ -133,11 +135,14 @@ if TYPE_CHECKING:
     from samix.methods.contrastive.unmix import UnMixOptions as UnMixOptions
     from samix.methods.samix import SAMix as SAMix
     from samix.methods.samix import SAMixOptions as SAMixOptions
+    from samix.methods.score import ScoreMix as ScoreMix
+    from samix.methods.score import ScoreMixOptions as ScoreMixOptions
     from samix.methods.supervised import Supervised as Supervised
     from samix.mixers.adversarial import AdversarialMixer as AdversarialMixer
     from samix.mixers.automix import AutoMixer as AutoMixer
     from samix.mixers.pretrained import Mixer as Mixer
     from samix.mixers.samix import SAMixer as SAMixer
+    from samix.mixers.score import ScoreMixer as ScoreMixer
     from samix.mixups.align import AlignMix as AlignMix
     from samix.mixups.attentive import AttentiveMix as AttentiveMix
     from samix.mixups.attentive import SnapMix as SnapMix

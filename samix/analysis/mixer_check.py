@@ -12,7 +12,7 @@ import torch
 from samix.data import load_images, normalize
 from samix.hub.mixer_folder import describe
 from samix.mixers.folder import MixerWithEncoder
-from samix.mixers.pretrained import DEFAULT, Mixer
+from samix.mixers.pretrained import SHIPPED, Mixer
 from samix.viz.mixes import mask_statistics
 from samix.viz.show import held_out
 
@@ -80,7 +80,7 @@ def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) 
     """
     if len(files) == 1:
         raise ValueError("samix mixer check needs at least two images to mix, got one")
-    network = MixerWithEncoder.read(DEFAULT if source == "default" else source)
+    network = MixerWithEncoder.read(SHIPPED.get(source, source))
     mean: Any = network.config.mean
     std: Any = network.config.std
     if files:

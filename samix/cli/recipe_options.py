@@ -227,8 +227,10 @@ def with_weights(task: Task[AnyRecipe], choice: Choice) -> tuple[dict[str, str],
 
 def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:
     """Raises UsageError where a run's Mixer would be fetched from the hub, and the user did not name it."""
+    from samix.mixers.pretrained import SHIPPED
+
     kind, _, source = recipe.mixup.partition(":")
-    if kind == "mixer" and "mixup" not in named and source != "default" and not Path(source).exists():
+    if kind == "mixer" and "mixup" not in named and source not in SHIPPED and not Path(source).exists():
         raise UsageError(
             f"the run mixes by {recipe.mixup}, which is not on this machine and would be fetched from the hub; allow "
             f"it with --mixup {recipe.mixup}"

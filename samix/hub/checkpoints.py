@@ -11,6 +11,7 @@ from torch import nn
 from samix.hub.export import config_of
 from samix.hub.network_config import NetworkConfig
 from samix.methods.base import Method
+from samix.mixers.pretrained import SHIPPED
 from samix.recipes import Recipe
 from samix.recipes.build import MIXER, build_method, build_mixup
 from samix.recipes.build_pretraining import build_pretraining
@@ -44,7 +45,7 @@ def without_paths(recipe: Recipe) -> Recipe:
     plain = dataclasses.replace(recipe, pretrained=False, mixup_options=options)
     if recipe.mixup.startswith(MIXER):
         source = recipe.mixup[len(MIXER) :]
-        if source != "default" and not Path(source).exists():  # a file does not ask the hub
+        if source not in SHIPPED and not Path(source).exists():  # a file does not ask the hub
             return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
         try:
             build_mixup(recipe.mixup)

@@ -23,7 +23,8 @@ from samix.runtime.checks import check_choice
 if TYPE_CHECKING:
     from samix.mixers.folder import MixerWithEncoder
 
-DEFAULT = Path(__file__).parent / "default"  # the small one that comes with the package
+SHIPPED = {name: Path(__file__).parent / name for name in ("default", "slim")}  # those that come with the package
+DEFAULT = SHIPPED["default"]
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Mixer(Augmentation):
 
         Args:
             source: the folder of a run or of a Mixer, its ``model.safetensors``, a hub id ``owner/name``, or
-                ``default``: the small one that comes with samix.
+                ``default`` or ``slim``: those that come with samix.
             options: of this class.
 
         Raises:
@@ -93,7 +94,7 @@ class Mixer(Augmentation):
         """
         from samix.mixers.folder import MixerWithEncoder
 
-        network = MixerWithEncoder.read(DEFAULT if str(source) == "default" else source)
+        network = MixerWithEncoder.read(SHIPPED.get(str(source), source))
         return cls(network=network, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -265,14 +266,14 @@ def start_from(mixer: MaskGenerator, source: str) -> None:
 
     Args:
         mixer: the new one, of the same kind and options.
-        source: a Mixer's folder, file or hub id, or ``default``.
+        source: a Mixer's folder, file or hub id, ``default`` or ``slim``.
 
     Raises:
         FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
     """
     from samix.mixers.folder import MixerWithEncoder
 
-    trained = MixerWithEncoder.read(DEFAULT if source == "default" else source).mixer
+    trained = MixerWithEncoder.read(SHIPPED.get(source, source)).mixer
     own, given = mixer.state_dict(), trained.state_dict()
     if type(trained) is not type(mixer) or {k: v.shape for k, v in own.items()} != {
         k: v.shape for k, v in given.items()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
 import timm
 import torch
 
-from samix.methods.automix import AutoMix
-from samix.methods.options import LearnedOptions
-from samix.mixers.score import ScoreMixer, ScoreMixerConfig, contest_mask, solve_offset
+from samix.methods.score import ScoreMix, ScoreMixOptions
+from samix.mixers.score import ScoreMixer, contest_mask, solve_offset
 
 
 def offset_by_bisection(logits: list[float], lam: float) -> float:
@@ -93,14 +91,9 @@ def test_wrong_options_are_refused(name, value):
         ScoreMixer(8, **{name: value})
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoreOptions(LearnedOptions, ScoreMixerConfig):
-    """Options of AutoMix's step with a score generator."""
-
-
 def test_it_is_trained_online_by_the_step_of_automix():
     torch.manual_seed(0)
-    method = AutoMix(timm.create_model("test_resnet", num_classes=5), 5, ScoreOptions(width=8, mask_weight=0.0))
+    method = ScoreMix(timm.create_model("test_resnet", num_classes=5), 5, ScoreMixOptions(width=8))
     before = {name: p.clone() for name, p in method.mixer.named_parameters()}
     optimizer = torch.optim.SGD(method.parameter_groups(lr=0.1))
     loss, parts = method(torch.randn(6, 3, 32, 32), torch.arange(6) % 5)
