@@ -35,9 +35,9 @@ from samix.mixups.boxes import CutMix
 LEARNERS = (("resnet50", 224, 8), ("resnet18", 224, 16), ("resnet18", 32, 64))
 
 
-def read_validation(data: Path, count: int) -> tuple[Tensor, Tensor]:
-    """The first validation images (N, 3, 64, 64), normalised to [-1, 1], and masks (N, 64, 64) of their boxes."""
-    lines = (data / "val" / "val_annotations.txt").read_text().splitlines()[:count]
+def read_validation(data: Path, skip: int, count: int) -> tuple[Tensor, Tensor]:
+    """Validation images (N, 3, 64, 64), normalised to [-1, 1], and masks (N, 64, 64) of their boxes."""
+    lines = (data / "val" / "val_annotations.txt").read_text().splitlines()[skip : skip + count]
     images, boxes = [], torch.zeros(count, 64, 64)
     for row, line in enumerate(lines):
         name, _, *corners = line.split()
@@ -175,7 +175,7 @@ def table(result: dict[str, Any]) -> str:
 def measure_quality(options: argparse.Namespace, sources: dict[str, str]) -> tuple[dict[str, Any], dict[str, float]]:
     """The masks of each Mixer, of CutMix, of noise and of the upper bound; and which pairs of Mixers agree."""
     torch.manual_seed(0)
-    images, boxes = read_validation(options.data, options.images)
+    images, boxes = read_validation(options.data, options.skip, options.images)
     rows = {name: quality(source, images, boxes) for name, source in sources.items()}
     boxed = CutMix()(images, torch.arange(len(images)), lam=0.5, index=torch.arange(len(images)).roll(1)).mask
     other = partners(boxes)
@@ -197,13 +197,15 @@ def main() -> None:
     parser.add_argument("--mixers", nargs="+", required=True, metavar="NAME=PATH")
     parser.add_argument("--agree", nargs="*", default=[], metavar="NAME,NAME")
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--skip", type=int, default=2000, help="the first ones served to choose the gain")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     sources = dict(item.split("=", 1) for item in options.mixers)
     rows, agreed = measure_quality(options, sources)
-    command = f"python benchmarks/mixer_quality.py --images {options.images} --mixers {' '.join(sources)}"
+    part = f"--skip {options.skip} --images {options.images}"
+    command = f"python benchmarks/mixer_quality.py {part} --mixers {' '.join(sources)}"
     result = {"command": command, "quality": rows, "agreement": agreed, "costs": costs(sources, options.repeats)}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(table(result))

@@ -40,6 +40,7 @@ from samix.mixers.score import ScoreMixer
 ARCHITECTURE, STAGE, DIM, SIZE = "tf_efficientnet_lite0", 3, 112, 128
 SIDES, CHANCES = (64, 96, 128), (0.3, 0.4, 0.3)  # of what the encoder sees in training
 BATCH, PAIRS, RENEW, CLASSIFY = 64, 40, 20, 5
+HARDER = 2.0  # times the gain of the score generator that is written: its masks are soft while they learn
 
 
 def pretrained(weights: Path) -> nn.Module:
@@ -233,8 +234,11 @@ def as_folder(folder: Path, generator: MaskGenerator, deviation: Tensor, weights
         norm = generator.head[0]
         norm.running_mean *= deviation.flatten()
         norm.running_var *= deviation.flatten().square()
+    options = dataclasses.asdict(generator.config)
+    if isinstance(generator, ScoreMixer):
+        options["gain"] *= HARDER
     config = MixerConfig(
-        kind=generator.config.name, mixer=dataclasses.asdict(generator.config), dim=DIM, architecture=ARCHITECTURE,
+        kind=generator.config.name, mixer=options, dim=DIM, architecture=ARCHITECTURE,
         model_args={}, stem="default", stage=STAGE, size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, about=about,
     )  # fmt: skip
     network = MixerWithEncoder(config)
