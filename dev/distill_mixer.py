@@ -1,6 +1,6 @@
 """Distils a Mixer into score generators with one and two maps an image.
 
-    python dev/distill_mixer.py --data /data/tiny-imagenet-200 --teacher slim --out OUT
+Example: ``python dev/distill_mixer.py --data /data/tiny-imagenet-200 --teacher slim --out OUT``.
 """
 
 from __future__ import annotations
