@@ -15,7 +15,7 @@ from samix.hub.mixer_export import mixer_network, write_mixer
 from samix.methods.supervised import Supervised
 from samix.mixers.base import adjust_mask
 from samix.mixers.folder import MixerConfig, MixerWithEncoder, read_config
-from samix.mixers.pretrained import DEFAULT, Mixer
+from samix.mixers.pretrained import SHIPPED, Mixer
 from samix.recipes import Recipe
 from samix.recipes.build import build_method, build_mixup
 
@@ -388,9 +388,16 @@ def test_a_learned_mixup_starts_from_a_trained_mixer(folder):
         build_method(small_recipe("automix", mixup_options={"init": str(folder)}), 7)
 
 
-def test_the_default_mixer_comes_along_and_its_masks_follow_lambda():
-    mix = samix.Mixer.from_pretrained("default")
-    assert sum(path.stat().st_size for path in DEFAULT.iterdir()) < 3_000_000
+def test_the_default_mixer_is_a_score_generator_of_less_than_three_megabytes_with_a_hash():
+    network = samix.Mixer.from_pretrained("default").loaded
+    assert (network.config.kind, network.config.architecture) == ("score", "tf_efficientnet_lite0")
+    assert len(network.config.sha256) == 64
+    assert sum(path.stat().st_size for path in SHIPPED["default"].iterdir()) < 3_000_000
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_masks_of_the_mixers_that_come_along_follow_lambda(name):
+    mix = samix.Mixer.from_pretrained(name)
     columns = torch.linspace(0, 6.3, 48)
     waves = torch.stack([torch.sin(columns * k)[:, None] * torch.cos(columns * (k + 1))[None] for k in range(1, 7)])
     images = torch.stack([waves, waves.transpose(1, 2), -waves], dim=1)  # (6, 3, 48, 48)
