@@ -61,17 +61,6 @@ class ClusterOptions:
             check_number("min_cluster", self.min_cluster, 1, integer=True)
 
 
-def known_images(images: int | None) -> int:
-    """The number of training images.
-
-    Raises:
-        ValueError: it was not given.
-    """
-    if images is None:
-        raise ValueError("clusters keep a feature of each training image; give their number, images=len(data)")
-    return images
-
-
 class OnlineClusters(nn.Module):
     """A bank of features with cluster labels that follow it (ODC, arXiv:2006.10645, section 3). All of it is state.
 

@@ -126,25 +126,42 @@ class ContrastiveMixup(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Attachment:
+    """The method that a mixup becomes a part of.
+
+    Args:
+        encoder: is trained by the step.
+        generator: of all draws.
+        images: N, number of training images, or None if it is not known.
+        dim: D of the embedding.
+    """
+
+    encoder: Encoder
+    generator: torch.Generator
+    images: int | None
+    dim: int
+
+    def known_images(self) -> int:
+        """The number of training images.
+
+        Raises:
+            ValueError: it was not given.
+        """
+        if self.images is None:
+            raise ValueError("clusters keep a feature of each training image; give their number, images=len(data)")
+        return self.images
+
+
 class ContrastiveMixupOptions(Protocol):
     """Options of a mixup beside MoCo, which say how it enters the step."""
 
-    def attach(
-        self,
-        mixup: Augmentation | MaskGenerator,
-        encoder: Encoder,
-        generator: torch.Generator,
-        images: int | None,
-        dim: int,
-    ) -> ContrastiveMixup:
+    def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
         """The contrastive form of a mixup.
 
         Args:
             mixup: is mixed with, or trained.
-            encoder: is trained by the step.
-            generator: of all draws.
-            images: N, number of training images, if it is known.
-            dim: D of the embedding.
+            to: what it becomes a part of.
 
         Raises:
             ValueError: a mixup that these options do not go with.

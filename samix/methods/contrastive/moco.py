@@ -26,6 +26,7 @@ from samix.methods.contrastive.base import (
     spread,
 )
 from samix.methods.contrastive.mixup import (
+    Attachment,
     AugmentationMixup,
     ContrastiveMixup,
     ContrastiveMixupOptions,
@@ -160,7 +161,9 @@ class MoCo(EMAEncoderMethod):
             check_queue(chosen.queue, images)
         self.queue = Queue(chosen.queue, chosen.dim, random_start=chosen.random_start).to(device)
         self.generator = given_generator(generator)
-        self.mixup = contrastive_mixup(mixup, mixup_options, self.encoder, self.generator, images, chosen.dim)
+        self.mixup = contrastive_mixup(
+            mixup, mixup_options, Attachment(self.encoder, self.generator, images, chosen.dim)
+        )
         self.train()
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -278,10 +281,7 @@ class MoCo(EMAEncoderMethod):
 def contrastive_mixup(
     mixup: Augmentation | MaskGenerator | None,
     options: ContrastiveMixupOptions | str | None,
-    encoder: Encoder,
-    generator: torch.Generator,
-    images: int | None,
-    dim: int,
+    to: Attachment,
 ) -> ContrastiveMixup | None:
     """The contrastive form of a mixup, or None for none; see :class:`MoCo` for the arguments.
 
@@ -294,7 +294,7 @@ def contrastive_mixup(
     if not isinstance(mixup, Augmentation | MaskGenerator):
         raise TypeError(f"mixup must be an augmentation object or a learned Mixer, got {type(mixup).__name__}")
     if options is None and isinstance(mixup, Augmentation):
-        return AugmentationMixup(mixup, generator)
+        return AugmentationMixup(mixup, to.generator)
     if options is None or isinstance(options, str):
         options = choose_options(options, SAMIX_I_PRESETS)
-    return options.attach(mixup, encoder, generator, images, dim)
+    return options.attach(mixup, to)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch
 from samix.losses.cluster import weighted_cross_entropy
 from samix.losses.contrastive import normalized
-from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
-from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, for_views, same_draws, wrong_options
+from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
+from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, for_views, same_draws, wrong_options
 from samix.methods.contrastive.samix_c import apply_exactly, no_loss
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
@@ -45,18 +45,11 @@ class PseudoLabelOptions(ClusterOptions):
     classifier_trains_encoder: bool = False
     layer: str = ""
 
-    def attach(
-        self,
-        mixup: Augmentation | MaskGenerator,
-        encoder: Encoder,
-        generator: torch.Generator,
-        images: int | None,
-        dim: int,
-    ) -> ContrastiveMixup:
+    def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
         """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
         if not isinstance(mixup, Augmentation):
             raise wrong_options(self, mixup)
-        return PseudoLabelMixup(mixup, encoder, self, generator, known_images(images), dim)
+        return PseudoLabelMixup(mixup, to.encoder, self, to.generator, to.known_images(), to.dim)
 
 
 class PseudoLabelMixup(ContrastiveMixup):

@@ -16,8 +16,8 @@ from samix.losses.cluster import weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
 from samix.losses.supervised import local_cross_entropy
 from samix.methods.automix import Draw
-from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters, known_images
-from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
+from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
+from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.contrastive.samix_i import RELEASED, MixerBranch, PairSources, SAMixIMixup, SAMixIOptions
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
@@ -49,18 +49,11 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
             raise ValueError('extended positives are keys: local="keys"')
         check_number("head_ema_decay", self.head_ema_decay, 0, 1)
 
-    def attach(
-        self,
-        mixup: Augmentation | MaskGenerator,
-        encoder: Encoder,
-        generator: torch.Generator,
-        images: int | None,
-        dim: int,
-    ) -> ContrastiveMixup:
+    def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
         """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
         if not isinstance(mixup, MaskGenerator):
             raise wrong_options(self, mixup)
-        return SAMixCMixup(mixup, encoder, self, generator, known_images(images), dim)
+        return SAMixCMixup(mixup, to.encoder, self, to.generator, to.known_images(), to.dim)
 
 
 SAMIX_C_PRESETS: dict[str, SAMixCOptions] = {

@@ -18,10 +18,10 @@ from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.losses.contrastive import local_bce, normalized
 from samix.losses.supervised import mask_mean_loss, mask_variance
 from samix.methods.automix import Draw
-from samix.methods.contrastive.mixup import ContrastiveMixup, MoCoStep, wrong_options
+from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.options import MaskSchedule, mask_schedule
-from samix.mixers.base import MaskGenerator, Upsample, adjust_mask, margin_mask
-from samix.mixers.samix import Attention, Content, SAMixer, SAMixerConfig
+from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
+from samix.mixers.samix import SAMixer, SAMixerConfig
 from samix.mixups.base import Augmentation, as_lam, blend, sample_lam, sample_partners, to_device
 from samix.networks.ema import untracked_batchnorm
 from samix.networks.encoder import Encoder
@@ -29,8 +29,8 @@ from samix.runtime.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
-class SAMixIOptions:
-    """Options of a Mixer's training without labels.
+class SAMixIOptions(SAMixerConfig):
+    """Options of a Mixer's training without labels: these, and those of the Mixer, see :class:`SAMixerConfig`.
 
     Args:
         preset: name of the preset these values come from.
@@ -51,14 +51,6 @@ class SAMixIOptions:
         adjust_margin: the encoder branch's masks are brought to mean lam where they are further from it than this;
             negative switches that off.
         lam_margin: plain MixUp in the encoder branch where min(lam, 1 - lam) is at most this.
-        gamma: strength of the Mixer's lam encoding; None learns it.
-        lam_scale: k of lam' = f(lam; k).
-        dropout: on the Mixer's content map.
-        activation: of its content branch.
-        norm: of its content branch.
-        upsample: of the mask.
-        attention: ``mixing``, or AutoMix's ``cross``, for ablations.
-        content: ``nonlinear``, or AutoMix's ``linear``, for ablations.
     """
 
     preset: str = "paper"
@@ -76,26 +68,15 @@ class SAMixIOptions:
     mask_over_batch: bool = False
     adjust_margin: float = 0.1
     lam_margin: float = 0.08
-    gamma: float | None = 1.0
-    lam_scale: float = -1.0
-    dropout: float = 0.0
-    activation: Literal["elu", "relu"] = "elu"
-    norm: Literal["batch", "layer"] = "batch"
-    upsample: Upsample = "bilinear"
-    attention: Attention = "mixing"
-    content: Content = "nonlinear"
 
     def __post_init__(self) -> None:
+        SAMixerConfig.__post_init__(self)
         check_number("alpha", self.alpha, 0, open_low=True)
         for name in ("local_weight", "global_weight", "mask_weight", "mask_variance"):
             check_number(name, getattr(self, name), 0)
-        for name in ("mask_margin", "dropout"):
-            check_number(name, getattr(self, name), 0, 1)
+        check_number("mask_margin", self.mask_margin, 0, 1)
         for name in ("adjust_margin", "lam_margin"):
             check_number(name, getattr(self, name), None, 1)
-        check_number("lam_scale", self.lam_scale)
-        if self.gamma is not None:
-            check_number("gamma", self.gamma)
         check_choice("pair", self.pair, ("same", "cross"))
         for name in ("local_schedule", "mask_schedule"):
             check_choice(name, getattr(self, name), ("constant", "linear", "cosine", "warmup"))
@@ -106,18 +87,11 @@ class SAMixIOptions:
         """SAMix's Mixer for feature maps of ``dim`` channels."""
         return SAMixer(dim, SAMixerConfig.of(self))
 
-    def attach(
-        self,
-        mixup: Augmentation | MaskGenerator,
-        encoder: Encoder,
-        generator: torch.Generator,
-        images: int | None,
-        dim: int,
-    ) -> ContrastiveMixup:
+    def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
         """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
         if not isinstance(mixup, MaskGenerator):
             raise wrong_options(self, mixup)
-        return SAMixIMixup(mixup, encoder, self, generator)
+        return SAMixIMixup(mixup, to.encoder, self, to.generator)
 
 
 RELEASED: dict[str, Any] = {  # where the released code differs from the paper

@@ -716,7 +716,7 @@ def test_recipes_give_their_queue_to_methods_that_have_one(recipe):
 
 
 def test_a_misspelt_method_is_refused_with_the_name_that_was_meant():
-    with pytest.raises(ValueError, match=r"unknown name 'moca'.*did you mean moco"):
+    with pytest.raises(ValueError, match=r"unknown ssl method 'moca'.*did you mean moco"):
         parsed("--method", "moca")
 
 

@@ -16,7 +16,7 @@ from samix.methods.automix import Draw
 from samix.methods.contrastive import mixup as contrastive_mixup
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup, SAMixIOptions
-from samix.mixers.base import MaskGenerator
+from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
 from samix.mixers.samix import SAMixer
 from samix.mixups.base import as_map
 
@@ -139,8 +139,7 @@ class Plain(MaskGenerator):
     """Paints lam everywhere, and keeps what it was shown."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
+        super().__init__(dim, MaskGeneratorConfig())
         self.weight = nn.Parameter(torch.ones(()))
         self.shown: list[tuple[Tensor, Tensor]] = []
 

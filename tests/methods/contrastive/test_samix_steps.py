@@ -12,7 +12,7 @@ from samix.methods.automix import Draw
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup
-from samix.mixers.base import MaskGenerator
+from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
 from samix.mixups.base import sample_lam
 
 COUNT, IMAGES, SIDE = 6, 24, 8
@@ -40,8 +40,7 @@ class SmallMixer(MaskGenerator):
     """Masks in float64 that depend on both maps, unlike on either, and on lam."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
+        super().__init__(dim, MaskGeneratorConfig())
         self.own, self.other = nn.Conv2d(dim, 1, 1), nn.Conv2d(dim, 1, 1)
         self.slope = nn.Parameter(torch.tensor(1.5))
 
