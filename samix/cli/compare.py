@@ -38,6 +38,7 @@ def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = No
     """
     out = out or sys.stdout
     plan = read_plan(arguments)
+    refuse_other_report(plan)
     command = shlex.join(["samix", "compare", *arguments])
     if plan.options.read:
         results = read_and_write(find_finished(plan), command)
@@ -98,6 +99,30 @@ def look_at_others(plan: Plan, elsewhere: bool = False) -> None:
             continue
         if is_finished(job.folder) and not (job.folder / MASKS).is_file():
             look_again(job.folder, plan.options.data_root)
+
+
+def refuse_other_report(plan: Plan) -> None:
+    """Refuses to replace the report of a comparison of other mixups, or of another recipe, in the same folder.
+
+    Raises:
+        ValueError: a report with rows that this comparison does not have, or one that cannot be read.
+    """
+    path = plan.out / "results.json"
+    if not path.is_file():
+        return
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        labels = {label for label, found in earlier["mixups"].items() if found["runs"]}
+        recipe = earlier["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a report of samix compare ({error}); choose another --out") from None
+    lost = sorted(labels - {entrant.label for entrant in plan.entrants})
+    if lost or recipe != plan.recipe_name:
+        what = f"rows {', '.join(lost)}" if lost else f"recipe {recipe}"
+        raise ValueError(
+            f"{plan.out} holds the report of a comparison with {what}, which this one would replace; name these rows, "
+            "too, or choose another --out"
+        )
 
 
 def write_report(plan: Plan, results: Found, command: str) -> Path:

@@ -12,6 +12,8 @@ from samix.batch import MixedBatch
 
 Mix = Callable[[float], MixedBatch | None]  # the mix of fixed pairs at one lam
 
+PNG_METADATA = {"Software": "samix"}  # by which a picture of ours is known before it is replaced
+
 
 def figure(width: float, height: float) -> Any:
     """A figure without a window, in inches."""
@@ -73,7 +75,7 @@ def mix_grid(
     for col, head in enumerate(heads):
         axes[0, col].set_title(head, fontsize=9)
     fig.suptitle("\n".join([title] * bool(title) + ([] if flat else [_legend(axes)])), fontsize=8)
-    fig.savefig(path, dpi=dpi, format="png")
+    fig.savefig(path, dpi=dpi, format="png", metadata=PNG_METADATA)
 
 
 def _legend(axes: Any) -> str:
@@ -154,7 +156,7 @@ def source_grid(
             draw(ax, one)
             ax.set_title(name, fontsize=6, pad=2)
     fig.suptitle("\n".join([title, "below: mixed batches, above each image the shares of its sources"]), fontsize=8)
-    fig.savefig(path, dpi=dpi, format="png")
+    fig.savefig(path, dpi=dpi, format="png", metadata=PNG_METADATA)
 
 
 def _sources(batch: MixedBatch, row: int) -> str:
@@ -196,7 +198,7 @@ def view_grid(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(color="0.6", linewidth=0.6)
             draw(ax, image)
-    fig.savefig(path, dpi=110, format="png")
+    fig.savefig(path, dpi=110, format="png", metadata=PNG_METADATA)
 
 
 def draw(ax: Any, pixels: Tensor, colours: str = "gray") -> None:
@@ -242,7 +244,7 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8, frameon=False)
-    fig.savefig(path, dpi=110, format="png")
+    fig.savefig(path, dpi=110, format="png", metadata=PNG_METADATA)
 
 
 LABELS = {

@@ -15,6 +15,7 @@ from samix.data import denormalize, load_data, load_images, normalize
 from samix.hub.checkpoints import load_method
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, MIXER, mixup_names
+from samix.runtime.atomic_files import refuse_foreign
 from samix.runtime.registry import MODULE_NAME
 from samix.viz.callbacks import preview_pairs
 from samix.viz.mixes import (
@@ -58,6 +59,9 @@ def show_mixup(
         FileNotFoundError, ValueError: no such source, one image only, or a mixup that makes no picture.
     """
     check_show(source, files, size, lams)
+    from samix.viz.pictures import PNG_METADATA
+
+    refuse_foreign(out, PNG_METADATA["Software"], "give another file with --out")
     named = is_name(source)
     method, recipe, described = (None, None, None) if named else load_method(Path(source))
     mean, std = (described["mean"], described["std"]) if described else (PHOTO_MEAN, PHOTO_STD)

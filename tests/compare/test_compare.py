@@ -478,3 +478,15 @@ def test_the_report_works_in_a_browser(compared, scheme, width, height):
         tab.locator(".keys button", has_text="cutmix").press("Enter")
         assert tab.locator("svg .s.dim").count() == 0
         assert said == []
+
+
+def test_a_report_of_other_rows_is_not_replaced(tmp_path):
+    earlier = {"mixups": {"vanilla": {"runs": [1]}, "fmix": {"runs": [1]}}, "recipe": "digits-quick"}
+    (tmp_path / "results.json").write_text(json.dumps(earlier))
+    with pytest.raises(ValueError, match="the report of a comparison with rows fmix"):
+        compare(["vanilla", "cutmix", "--out", str(tmp_path), *FLAGS], Here, io.StringIO())
+    earlier = {"mixups": {"vanilla": {"runs": [1]}}, "recipe": "cifar-few"}
+    (tmp_path / "results.json").write_text(json.dumps(earlier))
+    with pytest.raises(ValueError, match="recipe cifar-few"):
+        compare(["vanilla", "cutmix", "--out", str(tmp_path), *FLAGS], Here, io.StringIO())
+    assert json.loads((tmp_path / "results.json").read_text()) == earlier

@@ -282,3 +282,15 @@ def test_curves_of_one_epoch_and_of_rows_with_gaps(tmp_path):
     plot_curves(tmp_path / "gaps.png", gaps)
     assert picture(tmp_path / "one.png").std() > 5
     assert picture(tmp_path / "gaps.png").shape[1] > 1.5 * picture(tmp_path / "gaps.png").shape[0]  # two panels
+
+
+def test_a_picture_of_another_program_is_not_replaced(tmp_path):
+    from samix.cli.show import show
+
+    out = tmp_path / "mixed.png"
+    out.write_bytes(b"a photograph")
+    with pytest.raises(FileExistsError, match="was not written by samix"):
+        show(["cutmix", "--out", str(out), "--size", "16"])
+    out.unlink()
+    for _ in range(2):  # its own picture is drawn anew
+        assert show(["cutmix", "--out", str(out), "--size", "16", "--lams", "0.5"]) == 0
