@@ -1,0 +1,137 @@
+"""Writes the pages of the API reference, one for each group of public names.
+
+``python docs/make_api.py`` writes docs/api/*.md. With ``--check`` the exit status is 1 if a page is missing or old, or a
+public name is in no group.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import samix
+
+FOLDER = Path(__file__).parent / "api"
+NOT_OBJECTS = {"__version__"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A page: its title, a line about it, the names whose members are listed, and those that stand without them."""
+
+    title: str
+    about: str
+    whole: tuple[str, ...] = ()
+    brief: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name on the page."""
+        return self.whole + self.brief
+
+
+FRAMEWORKS = ("MoCo", "MoCoV3", "SimCLR", "BYOL", "SimSiam", "SwAV", "BarlowTwins")
+MIXING = ("IMix", "UnMix", "MixCo", "MoCHi", "BSIM", "DACL", "SDMP")
+GROUPS = {
+    "batch": Group(
+        "Mixed batches",
+        "What a mixup returns, and the interface that all mixups share.",
+        ("MixedBatch", "Augmentation"),
+        ("Mixed", "blend", "sample_lam", "sample_partners"),
+    ),
+    "mixups": Group(
+        "Mixups",
+        "Called as `batch = mix(images, labels)`. [All mixups](../methods/README.md) has equations, costs and cautions.",
+        (),
+        (
+            *(
+                "NoMixup",
+                "MixUp",
+                "CutMix",
+                "ResizeMix",
+                "FMix",
+                "GridMix",
+                "SmoothMix",
+                "RandomChoice",
+                "RecursiveMix",
+            ),
+            *("SaliencyMix", "GuidedMixup", "SaliencyGrafting", "AttentiveMix", "SnapMix", "PuzzleMix", "CoMixup"),
+            *("ManifoldMix", "AlignMix", "PatchCutMix", "MaskMix", "TokenMix", "SMMix"),
+            *("TransMix", "MixPro", "TokenLabelAlign", "SUMix"),
+        ),
+    ),
+    "learned": Group(
+        "Learned mixup",
+        "Methods that train a Mixer beside the network, and trained Mixers.",
+        ("SAMix", "Mixer"),
+        (
+            *("SAMixOptions", "AutoMix", "AutoMixOptions", "AdAutoMix", "AdAutoMixOptions", "Supervised"),
+            *("SAMixer", "AutoMixer", "AdversarialMixer"),
+        ),
+    ),
+    "without-labels": Group(
+        "Without labels",
+        "Called as `loss, parts = method(view_1, view_2)`; see [the methods](../methods/contrastive.md).",
+        ("MoCo",),
+        (
+            "MoCoOptions",
+            *(name for method in FRAMEWORKS[1:] + MIXING for name in (method, f"{method}Options")),
+            *("SAMixIOptions", "SAMixCOptions", "PseudoLabelOptions", "SSL_METHODS"),
+        ),
+    ),
+    "running": Group(
+        "Training and loading",
+        "Whole runs, and networks that were trained.",
+        ("Classifier",),
+        ("fit", "pretrain", "FitResult", "load", "load_init", "Prediction", "allow"),
+    ),
+}
+
+
+def page_of(group: Group) -> str:
+    """The Markdown of a page."""
+    parts = [f"# {group.title}\n\n{group.about}\n"]
+    for name in group.names:
+        members = "" if name in group.whole else "\n    options:\n      members: false"
+        parts.append(f"::: samix.{name}{members}\n")
+    return "\n".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    """Every page and its text.
+
+    Raises:
+        ValueError: a public name in no group, or one that does not exist.
+    """
+    grouped = [name for group in GROUPS.values() for name in group.names]
+    public = set(samix.__all__) - NOT_OBJECTS
+    if missing := sorted(public - set(grouped)):
+        raise ValueError(f"public names in no group of docs/make_api.py: {', '.join(missing)}")
+    if unknown := sorted(set(grouped) - public):
+        raise ValueError(f"docs/make_api.py names what samix does not have: {', '.join(unknown)}")
+    lines = [
+        f"- [{group.title}]({name}.md): {', '.join(f'`{one}`' for one in group.names)}"
+        for name, group in GROUPS.items()
+    ]
+    index = "# API\n\nAll names can be imported from `samix`.\n\n" + "\n".join(lines) + "\n"
+    return {FOLDER / "index.md": index, **{FOLDER / f"{name}.md": page_of(group) for name, group in GROUPS.items()}}
+
+
+def main() -> int:
+    """Writes the pages, or compares them."""
+    try:
+        wanted = pages()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    old = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" not in sys.argv[1:]:
+        for path in old:
+            path.write_text(wanted[path], encoding="utf-8")
+        return 0
+    for path in old:
+        print(f"{path.name} is old; run python docs/make_api.py", file=sys.stderr)
+    return bool(old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
