@@ -1,7 +1,7 @@
 """Writes the pages of the API reference, one for each group of public names.
 
-``python docs/make_api.py`` writes docs/api/*.md. With ``--check`` the exit status is 1 if a page is missing or old, or a
-public name is in no group.
+``python docs/make_api.py`` writes docs/api/*.md. With ``--check`` the exit status is 1 if a page is missing or old, or
+a public name is in no group.
 """
 
 import sys
@@ -40,7 +40,7 @@ GROUPS = {
     ),
     "mixups": Group(
         "Mixups",
-        "Called as `batch = mix(images, labels)`. [All mixups](../methods/README.md) has equations, costs and cautions.",
+        "Called as `batch = mix(images, labels)`. [All mixups](../methods/README.md) has equations and costs.",
         (),
         (
             *(
@@ -64,8 +64,9 @@ GROUPS = {
         "Methods that train a Mixer beside the network, and trained Mixers.",
         ("SAMix", "Mixer"),
         (
-            *("SAMixOptions", "AutoMix", "AutoMixOptions", "AdAutoMix", "AdAutoMixOptions", "Supervised"),
-            *("SAMixer", "AutoMixer", "AdversarialMixer"),
+            *("SAMixOptions", "AutoMix", "AutoMixOptions", "AdAutoMix", "AdAutoMixOptions"),
+            *("ScoreMix", "ScoreMixOptions", "Supervised"),
+            *("SAMixer", "AutoMixer", "AdversarialMixer", "ScoreMixer"),
         ),
     ),
     "without-labels": Group(
