@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from processes import own_kibibytes
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from samix.runtime.environment import device_name, versions
 
@@ -81,10 +81,25 @@ def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
 
 def counted(step: Call, steps: int) -> float:
     """Floating-point operations of a step, mean of so many."""
-    with FlopCounterMode(display=False) as counter:
+    backward = {torch.ops.aten.convolution_backward: convolution_gradients}
+    with FlopCounterMode(display=False, custom_mapping=backward) as counter:
         for _ in range(steps):
             step()
     return float(counter.get_total_flops() / steps)
+
+
+def convolution_gradients(gradient: Any, x: Any, weight: Any, *options: Any, out_shape: Any = None, **_: Any) -> int:
+    """Operations of a convolution's gradients, each as many as its forward pass has; torch counts too many of groups.
+
+    Args:
+        gradient: shape of the output's gradient.
+        x: shape of the input.
+        weight: shape of the kernels.
+        options: bias, stride, padding, dilation, transposed, output padding, groups, and which gradients are wanted.
+        out_shape: not needed.
+    """
+    *_, transposed, _, _, wanted = options
+    return int(sum(wanted[:2])) * int(conv_flop_count(x, weight, gradient, transposed=transposed))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

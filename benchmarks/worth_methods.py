@@ -1,0 +1,188 @@
+"""The methods of ``worth.py`` that the library does not have: the exact control, and rivals with a running average."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from worth_settings import Row, Setting
+
+from samix.batch import unmixed
+from samix.methods.automix import AutoMix, Draw
+from samix.methods.base import Batch, Method
+from samix.methods.samix import SAMix, SAMixOptions
+from samix.methods.supervised import Supervised
+from samix.networks.create import create_network
+from samix.networks.ema import average_buffers, momentum_at, momentum_copy, untracked_batchnorm, update_momentum
+from samix.recipes import Recipe
+from samix.recipes.build import build_method, build_mixup, resolve_options
+
+HEAD_NAMES = {
+    "ema": "ema_clean",
+    "ema_mixed_head": "ema_mixed",
+    "model": "online_clean",
+    "model_mixed_head": "online_mixed",
+}
+
+
+class Averaged(Supervised):
+    """Supervised training with the running average of the network beside it, as SAMix has one.
+
+    With a clean loss the norms remember clean images only, as those of SAMix's average do.
+
+    Args:
+        ema: decay at the start and at the end, and the share of the run in which it is held.
+        report: name of the classifier to report.
+        args, kwargs: of :class:`Supervised`.
+    """
+
+    def __init__(self, *args: Any, ema: tuple[float, float, float], report: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ema, self.report = ema, report
+        self.ema_model = momentum_copy(self.model).eval()
+
+    def train(self, mode: bool = True) -> Averaged:
+        """Sets train mode of the network; its average stays in eval mode."""
+        super().train(mode)
+        if hasattr(self, "ema_model"):
+            self.ema_model.eval()
+        return self
+
+    def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs the step of :class:`Supervised`, with statistics of clean images where there is a clean loss."""
+        if not self.clean_weight:
+            return super().training_step(batch)
+        images, labels = batch
+        with untracked_batchnorm(self.model):
+            logits, mixed = self.mixup.forward_through(self.model, images, labels)
+        main = self.loss_of(logits, mixed)
+        clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
+        loss = main + mixed.extra_loss + self.clean_weight * clean
+        return loss, {"mixed": main.detach(), "clean": clean.detach()}
+
+    def after_step(self, progress: float) -> None:
+        """Moves the average; the first averages of statistics are short, as new ones mean nothing."""
+        decay = momentum_at(progress, *self.ema)
+        update_momentum(self.model, self.ema_model, decay)
+        average_buffers(self.model, self.ema_model, min(decay, (self.step + 1) / (self.step + 10)))
+        super().after_step(progress)
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits of the network and of its average, the one to report first."""
+        found = {"online_clean": self.model(images), "ema_clean": self.ema_model(images)}
+        return dict(sorted(found.items(), key=lambda item: item[0] != self.report))
+
+
+class ConstantSAMix(SAMix):
+    """SAMix's whole step, draw by draw, with every mask held at lambda: the Mixer runs, and learns nothing."""
+
+    def predict_mask(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
+        """Masks (B, 1, H, W), lambda everywhere, on a graph that gives the Mixer a gradient of zero."""
+        return draw.lam.view(-1, 1, 1, 1) + 0.0 * super().predict_mask(projected, draw, images)
+
+
+def all_heads(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Logits by head under one set of names, with the mean of two heads where there are two."""
+    found = {HEAD_NAMES.get(name, name): value for name, value in logits.items()}
+    for which in ("online", "ema"):
+        if f"{which}_mixed" in found:
+            found[f"{which}_mean"] = (found[f"{which}_clean"] + found[f"{which}_mixed"]) / 2
+    return found
+
+
+def make_network(setting: Setting, recipe: Recipe, num_classes: int) -> nn.Module:
+    """A new network, with the setting's packaged weights and a new head."""
+    net = create_network(recipe.model, num_classes, recipe.model_kwargs, size=recipe.size, stem=recipe.stem)
+    if setting.weights:
+        from samix.hub.packaged import packaged_weights
+
+        given = packaged_weights(setting.weights)[1]
+        head = [name for name, value in net.state_dict().items() if value.shape != given[name].shape]
+        net.load_state_dict({name: value for name, value in given.items() if name not in head}, strict=False)
+    return net.to(memory_format=torch.channels_last) if recipe.channels_last else net
+
+
+def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pixels: tuple[Any, Any]) -> Method:
+    """The method of a row on a new network; all rows of a seed begin with the same weights."""
+    net = make_network(setting, recipe, num_classes)
+    method: Method
+    if row.kind == "learned":
+        method = build_method(recipe, num_classes, pixels, network=net)
+    elif row.kind == "constant":
+        options = {"smoothing": recipe.smoothing, **resolve_options("samix", recipe.mixup_options)}
+        options["smoothing"] = recipe.mixup_options.get("smoothing", recipe.smoothing)
+        method = ConstantSAMix(net, num_classes, SAMixOptions(**options), feature=recipe.feature)
+    else:
+        mixup = build_mixup(recipe.mixup, recipe.mixup_options)
+        mixup.set_normalization(*pixels)
+        method = Averaged(
+            net,
+            mixup,
+            num_classes=num_classes,
+            smoothing=recipe.smoothing,
+            clean_weight=recipe.clean_weight,
+            ema=setting.ema,
+            report="ema_clean" if row.kind == "averaged" else "online_clean",
+        )
+    return frozen_norms(method) if setting.weights else method
+
+
+def network_of(method: Method) -> nn.Module:
+    """The network that is trained."""
+    network: nn.Module = method.model.model if isinstance(method, AutoMix) else method.model  # type: ignore[assignment]
+    return network
+
+
+def frozen_norms(method: Method) -> Method:
+    """The method, whose networks (not its Mixer) keep the statistics that they came with, also in train mode."""
+    base: type[Any] = type(method)
+
+    def train(self: Any, mode: bool = True) -> Any:
+        base.train(self, mode)
+        for network in (self.model, self.ema_model):
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.training = False
+        return self
+
+    method.__class__ = type(f"Frozen{base.__name__}", (base,), {"train": train})
+    return method.train()
+
+
+def start_heads(method: Method, images: Tensor, labels: Tensor, l2: float = 0.1) -> None:
+    """Writes a logistic regression of the images' features into every head (arXiv:2202.10054: probe, then fine-tune).
+
+    Args:
+        method: of the run.
+        images: (N, 3, H, W), normalised.
+        labels: (N,).
+        l2: half of it times the squared weights, of standardised features, is added to the loss.
+    """
+    net: Any = network_of(method).eval()
+    with torch.no_grad():
+        z = torch.cat([net.forward_head(net.forward_features(part), pre_logits=True) for part in images.split(125)])
+    mean, std = z.mean(0), z.std(0) + 1e-3
+    z = (z - mean) / std
+    weight = torch.zeros(z.shape[1], int(labels.max()) + 1, requires_grad=True)
+    bias = torch.zeros(weight.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(z @ weight + bias, labels) + l2 * weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    rows = (weight.detach() / std[:, None]).T
+    state = {"weight": rows, "bias": bias.detach() - rows @ mean}
+    copies = [method.model, method.ema_model]
+    for each in copies:
+        inner: Any = each.model if isinstance(method, AutoMix) else each
+        inner.get_classifier().load_state_dict(state)
+        if isinstance(method, AutoMix):
+            for name, parameter in each.mixed_head.items():  # type: ignore[union-attr, operator]
+                parameter.data.copy_(state[name.rpartition("/")[2]])
+    method.train()

@@ -1,0 +1,126 @@
+"""The settings and methods that ``worth.py`` runs and ``worth_report.py`` tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from samix.recipes import Recipe, named_recipe
+from samix.recipes.small import QUICK_MIXER
+
+Kind = Literal["supervised", "averaged", "learned", "constant"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of the tables.
+
+    Args:
+        mixup: its name.
+        kind: ``supervised`` reports the network; ``averaged`` its running average; ``learned`` trains the mixup too;
+            ``constant`` is the learned step with every mask held at lambda.
+        clean_weight: of the loss of the images as they are.
+        options: of the mixup.
+    """
+
+    mixup: str
+    kind: Kind = "supervised"
+    clean_weight: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+ROWS = {
+    "vanilla": Row("vanilla"),
+    "mixup": Row("mixup"),
+    "cutmix": Row("cutmix"),
+    "guidedmixup": Row("guidedmixup"),
+    "mixup-clean-ema": Row("mixup", "averaged", 1.0),
+    "samix-constant": Row("samix", "constant"),
+    "automix": Row("automix", "learned"),
+    "samix": Row("samix", "learned"),
+    "samix-p-clean": Row("mixer:default", "averaged", 1.0),
+}
+REFERENCES = ("vanilla", "mixup-clean-ema", "samix-constant")  # what differences are taken from
+HEADS = ("online_clean", "online_mixed", "online_mean", "ema_clean", "ema_mixed", "ema_mean")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data, network and length.
+
+    Args:
+        title: what it is in words.
+        recipe: its name; ``finetune`` is that of this file.
+        changes: of the recipe's fields.
+        ema: decay of the average at the start and at the end, and the share of the run in which it is held.
+        test: number of test images, the same of every class.
+        weights: packaged weights to start from, with the head by a logistic regression and frozen statistics.
+        mean, std: of each channel.
+    """
+
+    title: str
+    recipe: str
+    changes: Mapping[str, Any]
+    ema: tuple[float, float, float] = (0.98, 0.999, 0.1)
+    test: int = 10_000
+    weights: str = ""
+    mean: float | None = None
+    std: float | None = None
+
+    def build(self, mixup: str) -> Recipe:
+        """The recipe for a mixup."""
+        recipe = finetune(mixup) if self.recipe == "finetune" else named_recipe(self.recipe, mixup)
+        values = {**recipe.to_dict(), **self.changes}
+        return Recipe(**{**values, "eval_every": values["epochs"]})
+
+
+def finetune(mixup: str) -> Recipe:
+    """Fine-tuning of EfficientNet-Lite0 on a thousand images, short: 64 pixels, six epochs."""
+    return Recipe(
+        name="finetune",
+        limit=1000,
+        size=64,
+        augment="crop-flip",
+        model="tf_efficientnet_lite0",
+        mixup=mixup,
+        mixup_options=QUICK_MIXER if mixup in ("samix", "automix") else {},
+        epochs=6,
+        batch_size=32,
+        optimizer="adamw",
+        lr=2e-4,
+        mixer_lr=2e-3,
+        mixer_lr_end=2e-4,
+        weight_decay=0.05,
+        decay_norms=False,
+        warmup_epochs=0.6,
+        schedule="step",
+        smoothing=0.1,
+        channels_last=True,
+        device_data=True,
+        workers=0,
+    )
+
+
+SETTINGS = {
+    "S": Setting(
+        "1,000 CIFAR-10 images, 100 epochs (1,000 steps), slim ResNet from scratch",
+        "cifar-few",
+        {"limit": 1000, "epochs": 100},
+    ),
+    "F": Setting(
+        "1,000 CIFAR-10 images at 64 px, 6 epochs (186 steps), EfficientNet-Lite0 from ImageNet weights",
+        "finetune",
+        {},
+        ema=(0.95, 0.999, 0.1),
+        test=5000,
+        weights="lite0",
+        mean=0.5,
+        std=0.5,
+    ),
+    "L": Setting(
+        "5,000 CIFAR-10 images, 200 epochs (10,000 steps), slim ResNet from scratch",
+        "cifar-few",
+        {"limit": 5000, "epochs": 200},
+    ),
+}
