@@ -12,21 +12,24 @@ import samix
 
 FOLDER = Path(__file__).parent / "api"
 NOT_OBJECTS = {"__version__"}
+METHOD = ("forward", "after_step", "parameter_groups", "predict", "export")
+MEMBERS = {  # what users call; all other names show no members
+    "MixedBatch": ("lam", "partner_labels", "values", "loss", "accuracy", "soft_targets", "to", "pin_memory"),
+    "Augmentation": ("__call__", "forward_through", "mix", "attach", "set_normalization", "apply", "requirements"),
+    "SAMix": METHOD,
+    "MoCo": METHOD,
+    "Mixer": ("from_pretrained", "__call__", "set_normalization", "encode", "ahead", "save_pretrained", "push_to_hub"),
+    "Classifier": ("forward", "predict", "predictions"),
+}
 
 
 @dataclass(frozen=True)
 class Group:
-    """A page: its title, a line about it, the names whose members are listed, and those that stand without them."""
+    """A page: its title, a line about it, and the names on it."""
 
     title: str
     about: str
-    whole: tuple[str, ...] = ()
-    brief: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every name on the page."""
-        return self.whole + self.brief
+    names: tuple[str, ...]
 
 
 FRAMEWORKS = ("MoCo", "MoCoV3", "SimCLR", "BYOL", "SimSiam", "SwAV", "BarlowTwins")
@@ -35,13 +38,11 @@ GROUPS = {
     "batch": Group(
         "Mixed batches",
         "What a mixup returns, and the interface that all mixups share.",
-        ("MixedBatch", "Augmentation"),
-        ("Mixed", "blend", "sample_lam", "sample_partners"),
+        ("MixedBatch", "Augmentation", "Mixed", "blend", "sample_lam", "sample_partners"),
     ),
     "mixups": Group(
         "Mixups",
         "Called as `batch = mix(images, labels)`. [All mixups](../methods/README.md) has equations and costs.",
-        (),
         (
             *(
                 "NoMixup",
@@ -62,8 +63,8 @@ GROUPS = {
     "learned": Group(
         "Learned mixup",
         "Methods that train a Mixer beside the network, and trained Mixers.",
-        ("SAMix", "Mixer"),
         (
+            *("SAMix", "Mixer"),
             *("SAMixOptions", "AutoMix", "AutoMixOptions", "AdAutoMix", "AdAutoMixOptions"),
             *("ScoreMix", "ScoreMixOptions", "Supervised"),
             *("SAMixer", "AutoMixer", "AdversarialMixer", "ScoreMixer"),
@@ -72,9 +73,8 @@ GROUPS = {
     "without-labels": Group(
         "Without labels",
         "Called as `loss, parts = method(view_1, view_2)`; see [the methods](../methods/contrastive.md).",
-        ("MoCo",),
         (
-            "MoCoOptions",
+            *("MoCo", "MoCoOptions"),
             *(name for method in FRAMEWORKS[1:] + MIXING for name in (method, f"{method}Options")),
             *("SAMixIOptions", "SAMixCOptions", "PseudoLabelOptions", "SSL_METHODS"),
         ),
@@ -82,8 +82,7 @@ GROUPS = {
     "running": Group(
         "Training and loading",
         "Whole runs, and networks that were trained.",
-        ("Classifier",),
-        ("fit", "pretrain", "FitResult", "load", "load_init", "Prediction", "allow"),
+        ("fit", "pretrain", "FitResult", "load", "Classifier", "Prediction", "load_init", "allow"),
     ),
 }
 
@@ -92,8 +91,9 @@ def page_of(group: Group) -> str:
     """The Markdown of a page."""
     parts = [f"# {group.title}\n\n{group.about}\n"]
     for name in group.names:
-        members = "" if name in group.whole else "\n    options:\n      members: false"
-        parts.append(f"::: samix.{name}{members}\n")
+        shown = ", ".join(MEMBERS.get(name, ()))
+        options = f"members: [{shown}]\n      inherited_members: [{shown}]" if shown else "members: false"
+        parts.append(f"::: samix.{name}\n    options:\n      {options}\n")
     return "\n".join(parts)
 
 

@@ -27,7 +27,7 @@ ImageLike = str | Path | Image.Image | Tensor
 class Prediction(NamedTuple):
     """The most probable classes of one image, the first one first.
 
-    Args:
+    Attributes:
         names: of the classes.
         probabilities: of the classes, in [0, 1].
         path: of the image; empty for an image that did not come from a file.

@@ -84,6 +84,12 @@ class AutoMix(Method):
 
     Raises:
         ValueError: unknown preset, a stage or layer the network lacks, another number of classes.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> method = samix.AutoMix(model, num_classes=10, feature=2)
+        >>> loss, parts = method(torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1]))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS

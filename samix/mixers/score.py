@@ -51,7 +51,7 @@ class ScoreMixer(MaskGenerator):
         config: a :class:`ScoreMixerConfig`, or its fields by name.
 
     Example:
-        >>> mixer = ScoreMixer(112).eval()
+        >>> mixer = samix.ScoreMixer(112).eval()
         >>> scores = mixer.project(torch.randn(4, 112, 8, 8))
         >>> mixer.predict_mask(scores, scores.flip(0), torch.full((4,), 0.3), (128, 128)).shape
         torch.Size([4, 1, 128, 128])

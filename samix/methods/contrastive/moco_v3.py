@@ -81,7 +81,10 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
 
     Args:
         options: a :class:`MoCoV3Options`, or the name of a preset: ``resnet``, ``vit``, ``cifar``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
+        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
+            trained in place.
+        mixup: None, or any augmentation object that needs no labels.
+        generator: CPU generator of lam and pairs; None makes one from torch's seed.
     """
 
     presets: ClassVar[Mapping[str, Any]] = MOCO_V3_PRESETS

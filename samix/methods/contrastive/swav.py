@@ -86,8 +86,10 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
 
     Args:
         options: a :class:`SwAVOptions`, or the name of a preset: ``imagenet``, ``small-batch`` (256), ``cifar``.
-        model, mixup, generator: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`; the model
-            takes the sizes of all views.
+        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
+            trained in place; it takes the sizes of all views.
+        mixup: None, or any augmentation object that needs no labels.
+        generator: CPU generator of lam and pairs; None makes one from torch's seed.
     """
 
     presets: ClassVar[Mapping[str, Any]] = SWAV_PRESETS
