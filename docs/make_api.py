@@ -42,7 +42,7 @@ GROUPS = {
     ),
     "mixups": Group(
         "Mixups",
-        "Called as `batch = mix(images, labels)`. [All mixups](../methods/README.md) has equations and costs.",
+        "They share the arguments of [`Augmentation`](batch.md). See [all mixups](../methods/README.md) for costs.",
         (
             *(
                 "NoMixup",

@@ -170,10 +170,23 @@ def _patch_grid(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 @dataclass
 class CutMix(Augmentation):
-    """CutMix, see :func:`cutmix`. Published: alpha 1, prob 0.5 on CIFAR and 1 on ImageNet.
+    """Pastes a box of image B into image A, see :func:`cutmix`. The label takes the exact share of pixels.
+
+    Published (Yun et al. 2019, arXiv:1905.04899): alpha 1, prob 0.5 on CIFAR and 1 on ImageNet.
 
     Args:
+        alpha: lam ~ Beta(alpha, alpha); <= 0 switches mixing off.
+        prob: probability, per batch, that the batch is mixed at all.
+        per_sample: one lam per sample instead of one per batch.
+        pairing: how partners are drawn, see :func:`samix.sample_partners`.
         clip: False keeps every box whole and inside, so that lam is met to within rounding.
+        targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels.
+        generator: CPU generator of every draw; None makes one from torch's seed.
+
+    Example:
+        >>> mix = samix.CutMix(alpha=1.0)
+        >>> batch = mix(torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "cutmix"
