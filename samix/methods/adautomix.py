@@ -90,6 +90,7 @@ class AdAutoMix(AutoMix):
     """
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
+    takes_rows: ClassVar[bool] = False
     loss_parts = ("clean", "linear", "mixed", "generation", "mask_std", "mask_error")
 
     # The step ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
+from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch, unmixed
+from samix.batch.targets import TargetKind, as_targets, target_kind
 from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
 from samix.methods.base import Batch, Method
 from samix.methods.options import LearnedOptions, mask_schedule
@@ -81,6 +82,7 @@ class AutoMix(Method):
         classifier: dotted name of the classifier's layer, or names of several, see :class:`Classifier`.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
         image_size: side, or height and width, of the images, for networks that take one size and do not say which.
+        targets: kind of the labels, ``class``, ``soft`` or ``multilabel``; None reads it from each batch.
 
     Raises:
         ValueError: unknown preset, a stage or layer the network lacks, another number of classes.
@@ -94,6 +96,7 @@ class AutoMix(Method):
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS
     loss_parts = ("clean", "mixed", "generation", "mask", "mask_std", "mask_error")
+    takes_rows: ClassVar[bool] = True  # whether labels may be rows (B, K)
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class AutoMix(Method):
         classifier: str | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         image_size: int | tuple[int, int] | None = None,
+        targets: TargetKind | None = None,
     ) -> None:
         super().__init__()
         if isinstance(options, str) and options not in self.presets:
@@ -112,7 +116,7 @@ class AutoMix(Method):
                 f"unknown preset {options!r}; choose one of {', '.join(self.presets)}, or give the options"
             )
         self.options = self.presets[options] if isinstance(options, str) else options
-        self.num_classes = num_classes
+        self.num_classes, self.targets = num_classes, targets
         self.model = Classifier(as_backbone(model, feature, image_size), num_classes, classifier)
         self.ema_model = momentum_copy(self.model)
         self.mixer = self.build_mixer(self.model.backbone.dim)
@@ -133,7 +137,8 @@ class AutoMix(Method):
         """Runs one step (arXiv:2103.13027, Eq. 8 and Algorithm 1).
 
         Args:
-            batch: images (B, C, H, W), normalised, and labels (B,) int64.
+            batch: images (B, C, H, W), normalised, and labels: class ids (B,), or rows (B, K): one-hot, soft (both
+                trained by cross-entropy), or several classes per image (by binary cross-entropy).
 
         Returns:
             Loss, and its parts ``clean``, ``mixed``, ``generation``, ``mask``, with the masks' ``mask_std`` and
@@ -155,17 +160,24 @@ class AutoMix(Method):
         return loss, detached({"clean": clean, "mixed": mixed, "generation": generation, "mask": mask, **report})
 
     def checked(self, batch: Batch) -> Batch:
-        """Returns images and int64 labels.
+        """Returns images, and labels as int64 class ids (B,) or float rows (B, K).
 
         Raises:
-            ValueError: images or labels of the wrong type, shape or range.
+            ValueError: images or labels of the wrong type, shape or range, or of a kind that this method cannot learn.
         """
         images, labels = batch
         check_images(images)
         check_labels(labels, len(images), self.num_classes)
-        if labels.dim() != 1:
-            raise ValueError(f"labels must be ({len(images)},) class ids, got {tuple(labels.shape)}; use .argmax(1)")
-        return images, labels.long()
+        kind = target_kind(labels, self.targets)
+        if kind == "value":
+            raise ValueError(
+                f"{type(self).__name__} learns from classes, and these rows hold values outside [0, 1]; use a hand-made "
+                "mixup or a trained Mixer"
+            )
+        if kind != "class" and not (self.takes_rows and self.options.eta is None):
+            what = f"eta={self.options.eta}" if self.takes_rows else type(self).__name__
+            raise ValueError(f"{what} needs class ids (B,), got labels {tuple(labels.shape)}; one-hot rows: .argmax(1)")
+        return images, as_targets(labels, self.targets)
 
     @torch.no_grad()
     def feature_map(self, images: Tensor) -> Tensor:
@@ -183,7 +195,9 @@ class AutoMix(Method):
         return self.early(self.cross_entropy(images[rows], labels[rows]))
 
     def cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Returns the cross-entropy of images as they are."""
+        """Returns the cross-entropy of images as they are; binary for several classes per image."""
+        if labels.dim() == 2:
+            return unmixed(images, labels, self.targets).loss(self.model.clean(images), self.options.smoothing)
         return F.cross_entropy(self.model.clean(images).float(), labels, label_smoothing=self.options.smoothing)
 
     def classification_loss(self, images: Tensor, labels: Tensor, projected: Tensor) -> Tensor:
@@ -193,7 +207,7 @@ class AutoMix(Method):
         with torch.no_grad():
             mask = self.predict_mask(projected, draw, images)
             mask = torch.where(self.bernoulli(o.adjust_prob, images.device), adjust_mask(mask, draw.lam), mask)
-            batch = mix_pairs(images, labels, draw, margin_mask(mask, draw.lam, o.lam_margin))
+            batch = mix_pairs(images, labels, draw, margin_mask(mask, draw.lam, o.lam_margin), self.targets)
         return self.early(batch.loss(self.model.mixed(batch.images), o.smoothing))
 
     def generation_losses(
@@ -203,7 +217,7 @@ class AutoMix(Method):
         o, count = self.options, len(images)
         draw = self.draw(count, images.device).part(slice(0, part_of(count, o.generator_share)))
         mask = self.predict_mask(projected, draw, images)  # (B, 1, H, W), with its graph
-        batch = mix_pairs(images, labels, draw, mask)
+        batch = mix_pairs(images, labels, draw, mask, self.targets)
         generation = self.generator_loss(self.teacher_logits(batch.images), batch)
         if o.early_backward:
             generation = gradients_now(generation, [mask])
@@ -221,6 +235,8 @@ class AutoMix(Method):
 
     def generator_loss(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         """Returns mixed cross-entropy, or SAMix's eta balance ``l_+ + eta l_-`` (arXiv:2111.15454, section 3.2)."""
+        if batch.labels.is_floating_point():
+            return batch.loss(logits, self.options.smoothing)
         own, partner = batch.labels.unbind(1)
         lam = batch.weights[:, 0]
         mixed = mixed_cross_entropy(logits, own, partner, lam, self.options.smoothing)
@@ -360,7 +376,9 @@ def detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.detach() for name, part in parts.items()}
 
 
-def mix_pairs(images: Tensor, labels: Tensor, draw: Draw, mask: Tensor) -> MixedBatch:
+def mix_pairs(
+    images: Tensor, labels: Tensor, draw: Draw, mask: Tensor, targets: TargetKind | None = None
+) -> MixedBatch:
     """Returns the images of a draw's rows and their partners, mixed by masks (B, 1, H, W)."""
     return MixedBatch(
         images=blend(images[draw.rows], images[draw.index], mask),
@@ -368,6 +386,7 @@ def mix_pairs(images: Tensor, labels: Tensor, draw: Draw, mask: Tensor) -> Mixed
         weights=torch.stack([draw.lam, 1.0 - draw.lam], dim=1),
         index=draw.index,
         mask=mask,
+        kind=target_kind(labels, targets) if labels.dim() == 2 else "class",
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
+from torch import nn
 
 from samix.methods.base import Method
 from samix.recipes import Recipe
@@ -24,13 +26,27 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
         if group["name"] == "predictor":  # SimSiam's keeps its learning rate
             group["lr_end"] = recipe.lr
         group["momentum"] = recipe.mixer_momentum if is_mixer and recipe.mixer_momentum is not None else recipe.momentum
-    return groups if recipe.decay_norms else [part for group in groups for part in split_decay(group)]
+    if recipe.decay_norms:
+        return groups
+    exempt = exempt_from_decay(method)
+    return [part for group in groups for part in split_decay(group, exempt)]
 
 
-def split_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """The group in two: parameters of two axes or more, decayed; vectors and scalars, not."""
-    matrices = [p for p in group["params"] if p.ndim > 1]
-    vectors = [p for p in group["params"] if p.ndim <= 1]
+def exempt_from_decay(method: nn.Module) -> set[int]:
+    """Ids of the parameters that networks exempt from weight decay: class tokens, position embeddings, ..."""
+    exempt = set()
+    for module in method.modules():
+        names = getattr(module, "no_weight_decay", None)  # a method of timm's networks
+        if callable(names):
+            wanted = set(names())
+            exempt |= {id(p) for name, p in module.named_parameters() if name in wanted}
+    return exempt
+
+
+def split_decay(group: dict[str, Any], exempt: Collection[int] = ()) -> list[dict[str, Any]]:
+    """The group in two: matrices and kernels, decayed; vectors, scalars and exempt parameters (by id), not."""
+    matrices = [p for p in group["params"] if p.ndim > 1 and id(p) not in exempt]
+    vectors = [p for p in group["params"] if p.ndim <= 1 or id(p) in exempt]
     parts = [{**group, "params": matrices}, {**group, "params": vectors, "weight_decay": 0.0}]
     return [part for part in parts if part["params"]]
 

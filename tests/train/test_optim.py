@@ -154,3 +154,16 @@ def test_frozen_parameters_are_left_out():
     method = build_method(vit_recipe("samix"), 10)
     ids = {id(p) for group in parameter_groups(method, vit_recipe("samix")) for p in group["params"]}
     assert not ids & {id(p) for p in method.ema_model.parameters()}
+
+
+def test_class_tokens_and_position_embeddings_are_not_decayed():
+    method = build_method(vit_recipe("vanilla", decay_norms=False, weight_decay=0.3), 10)
+    network = next(module for module in method.modules() if hasattr(module, "pos_embed"))
+    decay = {
+        id(p): group["weight_decay"]
+        for group in build_optimizer(method, vit_recipe("vanilla", decay_norms=False, weight_decay=0.3)).param_groups
+        for p in group["params"]
+    }
+    assert decay[id(network.pos_embed)] == decay[id(network.cls_token)] == 0.0
+    assert decay[id(network.blocks[0].attn.qkv.weight)] == 0.3
+    assert decay[id(network.blocks[0].attn.qkv.bias)] == 0.0
