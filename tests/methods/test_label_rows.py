@@ -61,7 +61,7 @@ def test_a_batch_in_which_every_row_has_one_class_follows_the_kind_that_is_said(
         (SAMix, "reference", torch.rand(6), "class ids must be integers"),
         (SAMix, "reference", torch.linspace(-2, 2, 30).view(6, 5), r"values outside|must be in"),
         (SAMix, "reference", torch.zeros(6, 32, 32).long(), "labels must have shape"),
-        (SAMix, "paper", F.one_hot(torch.arange(6) % K, K), "eta=0.5 needs class ids"),
+        (SAMix, "paper", F.one_hot(torch.arange(6) % K, K), r"eta=0\.5 needs class ids"),
         (AdAutoMix, "reference", F.one_hot(torch.arange(6) % K, K), "AdAutoMix needs class ids"),
     ],
 )
