@@ -171,8 +171,8 @@ class AutoMix(Method):
         kind = target_kind(labels, self.targets)
         if kind == "value":
             raise ValueError(
-                f"{type(self).__name__} learns from classes, and these rows hold values outside [0, 1]; use a hand-made "
-                "mixup or a trained Mixer"
+                f"{type(self).__name__} learns from classes, and these rows hold values outside [0, 1]; use a "
+                "hand-made mixup or a trained Mixer"
             )
         if kind != "class" and not (self.takes_rows and self.options.eta is None):
             what = f"eta={self.options.eta}" if self.takes_rows else type(self).__name__
