@@ -29,6 +29,7 @@ from samix.runtime.atomic_files import file_digest, write_text, write_whole
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+SMALLEST = 64  # side in pixels to which smaller images are enlarged for the encoder, where it was trained at that
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
 # What a stranger's config may not hand to timm: places to read from.
 FORBIDDEN = ("pretrained", "checkpoint", "file", "url", "path", "cache", "hub", "cfg", "features_only", "out_indices")
@@ -174,8 +175,8 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
 
         Args:
             images: (B, C, H, W) float, any H and W.
-            size: short side in pixels that the encoder sees; 0 is twice that of the images, and at most the side it was
-                trained at. Networks that take one size only see a square.
+            size: short side in pixels that the encoder sees; 0 is twice that of the images, at least 64, and at
+                most the side it was trained at. Networks that take one size only see a square.
 
         Returns:
             (B, D, h, w) in the images' type or autocast's.
@@ -187,7 +188,7 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         if images.shape[1] != channels:
             raise ValueError(f"this Mixer was trained on {channels} channels, the images have {images.shape[1]}")
         height, width = images.shape[-2:]
-        wanted = size or min(self.config.size, 2 * min(height, width))
+        wanted = size or min(self.config.size, max(2 * min(height, width), SMALLEST))
         if hasattr(self.backbone.model, "patch_embed"):  # one size only
             target = (self.config.size, self.config.size)
         else:

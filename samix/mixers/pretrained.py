@@ -39,8 +39,8 @@ class Mixer(Augmentation):
         adjust: rescale each mask so that its mean is lam. A frozen Mixer cannot answer for its masks, so this is on;
             the label is then the exact share of pixels.
         lam_margin: plain MixUp where min(lam, 1 - lam) is at most this; negative switches it off.
-        encode_size: short side in pixels of what the encoder sees; 0 is twice the side of the images, and at most the
-            size it was trained at. Half of it costs a quarter.
+        encode_size: short side in pixels of what the encoder sees; 0 is twice the side of the images, at least 64, and
+            at most the size it was trained at. Half of it costs a quarter.
         encode_precision: ``bf16`` runs the encoder under autocast.
         share: part of the batch that the Mixer paints for, in (0, 1]; the rest is plain MixUp.
         clean_weight: weight of a cross-entropy on the clean batch beside the mixed one, in training through samix; 1 is
