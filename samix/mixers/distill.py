@@ -62,7 +62,8 @@ def distill(
         mask = student.predict_mask(scores, scores[index], lam, size)
         optimizer.param_groups[0]["lr"] = lr * (1.0 + math.cos(math.pi * (done - 1) / steps)) / 2
         optimizer.zero_grad()
-        F.binary_cross_entropy(mask.clamp(1e-5, 1.0 - 1e-5), target.clamp(0.0, 1.0)).backward()
+        loss = F.binary_cross_entropy(mask.clamp(1e-5, 1.0 - 1e-5), target.clamp(0.0, 1.0))
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     if done < steps:
         raise ValueError(f"{steps} steps need as many batches, got {done}; give an endless iterator")
