@@ -13,7 +13,7 @@ test-all:  ## all tests
 	python3 -m pytest -n auto
 
 docs:  ## the documentation site, in site/; warnings are errors
-	zensical build --clean --strict
+	python3 docs/make_api.py && zensical build --clean --strict
 
 demo:  ## the main job, on the embedded digits
 	samix train
