@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samix.batch import MixedBatch
+from samix.batch import MixedBatch, TargetKind
 from samix.methods.automix import AutoMix, Draw, detached, mask_report
 from samix.methods.base import Batch
 from samix.methods.options import StepOptions
@@ -90,7 +90,6 @@ class AdAutoMix(AutoMix):
     """
 
     presets: ClassVar[Any] = ADAUTOMIX_PRESETS
-    takes_rows: ClassVar[bool] = False
     loss_parts = ("clean", "linear", "mixed", "generation", "mask_std", "mask_error")
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ class AdAutoMix(AutoMix):
         """One step (arXiv:2312.11954, Algorithm 1).
 
         Args:
-            batch: images (B, C, H, W), normalised, and labels (B,) int64.
+            batch: as for :class:`AutoMix`.
 
         Returns:
             Loss, and its parts ``clean``, ``mixed``, for more than two images ``linear``, and ``generation`` (the
@@ -129,8 +128,8 @@ class AdAutoMix(AutoMix):
             own = draw.lam[:, 0]
             plain = torch.minimum(own, 1.0 - own) <= self.options.lam_margin
             masks = torch.where(plain.view(-1, 1, 1, 1), shares, masks)
-            batch = mix_sources(images, labels, draw, masks)
-            linear = mix_sources(images, labels, draw, shares) if self.options.samples > 2 else None
+            batch = mix_sources(images, labels, draw, masks, self.kind)
+            linear = mix_sources(images, labels, draw, shares, self.kind) if self.options.samples > 2 else None
         mixed = batch.loss(self.model.mixed(batch.images), self.options.smoothing)
         if linear is None:
             return mixed, None
@@ -150,9 +149,9 @@ class AdAutoMix(AutoMix):
         """
         draw = self.draw(len(images), images.device)
         masks = self.predict_masks(projected, draw, images)  # (B, S, H, W), with their graph
-        batch = mix_sources(images, labels, draw, masks)
+        batch = mix_sources(images, labels, draw, masks, self.kind)
         logits = self.teacher_logits(batch.images)
-        generation = loss = batch.loss(logits)
+        generation = loss = batch.loss(logits, self.options.smoothing)
         if self.adversarial:
             with torch.no_grad():
                 sources = self.teacher_logits(images).float()[draw.index]  # (B, S, K): the clean batch, gathered
@@ -196,14 +195,17 @@ def normalised(lam: Tensor) -> Tensor:
     return torch.where(total > 0.0, lam / total.clamp(min=torch.finfo(lam.dtype).tiny), 1.0 / lam.shape[1])
 
 
-def mix_sources(images: Tensor, labels: Tensor, draw: Draw, masks: Tensor) -> MixedBatch:
+def mix_sources(
+    images: Tensor, labels: Tensor, draw: Draw, masks: Tensor, kind: TargetKind | None = None
+) -> MixedBatch:
     """``sum_i mask_i x_i`` of S images, and its labels.
 
     Args:
         images: (B, C, H, W).
-        labels: (B,) int64.
+        labels: (B,) int64, or (B, K) float.
         draw: lam (B, S) and index (B, S).
         masks: (B, S, H, W) float32, at every pixel of sum 1.
+        kind: of (B, K) labels.
 
     Returns:
         MixedBatch with k = S; its ``mask`` is the own image's.
@@ -217,4 +219,5 @@ def mix_sources(images: Tensor, labels: Tensor, draw: Draw, masks: Tensor) -> Mi
         weights=draw.lam,
         index=draw.index,
         mask=masks[:, :1],
+        kind=kind if labels.dim() == 2 else "class",
     )

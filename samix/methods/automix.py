@@ -11,16 +11,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch, unmixed
-from samix.batch.targets import TargetKind, as_targets, target_kind
+from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels, pair_batch, unmixed
 from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.methods.base import Batch, Method
+from samix.methods.base import Batch, Method, settled_kind
 from samix.methods.options import LearnedOptions, mask_schedule
 from samix.mixers import MASK_GENERATORS
 from samix.mixers.automix import AutoMixerConfig
@@ -40,6 +39,7 @@ from samix.networks.ema import (
     warmed_up,
 )
 from samix.networks.inference import evaluating
+from samix.runtime.checks import check_choice
 
 WHOLE_EVERY = 4  # of the clean passes that keep statistics, one in so many runs the whole network
 
@@ -82,7 +82,7 @@ class AutoMix(Method):
         classifier: dotted name of the classifier's layer, or names of several, see :class:`Classifier`.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
         image_size: side, or height and width, of the images, for networks that take one size and do not say which.
-        targets: kind of the labels, ``class``, ``soft`` or ``multilabel``; None reads it from each batch.
+        targets: kind of the labels, ``class``, ``soft`` or ``multilabel``; None reads it from the first batch.
 
     Raises:
         ValueError: unknown preset, a stage or layer the network lacks, another number of classes.
@@ -96,7 +96,6 @@ class AutoMix(Method):
 
     presets: ClassVar[Any] = AUTOMIX_PRESETS
     loss_parts = ("clean", "mixed", "generation", "mask", "mask_std", "mask_error")
-    takes_rows: ClassVar[bool] = True  # whether labels may be rows (B, K)
 
     def __init__(
         self,
@@ -108,15 +107,17 @@ class AutoMix(Method):
         classifier: str | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         image_size: int | tuple[int, int] | None = None,
-        targets: TargetKind | None = None,
+        targets: Literal["class", "soft", "multilabel"] | None = None,
     ) -> None:
         super().__init__()
+        check_choice("targets", targets, (None, "class", "soft", "multilabel"))
+        self.kind: TargetKind | None = targets  # of (B, K) labels, settled by the first batch
         if isinstance(options, str) and options not in self.presets:
             raise ValueError(
                 f"unknown preset {options!r}; choose one of {', '.join(self.presets)}, or give the options"
             )
         self.options = self.presets[options] if isinstance(options, str) else options
-        self.num_classes, self.targets = num_classes, targets
+        self.num_classes = num_classes
         self.model = Classifier(as_backbone(model, feature, image_size), num_classes, classifier)
         self.ema_model = momentum_copy(self.model)
         self.mixer = self.build_mixer(self.model.backbone.dim)
@@ -137,8 +138,8 @@ class AutoMix(Method):
         """Runs one step (arXiv:2103.13027, Eq. 8 and Algorithm 1).
 
         Args:
-            batch: images (B, C, H, W), normalised, and labels: class ids (B,), or rows (B, K): one-hot, soft (both
-                trained by cross-entropy), or several classes per image (by binary cross-entropy).
+            batch: images (B, C, H, W), normalised, and labels: (B,) class ids; (B, K) rows that sum to 1, trained by
+                cross-entropy; or (B, K) multi-hot rows, trained by binary cross-entropy.
 
         Returns:
             Loss, and its parts ``clean``, ``mixed``, ``generation``, ``mask``, with the masks' ``mask_std`` and
@@ -160,24 +161,26 @@ class AutoMix(Method):
         return loss, detached({"clean": clean, "mixed": mixed, "generation": generation, "mask": mask, **report})
 
     def checked(self, batch: Batch) -> Batch:
-        """Returns images, and labels as int64 class ids (B,) or float rows (B, K).
+        """Returns images, and labels (B,) int64 or (B, K) float32; integer one-hot rows become class ids.
 
         Raises:
-            ValueError: images or labels of the wrong type, shape or range, or of a kind that this method cannot learn.
+            ValueError: images or labels of the wrong type, shape or range.
         """
         images, labels = batch
         check_images(images)
         check_labels(labels, len(images), self.num_classes)
-        kind = target_kind(labels, self.targets)
-        if kind == "value":
+        if labels.dim() == 1:
+            return images, labels.long()
+        self.kind = settled_kind(self.kind, labels)
+        if self.kind == "value":
+            raise ValueError("a learned mixup trains a classifier: give class ids, or rows in [0, 1], not values")
+        if self.kind == "soft" and not labels.is_floating_point():
+            return images, labels.argmax(1)
+        if isinstance(self.options, LearnedOptions) and self.options.eta is not None:
             raise ValueError(
-                f"{type(self).__name__} learns from classes, and these rows hold values outside [0, 1]; use a "
-                "hand-made mixup or a trained Mixer"
+                "eta balances the two classes of a pair, so it needs class ids; set eta to none, or give labels (B,)"
             )
-        if kind != "class" and not (self.takes_rows and self.options.eta is None):
-            what = f"eta={self.options.eta}" if self.takes_rows else type(self).__name__
-            raise ValueError(f"{what} needs class ids (B,), got labels {tuple(labels.shape)}; one-hot rows: .argmax(1)")
-        return images, as_targets(labels, self.targets)
+        return images, labels.float()
 
     @torch.no_grad()
     def feature_map(self, images: Tensor) -> Tensor:
@@ -195,10 +198,11 @@ class AutoMix(Method):
         return self.early(self.cross_entropy(images[rows], labels[rows]))
 
     def cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Returns the cross-entropy of images as they are; binary for several classes per image."""
-        if labels.dim() == 2:
-            return unmixed(images, labels, self.targets).loss(self.model.clean(images), self.options.smoothing)
-        return F.cross_entropy(self.model.clean(images).float(), labels, label_smoothing=self.options.smoothing)
+        """Returns the loss of images as they are: cross-entropy, or binary cross-entropy of multi-hot labels."""
+        logits = self.model.clean(images).float()
+        if labels.dim() == 1:
+            return F.cross_entropy(logits, labels, label_smoothing=self.options.smoothing)
+        return unmixed(images, labels, self.kind).loss(logits, self.options.smoothing)
 
     def classification_loss(self, images: Tensor, labels: Tensor, projected: Tensor) -> Tensor:
         """Trains the network on images mixed by masks without a graph: no gradient of this reaches the Mixer."""
@@ -207,7 +211,7 @@ class AutoMix(Method):
         with torch.no_grad():
             mask = self.predict_mask(projected, draw, images)
             mask = torch.where(self.bernoulli(o.adjust_prob, images.device), adjust_mask(mask, draw.lam), mask)
-            batch = mix_pairs(images, labels, draw, margin_mask(mask, draw.lam, o.lam_margin), self.targets)
+            batch = mix_pairs(images, labels, draw, margin_mask(mask, draw.lam, o.lam_margin), self.kind)
         return self.early(batch.loss(self.model.mixed(batch.images), o.smoothing))
 
     def generation_losses(
@@ -217,7 +221,7 @@ class AutoMix(Method):
         o, count = self.options, len(images)
         draw = self.draw(count, images.device).part(slice(0, part_of(count, o.generator_share)))
         mask = self.predict_mask(projected, draw, images)  # (B, 1, H, W), with its graph
-        batch = mix_pairs(images, labels, draw, mask, self.targets)
+        batch = mix_pairs(images, labels, draw, mask, self.kind)
         generation = self.generator_loss(self.teacher_logits(batch.images), batch)
         if o.early_backward:
             generation = gradients_now(generation, [mask])
@@ -235,7 +239,7 @@ class AutoMix(Method):
 
     def generator_loss(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         """Returns mixed cross-entropy, or SAMix's eta balance ``l_+ + eta l_-`` (arXiv:2111.15454, section 3.2)."""
-        if batch.labels.is_floating_point():
+        if batch.labels.dim() == 3:  # (B, 2, K)
             return batch.loss(logits, self.options.smoothing)
         own, partner = batch.labels.unbind(1)
         lam = batch.weights[:, 0]
@@ -376,17 +380,15 @@ def detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.detach() for name, part in parts.items()}
 
 
-def mix_pairs(
-    images: Tensor, labels: Tensor, draw: Draw, mask: Tensor, targets: TargetKind | None = None
-) -> MixedBatch:
-    """Returns the images of a draw's rows and their partners, mixed by masks (B, 1, H, W)."""
+def mix_pairs(images: Tensor, labels: Tensor, draw: Draw, mask: Tensor, kind: TargetKind | None = None) -> MixedBatch:
+    """Returns the images of a draw's rows and their partners, mixed by masks (B, 1, H, W); kind of (B, K) labels."""
     return MixedBatch(
         images=blend(images[draw.rows], images[draw.index], mask),
         labels=torch.stack([labels[draw.rows], labels[draw.index]], dim=1),
         weights=torch.stack([draw.lam, 1.0 - draw.lam], dim=1),
         index=draw.index,
         mask=mask,
-        kind=target_kind(labels, targets) if labels.dim() == 2 else "class",
+        kind=kind if labels.dim() == 2 else "class",
     )
 
 

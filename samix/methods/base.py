@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samix.batch import MixedBatch
+from samix.batch import MixedBatch, TargetKind, target_kind
 from samix.runtime.checks import check_number
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
@@ -133,3 +133,27 @@ class Method(nn.Module):
     def export(self) -> nn.Module:
         """The network to keep: a copy, as it was given, with the trained (averaged) weights, in eval mode."""
         raise NotImplementedError
+
+
+def settled_kind(earlier: TargetKind | None, labels: Tensor) -> TargetKind | None:
+    """Settles the kind of (B, K) labels by the first batch, so that all batches get one loss.
+
+    Args:
+        earlier: of the batches before; None for the first.
+        labels: of this batch, of any shape.
+
+    Returns:
+        The kind to go on with; None where it is not known.
+
+    Raises:
+        ValueError: a multi-hot batch after others whose rows sum to 1.
+    """
+    if labels.dim() != 2 or earlier == "multilabel":
+        return earlier
+    kind = target_kind(labels, read=earlier is None)
+    if kind == "multilabel" and earlier == "soft":
+        raise ValueError(
+            "earlier batches had labels whose rows sum to 1, and were trained with softmax; this batch is multi-hot: "
+            'say targets="multilabel"'
+        )
+    return kind or earlier

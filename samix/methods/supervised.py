@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from samix.batch import MixedBatch, TargetKind, check_images, check_labels, check_smoothing, target_kind, unmixed
-from samix.methods.base import Batch, Method
+from samix.batch import MixedBatch, TargetKind, check_images, check_labels, check_smoothing, unmixed
+from samix.methods.base import Batch, Method, settled_kind
 from samix.mixups.base import Augmentation
 from samix.networks.inference import evaluating
+from samix.runtime.checks import check_number
 
 Loss = Callable[[Tensor, MixedBatch], Tensor]  # (logits (B, K), batch) -> scalar
 
@@ -101,17 +101,10 @@ class Supervised(Method):
         Raises:
             ValueError: a multi-hot batch after others whose rows sum to 1.
         """
-        if labels.dim() != 2 or self.mixup.targets is not None:
-            return
-        kind = target_kind(labels, read=self.seen_kind is None)
-        if kind == "multilabel":
-            if self.seen_kind == "soft":
-                raise ValueError(
-                    "earlier batches had labels whose rows sum to 1, and were trained with softmax; this batch is "
-                    'multi-hot: say targets="multilabel"'
-                )
-            self.mixup.set_targets(kind)
-        self.seen_kind = kind or self.seen_kind
+        if self.mixup.targets is None:
+            self.seen_kind = settled_kind(self.seen_kind, labels)
+            if self.seen_kind == "multilabel":
+                self.mixup.set_targets(self.seen_kind)
 
     def loss_of(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         """The loss of a batch, mixed or not, without further terms."""
@@ -153,8 +146,7 @@ class Supervised(Method):
 
 def check_clean_weight(weight: float, mixup: Augmentation) -> None:
     """Raises ValueError unless this is a weight of the clean loss, and the only one."""
-    if not 0.0 <= weight < math.inf:
-        raise ValueError(f"clean_weight must be a number of at least 0, got {weight}")
+    check_number("clean_weight", weight, 0)
     for member in mixup.members:
         if weight and "clean" in member.requirements.own_losses:
             raise ValueError(

@@ -40,7 +40,8 @@ def draw_of(samples, seed, margin=False):
     generator = torch.Generator().manual_seed(seed)
     lam = torch.rand(6, samples, generator=generator)
     if margin:
-        lam[:3, 0] = 0.0
+        lam[:2, 0] = 0.0  # plain where the own share is next to nothing
+        lam[2:4, 1:] *= 1e-3  # and where it is nearly all
     index = [torch.arange(6), *(torch.randperm(6, generator=generator) for _ in range(samples - 1))]
     return Draw(normalised(lam), torch.stack(index, dim=1))
 
@@ -201,7 +202,7 @@ def by_hand(method, batch, classification, generation):
     if o.samples > 2:
         parts["linear"] = loss_of(logits_of(online.mixed, mixed(plain, classification)), classification, o.smoothing)
     judged = logits_of(slow.mixed, mixed(masks_of(generation), generation))
-    parts["generation"] = loss_of(judged, generation)
+    parts["generation"] = loss_of(judged, generation, o.smoothing)
     sources, total = logits_of(slow.mixed, images), 0.0
     for u, rows, shares in zip(judged, generation.index.numpy(), generation.lam.double().numpy(), strict=True):
         total += sum(share * oracles.cosine(u, sources[row]) for row, share in zip(rows, shares, strict=True))
@@ -233,6 +234,23 @@ def test_a_step_equals_the_algorithm_by_hand(options, margin):
         for name, part in parts.items():
             assert float(found[name]) == pytest.approx(part, rel=1e-4, abs=1e-5), name
         assert float(loss.detach()) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_soft_and_multi_hot_labels_have_the_loss_of_their_kind(samples):
+    images = build()[1][0]
+    soft, hot = torch.rand(6, 5).softmax(1), (torch.rand(6, 5) > 0.4).float()
+    hot[0] = 1.0
+    draw = draw_of(samples, 3)
+    for labels, loss in ((soft, F.cross_entropy), (hot, F.binary_cross_entropy_with_logits)):
+        method, _ = build(samples=samples)
+        force(method, draw, draw)
+        seen = []
+        run = method.ema_model.mixed
+        method.ema_model.mixed = lambda x, run=run, seen=seen: seen.append(run(x)) or seen[-1]
+        _, parts = method(images, labels)
+        target = (draw.lam[:, :, None] * labels[draw.index]).sum(1)
+        assert float(parts["generation"]) == pytest.approx(float(loss(seen[0].detach(), target)), rel=1e-5)
 
 
 def test_the_cosine_of_a_mix_with_itself_is_one():

@@ -601,21 +601,21 @@ IMAGES, LABELS = torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
         (IMAGES, LABELS.tolist(), TypeError, "labels must be a torch.Tensor, got list"),
         (IMAGES, LABELS.numpy(), TypeError, "labels must be a torch.Tensor, got ndarray"),
         (IMAGES, LABELS[:3], ValueError, r"labels must have shape \(4,\)"),
-        (IMAGES, LABELS[:, None], ValueError, "must be floating point"),
+        (IMAGES, LABELS[:, None], ValueError, "must be one-hot or multi-hot"),
         (IMAGES, LABELS[:, None].float(), ValueError, "labels have 1 columns, the network has 5 classes"),
         (IMAGES, LABELS + 2, ValueError, r"labels must be in \[0, 4\], got values from 2 to 5"),
         (IMAGES, LABELS - 1, ValueError, r"labels must be in \[0, 4\], got values from -1 to 2"),
         (IMAGES, LABELS.float(), ValueError, "class ids must be integers"),
         (IMAGES, LABELS.bool(), ValueError, "got torch.bool; use .long"),
-        (IMAGES, F.one_hot(LABELS, 5).float(), ValueError, r"labels must be \(4,\) class ids, got \(4, 5\)"),
+        (IMAGES, 3.0 * torch.ones(4, 5), ValueError, r"trains a classifier: give class ids, or rows in \[0, 1\]"),
+        (IMAGES, torch.rand(4, 5), ValueError, 'say targets="soft", "multilabel"'),
+        (IMAGES, F.one_hot(LABELS, 5).add(1), ValueError, "must be one-hot or multi-hot"),
     ],
 )
 def test_a_batch_that_cannot_be_mixed_is_refused_with_the_reason(images, labels, error, message):
     method, _ = build()
-    before = method.generator.get_state()
     with pytest.raises(error, match=message):
         method((images, labels))
-    assert torch.equal(method.generator.get_state(), before)
 
 
 @pytest.mark.parametrize("cls", [AutoMixOptions, SAMixOptions])
@@ -641,6 +641,66 @@ def test_options_outside_their_range_are_refused(cls, option, message):
 def test_an_unknown_preset_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown preset 'best'; choose one of reference, paper, fast"):
         SAMix(tiny_cnn(), 5, "best")
+
+
+# Kinds of labels -----------------------------------------------------------------------------------------------------
+
+MULTI_HOT = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 0, 1], [0, 0, 0, 1, 1]] * 2)[:6]
+
+
+@pytest.mark.parametrize("cls", [AutoMix, SAMix])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("soft", torch.float32), ("multilabel", torch.float32), ("multilabel", None)]
+)
+def test_soft_and_multi_hot_labels_have_the_loss_of_their_kind_in_every_part(cls, kind, dtype):
+    labels = torch.rand(6, 5).softmax(1) if kind == "soft" else MULTI_HOT if dtype is None else MULTI_HOT.to(dtype)
+    seen = {}
+    method, (images, _) = build(cls=cls)
+    lam, index = torch.tensor([0.3, 0.45, 0.6, 0.5, 0.2, 0.5]), torch.tensor([3, 0, 5, 1, 4, 2])
+    force(method, (lam, index), (lam, index))
+    heads = {
+        "clean": (method.model, "clean"),
+        "mixed": (method.model, "mixed"),
+        "generation": (method.ema_model, "mixed"),
+    }
+    for name, (network, head) in heads.items():
+        run = getattr(network, head)
+        setattr(network, head, lambda x, run=run, name=name: seen.setdefault(name, run(x)))
+    _, parts = method(images, labels)
+    mixed = lam[:, None] * labels + (1 - lam[:, None]) * labels[index]
+    for name, logits in seen.items():
+        target = labels.float() if name == "clean" else mixed
+        if kind == "soft":
+            expected = -(target * logits.detach().log_softmax(1)).sum(1).mean()
+        else:
+            p = logits.detach().sigmoid()
+            expected = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+        assert float(parts[name]) == pytest.approx(float(expected), rel=1e-5), name
+
+
+def test_a_run_keeps_the_kind_of_its_first_batch_or_the_one_it_was_given():
+    rows = F.one_hot(torch.tensor([0, 1, 2, 3, 4, 0]), 5)
+    method, (images, _) = build()
+    method(images, MULTI_HOT)
+    assert method.kind == "multilabel"
+    method(images, rows)
+    assert method.kind == "multilabel"
+    method, _ = build()
+    method(images, rows)
+    with pytest.raises(ValueError, match=r'earlier batches had labels whose rows sum to 1.*say targets="multilabel"'):
+        method(images, MULTI_HOT)
+    told = SAMix(tiny_cnn(), 5, targets="multilabel")
+    told(images, rows)
+    told(images, MULTI_HOT)
+    with pytest.raises(ValueError, match="targets must be one of None, class, soft, multilabel"):
+        SAMix(tiny_cnn(), 5, targets="hard")
+
+
+def test_the_eta_balance_needs_class_ids_or_one_hot_rows():
+    method, (images, _) = build(eta=0.5)
+    method(images, F.one_hot(torch.arange(6) % 5, 5))
+    with pytest.raises(ValueError, match="eta balances the two classes of a pair, so it needs class ids"):
+        method(images, torch.rand(6, 5).softmax(1))
 
 
 # Does it learn? -------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def test_a_clean_loss_is_never_counted_twice():
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_a_clean_weight_is_a_number_of_at_least_0(weight):
     for make in (lambda: supervised(samix.CutMix(), clean_weight=weight), lambda: Recipe(clean_weight=weight)):
-        with pytest.raises(ValueError, match="clean_weight must be a number of at least 0"):
+        with pytest.raises(ValueError, match="clean_weight must be in"):
             make()
 
 
