@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samix.batch import MixedBatch, TargetKind
 from samix.methods.automix import AutoMix, Draw, detached, mask_report
-from samix.methods.base import Batch
+from samix.methods.base import Batch, version_of
 from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device
@@ -109,6 +109,7 @@ class AdAutoMix(AutoMix):
             ValueError: images or labels of the wrong type, shape or range.
         """
         images, labels = self.checked(batch)
+        self.mixer_seen = version_of(self.mixer)
         projected = self.mixer.project(self.feature_map(images))  # (B, P, h, w), shared by both branches
         clean = self.cross_entropy(images, labels)
         mixed, linear = self.classification_losses(images, labels, projected.detach())
@@ -160,6 +161,11 @@ class AdAutoMix(AutoMix):
             beta = float(self.options.beta)
             loss = -beta * generation + (1.0 - beta) * self.options.cos_sign * similar
         return generation, loss, mask_report(masks, draw.lam)
+
+    @property
+    def trains_mixer(self) -> bool:
+        """Whether this step trains the generator: each one does."""
+        return True
 
     @property
     def adversarial(self) -> bool:

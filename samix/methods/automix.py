@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels, pair_batch, unmixed
 from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.methods.base import Batch, Method, settled_kind
+from samix.methods.base import Batch, Method, idle, settled_kind, version_of
 from samix.methods.options import LearnedOptions, mask_schedule
 from samix.mixers import MASK_GENERATORS
 from samix.mixers.automix import AutoMixerConfig
@@ -125,6 +125,7 @@ class AutoMix(Method):
             start_from(self.mixer, init)
         self.mixer.to(next(model.parameters()).device)
         self.generator = new_generator() if generator is None else generator
+        self.mixer_seen = -1  # its version when a step began
         self.train()
 
     def build_mixer(self, dim: int) -> MaskGenerator:
@@ -149,6 +150,7 @@ class AutoMix(Method):
             ValueError: images or labels of the wrong type, shape or range.
         """
         images, labels = self.checked(batch)
+        self.mixer_seen = version_of(self.mixer)
         z = self.feature_map(images)
         with torch.set_grad_enabled(self.trains_mixer and torch.is_grad_enabled()):
             projected = self.mixer.project(z)  # (B, P, h, w), shared by both branches
@@ -283,6 +285,9 @@ class AutoMix(Method):
 
         The decay is that of the step that follows; the released code takes that of the step that is done.
         """
+        moved = self.parameter_version() != self.last_seen
+        if moved and self.trains_mixer and version_of(self.mixer) == self.mixer_seen:
+            self.warn_once("the optimiser changes the network but not the Mixer: give it method.parameter_groups(lr)")
         super().after_step(progress)
         o = self.options
         decay = momentum_at(progress, o.ema_decay, o.ema_decay_end, o.ema_hold)
@@ -365,14 +370,6 @@ class AutoMix(Method):
 def part_of(count: int, share: float) -> int:
     """Returns how many of ``count`` images a share in (0, 1] is: at least one."""
     return max(1, round(share * count))
-
-
-def idle(module: nn.Module) -> Tensor:
-    """Returns a scalar 0 that depends on every parameter, so that each has a gradient in a step that does not train it.
-
-    DistributedDataParallel waits for the gradient of every parameter, in every step.
-    """
-    return torch.stack([p.float().sum() for p in module.parameters()]).sum() * 0.0
 
 
 def detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -66,20 +66,24 @@ class Method(nn.Module):
 
     def parameter_version(self) -> int:
         """Counts the changes in place of the first trained parameter, as torch does."""
-        return next((p._version for p in self.parameters() if p.requires_grad), 0)
+        return version_of(self)
 
     def notice_forgotten_after_step(self) -> None:
         """Warns once where an optimiser has changed the parameters and after_step was not called."""
         version = self.parameter_version()
         if self.last_seen is None:
             self.last_seen = version
-        elif version > self.last_seen and not self.warned:  # a deep copy counts from 0 again
-            self.warned = True
-            warnings.warn(
+        elif version > self.last_seen:  # a deep copy counts from 0 again
+            self.warn_once(
                 f"the parameters of {type(self).__name__} have changed, but after_step was not called: schedules and "
-                "averaged weights stand still; call method.after_step(step / total_steps) after each optimizer.step()",
-                stacklevel=3,
+                "averaged weights stand still; call method.after_step(step / total_steps) after each optimizer.step()"
             )
+
+    def warn_once(self, message: str) -> None:
+        """Warns of a slip of the loop, if no other was told before."""
+        if not self.warned:
+            self.warned = True
+            warnings.warn(message, stacklevel=4)
 
     def get_extra_state(self) -> Tensor:
         """Returns steps and progress, float64 (2,) on the host, as a part of the state dict."""
@@ -157,3 +161,16 @@ def settled_kind(earlier: TargetKind | None, labels: Tensor) -> TargetKind | Non
             'say targets="multilabel"'
         )
     return kind or earlier
+
+
+def idle(module: nn.Module) -> Tensor:
+    """Returns a scalar 0 that depends on every parameter, so that each has a gradient in a step that does not train it.
+
+    DistributedDataParallel waits for the gradient of every parameter, in every step.
+    """
+    return torch.stack([p.float().sum() for p in module.parameters()]).sum() * 0.0
+
+
+def version_of(module: nn.Module) -> int:
+    """Counts the changes in place of the first trained parameter, as torch does; 0 where none is trained."""
+    return next((p._version for p in module.parameters() if p.requires_grad), 0)

@@ -1,5 +1,6 @@
 """What every method promises a loop: declared parts, two ways to call it, and a word where a loop forgets a step."""
 
+import copy
 import warnings
 
 import pytest
@@ -84,6 +85,35 @@ def test_a_loop_with_after_step_or_accumulation_or_a_loaded_state_hears_nothing(
         method.load_state_dict(build(cls).state_dict())
         step(method, optimizer)
     method.export()
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_a_loop_that_does_not_train_the_mixer_is_told_once(cls):
+    method = build(cls)
+    optimizer = torch.optim.SGD(method.model.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match=r"changes the network but not the Mixer: give it method.parameter_groups"):
+        step(method, optimizer)
+    step(method, optimizer)  # not told again: warnings are errors here
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_a_run_goes_on_exactly_from_its_state_and_its_generators(cls):
+    losses, method = [], build(cls)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    for number in range(4):
+        if number == 2:
+            state = copy.deepcopy((method.state_dict(), [g.get_state() for g in method.generators()]))
+        losses.append(float(method(batch())[0].detach()))
+        step(method, optimizer)
+    again = build(cls)
+    again.load_state_dict(state[0])
+    for generator, draws in zip(again.generators(), state[1], strict=True):
+        generator.set_state(draws)
+    assert (again.step, again.progress) == (2, 0.5)
+    optimizer = torch.optim.SGD(again.parameter_groups(lr=0.01))
+    for number in (2, 3):
+        assert float(again(batch())[0].detach()) == losses[number]
+        step(again, optimizer)
 
 
 def test_a_fresh_method_may_be_exported():
