@@ -34,12 +34,18 @@ class Sample(NamedTuple):
     state: dict[str, Any]
 
 
+def empty(kinds: Any) -> Any:
+    """An empty value of a type, or of the first of several."""
+    return (kinds[0] if isinstance(kinds, tuple) else kinds)()
+
+
 def whole_checkpoint(place: Path) -> Sample:
     """As a run writes it, with three tensors."""
     path = place / "whole.pt"
     if not path.is_file():
         torch.manual_seed(0)
-        state: dict[str, Any] = {**dict.fromkeys(PARTS), "step": 7, "rows": [{"loss": 0.5}], "best": 3.0}
+        state: dict[str, Any] = {name: empty(kinds) for name, kinds in PARTS.items()}
+        state |= {"step": 7, "rows": [{"loss": 0.5}], "best": 3.0, "recipe": {"model": "resnet18"}}
         state["method"] = {"a": torch.randn(9, 4), "b": torch.arange(5), "c": torch.randn(300)}
         save_checkpoint(path, state)
     return Sample(path.read_bytes(), load_checkpoint(path))

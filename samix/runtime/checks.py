@@ -41,7 +41,7 @@ def check_number(
     if (
         isinstance(value, kinds)
         and not isinstance(value, bool)
-        and (isinstance(value, int) or math.isfinite(value))
+        and -math.inf < value < math.inf
         and (low is None or (value > low if open_low else value >= low))
         and (high is None or (value < high if open_high else value <= high))
     ):

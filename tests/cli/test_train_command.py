@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -202,7 +203,6 @@ def test_train_alone_is_samix_on_digits():
         ("stl10-unlabeled", "images", "stl10-moco"),
         ("folder:DIR", "images", "images-moco"),
         ("wds:a.tar", "images", "images-moco"),
-        ("/home/me/pictures", "images", "images-moco"),
     ],
 )
 def test_where_no_recipe_is_named_it_is_that_of_the_data(tmp_path, data, train, pretrain):
@@ -356,7 +356,7 @@ def test_the_recipe_file_of_a_run_gives_the_same_run(finished):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epoch": 3}, "a recipe has no epoch; its fields are name, data"),
+        ({"epoch": 3}, "a recipe has no epoch; its fields are data"),
         ({"epochs": "ten"}, "epochs must be int, got 'ten'"),
         ({"epochs": 2.5}, "epochs must be int, got 2.5"),
         ({"epochs": True}, "epochs must be int, got True"),
@@ -394,7 +394,7 @@ def test_spoilt_yaml_and_other_endings_are_refused(tmp_path, capsys):
     assert "takes a .json or .yaml file, got" in fails(capsys, "train", "--config", config(tmp_path, "", "a.toml"))
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
     assert "b.json cannot be read" in fails(capsys, "train", "--config", str(tmp_path / "b.json"))
-    assert "no such file" in fails(capsys, "train", "--config", str(tmp_path))
+    assert "takes a .json or .yaml file, got" in fails(capsys, "train", "--config", str(tmp_path))
 
 
 # Commands at work -----------------------------------------------------------------------------------------------------
@@ -410,8 +410,9 @@ def test_train_evaluate_show(tmp_path, capsys, monkeypatch, photos):
     for place in ("runs/a/last.pt", "runs/a/export"):
         status, out, _ = run(capsys, "evaluate", place, "--device", "cpu")
         assert status == 0
-        assert out.splitlines()[0].split() == ["top-1", "%", "top-5", "%", "NLL", "nats", "ECE", "%"]
-        assert top1 in out.splitlines()[1]
+        assert out.startswith("evaluated 359 images of digits")
+        assert out.splitlines()[1].split() == ["top-1", "%", "top-5", "%", "NLL", "nats", "ECE", "%"]
+        assert top1 in out.splitlines()[2]
     status, out, _ = run(
         capsys, "show", "runs/a/best.pt", *photos, "--out", "b.png", "--size", "16", "--lams", "0.2", "0.8"
     )
@@ -457,7 +458,7 @@ def test_evaluate_on_other_classes_is_refused(finished, tmp_path, capsys):
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / split / name / "1.png")
     error = fails(capsys, "evaluate", finished / "last.pt", "--data", f"folder:{tmp_path}")
-    assert "folder has 2 classes, ['cat', 'dog']..., but the network was trained on 10" in error
+    assert "has the classes cat, dog, which the network was not trained on" in error
 
 
 def test_show_takes_one_image_for_a_mistake(finished, photos, capsys):
@@ -574,7 +575,8 @@ def test_random_words_never_give_a_traceback(command, words, no_training, capsys
     )
 )
 def test_random_files_never_give_a_traceback(values, no_training, capsys, tmp_path):
-    status, _, error = run(capsys, "train", "--config", config(tmp_path, values))
+    flags = ["--out", tempfile.mkdtemp(dir=tmp_path)]  # what one call leaves is not seen by the next
+    status, _, error = run(capsys, "train", "--config", config(tmp_path, values), *flags)
     assert status == 1
     assert error.startswith("samix: ")
     assert "unexpected" not in error
@@ -599,8 +601,10 @@ def test_mixer_export_check_and_card(tmp_path, capsys):
     assert code == 0
     assert "samix, resnet18 stage 2" in out
     code, out, _ = run(capsys, "mixer", "check", str(tmp_path / "m"), "--size", "16")
-    assert code == 0
+    assert code == 1  # five steps form no masks
     assert "correlation of its mean with lambda" in out
+    assert "verdict: masks are grey" in out
+    assert run(capsys, "mixer", "check", "default", "--size", "32")[0] == 0
     code, out, _ = run(capsys, "mixer", "card", str(tmp_path / "m"), "--licence", "apache-2.0")
     assert code == 0
     assert "license: apache-2.0" in out
@@ -632,7 +636,7 @@ def test_pretraining_and_judging_what_came_of_it(tmp_path, capsys):
         code, out, _ = run(capsys, "evaluate", "knn", str(tmp_path / "a" / source), "--device", "cpu")
         assert code == 0
         assert "kNN top-1" in out
-    assert "unknown method" in fails(capsys, "pretrain", "--method", "mocoo")
+    assert "unknown ssl method" in fails(capsys, "pretrain", "--method", "mocoo")
     assert "trained beside moco" in fails(capsys, "pretrain", "--method", "byol", "--mixup", "samix", "--device", "cpu")
     assert "a queue of 640 keys over 150 training images" in fails(
         capsys, "pretrain", "--mixup", "cutmix", "--limit", "150", "--device", "cpu", "--out", str(tmp_path)

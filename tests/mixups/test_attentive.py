@@ -256,7 +256,7 @@ def test_snapmix_reads_any_network_by_the_names_of_its_layers():
 
 def test_snapmix_refuses_values_and_labels_at_each_pixel():
     images = torch.randn(3, 3, 16, 16)
-    with pytest.raises(ValueError, match="weighs classes"):
+    with pytest.raises(ValueError, match="SnapMix takes class"):
         SnapMix()(images, torch.rand(3), guide=maps_of(3))
     with pytest.raises(ValueError, match="moves pixels"):
         SnapMix()(images, torch.zeros(3, 16, 16, dtype=torch.int64), guide=maps_of(3))

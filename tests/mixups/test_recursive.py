@@ -190,7 +190,7 @@ def test_images_keep_their_type_and_shares_are_float32(dtype):
 
 
 def test_targets_of_several_classes_add_up_too():
-    mix, labels = make(), torch.rand(4, 6)
+    mix, labels = make(), torch.rand(4, 6).softmax(1)
     mix(batch_of()[0], labels)
     batch = mix(batch_of(seed=1)[0], labels.flip(0), lam=0.5)
     lam = batch.lam[:, None]

@@ -21,9 +21,7 @@ def test_a_recipe_survives_json():
 
 
 def test_unknown_fields_are_named_with_the_known():
-    with pytest.raises(
-        ValueError, match=r"a recipe has no colour, sise; its fields are epochs, .*data, .*mixup_options"
-    ):
+    with pytest.raises(ValueError, match=r"a recipe has no colour, sise; its fields are data, .*mixup_options"):
         from_dict({"sise": 3, "colour": 1, "epochs": 2}, Recipe())
 
 
@@ -63,7 +61,7 @@ def test_files_give_fields(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.toml", "epochs = 3", "takes a .json or .yaml file, got a.toml"),
+        ("a.toml", "epochs = 3", "takes a .json or .yaml file, got"),
         ("a.json", "[1, 2]", "must hold a mapping of recipe fields, got list"),
         ("a.yaml", "", "must hold a mapping of recipe fields, got NoneType"),
     ],

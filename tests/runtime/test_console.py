@@ -104,7 +104,7 @@ def test_a_list_whose_reader_has_seen_enough_ends_without_a_word():
     process.stdout.close()
     error = process.stderr.read()
     process.stderr.close()
-    assert process.wait(300) == 1
+    assert process.wait(300) == 0
     assert error == b""
 
 

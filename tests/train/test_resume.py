@@ -515,7 +515,6 @@ def test_nothing_but_weights_is_asked_of_the_method_between_steps(tmp_path):
         "options",
         "num_classes",
         "generator",
-        "pairs",  # a function of the network: found anew
         "progress",
         "last_seen",  # of the loop, not of the training
         "step",

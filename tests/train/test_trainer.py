@@ -258,7 +258,8 @@ def test_bf16_trains_float32_weights_and_resumes_exactly(tmp_path, monkeypatch, 
             fit(recipe, tmp_path, "cut")
     states = [load_checkpoint(folder / "last.pt") for folder in (whole, fit(recipe, tmp_path, "cut", resume=True))]
     assert differences(*states) == []
-    assert {v.dtype for v in states[0]["method"].values() if v.is_floating_point()} == {torch.float32}
+    weights = {k: v for k, v in states[0]["method"].items() if not k.endswith("_extra_state")}  # which holds progress
+    assert {v.dtype for v in weights.values() if v.is_floating_point()} == {torch.float32}
     assert all(torch.tensor(row["loss"]).isfinite() for row in rows(whole))
 
 
@@ -528,14 +529,14 @@ def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, monkeypatch):
         ({"feature": 9, "mixup": "samix"}, "9"),
         ({"mixup": "cutmix", "mixup_options": {"beta": 1}}, "cutmix has no option beta; it has alpha"),
         ({"mixup": "cutmix", "mixup_options": {"alpha": float("nan")}}, "alpha must be a finite number"),
-        ({"mixup": "samix", "mixup_options": {"alpha": -1.0}}, "alpha must be a positive number"),
+        ({"mixup": "samix", "mixup_options": {"alpha": -1.0}}, r"alpha must be in \(0, inf\)"),
         (
             {"mixup": "samix", "mixup_options": {"mask_schedule": "never"}},
-            "mask_schedule must be one of constant, linear, cosine, warmup, got 'never'",
+            "mask_schedule must be one of constant, linear, cosine, warmup; got 'never'",
         ),
         (
             {"mixup": "samix", "mixup_options": {"pairing": "friends"}},
-            "pairing must be one of randperm, cycle, flip, roll, got 'friends'",
+            "pairing must be one of randperm, cycle, flip, roll; got 'friends'",
         ),
     ],
 )
@@ -547,11 +548,11 @@ def test_wrong_recipes_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"lr": float("nan")}, "lr must be positive"),
+        ({"epochs": 0}, r"epochs must be a whole number in \[1, inf\), got 0"),
+        ({"lr": 0.0}, r"lr must be in \(0, inf\)"),
+        ({"lr": float("nan")}, r"lr must be in \(0, inf\)"),
         ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\)"),
-        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\)"),
     ],
 )
 def test_wrong_values_are_refused_at_once(changes, message):

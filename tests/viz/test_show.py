@@ -80,7 +80,7 @@ def test_painting_leaves_the_checkpoint_s_method_as_it_was(run):
         ("cutmix", 2, (), r"--lams must be in \[0, 1\], got \(\)"),
         ("cutmix", 2, (0.5, 1.5), r"--lams must be in \[0, 1\]"),
         ("cutmix", 2, (float("nan"),), r"--lams must be in \[0, 1\]"),
-        ("cutmixx", 2, (0.5,), "'cutmixx' is neither a checkpoint nor a mixup; the mixups are vanilla, mixup, cutmix"),
+        ("cutmixx", 2, (0.5,), "'cutmixx' is neither a run nor a mixup; the mixups are vanilla, mixup, cutmix"),
         ("samix", 2, (0.5,), "samix must be trained before it can be shown: give a checkpoint"),
         ("0.png", 2, (0.5,), "damaged or no checkpoint of samix"),
     ],
