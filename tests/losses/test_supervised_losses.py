@@ -89,6 +89,15 @@ def test_the_smoothed_batch_loss_equals_its_loop():
     assert float(batch.loss(logits, 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_smoothed_mixed_cross_entropy_is_the_mix_of_two_smoothed_losses():
+    generator = torch.Generator().manual_seed(0)
+    logits, lam = torch.randn(6, 5, generator=generator), torch.rand(6, generator=generator)
+    own, other = torch.randint(5, (2, 6), generator=generator)
+    each = [F.cross_entropy(logits, y, label_smoothing=0.1, reduction="none") for y in (own, other)]
+    wanted = (lam * each[0] + (1.0 - lam) * each[1]).mean()
+    torch.testing.assert_close(mixed_cross_entropy(logits, own, other, lam, 0.1), wanted)
+
+
 def test_mixed_cross_entropy_of_one_class_is_plain_whatever_lam_is():
     logits, a, _, lam = pairs()
     assert torch.allclose(mixed_cross_entropy(logits, a, a, lam), F.cross_entropy(logits, a))
