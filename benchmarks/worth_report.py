@@ -1,6 +1,6 @@
 """Tables and picture of what learning the mix is worth, all from the rows that ``worth.py`` wrote.
 
-    python benchmarks/worth_report.py docs/results/worth.csv
+    python benchmarks/worth_report.py docs/results/worth.csv --tuning docs/results/finetune-tuning.jsonl
 
 Writes ``worth.md`` and ``worth.png`` beside the CSV. Differences are paired by seed, with t-intervals of 95 %; a
 difference is called one only where its interval does not contain zero.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -176,6 +177,37 @@ def page(settings: dict[str, Results], name: str) -> str:
     return "\n".join([*text, "", "![Accuracy against counted cost and against CPU time](worth.png)", ""])
 
 
+def tuning_table(trials: Sequence[dict[str, Any]]) -> str:
+    """The trials of the fine-tuning recipe, in the order in which they were made."""
+    keys = ("size", "epochs", "optimizer", "lr", "head_factor", "norms", "probe", "augment", "dropout", "ema")
+    head = ["judged on", "top-1 %", "top-1 of the average %", "NLL", "CPU s", *(key.replace("_", " ") for key in keys)]
+    rows = []
+    for trial in trials:
+        judged = f"{trial['judge']:,} {'test' if trial['test'] else 'training'} images"
+        average = trial.get("ema_top1")
+        cells = [f"{trial['top1']:.1f}", "–" if average is None else f"{average:.1f}", str(trial.get("nll", "–"))]
+        rows.append([judged, *cells, f"{trial['cpu_seconds']:.0f}", *(str(trial[key]) for key in keys)])
+    return table(head, rows)
+
+
+def tuning_page(path: Path) -> str:
+    """The section on the fine-tuning recipe."""
+    trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return "\n".join(
+        [
+            "## How the fine-tuning recipe was found",
+            "",
+            "EfficientNet-Lite0 with ImageNet weights on 1,000 training images of CIFAR-10, without mixup, one run "
+            "each (`benchmarks/finetune_tuning.py`). Chosen on training images that are not among the 1,000. `probe` "
+            "is the L2 of a logistic regression that the classifier starts from, 0 a new one; `augment` a padded crop, "
+            "or the least area of a resized one. No epochs: the regression alone.",
+            "",
+            tuning_table(trials),
+            "",
+        ]
+    )
+
+
 def draw(path: Path, settings: dict[str, Results]) -> None:
     """Accuracy over counted cost and over CPU time, with the front, a row of panels a setting."""
     from matplotlib.figure import Figure
@@ -219,12 +251,17 @@ def main() -> None:
     """Reads the CSV, writes page and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path)
-    path = parser.parse_args().csv
+    parser.add_argument("--tuning", type=Path, help="trials of finetune_tuning.py, lines of JSON")
+    arguments = parser.parse_args()
+    path = arguments.csv
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     settings = {name: Results(name, [row for row in rows if row["setting"] == name]) for name in SETTINGS}
     settings = {name: results for name, results in settings.items() if results.rows}
-    path.with_suffix(".md").write_text(page(settings, path.as_posix()), encoding="utf-8")
+    text = page(settings, path.as_posix())
+    if arguments.tuning is not None:
+        text += "\n" + tuning_page(arguments.tuning)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     draw(path.with_suffix(".png"), settings)
 
 
