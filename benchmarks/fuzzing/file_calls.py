@@ -45,7 +45,7 @@ def whole_checkpoint(place: Path) -> Sample:
     if not path.is_file():
         torch.manual_seed(0)
         state: dict[str, Any] = {name: empty(kinds) for name, kinds in PARTS.items()}
-        state |= {"step": 7, "rows": [{"loss": 0.5}], "best": 3.0, "recipe": {"model": "resnet18"}}
+        state |= {"step": 7, "rows": [{"loss": 0.5}], "best": 3.0, "recipe": {"model": "resnet18", "size": 32}}
         state["method"] = {"a": torch.randn(9, 4), "b": torch.arange(5), "c": torch.randn(300)}
         save_checkpoint(path, state)
     return Sample(path.read_bytes(), load_checkpoint(path))

@@ -517,6 +517,8 @@ def test_nothing_but_weights_is_asked_of_the_method_between_steps(tmp_path):
         "generator",
         "progress",
         "last_seen",  # of the loop, not of the training
+        "mixer_seen",  # the same
+        "kind",  # of the labels: settled again by the first batch
         "step",
     }
 
