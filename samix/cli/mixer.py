@@ -1,4 +1,4 @@
-"""``samix mixer``: Mixers out of checkpoints, their cards, and checks of strangers' ones."""
+"""``samix mixer``: exports, checks and describes trained Mixers."""
 
 from __future__ import annotations
 

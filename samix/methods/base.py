@@ -1,4 +1,4 @@
-"""What the engine, and a stranger's loop, expect of a method."""
+"""Defines what a training loop, ours or the user's own, expects of a method."""
 
 from __future__ import annotations
 

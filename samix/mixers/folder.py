@@ -31,7 +31,7 @@ FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SMALLEST = 64  # side in pixels to which smaller images are enlarged for the encoder, where it was trained at that
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
-# What a stranger's config may not hand to timm: places to read from.
+# What an untrusted config may not hand to timm: places to read from.
 FORBIDDEN = ("pretrained", "checkpoint", "file", "url", "path", "cache", "hub", "cfg", "features_only", "out_indices")
 HARMLESS = ("drop_path_rate",)
 
@@ -110,7 +110,7 @@ class MixerConfig:
         """The class of the mask generator.
 
         Raises:
-            ValueError: unknown name, or code of a stranger that was not allowed.
+            ValueError: unknown name, or a name of outside code that the user did not allow.
         """
         return MASK_GENERATORS.resolve(self.kind, trusted=False)
 
@@ -288,7 +288,7 @@ def _download(name: str) -> tuple[Path, Path]:
 
     try:
         config = Path(hf_hub_download(name, CONFIG))
-        read_config(config)  # a stranger's weights are not fetched for a config of another kind
+        read_config(config)  # weights are not fetched for a config of another kind
         return Path(hf_hub_download(name, WEIGHTS)), config
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
