@@ -57,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = DEBUG in words
     words = [word for word in words if word != DEBUG]
     with steady_stdout():
-        return run_command(words, debug)
+        status = run_command(words, debug)
+        if status and "torch.distributed" in sys.modules:
+            from samix.runtime.distributed import exit_from_group
+
+            exit_from_group(status)
+    return status
 
 
 def run_command(words: Sequence[str], debug: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import torch
@@ -129,6 +130,18 @@ def lost_process(error: BaseException) -> str | None:
         f"process {rank()} of {world_size()} lost another one, whose own last words say why ({text[:200]}); start all "
         "again with --resume"
     )
+
+
+def exit_from_group(status: int) -> None:
+    """Ends this process at once where several run together; on one process it does nothing.
+
+    After a failure, messages between processes are still under way. The destructors of gloo abort when such a message
+    fails while Python exits (status -6 in place of ours), so they must not run.
+    """
+    if world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def check_not_sharded() -> None:
