@@ -36,6 +36,7 @@ ROWS = {
     "cutmix": Row("cutmix"),
     "guidedmixup": Row("guidedmixup"),
     "mixup-clean-ema": Row("mixup", "averaged", 1.0),
+    "cutmix-clean-ema": Row("cutmix", "averaged", 1.0),
     "samix-constant": Row("samix", "constant"),
     "automix": Row("automix", "learned"),
     "samix": Row("samix", "learned"),
