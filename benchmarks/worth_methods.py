@@ -7,13 +7,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from worth_settings import Row, Setting
+from worth_settings import Form, Row, Setting
 
-from samix.batch import unmixed
+from samix.batch import MixedBatch, unmixed
 from samix.methods.automix import AutoMix, Draw
 from samix.methods.base import Batch, Method
 from samix.methods.samix import SAMix, SAMixOptions
 from samix.methods.supervised import Supervised
+from samix.mixers.pretrained import Mixer
+from samix.mixups.base import Augmentation
 from samix.networks.create import create_network
 from samix.networks.ema import average_buffers, momentum_at, momentum_copy, untracked_batchnorm, update_momentum
 from samix.recipes import Recipe
@@ -27,6 +29,38 @@ HEAD_NAMES = {
 }
 
 
+class FormedMixer(Mixer):
+    """A frozen Mixer used in another form, see :class:`Form`. All forms draw the same numbers."""
+
+    form = Form()
+
+    @torch.no_grad()
+    def predict_mask(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks (B, 1, H, W) of mean lam, drawn towards lam by the softness of the batch."""
+        low, high = self.form.softness
+        softness = low + (high - low) * float(torch.rand((), generator=self.generator))
+        flat = lam.view(-1, 1, 1, 1)
+        return flat + softness * (super().predict_mask(z, partner, lam, size) - flat)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor, *, index: Tensor | None = None, **options: Any) -> MixedBatch:
+        """Mixes a batch, with partners of little overlap where the form asks for them."""
+        if self.form.apart and index is None:
+            features = self.encode(images)
+            options["features"] = features
+            index = least_overlap(self.loaded.mixer.project(features)[:, 0])
+        return super().__call__(images, labels, index=index, **options)
+
+
+def least_overlap(scores: Tensor) -> Tensor:
+    """The permutation (B,) without fixed points whose pairs of score maps (B, h, w) overlap least in sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    share = scores.flatten(1).softmax(1)
+    cost = (share @ share.T).fill_diagonal_(1e6)
+    return torch.as_tensor(linear_sum_assignment(cost.numpy())[1])
+
+
 class Averaged(Supervised):
     """Supervised training with the running average of the network beside it, as SAMix has one.
 
@@ -35,12 +69,15 @@ class Averaged(Supervised):
     Args:
         ema: decay at the start and at the end, and the share of the run in which it is held.
         report: name of the classifier to report.
+        until: share of the run after which only the clean loss is left.
         args, kwargs: of :class:`Supervised`.
     """
 
-    def __init__(self, *args: Any, ema: tuple[float, float, float], report: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, ema: tuple[float, float, float], report: str, until: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.ema, self.report = ema, report
+        self.ema, self.report, self.until = ema, report, until
         self.ema_model = momentum_copy(self.model).eval()
 
     def train(self, mode: bool = True) -> Averaged:
@@ -55,6 +92,9 @@ class Averaged(Supervised):
         if not self.clean_weight:
             return super().training_step(batch)
         images, labels = batch
+        if self.progress >= self.until:
+            clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
+            return self.clean_weight * clean, {"mixed": torch.zeros(()), "clean": clean.detach()}
         with untracked_batchnorm(self.model):
             logits, mixed = self.mixup.forward_through(self.model, images, labels)
         main = self.loss_of(logits, mixed)
@@ -115,7 +155,7 @@ def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pi
         options["smoothing"] = recipe.mixup_options.get("smoothing", recipe.smoothing)
         method = ConstantSAMix(net, num_classes, SAMixOptions(**options), feature=recipe.feature)
     else:
-        mixup = build_mixup(recipe.mixup, recipe.mixup_options)
+        mixup = formed(row, build_mixup(recipe.mixup, recipe.mixup_options))
         mixup.set_normalization(*pixels)
         method = Averaged(
             net,
@@ -125,8 +165,17 @@ def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pi
             clean_weight=recipe.clean_weight,
             ema=setting.ema,
             report="ema_clean" if row.kind == "averaged" else "online_clean",
+            until=row.form.until if row.form else 1.0,
         )
     return frozen_norms(method) if setting.weights else method
+
+
+def formed(row: Row, mixup: Augmentation) -> Augmentation:
+    """The mixup, a frozen Mixer in the row's form."""
+    if row.form and isinstance(mixup, Mixer):
+        mixup.__class__ = FormedMixer
+        mixup.form = row.form  # type: ignore[attr-defined]
+    return mixup
 
 
 def network_of(method: Method) -> nn.Module:

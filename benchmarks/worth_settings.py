@@ -13,6 +13,22 @@ Kind = Literal["supervised", "averaged", "learned", "constant"]
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a frozen Mixer is used beside a clean loss.
+
+    Args:
+        softness: masks become ``lam + s (mask - lam)``, s of a batch uniform in this range; (0, 0) holds every mask at
+            lambda and is the exact control of the others.
+        until: share of the run after which only the clean loss is left.
+        apart: partners are those whose maps overlap least, instead of random ones.
+    """
+
+    softness: tuple[float, float] = (1.0, 1.0)
+    until: float = 1.0
+    apart: bool = False
+
+
+@dataclass(frozen=True)
 class Row:
     """A method of the tables.
 
@@ -22,13 +38,23 @@ class Row:
             ``constant`` is the learned step with every mask held at lambda.
         clean_weight: of the loss of the images as they are.
         options: of the mixup.
+        form: of a frozen Mixer's use; None is the library's.
     """
 
     mixup: str
     kind: Kind = "supervised"
     clean_weight: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    form: Form | None = None
 
+
+def mixer_row(form: Form) -> Row:
+    """A form of the Mixer of the package, with clean loss and running average."""
+    return Row("mixer:default", "averaged", 1.0, form=form)
+
+
+# Half of the batch is clean and half is mixed: each image is seen once.
+ONCE = {"clean_share": 0.5, "mixed_share": 0.5, "generator_share": 0.5, "generator_every": 2}
 
 ROWS = {
     "vanilla": Row("vanilla"),
@@ -42,6 +68,20 @@ ROWS = {
     "samix": Row("samix", "learned"),
     "samix-p-clean": Row("mixer:default", "averaged", 1.0),
 }
+FORMS = {  # tried on images held out of the training images
+    "mixer-constant": mixer_row(Form((0.0, 0.0))),
+    "mixer-soft": mixer_row(Form((0.25, 0.25))),
+    "mixer-random": mixer_row(Form((0.0, 1.0))),
+    "mixer-hard": mixer_row(Form()),
+    "mixer-random-until": mixer_row(Form((0.0, 1.0), until=0.8)),
+    "mixer-constant-until": mixer_row(Form((0.0, 0.0), until=0.8)),
+    "mixer-random-apart": mixer_row(Form((0.0, 1.0), apart=True)),
+    "guidedmixup-clean-ema": Row("guidedmixup", "averaged", 1.0),
+    "guidedmixup-clean-ema-always": Row("guidedmixup", "averaged", 1.0, {"prob": 1.0}),
+    "samix-once": Row("samix", "learned", options=ONCE),
+    "samix-once-constant": Row("samix", "constant", options=ONCE),
+}
+ROWS |= FORMS
 REFERENCES = ("vanilla", "mixup-clean-ema", "samix-constant")  # what differences are taken from
 HEADS = ("online_clean", "online_mixed", "online_mean", "ema_clean", "ema_mixed", "ema_mean")
 
