@@ -30,7 +30,7 @@ HEAD_NAMES = {
 
 
 class FormedMixer(Mixer):
-    """A frozen Mixer used in another form, see :class:`Form`. All forms draw the same numbers."""
+    """A frozen Mixer used in another form, see :class:`Form`. With one softness it draws what a plain one draws."""
 
     form = Form()
 
@@ -38,7 +38,9 @@ class FormedMixer(Mixer):
     def predict_mask(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """Masks (B, 1, H, W) of mean lam, drawn towards lam by the softness of the batch."""
         low, high = self.form.softness
-        softness = low + (high - low) * float(torch.rand((), generator=self.generator))
+        softness = low
+        if high > low:
+            softness += (high - low) * float(torch.rand((), generator=self.generator))
         flat = lam.view(-1, 1, 1, 1)
         return flat + softness * (super().predict_mask(z, partner, lam, size) - flat)
 

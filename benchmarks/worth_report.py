@@ -1,9 +1,11 @@
 """Tables and picture of what learning the mix is worth, all from the rows that ``worth.py`` wrote.
 
-    python benchmarks/worth_report.py docs/results/worth.csv --tuning docs/results/finetune-tuning.jsonl
+    python benchmarks/worth_report.py docs/results/worth.csv --forms docs/results/worth-forms.csv
+        --tuning docs/results/finetune-tuning.jsonl --into README.md docs/which-mixup.md
 
-Writes ``worth.md`` and ``worth.png`` beside the CSV. Differences are paired by seed, with t-intervals of 95 %; a
-difference is called one only where its interval does not contain zero.
+Writes ``worth.md`` and ``worth.png`` beside the CSV, and the small table into pages that have a place for it.
+Differences are paired by seed, with t-intervals of 95 %; a difference is called one only where its interval does not
+contain zero.
 """
 
 from __future__ import annotations
@@ -11,138 +13,28 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worth_settings import HEADS, REFERENCES, SETTINGS
-
-from samix.compare.paired import PairedDifference, paired_difference
-
-Row = dict[str, str]
-MINIMUM = 2  # seeds for an interval
-
-
-class Results:
-    """The rows of one setting, by method."""
-
-    def __init__(self, setting: str, rows: Iterable[Row]) -> None:
-        self.setting = setting
-        self.rows: dict[str, list[Row]] = {}
-        for row in rows:
-            self.rows.setdefault(row["method"], []).append(row)
-
-    def values(self, method: str, column: str) -> dict[int, float]:
-        """A column's figures by seed; without those that a row does not have."""
-        return {int(row["seed"]): float(row[column]) for row in self.rows.get(method, []) if row.get(column)}
-
-    def mean(self, method: str, column: str) -> float | None:
-        """The mean of a column over seeds."""
-        values = self.values(method, column)
-        return statistics.fmean(values.values()) if values else None
-
-    def by_cost(self) -> list[str]:
-        """The methods by the counted cost of a step, then by accuracy."""
-        return sorted(self.rows, key=lambda m: (self.mean(m, "counted_cost") or 0.0, -(self.mean(m, "top1") or 0.0)))
-
-    def front(self, column: str) -> list[str]:
-        """The methods that no other beats in accuracy at the same price or a lower one."""
-        best, names = -1.0, []
-        for method in sorted(self.rows, key=lambda m: (self.mean(m, column) or 0.0, -(self.mean(m, "top1") or 0.0))):
-            top1 = self.mean(method, "top1") or 0.0
-            if top1 > best:
-                best = top1
-                names.append(method)
-        return names
-
-
-def cell(values: Sequence[float], digits: int) -> str:
-    """Mean and standard error."""
-    if not values:
-        return "–"
-    text = f"{statistics.fmean(values):.{digits}f}"
-    return text if len(values) < MINIMUM else f"{text} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-FIGURES = (("top1", 2), ("nll", 3), ("ece", 1), ("worst_class", 1), ("mask_spread", 2), ("mask_correlation", 2))
-
-
-def main_table(results: Results) -> str:
-    """Every method's figures."""
-    fronts = results.front("counted_cost")
-    head = [
-        "method",
-        "seeds",
-        "top-1 %",
-        "NLL, nats",
-        "ECE %",
-        "worst class %",
-        "mask spread",
-        "mask corr.",
-        "step, counted",
-        "CPU s",
-    ]
-    rows = []
-    for method in results.by_cost():
-        name = f"**{method}**" if method in fronts else method
-        cells = [cell(list(results.values(method, column).values()), digits) for column, digits in FIGURES]
-        cost, cpu = results.mean(method, "counted_cost"), results.mean(method, "cpu_seconds")
-        rows.append([name, str(len(results.rows[method])), *cells, f"{cost:.2f}", f"{cpu:.0f}"])
-    return table(head, rows)
-
-
-def heads_table(results: Results) -> str:
-    """Top-1 by head, of the network and of its average."""
-    rows = []
-    for method in results.by_cost():
-        cells = [cell(list(results.values(method, f"top1_{head}").values()), 2) for head in HEADS]
-        rows.append([method, *cells])
-    return table(["top-1 %", *(head.replace("_", ", ") for head in HEADS)], rows)
-
-
-def shown(difference: PairedDifference | None) -> str:
-    """A difference with its interval; bold where the interval does not contain zero."""
-    if difference is None:
-        return "–"
-    if difference.low is None:
-        return f"{difference.mean:+.2f} (1 seed)"
-    text = f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
-    return f"**{text}**" if difference.significant else text
-
-
-def differences_table(results: Results) -> str:
-    """Paired differences of top-1 between every method and the references."""
-    bases = [base for base in REFERENCES if base in results.rows]
-    rows = []
-    for method in results.by_cost():
-        own = results.values(method, "top1")
-        cells = ["" if b == method else shown(paired_difference(own, results.values(b, "top1"))) for b in bases]
-        rows.append([method, *cells])
-    return table(["top-1, points", *(f"less {base}" for base in bases)], rows)
-
-
-def claims(results: Results) -> list[str]:
-    """A sentence for each difference from a reference whose interval does not contain zero."""
-    found = []
-    for method in results.by_cost():
-        for base in REFERENCES:
-            difference = paired_difference(results.values(method, "top1"), results.values(base, "top1"))
-            if method == base or base not in results.rows or difference is None or not difference.significant:
-                continue
-            word = "above" if difference.mean > 0 else "below"
-            low, high = sorted((abs(difference.low or 0.0), abs(difference.high or 0.0)))
-            found.append(
-                f"{method} is {word} {base} by {abs(difference.mean):.2f} points ({low:.2f} to {high:.2f}, "
-                f"{difference.n} seeds)."
-            )
-    return found
+from worth_settings import README_ROWS, SETTINGS
+from worth_tables import (
+    MINIMUM,
+    Results,
+    Row,
+    cell,
+    claims,
+    differences_table,
+    heads_table,
+    main_table,
+    published_table,
+    shown,
+    small_table,
+    table,
+    verdicts,
+)
 
 
 def distinct(rows: Iterable[Row], column: str) -> str:
@@ -150,7 +42,7 @@ def distinct(rows: Iterable[Row], column: str) -> str:
     return ", ".join(sorted({row[column] for row in rows}))
 
 
-def page(settings: dict[str, Results], name: str) -> str:
+def page(settings: Mapping[str, Results], name: str) -> str:
     """The whole page."""
     rows = [row for results in settings.values() for methods in results.rows.values() for row in methods]
     hours = sum(float(row["cpu_seconds"]) + float(row["test_cpu_seconds"]) for row in rows) / 3600
@@ -158,15 +50,18 @@ def page(settings: dict[str, Results], name: str) -> str:
         "# What learning the mix is worth",
         "",
         f"Made by `python benchmarks/worth_report.py {name}` from {len(rows)} runs ({hours:.1f} CPU hours of training "
-        f"and testing) of `benchmarks/worth.py`, commit {distinct(rows, 'commit')}, torch "
+        f"and testing) of `benchmarks/worth.py`, commits {distinct(rows, 'commit')}, torch "
         f"{distinct(rows, 'torch')}; {distinct(rows, 'hardware')}.",
+        "",
+        *summary(settings),
         "",
         "Methods of one seed share training images, first weights, order of images and augmentation. Figures are means "
         "± standard errors over seeds; differences are paired by seed, with t-intervals of 95 %, bold where the "
         "interval does not contain zero. The last epoch is reported; the test images decided nothing. `samix-constant` "
-        "is the exact control: SAMix's whole step, draw by draw, with every mask held at lambda. `mixup-clean-ema` is "
-        "MixUp with a clean loss, reported by a running average as SAMix's is. Plain rows report the network, the "
-        "others the average by the clean head. Names in bold are on the front: none costs less and is better.",
+        "is the exact control of `samix`: its whole step, draw by draw, with every mask held at lambda. "
+        "`mixer-constant` is that of `samix-p-clean`, a frozen Mixer with a clean loss. `mixup-clean-ema` is MixUp "
+        "with a clean loss, reported by a running average as SAMix's is. Plain rows report the network, the others the "
+        "average by the clean head. Names in bold are on the front: none costs less and is better.",
     ]
     for setting, results in settings.items():
         found = claims(results)
@@ -174,7 +69,57 @@ def page(settings: dict[str, Results], name: str) -> str:
         text += [differences_table(results), "", "What the intervals allow to say:"]
         text += ["", *(f"- {sentence}" for sentence in found)] if found else [" nothing: every interval contains zero."]
         text += ["", "### Heads", "", heads_table(results)]
-    return "\n".join([*text, "", "![Accuracy against counted cost and against CPU time](worth.png)", ""])
+    text += ["", "![Accuracy against counted cost and against CPU time](worth.png)", "", "## Published", ""]
+    text += ["Of long runs on whole data sets. We have not repeated them.", "", published_table()]
+    return "\n".join([*text, ""])
+
+
+def summary(settings: Mapping[str, Results]) -> list[str]:
+    """Whether learned masks paid, by setting."""
+    lines = []
+    for setting, results in settings.items():
+        lines += [f"- {setting}: {sentence}" for sentence in verdicts(results)]
+    return ["Learned mixups against their constant-mask control and the best hand-made mixup:", "", *lines]
+
+
+def forms_section(settings: Mapping[str, Results]) -> str:
+    """The forms that were tried, on images held out of the training images."""
+    text = [
+        "## Forms that were tried",
+        "",
+        "Trained as above, on training images of CIFAR-10, and judged on other training images: test images decide "
+        "nothing. `mixer-soft` draws each mask three quarters of the way to lambda, `mixer-random` by a random share "
+        "a batch; `mixer-until` mixes nothing in the last fifth of the run; `mixer-apart` pairs images whose maps "
+        "overlap least; `samix-once` shows each image once, half of the batch clean and half mixed.",
+    ]
+    for setting, results in settings.items():
+        bases = [base for base in ("mixup-clean-ema", "mixer-constant") if base in results.rows]
+        rows = [
+            [
+                method,
+                str(len(results.rows[method])),
+                *(cell(list(results.values(method, column).values()), 2) for column in ("top1", "counted_cost")),
+                *("" if base == method else shown(results.difference(method, base)) for base in bases),
+            ]
+            for method in results.by_cost()
+        ]
+        head = ["form", "seeds", "held-out top-1 %", "step, counted", *(f"less {base}" for base in bases)]
+        text += ["", f"### {setting}: {SETTINGS[setting].title}", "", table(head, rows)]
+    return "\n".join([*text, ""])
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between ``<!-- NAME -->`` and ``<!-- end NAME -->`` in a page.
+
+    Raises:
+        ValueError: the page has no such place.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    old = path.read_text(encoding="utf-8")
+    new, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{text}\n{end}", old, flags=re.S)
+    if count != 1:
+        raise ValueError(f"{path} has {count} places between {begin} and {end}; one is expected")
+    path.write_text(new, encoding="utf-8")
 
 
 def tuning_table(trials: Sequence[dict[str, Any]]) -> str:
@@ -247,22 +192,33 @@ def draw_panel(ax: Any, results: Results, column: str) -> None:
     ax.grid(alpha=0.25)
 
 
-def main() -> None:
-    """Reads the CSV, writes page and picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("csv", type=Path)
-    parser.add_argument("--tuning", type=Path, help="trials of finetune_tuning.py, lines of JSON")
-    arguments = parser.parse_args()
-    path = arguments.csv
+def read(path: Path) -> dict[str, Results]:
+    """The rows of a CSV, by setting."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     settings = {name: Results(name, [row for row in rows if row["setting"] == name]) for name in SETTINGS}
-    settings = {name: results for name, results in settings.items() if results.rows}
-    text = page(settings, path.as_posix())
+    return {name: results for name, results in settings.items() if results.rows}
+
+
+def main() -> None:
+    """Reads the CSV, writes page, picture, and the tables inside other pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--forms", type=Path, help="CSV of runs judged on training images that were held out")
+    parser.add_argument("--tuning", type=Path, help="trials of finetune_tuning.py, lines of JSON")
+    parser.add_argument("--into", type=Path, nargs="*", default=[], help="pages with a place for the small table")
+    arguments = parser.parse_args()
+    settings = read(arguments.csv)
+    text = page(settings, arguments.csv.as_posix())
+    if arguments.forms is not None:
+        text += "\n" + forms_section(read(arguments.forms))
     if arguments.tuning is not None:
         text += "\n" + tuning_page(arguments.tuning)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    draw(path.with_suffix(".png"), settings)
+    arguments.csv.with_suffix(".md").write_text(text, encoding="utf-8")
+    draw(arguments.csv.with_suffix(".png"), settings)
+    for path in arguments.into:
+        legend = "; ".join(f"{name}: {SETTINGS[name].title}" for name in settings)
+        write_between(path, "worth table", f"{small_table(settings, README_ROWS)}\n\n{legend}.")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ class Form:
     """How a frozen Mixer is used beside a clean loss.
 
     Args:
-        softness: masks become ``lam + s (mask - lam)``, s of a batch uniform in this range; (0, 0) holds every mask at
-            lambda and is the exact control of the others.
+        softness: masks become ``lam + s (mask - lam)``, s of a batch uniform in this range. (1, 1) is the library's
+            use, and (0, 0) its exact control, in which every mask is held at lambda.
         until: share of the run after which only the clean loss is left.
         apart: partners are those whose maps overlap least, instead of random ones.
     """
@@ -72,10 +72,9 @@ FORMS = {  # tried on images held out of the training images
     "mixer-constant": mixer_row(Form((0.0, 0.0))),
     "mixer-soft": mixer_row(Form((0.25, 0.25))),
     "mixer-random": mixer_row(Form((0.0, 1.0))),
-    "mixer-hard": mixer_row(Form()),
-    "mixer-random-until": mixer_row(Form((0.0, 1.0), until=0.8)),
-    "mixer-constant-until": mixer_row(Form((0.0, 0.0), until=0.8)),
-    "mixer-random-apart": mixer_row(Form((0.0, 1.0), apart=True)),
+    "mixer-random-constant": mixer_row(Form((0.0, 1e-9))),  # the exact control of the one above
+    "mixer-until": mixer_row(Form(until=0.8)),
+    "mixer-apart": mixer_row(Form(apart=True)),
     "guidedmixup-clean-ema": Row("guidedmixup", "averaged", 1.0),
     "guidedmixup-clean-ema-always": Row("guidedmixup", "averaged", 1.0, {"prob": 1.0}),
     "samix-once": Row("samix", "learned", options=ONCE),
@@ -83,6 +82,25 @@ FORMS = {  # tried on images held out of the training images
 }
 ROWS |= FORMS
 REFERENCES = ("vanilla", "mixup-clean-ema", "samix-constant")  # what differences are taken from
+TITLES = {  # for readers
+    "vanilla": "none",
+    "mixup": "MixUp",
+    "cutmix": "CutMix",
+    "guidedmixup": "GuidedMixup",
+    "mixup-clean-ema": "MixUp with clean loss and average",
+    "cutmix-clean-ema": "CutMix with clean loss and average",
+    "guidedmixup-clean-ema": "GuidedMixup with clean loss and average",
+    "guidedmixup-clean-ema-always": "GuidedMixup in every step, with clean loss and average",
+    "mixer-constant": "frozen Mixer, masks held at lambda (control)",
+    "samix-constant": "SAMix, masks held at lambda (control)",
+    "automix": "AutoMix",
+    "samix": "SAMix",
+    "samix-p-clean": "frozen Mixer with clean loss and average",
+}
+README_ROWS = (
+    *("vanilla", "mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema", "mixer-constant"),
+    *("samix-p-clean", "samix-constant", "automix", "samix"),
+)
 HEADS = ("online_clean", "online_mixed", "online_mean", "ema_clean", "ema_mixed", "ema_mean")
 
 

@@ -1,0 +1,108 @@
+"""The tables of what learning the mix is worth, and the forms of a frozen Mixer that are measured there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import worth_methods
+import worth_report
+import worth_tables
+from worth_settings import README_ROWS, ROWS, SETTINGS, TITLES, Form, Row
+
+import samix
+
+
+def results(**top1: list[float]) -> worth_tables.Results:
+    """Rows of methods (with _ for -) with these accuracies by seed."""
+    rows = [
+        {"method": method.replace("_", "-"), "seed": str(seed), "top1": str(value), "counted_cost": "1"}
+        for method, values in top1.items()
+        for seed, value in enumerate(values)
+    ]
+    return worth_tables.Results("S", rows)
+
+
+def test_a_claim_needs_an_interval_without_zero():
+    sure = results(vanilla=[40.0, 41.0, 42.0], samix_constant=[45.0, 45.5, 47.0], samix=[45.1, 45.3, 47.2])
+    assert worth_tables.claims(sure) == [
+        "samix is above vanilla by 4.87 points (3.64 to 6.09, 3 seeds).",
+        "samix-constant is above vanilla by 4.83 points (4.12 to 5.55, 3 seeds).",
+        "vanilla is below samix-constant by 4.83 points (4.12 to 5.55, 3 seeds).",
+    ]
+    assert worth_tables.claims(results(vanilla=[40.0], samix=[50.0])) == []  # one seed has no interval
+
+
+def test_the_verdict_names_the_control_and_the_best_handmade_mixup():
+    found = worth_tables.verdicts(
+        results(samix=[50.0, 50.1], samix_constant=[45.0, 45.2], mixup=[50.0, 50.2], cutmix=[40.0, 40.0])
+    )
+    assert len(found) == 2
+    assert found[0].startswith("SAMix against SAMix, masks held at lambda (control): it is better (+4.95 points")
+    assert found[1].startswith("SAMix against MixUp: no difference is shown (-0.05 points")
+
+
+def test_the_rival_is_one_with_the_most_seeds():
+    assert results(mixup=[40.0, 41.0], cutmix=[99.0]).best(["mixup", "cutmix"]) == "mixup"
+
+
+def test_the_small_table_leaves_out_what_was_not_run():
+    table = worth_tables.small_table({"S": results(vanilla=[40.0, 42.0])}, README_ROWS)
+    assert table.splitlines()[2:] == ["| none | 41.0 ± 1.0 | 1.0 |"]
+    assert set(README_ROWS) <= set(TITLES)
+    assert set(README_ROWS) <= set(ROWS)
+
+
+def test_a_page_is_changed_between_its_marks_only(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
+    worth_report.write_between(page, "x", r"new \1")
+    assert page.read_text() == "a\n<!-- x -->\nnew \\1\n<!-- end x -->\nb\n"
+    with pytest.raises(ValueError, match="0 places"):
+        worth_report.write_between(page, "y", "new")
+
+
+def mixer(form: Form | None) -> samix.Mixer:
+    mix = samix.Mixer.from_pretrained("slim")
+    worth_methods.formed(Row("mixer:slim", form=form), mix)
+    mix.generator.manual_seed(3)
+    return mix
+
+
+def test_forms_of_a_frozen_mixer_share_their_draws_and_their_mean():
+    images, labels = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    plain, same, flat, soft = (
+        mixer(form)(images, labels) for form in (None, Form(), Form((0.0, 0.0)), Form((0.25, 0.25)))
+    )
+    assert torch.equal(plain.index, flat.index)
+    assert torch.equal(plain.weights, flat.weights)
+    lam = flat.weights[:, 0].view(-1, 1, 1, 1)
+    assert torch.equal(flat.mask, lam.expand_as(flat.mask))
+    torch.testing.assert_close(same.images, plain.images)
+    torch.testing.assert_close(soft.mask, lam + 0.25 * (plain.mask - lam))
+    assert plain.mask.std() > 0.05
+
+
+def test_partners_of_least_overlap_are_a_permutation_that_pairs_left_with_right():
+    scores = torch.zeros(4, 2, 4)
+    scores[:2, :, :2] = scores[2:, :, 2:] = 5.0  # two objects at the left, two at the right
+    index = worth_methods.least_overlap(scores)
+    assert sorted(index.tolist()) == [0, 1, 2, 3]
+    assert set(index[:2].tolist()) == {2, 3}
+
+
+def test_mixing_ends_where_the_form_says():
+    setting, row = SETTINGS["S"], ROWS["mixer-until"]
+    import worth
+
+    recipe = worth.recipe_of(setting, "mixer-until", 0)
+    method = worth_methods.make_method(setting, row, recipe, 10, ((0.5,) * 3, (0.5,) * 3))
+    batch = torch.randn(4, 3, 32, 32), torch.arange(4)
+    assert method(batch)[1]["mixed"] > 0
+    method.after_step(0.81)
+    assert method(batch)[1]["mixed"] == 0
