@@ -1,4 +1,4 @@
-"""The methods of ``worth.py`` that the library does not have: the exact control, and rivals with a running average."""
+"""What ``worth.py`` runs that the library does not have: rivals with a running average, forms of a frozen Mixer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from worth_settings import Form, Row, Setting
 
 from samix.batch import MixedBatch, unmixed
-from samix.methods.automix import AutoMix, Draw
+from samix.methods.automix import AutoMix
 from samix.methods.base import Batch, Method
-from samix.methods.samix import SAMix, SAMixOptions
 from samix.methods.supervised import Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups.base import Augmentation
 from samix.networks.create import create_network
 from samix.networks.ema import average_buffers, momentum_at, momentum_copy, untracked_batchnorm, update_momentum
 from samix.recipes import Recipe
-from samix.recipes.build import build_method, build_mixup, resolve_options
+from samix.recipes.build import build_method, build_mixup
 
 HEAD_NAMES = {
     "ema": "ema_clean",
@@ -36,13 +35,10 @@ class FormedMixer(Mixer):
 
     @torch.no_grad()
     def predict_mask(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """Masks (B, 1, H, W) of mean lam, drawn towards lam by the softness of the batch."""
+        """Masks (B, 1, H, W), as soft as the form says, by chance in each batch."""
         low, high = self.form.softness
-        softness = low
-        if high > low:
-            softness += (high - low) * float(torch.rand((), generator=self.generator))
-        flat = lam.view(-1, 1, 1, 1)
-        return flat + softness * (super().predict_mask(z, partner, lam, size) - flat)
+        self.softness = low + (high - low) * float(torch.rand((), generator=self.generator)) if high > low else low
+        return super().predict_mask(z, partner, lam, size)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor, *, index: Tensor | None = None, **options: Any) -> MixedBatch:
@@ -117,14 +113,6 @@ class Averaged(Supervised):
         return dict(sorted(found.items(), key=lambda item: item[0] != self.report))
 
 
-class ConstantSAMix(SAMix):
-    """SAMix's whole step, draw by draw, with every mask held at lambda: the Mixer runs, and learns nothing."""
-
-    def predict_mask(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
-        """Masks (B, 1, H, W), lambda everywhere, on a graph that gives the Mixer a gradient of zero."""
-        return draw.lam.view(-1, 1, 1, 1) + 0.0 * super().predict_mask(projected, draw, images)
-
-
 def all_heads(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Logits by head under one set of names, with the mean of two heads where there are two."""
     found = {HEAD_NAMES.get(name, name): value for name, value in logits.items()}
@@ -152,10 +140,6 @@ def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pi
     method: Method
     if row.kind == "learned":
         method = build_method(recipe, num_classes, pixels, network=net)
-    elif row.kind == "constant":
-        options = {"smoothing": recipe.smoothing, **resolve_options("samix", recipe.mixup_options)}
-        options["smoothing"] = recipe.mixup_options.get("smoothing", recipe.smoothing)
-        method = ConstantSAMix(net, num_classes, SAMixOptions(**options), feature=recipe.feature)
     else:
         mixup = formed(row, build_mixup(recipe.mixup, recipe.mixup_options))
         mixup.set_normalization(*pixels)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from samix.recipes import Recipe, named_recipe
 from samix.recipes.small import QUICK_MIXER
 
-Kind = Literal["supervised", "averaged", "learned", "constant"]
+Kind = Literal["supervised", "averaged", "learned"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Form:
     """How a frozen Mixer is used beside a clean loss.
 
     Args:
-        softness: masks become ``lam + s (mask - lam)``, s of a batch uniform in this range. (1, 1) is the library's
-            use, and (0, 0) its exact control, in which every mask is held at lambda.
+        softness: of a batch, uniform in this range. (0, 0) is the library's use, and (1, 1) its exact control, in which
+            every mask is held at lambda.
         until: share of the run after which only the clean loss is left.
         apart: partners are those whose maps overlap least, instead of random ones.
     """
 
-    softness: tuple[float, float] = (1.0, 1.0)
+    softness: tuple[float, float] = (0.0, 0.0)
     until: float = 1.0
     apart: bool = False
 
@@ -34,8 +34,7 @@ class Row:
 
     Args:
         mixup: its name.
-        kind: ``supervised`` reports the network; ``averaged`` its running average; ``learned`` trains the mixup too;
-            ``constant`` is the learned step with every mask held at lambda.
+        kind: ``supervised`` reports the network; ``averaged`` its running average; ``learned`` trains the mixup too.
         clean_weight: of the loss of the images as they are.
         options: of the mixup.
         form: of a frozen Mixer's use; None is the library's.
@@ -63,22 +62,22 @@ ROWS = {
     "guidedmixup": Row("guidedmixup"),
     "mixup-clean-ema": Row("mixup", "averaged", 1.0),
     "cutmix-clean-ema": Row("cutmix", "averaged", 1.0),
-    "samix-constant": Row("samix", "constant"),
+    "samix-constant": Row("samix", "learned", options={"constant_masks": True}),
     "automix": Row("automix", "learned"),
     "samix": Row("samix", "learned"),
     "samix-p-clean": Row("mixer:default", "averaged", 1.0),
 }
 FORMS = {  # tried on images held out of the training images
-    "mixer-constant": mixer_row(Form((0.0, 0.0))),
-    "mixer-soft": mixer_row(Form((0.25, 0.25))),
+    "mixer-constant": mixer_row(Form((1.0, 1.0))),
+    "mixer-soft": mixer_row(Form((0.75, 0.75))),
     "mixer-random": mixer_row(Form((0.0, 1.0))),
-    "mixer-random-constant": mixer_row(Form((0.0, 1e-9))),  # the exact control of the one above
+    "mixer-random-constant": mixer_row(Form((1.0 - 1e-9, 1.0))),  # the exact control of the one above
     "mixer-until": mixer_row(Form(until=0.8)),
     "mixer-apart": mixer_row(Form(apart=True)),
     "guidedmixup-clean-ema": Row("guidedmixup", "averaged", 1.0),
     "guidedmixup-clean-ema-always": Row("guidedmixup", "averaged", 1.0, {"prob": 1.0}),
     "samix-once": Row("samix", "learned", options=ONCE),
-    "samix-once-constant": Row("samix", "constant", options=ONCE),
+    "samix-once-constant": Row("samix", "learned", options={**ONCE, "constant_masks": True}),
 }
 ROWS |= FORMS
 REFERENCES = ("vanilla", "mixup-clean-ema", "samix-constant")  # what differences are taken from

@@ -272,9 +272,10 @@ class AutoMix(Method):
         return to_device(torch.rand((), generator=self.generator) < prob, device)
 
     def predict_mask(self, projected: Tensor, draw: Draw, images: Tensor) -> Tensor:
-        """Returns masks (B, 1, H, W) of a draw's pairs."""
+        """Returns masks (B, 1, H, W) of a draw's pairs; constant ones stay on a graph that gives a gradient of zero."""
         size = (images.shape[-2], images.shape[-1])
-        return self.mixer.predict_mask(projected[draw.rows], projected[draw.index], draw.lam, size)
+        mask = self.mixer.predict_mask(projected[draw.rows], projected[draw.index], draw.lam, size)
+        return draw.lam.view(-1, 1, 1, 1) + 0.0 * mask if self.options.constant_masks else mask
 
     def mask_weight(self) -> float:
         """Returns the weight of the mask loss at this progress."""

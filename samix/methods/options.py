@@ -66,6 +66,8 @@ class LearnedOptions(StepOptions):
     feature map takes the share f; a plain step has 3, the whole step 8 + f.
 
     Args:
+        constant_masks: hold every mask at lam, while all else of the step stays, draw by draw: the control that says
+            what learning the mask is worth.
         adjust_prob: probability, per step, that the classification masks are rescaled to mean lam (SAMix).
         mask_weight: weight of the mask loss.
         mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends
@@ -86,6 +88,7 @@ class LearnedOptions(StepOptions):
             over a slow network, which then overlaps with that pass.
     """
 
+    constant_masks: bool = False
     adjust_prob: float = 0.0
     mask_weight: float = 0.1
     mask_schedule: MaskSchedule = "constant"

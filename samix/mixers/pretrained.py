@@ -39,6 +39,8 @@ class Mixer(Augmentation):
         adjust: rescale each mask so that its mean is lam. A frozen Mixer cannot answer for its masks, so this is on;
             the label is then the exact share of pixels.
         lam_margin: plain MixUp where min(lam, 1 - lam) is at most this; negative switches it off.
+        softness: how far each mask is drawn towards lam, in [0, 1]. 1 holds every mask at lam: MixUp with the same lam
+            and pairs, the control that says what the masks are worth.
         encode_size: short side in pixels of what the encoder sees; 0 is twice the side of the images, at least 64, and
             at most the size it was trained at. Half of it costs a quarter.
         encode_precision: ``bf16`` runs the encoder under autocast.
@@ -53,6 +55,7 @@ class Mixer(Augmentation):
     alpha: float = 2.0
     adjust: bool = True
     lam_margin: float = 0.08
+    softness: float = 0.0
     encode_size: int = 0
     encode_precision: Literal["no", "bf16"] = "no"
     share: float = 1.0
@@ -66,6 +69,8 @@ class Mixer(Augmentation):
         check_choice("encode_precision", self.encode_precision, ("no", "bf16"))
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share must be in (0, 1], got {self.share}")
+        if not 0.0 <= self.softness <= 1.0:
+            raise ValueError(f"softness must be in [0, 1], got {self.softness}")
         if self.encode_size < 0 or self.clean_weight < 0.0:
             raise ValueError(
                 f"encode_size and clean_weight must be at least 0, got {self.encode_size} and {self.clean_weight}"
@@ -178,6 +183,8 @@ class Mixer(Augmentation):
         mask = self.loaded(own, other, lam[:count], size)
         if self.adjust:
             mask = adjust_mask(mask, lam[:count])
+        if self.softness:
+            mask = torch.lerp(mask, lam[:count].view(-1, 1, 1, 1), self.softness)
         mask = margin_mask(mask, lam[:count], max(self.lam_margin, 0.0))
         if count == len(lam):
             return mask

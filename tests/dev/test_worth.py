@@ -77,7 +77,7 @@ def mixer(form: Form | None) -> samix.Mixer:
 def test_forms_of_a_frozen_mixer_share_their_draws_and_their_mean():
     images, labels = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6)
     plain, same, flat, soft = (
-        mixer(form)(images, labels) for form in (None, Form(), Form((0.0, 0.0)), Form((0.25, 0.25)))
+        mixer(form)(images, labels) for form in (None, Form(), Form((1.0, 1.0)), Form((0.75, 0.75)))
     )
     assert torch.equal(plain.index, flat.index)
     assert torch.equal(plain.weights, flat.weights)

@@ -256,6 +256,26 @@ def test_masks_are_adjusted_as_often_as_asked(monkeypatch):
     assert calls[2] == 1.0
 
 
+@pytest.mark.parametrize("cls", [AutoMix, SAMix])
+def test_constant_masks_are_lam_and_change_no_draw_and_teach_the_mixer_nothing(cls):
+    learned, batch = build(cls=cls)
+    control, _ = build(cls=cls, constant_masks=True)
+    draws = {}
+    for method in (learned, control):
+        drawn, draw = draws.setdefault(method, []), method.draw
+        method.draw = lambda *arguments, drawn=drawn, draw=draw: drawn.append(draw(*arguments)) or drawn[-1]
+    losses = {method: method(batch) for method in (learned, control)}
+    for one, other in zip(draws[learned], draws[control], strict=True):
+        assert torch.equal(one.lam, other.lam)
+        assert torch.equal(one.index, other.index)
+    assert losses[learned][1]["clean"] == losses[control][1]["clean"]
+    assert losses[learned][1]["mixed"] != losses[control][1]["mixed"]
+    losses[control][0].backward()
+    assert all(not parameter.grad.any() for parameter in control.mixer.parameters())
+    mixed = control.preview(*batch, 0.3, torch.arange(6).roll(1))
+    assert torch.equal(mixed.mask, torch.full_like(mixed.mask, 0.3))
+
+
 def test_the_losses_do_not_depend_on_the_statistics_option():
     values = []
     for statistics in ("clean", "both"):

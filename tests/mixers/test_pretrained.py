@@ -83,6 +83,19 @@ def test_masks_have_mean_lam_when_adjusted_and_the_label_is_lam():
     assert mixed.mask.std(dim=(1, 2, 3)).max() > 1e-2
 
 
+def test_soft_masks_lie_between_the_painted_ones_and_mixup():
+    (images, labels), index = batch(), torch.tensor([1, 2, 3, 0])
+    painted, soft, flat = (
+        frozen(lam_margin=-1.0, softness=softness)[0](images, labels, lam=0.35, index=index)
+        for softness in (0.0, 0.75, 1.0)
+    )
+    torch.testing.assert_close(soft.mask - 0.35, 0.25 * (painted.mask - 0.35))
+    assert torch.equal(flat.mask, torch.full_like(flat.mask, 0.35))
+    torch.testing.assert_close(flat.images, 0.35 * images + 0.65 * images[index])
+    with pytest.raises(ValueError, match=r"softness must be in \[0, 1\], got 1.5"):
+        frozen(softness=1.5)
+
+
 def test_the_margin_gives_plain_mixup_and_lam_one_and_zero_are_exact():
     mix, _ = frozen(adjust=False, lam_margin=0.08)
     images, labels = batch()
