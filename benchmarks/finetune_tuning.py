@@ -21,7 +21,9 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from samix.data import ImageSet, load_data
 from samix.data.names import balanced_rows
@@ -31,6 +33,12 @@ from samix.hub.packaged import packaged_weights
 from samix.networks.ema import average_buffers, update_momentum
 
 HALF = (0.5, 0.5, 0.5)
+POLICIES: dict[str, Any] = {
+    "trivial": v2.TrivialAugmentWide(fill=128),
+    "rand5": v2.RandAugment(2, 5, fill=128),
+    "rand9": v2.RandAugment(2, 9, fill=128),
+    "colour": v2.ColorJitter(0.3, 0.3, 0.3),
+}
 
 
 def prepared(images: Tensor) -> Tensor:
@@ -55,11 +63,23 @@ def read(arguments: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
 def network(arguments: argparse.Namespace) -> Any:
     """The network with ImageNet's weights and a new classifier."""
     name, weights = packaged_weights("lite0")
-    net = timm.create_model(name, num_classes=10, drop_rate=arguments.dropout)
+    net = timm.create_model(name, num_classes=10, drop_rate=arguments.dropout, drop_path_rate=arguments.drop_path)
     net.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier")}, strict=False)
     nn.init.normal_(net.classifier.weight, std=0.01)
     nn.init.zeros_(net.classifier.bias)
     return net.to(memory_format=torch.channels_last)
+
+
+def adapt_norms(net: nn.Module, images: Tensor) -> None:
+    """Estimates the BatchNorm statistics anew, on the training images."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # type: ignore[assignment]  # a plain mean over all batches
+    net.train()
+    with torch.no_grad():
+        for x in images.split(125):
+            net(prepared(x))
 
 
 def probe(net: Any, images: Tensor, labels: Tensor, l2: float) -> None:
@@ -84,14 +104,17 @@ def probe(net: Any, images: Tensor, labels: Tensor, l2: float) -> None:
     net.classifier.load_state_dict({"weight": rows, "bias": bias.detach() - rows @ mean})
 
 
-def groups(net: nn.Module, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Matrices with decay and vectors without; the classifier with its own factor of the learning rate."""
-    found: dict[tuple[bool, bool], dict[str, Any]] = {}
+def groups(net: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Matrices with decay and vectors without; a factor of the learning rate by layer, and for the classifier."""
+    layers = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    found: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         head, matrix = name.startswith("classifier"), parameter.ndim > 1
-        lr = arguments.lr * (arguments.head_factor if head else 1.0)
+        factor = arguments.head_factor if head else arguments.layer_decay ** (last - layers[name])
+        lr = arguments.lr * factor
         group = {"params": [], "lr": lr, "peak": lr, "weight_decay": arguments.weight_decay if matrix else 0.0}
-        found.setdefault((head, matrix), group)["params"].append(parameter)
+        found.setdefault((layers[name], matrix), group)["params"].append(parameter)
     return list(found.values())
 
 
@@ -99,10 +122,13 @@ def batches(images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> It
     """One epoch."""
     for rows in torch.randperm(len(images)).split(arguments.batch)[: len(images) // arguments.batch]:
         draws, size = torch.rand(len(rows), DRAWS), arguments.size
-        if arguments.augment == "crop":
+        kind, _, policy = arguments.augment.partition("+")
+        if kind == "crop":
             varied = padded_crop(images[rows], draws, size // 8, reflect=False, flip=True)
         else:
-            varied = resized_crop(images[rows], draws, (float(arguments.augment), 1.0), size)
+            varied = resized_crop(images[rows], draws, (float(kind), 1.0), size).mul(255).byte()
+        if policy:
+            varied = torch.stack([POLICIES[policy](image) for image in varied])
         yield prepared(varied), labels[rows]
 
 
@@ -128,8 +154,9 @@ def train(net: Any, slow: Any, images: Tensor, labels: Tensor, arguments: argpar
             optimizer.step()
             step += 1
             decay = min(arguments.ema, step / (step + 9))
-            update_momentum(net, slow, decay)
-            average_buffers(net, slow, decay)
+            if arguments.ema:
+                update_momentum(net, slow, decay)
+                average_buffers(net, slow, decay)
             mean += 0.05 * (loss.item() - mean)
     return mean
 
@@ -157,10 +184,14 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--norms", choices=("trained", "frozen"), default="trained", help="BatchNorm's statistics")
     parser.add_argument("--probe", type=float, default=0.0, help="L2 of the regression that the classifier starts from")
-    parser.add_argument("--augment", default="crop", help="crop, or the least area of a resized crop")
-    parser.add_argument("--ema", type=float, default=0.97)
+    parser.add_argument("--augment", default="crop", help="crop, or the least area of a resized crop; +POLICY")
+    parser.add_argument("--layer-decay", type=float, default=1.0, help="factor of the learning rate by layer")
+    parser.add_argument("--drop-path", type=float, default=0.0)
+    parser.add_argument("--adapt", action="store_true", help="estimate BatchNorm's statistics anew before training")
+    parser.add_argument("--judge-size", type=int, default=0, help="0 is the training size")
+    parser.add_argument("--ema", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--judge", type=int, default=2000, help="images to judge on")
+    parser.add_argument("--judge", type=int, default=3000, help="images to judge on")
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -171,13 +202,17 @@ def main() -> None:
     images, labels = decode_all(own, fit, cpu), own.labels
     net = network(arguments)
     start = time.process_time()
+    if arguments.adapt:
+        adapt_norms(net, images)
     if arguments.probe:
         probe(net, images, labels, arguments.probe)
     slow = copy.deepcopy(net).requires_grad_(False)
     loss = train(net, slow, images, labels, arguments)
     cpu_seconds = time.process_time() - start
-    unseen = decode_all(others, fit, cpu)
-    (top1, nll), (ema_top1, ema_nll) = (judge(each, unseen, others.labels) for each in (net, slow))
+    side = arguments.judge_size or arguments.size
+    unseen = decode_all(others, Fit(side, side), cpu)
+    top1, nll = judge(net, unseen, others.labels)
+    ema_top1, ema_nll = judge(slow, unseen, others.labels) if arguments.ema else (math.nan, math.nan)
     result = {
         "top1": top1,
         "nll": nll,
@@ -186,7 +221,7 @@ def main() -> None:
         "loss": loss,
         "cpu_seconds": cpu_seconds,
     }
-    record = {key: round(value, 4) for key, value in result.items()}
+    record = {key: None if math.isnan(value) else round(value, 4) for key, value in result.items()}
     record |= {key: value for key, value in vars(arguments).items() if key not in ("json", "data")}
     print(json.dumps(record))
     if arguments.json is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from samix.cli.recipe_options import with_weights
 from samix.cli.run import build_run
 from samix.data import ImageData, load_labelled_folder, wrap_dataset
 from samix.hub.network_config import CUSTOM
@@ -161,19 +162,26 @@ def _fit(
     called, given = _named(mixup)
     values["mixup_options"] = {**given, **dict(mixup_options or {})}
     data = _data(train, val, class_names, run_options, values)
+    started = bool(values.get("init") or values.get("pretrained"))
     named = {"recipe": recipe, "mixup": called, "method": str(values.get("method", ""))}
     if isinstance(train, str | Path) and data is None:
         named["data"] = str(train)
     elif data is not None:
-        named["recipe"] = recipe or ("images" if task is TRAINING else "images-moco")
-        values = {**_small(data, model), "data": data.name, "workers": 0, **values}
+        usual = "finetune" if started else "images"
+        named["recipe"] = recipe or (usual if task is TRAINING else "images-moco")
+        small = {} if started else _small(data, model)
+        if isinstance(model, nn.Module) and not hasattr(model, "get_classifier"):
+            small = {**small, "probe_head": False}  # of timm's networks only
+        values = {**small, "data": data.name, "workers": 0, **values}
         if isinstance(train, DataLoader) and train.batch_size:
             values.setdefault("batch_size", train.batch_size)
     named["model"] = CUSTOM if isinstance(model, nn.Module) else model or ""
     for word in (recipe, called, named["method"], ":".join(named.get("data", "").split(":")[:2])):
         if MODULE_NAME.fullmatch(word):
             allow(word)  # the user wrote it
-    made: Recipe = task.resolve(named, {k: v for k, v in values.items() if k not in AFTER_MODEL}, presets)
+    named = {name: word for name, word in named.items() if word}
+    others = {k: v for k, v in values.items() if k not in (*AFTER_MODEL, "init", "pretrained")}
+    made: Recipe = with_weights(task, named, others, presets, values.get("init"), values.get("pretrained", False))
     changes = {k: v for k, v in values.items() if k in AFTER_MODEL}
     changes["mixup_options"] = task.groups["mixup"].differing(made.mixup, made.mixup_options)
     made = dataclasses.replace(made, **changes)
@@ -199,6 +207,8 @@ def run_recipe(
     if first:
         say(run.conclude(summary))
         say(f"pictures, checkpoints, export and summary: {run.folder}")
+        if not options.quiet:
+            say(f"next: {run.next_command()}")
     return FitResult(run.method.export().cpu().eval(), list(run.rows), summary, run.folder)
 
 

@@ -187,10 +187,9 @@ def read_run(
 def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[AnyRecipe, RunOptions]:
     """The recipe that the first words give, and the run options with the run to resume."""
     if not choice.resume:
-        named, values = with_weights(task, choice)
         options = dataclasses.replace(options, resume=choice.resume is not None)
-        recipe = task.resolve(named, read_config(choice.config or "", task.recipe), choice.presets)
-        return with_fields(recipe, values), options
+        values = read_config(choice.config or "", task.recipe)
+        return with_weights(task, choice.named, values, choice.presets, choice.init, choice.pretrained), options
     folder = Path(choice.resume[0])
     if folder.suffix == ".pt":
         folder = folder.parent
@@ -198,6 +197,7 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     if not isinstance(recorded, task.recipe) or isinstance(recorded, PretrainRecipe) != (task.recipe is PretrainRecipe):
         command = "pretrain" if isinstance(recorded, PretrainRecipe) else "train"
         raise UsageError(f"{folder} is a run of samix {command}: samix {command} --resume {folder}")
+    refuse_other_run(recorded, choice, folder)
     refuse_hub_mixer(recorded, choice.named)
     named = {name: value for name, value in choice.named.items() if name not in ("recipe", "model")}
     recipe = with_fields(recorded, named)
@@ -206,23 +206,62 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)
 
 
-def with_weights(task: Task[AnyRecipe], choice: Choice) -> tuple[dict[str, str], dict[str, Any]]:
-    """What the user named, and the fields that follow from ``--init`` and ``--pretrained``.
+def with_weights(
+    task: Task[AnyRecipe],
+    named: Mapping[str, str],
+    values: Mapping[str, Any],
+    presets: Mapping[str, str],
+    init: str | None,
+    pretrained: bool,
+) -> AnyRecipe:
+    """The recipe of these names, see :meth:`Task.resolve`, and of the weights to start from.
 
     The network is that of the weights unless it is named, and the recipe of the user's own images is ``finetune``.
+
+    Raises:
+        UsageError: a network is named, and the recipe starts from weights of another one.
     """
-    named, values = choice.named, dict[str, Any]()
-    if choice.init:
-        values["init"] = choice.init
-        config = read_source(choice.init).config
-        if config is not None and config.architecture != CUSTOM and "model" not in named:
-            named["model"] = config.architecture
-            values |= {"model_args": json.dumps(config.model_args), "stem": config.stem}
-    if choice.pretrained:
-        values |= {"pretrained": True, "init": ""}
-    if values and "recipe" not in named and not choice.config and task.usual(named.get("data", "")) == "images":
-        named["recipe"] = "finetune"
-    return named, values
+    names, fields = dict(named), dict[str, Any]()
+    if init:
+        fields["init"] = init
+        config = read_source(init).config
+        if config is not None and config.architecture != CUSTOM and "model" not in {**values, **names}:
+            names["model"] = config.architecture
+            fields |= {"model_args": json.dumps(config.model_args), "stem": config.stem}
+    if pretrained:
+        fields |= {"pretrained": True, "init": ""}
+    named_recipe = "recipe" in names or "name" in values
+    if fields and not named_recipe and task.usual(names.get("data") or values.get("data", "")) == "images":
+        names["recipe"] = "finetune"
+    recipe = task.resolve(names, values, presets)
+    if recipe.init and not fields and "init" not in values and "model" in named:
+        own = task.resolve({k: v for k, v in names.items() if k != "model"}, values, presets).model
+        if own != recipe.model:
+            raise UsageError(
+                f"recipe {recipe.name} starts from {recipe.init}, which are weights of {own}, not of {recipe.model}; "
+                "add --pretrained for timm's weights of that network, or --init WEIGHTS"
+            )
+    return with_fields(recipe, fields)
+
+
+def refuse_other_run(recorded: Recipe, choice: Choice, folder: Path) -> None:
+    """Raises UsageError where words beside ``--resume RUN`` would begin another run than the recorded one."""
+    own: dict[str, object] = {
+        "recipe": recorded.name,
+        "config": None,
+        "init": recorded.init,
+        "pretrained": recorded.pretrained,
+        "mixup_preset": recorded.mixup_options.get("preset"),
+        "method_preset": getattr(recorded, "method_options", {}).get("preset"),
+    }
+    for name, value in own.items():
+        given = getattr(choice, name)
+        if given and given != value:
+            flag = f"--{name.replace('_', '.')}"
+            raise UsageError(
+                f"{flag} {given} is not of {folder}, which was begun {f'with {value}' if value else 'without'}; leave "
+                f"it out to continue that run, or leave out --resume to begin another one"
+            )
 
 
 def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:

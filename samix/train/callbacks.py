@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from samix.methods.base import Method
+from samix.methods.supervised import Supervised
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.console import tell
 from samix.runtime.environment import device_name
@@ -134,6 +136,11 @@ class Trackers(Callback):
             tracker.finish()
 
 
+def acts_on_backbone(method: Method) -> bool:
+    """Whether a mixup is learned with the network, or mixes inside it."""
+    return not isinstance(method, Supervised) or method.mixup.requirements.inside_network
+
+
 def plain(value: Any) -> bool:
     """Whether every tracker takes this value of a configuration."""
     return isinstance(value, int | float | str | bool)
@@ -195,7 +202,12 @@ class Warnings(Callback):
     """Says what a user should know of the data before, and of the result after a run."""
 
     def on_fit_start(self, run: Training) -> None:
-        """Warns of classes that differ in size by 20 times or more."""
+        """Warns of a frozen backbone that a mixup is to train, and of classes that differ in size by 20 times."""
+        if run.recipe.freeze == "backbone" and acts_on_backbone(run.method):
+            tell(
+                f"samix: --freeze backbone trains the classifier only, and {run.recipe.mixup} acts on the layers below "
+                "it: its steps cost more and teach little. Take --freeze norms, or a mixup of images such as cutmix"
+            )
         labels = run.data.train.labels
         if isinstance(run.recipe, PretrainRecipe) or run.recipe.class_balance != "none" or int(labels.min()) < 0:
             return

@@ -126,6 +126,10 @@ class PretrainRun(Run):
             f"{self.device} -> {self.folder}"
         )
 
+    def next_command(self) -> str:
+        """What a user does with a finished run."""
+        return f"samix train --data DIR --init {self.folder}   or   samix evaluate {self.folder}"
+
     def conclude(self, summary: dict[str, Any]) -> str:
         """Says what came of it."""
         knn = f"kNN {summary['knn']:.2f} %   " if "knn" in summary else ""

@@ -315,7 +315,9 @@ class Run(Training):
 
     def interrupted(self) -> Interrupted:
         """The error for an interrupted run, with the command that resumes it."""
-        return Interrupted(f"stopped at step {self.step}; continue with --resume (state saved in {self.folder / LAST})")
+        return Interrupted(
+            f"stopped at step {self.step}; continue with --resume {self.folder} (from Python resume=True)"
+        )
 
     # On the terminal --------------------------------------------------------------------------------------------------
 
@@ -347,6 +349,10 @@ class Run(Training):
         )
         parts = [text.format(summary[key]) for key, text in figures if key in summary] or ["not evaluated"]
         return f"{'   '.join(parts)}   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
+
+    def next_command(self) -> str:
+        """What a user does with a finished run."""
+        return f"samix predict {self.folder} IMAGES   or   samix evaluate {self.folder}"
 
     def show(self, bar: Any, loss: float, rate: float) -> None:
         """Refreshes the progress bar, and calls the callbacks that follow it."""

@@ -107,3 +107,24 @@ def test_frozen_norms_keep_their_statistics_through_train_and_in_copies():
         assert torch.equal(before, model[1].running_mean)
         assert model[1].weight.requires_grad
         assert set(model.state_dict()) == set(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict())
+
+
+def test_weights_choose_recipe_and_network_from_python_as_in_the_command(tmp_path):
+    """Images of 16 px are enlarged as the recipe says, and the network is that of the weights."""
+    run = fit(small_recipe(), tmp_path, "first")
+    given = {"init": str(run), "out": str(tmp_path), "batch_size": 8, "size": 16, **QUIET}
+    recipe = samix.fit(mixup="cutmix", train=SAMPLES, class_names=["a", "b"], **given).summary["recipe"]
+    assert (recipe["name"], recipe["freeze"], recipe["model"], recipe["stem"]) == (
+        "finetune",
+        "norms",
+        "resnet18",
+        "small",
+    )
+    assert recipe["model_args"] == small_recipe().model_args
+
+
+def test_a_recipe_with_weights_refuses_another_network_until_its_weights_are_named():
+    with pytest.raises(ValueError, match=r"starts from lite0, .* of tf_efficientnet_lite0, not of resnet18; add --pre"):
+        read_run(TRAINING, ["--recipe", "finetune", "--model", "resnet18"], "samix train")
+    recipe, _ = read_run(TRAINING, ["--recipe", "finetune", "--model", "resnet18", "--pretrained"], "samix train")
+    assert (recipe.init, recipe.pretrained, recipe.model) == ("", True, "resnet18")

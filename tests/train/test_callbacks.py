@@ -298,3 +298,9 @@ def test_accuracy_by_class_is_that_of_the_predictions(tmp_path):
     assert summary["by_class"] == expected
     saved = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
     assert saved["by_class"] == expected
+
+
+@pytest.mark.parametrize(("mixup", "warns"), [("cutmix", False), ("manifoldmix", True), ("samix", True)])
+def test_a_frozen_backbone_is_told_to_a_mixup_that_acts_on_it(mixup, warns, tmp_path, capsys):
+    fit(small_recipe(mixup, freeze="backbone", epochs=1), tmp_path)
+    assert (f"{mixup} acts on the layers below it" in capsys.readouterr().err) == warns

@@ -353,6 +353,20 @@ def test_resuming_by_the_folder_needs_nothing_else(tmp_path, monkeypatch, capsys
     assert "is a run of samix train: samix train --resume" in capsys.readouterr().err
 
 
+def test_words_of_another_run_are_refused_beside_the_folder_to_resume(tmp_path, capsys):
+    folder, flags = tmp_path / "run", ["--device", "cpu", "--quiet", "--no-pictures"]
+    fit(small_recipe("samix", mixup_options={"preset": "fast"}), tmp_path)
+    for flag, value, own in (
+        ("--mixup.preset", "paper", "with fast"),
+        ("--recipe", "cifar-few", "with digits-quick"),
+        ("--init", "lite0", "without"),
+        ("--config", "a.yaml", "without"),
+    ):
+        assert main(["train", "--resume", str(folder), flag, value, *flags]) == 2
+        assert f"{flag} {value} is not of {folder}, which was begun {own}; leave it out" in capsys.readouterr().err
+    assert main(["train", "--resume", str(folder), "--mixup.preset", "fast", *flags]) == 0
+
+
 def test_a_resumed_recipe_does_not_go_to_the_hub_unasked(tmp_path, capsys):
     folder = fit(small_recipe("cutmix", epochs=1), tmp_path)
     state = torch.load(folder / "last.pt", weights_only=True)
