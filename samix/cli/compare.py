@@ -12,16 +12,16 @@ from samix.cli.compare_plan import read_plan
 from samix.compare.finished import find_finished
 from samix.compare.page import report_page
 from samix.compare.plan import Job, Plan
-from samix.compare.previews import MASKS, look_again
+from samix.compare.previews import MASKS, preview_again
 from samix.compare.publish import publish
-from samix.compare.results import Found, collect
-from samix.compare.running import Child, Start, is_finished, only_here, run_jobs
+from samix.compare.results import Results, collect
+from samix.compare.running import Start, WorkerProcess, is_finished, only_here, run_jobs
 from samix.compare.tables import comma_separated, failures, markdown, plain
 from samix.runtime.atomic_files import write_text
 from samix.viz.webpage import write_page
 
 
-def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = None) -> int:
+def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | None = None) -> int:
     """``samix compare``: runs what is not finished, writes the report, prints the table.
 
     Args:
@@ -53,7 +53,7 @@ def compare(arguments: list[str], start: Start = Child, out: IO[str] | None = No
     return 1 if failures(results) else 0
 
 
-def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Found:
+def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Results:
     """Runs all jobs; the report is written anew whenever one ends, and at the end."""
     errors: dict[tuple[str, int], str] = {}
 
@@ -67,13 +67,13 @@ def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Found
     except KeyboardInterrupt:
         print(f"stopped; the same command continues. What is finished: {plan.out / 'report.html'}", file=sys.stderr)
         raise
-    look_at_others(plan)
+    preview_others(plan)
     results = collect(plan, errors)
     write_report(plan, results, command)
     return results
 
 
-def read_and_write(plan: Plan, command: str) -> Found:
+def read_and_write(plan: Plan, command: str) -> Results:
     """Reads what is finished and writes the report; trains nothing, so a comparison at work there is left in peace.
 
     Raises:
@@ -81,13 +81,13 @@ def read_and_write(plan: Plan, command: str) -> Found:
     """
     if not any(is_finished(job.folder) for job in plan.jobs):
         raise ValueError(f"--read trains nothing, and {plan.out} holds no finished run of this comparison")
-    look_at_others(plan, elsewhere=True)
+    preview_others(plan, elsewhere=True)
     results = collect(plan, {})
     write_report(plan, results, command)
     return results
 
 
-def look_at_others(plan: Plan, elsewhere: bool = False) -> None:
+def preview_others(plan: Plan, elsewhere: bool = False) -> None:
     """Pictures and mask statistics of runs that were trained by other means, where they are missing.
 
     Args:
@@ -98,7 +98,7 @@ def look_at_others(plan: Plan, elsewhere: bool = False) -> None:
         if elsewhere and job.folder.parent == plan.out:
             continue
         if is_finished(job.folder) and not (job.folder / MASKS).is_file():
-            look_again(job.folder, plan.options.data_root)
+            preview_again(job.folder, plan.options.data_root)
 
 
 def refuse_other_report(plan: Plan) -> None:
@@ -116,7 +116,7 @@ def refuse_other_report(plan: Plan) -> None:
         recipe = earlier["recipe"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a report of samix compare ({error}); choose another --out") from None
-    lost = sorted(labels - {entrant.label for entrant in plan.entrants})
+    lost = sorted(labels - {entry.label for entry in plan.entries})
     if lost or recipe != plan.recipe_name:
         what = f"rows {', '.join(lost)}" if lost else f"recipe {recipe}"
         raise ValueError(
@@ -125,7 +125,7 @@ def refuse_other_report(plan: Plan) -> None:
         )
 
 
-def write_report(plan: Plan, results: Found, command: str) -> Path:
+def write_report(plan: Plan, results: Results, command: str) -> Path:
     """Writes the four files, and returns the page's path."""
     folder = plan.out
     folder.mkdir(parents=True, exist_ok=True)

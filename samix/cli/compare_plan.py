@@ -15,7 +15,7 @@ from samix.cli.options import HELP_ALL, UsageError, generator_of, options_type, 
 from samix.cli.recipe_options import COMMON as RUN_COMMON
 from samix.cli.recipe_options import GROUPS, Choice, fields_of
 from samix.compare.ablations import ABLATION, Variant, expand
-from samix.compare.plan import CompareOptions, Entrant, Plan, order_jobs
+from samix.compare.plan import CompareOptions, Entry, Plan, order_jobs
 from samix.compare.tasks import LABELLED, ScoredTask, task_of
 from samix.recipes import Recipe, read_config, with_model
 from samix.recipes.build import MIXER
@@ -89,9 +89,9 @@ def read_plan(arguments: Sequence[str]) -> Plan:
         if MODULE_NAME.fullmatch(mixup_of(variant)):
             allow(mixup_of(variant))  # the user typed it
     parsed = [(v, *read_recipe(mixup_of(v), name, task, choice, values, flags)) for v in variants]
-    entrants = tuple(new_entry(v, recipe, task) for v, recipe, _ in parsed)
+    entries = tuple(new_entry(v, recipe, task) for v, recipe, _ in parsed)
     overrides = overridden([recipe for _, recipe, _ in parsed], task)
-    plan = Plan(name, entrants, overrides, parsed[0][2], (), ablations)
+    plan = Plan(name, entries, overrides, parsed[0][2], (), ablations)
     return dataclasses.replace(plan, jobs=order_jobs(plan))
 
 
@@ -194,7 +194,7 @@ def read_recipe(
     return with_fields(recipe, changes), given.run
 
 
-def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entrant:
+def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entry:
     """The row of a mixup.
 
     Raises:
@@ -220,7 +220,7 @@ def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entrant:
     except ValueError as error:
         raise ValueError(f"{variant.label}: {error}") from None
     as_named = not changes and resolved == group.resolve(name, recipe.mixup_options)
-    return Entrant(variant.label, name, changed, variant, scored.published(recipe.name).get(name) if as_named else None)
+    return Entry(variant.label, name, changed, variant, scored.published(recipe.name).get(name) if as_named else None)
 
 
 def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask) -> dict[str, Any]:

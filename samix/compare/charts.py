@@ -1,16 +1,24 @@
-"""Charts as SVG text, coloured by the page's style: curves with bands, and gains with their errors."""
+"""Charts of a comparison: learning curves, gains, and the summary picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from samix.viz.webpage import escape
+from markupsafe import Markup
 
-WIDTH, HEIGHT = 400, 250  # of a chart of curves, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 16, 10, 38  # margins
-COLOURS = 9  # in the page's style; the first is the baseline's
+from samix.compare.results import BASELINE, Results, curve_of
+from samix.compare.tables import heading, score_name
+from samix.viz.figures import COLOURS, DASHES, NEUTRAL, SOFT, axes_grid, figure, label, save_png, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NEAR = 10.0  # points between an expected and a measured score that are drawn beside each other
+MOST_CURVES = 7  # in the summary picture; more are too many to tell apart
 
 
 @dataclass(frozen=True)
@@ -18,10 +26,10 @@ class Curve:
     """A mean by epoch with a band around it.
 
     Args:
-        name: for the tooltip.
-        style: number of the colour; from 9 on they come again, dashed.
-        epochs: where it is known.
-        mean: at each of them.
+        name: of the row.
+        style: its number, see :func:`number_styles`.
+        epochs: of the values.
+        mean: at each epoch.
         low: lower edge of the band.
         high: upper edge.
     """
@@ -35,104 +43,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Values to places: ``low`` is drawn at ``start``, ``high`` at ``end``."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Where a value is drawn."""
-        return self.start + (self.end - self.start) * (value - self.low) / max(self.high - self.low, 1e-9)
-
-
-def curve_chart(curves: Sequence[Curve], what: str, last: int) -> str:
-    """Curves over epochs. The axis is fitted to the later two thirds; what lies outside is cut.
-
-    Args:
-        curves: at least one, each with at least one point.
-        what: for those who cannot see it.
-        last: epochs at the end that are shaded: those of the median; 0 shades none.
-    """
-    end = max(curve.epochs[-1] for curve in curves)
-    start = min(curve.epochs[0] for curve in curves)
-    low, high = limits(curves, start + (end - start) / 3)
-    ticks = nice_ticks(low, high)
-    x, y = Axis(start, end, LEFT, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP)
-    clip = "clip-" + "".join(filter(str.isalnum, what))
-    box = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
-    parts = [f'<clipPath id="{clip}"><rect {box}/></clipPath>']
-    if last and last < len(max((c.epochs for c in curves), key=len)):
-        left = x(sorted(curves[0].epochs)[-last] - 0.5)
-        parts.append(
-            f'<rect class="last" x="{left:.1f}" y="{TOP}" width="{WIDTH - RIGHT - left:.1f}" '
-            f'height="{HEIGHT - TOP - BOTTOM}"/>'
-        )
-    for value in ticks:
-        parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in whole_ticks(start, end):
-        parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 23}" text-anchor="middle">{value:g}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end" class="name">epoch</text>')
-    drawn = "".join(draw_curve(curve, x, y) for curve in curves)
-    parts.append(f'<g clip-path="url(#{clip})">{drawn}</g>')
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
-
-
-def draw_curve(curve: Curve, x: Axis, y: Axis) -> str:
-    """The band and the line of a curve."""
-    band = "M" + "L".join([*points(curve, curve.high, x, y), *reversed(points(curve, curve.low, x, y))]) + "Z"
-    line = "M" + "L".join(points(curve, curve.mean, x, y))
-    if len(curve.epochs) == 1:  # a dot
-        line += "h.01"
-    dashed = ' stroke-dasharray="5 4"' if curve.style >= COLOURS else ""
-    return (
-        f'<g class="s" data-s="{curve.style}" style="--c:var(--c{curve.style % COLOURS})">'
-        f"<title>{escape(curve.name)}</title>"
-        f'<path class="band" d="{band}"/><path class="line" d="{line}"{dashed}/></g>'
-    )
-
-
-def points(curve: Curve, values: Sequence[float], x: Axis, y: Axis) -> list[str]:
-    """The places of values at the curve's epochs."""
-    return [f"{x(epoch):.1f} {y(value):.1f}" for epoch, value in zip(curve.epochs, values, strict=True)]
-
-
-def limits(curves: Sequence[Curve], since: float) -> tuple[float, float]:
-    """Lowest and highest value of the bands from an epoch on, with some room."""
-    found = [
-        value
-        for curve in curves
-        for values in (curve.low, curve.high)
-        for epoch, value in zip(curve.epochs, values, strict=True)
-        if epoch >= since and math.isfinite(value)
-    ] or [0.0]
-    low, high = min(found), max(found)
-    room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
-    return low - room, high + room
-
-
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers between two values, about ``count`` of them."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= raw)
-    first = math.ceil(low / step)
-    return [round(n * step, 10) for n in range(first, math.floor(high / step) + 1)]
-
-
-def whole_ticks(start: float, end: float) -> list[float]:
-    """Whole epochs for the axis."""
-    if end - start < 1:
-        return [end]
-    return sorted({float(round(v)) for v in nice_ticks(start, end) if start <= round(v) <= end})
-
-
-@dataclass(frozen=True)
 class Gain:
-    """A difference to the baseline: with half of its 95 % interval, or None; and the published one, or None."""
+    """A difference to the baseline, with half of its 95 % interval or None, and the published one or None."""
 
     name: str
     style: int
@@ -141,46 +53,132 @@ class Gain:
     published: float | None
 
 
-def gain_chart(gains: Sequence[Gain]) -> str:
-    """A line for each mixup: a dot with a bar for its 95 % interval; a diamond for the published."""
-    row, top, width = 30, 24, 420
-    left = min(30 + 7 * max(len(short(g.name)) for g in gains), 170)
-    reach = [edge for g in gains for edge in (g.mean - (g.error or 0), g.mean + (g.error or 0), g.published or 0.0)]
-    low, high = min(0.0, *reach), max(0.0, *reach)
-    room = 0.08 * (high - low) or 1.0
-    low, high = low - room, high + room
-    x, height = Axis(low, high, left, width - 12), top + row * len(gains) + 8
-    parts = []
-    for value in nice_ticks(low, high, 6):
-        parts.append(f'<path class="grid" d="M{x(value):.1f} {top - 4}V{height}"/>')
-        parts.append(f'<text x="{x(value):.1f}" y="{top - 9}" text-anchor="middle">{signed(value)}</text>')
-    parts.append(f'<path class="zero" d="M{x(0):.1f} {top - 4}V{height}"/>')
-    parts += [draw_gain(g, x, left - 12, top + row * (number + 0.5)) for number, g in enumerate(gains)]
-    what = "Gain in top-1 over vanilla, in points, with 95 % intervals"
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{what}">{"".join(parts)}</svg>'
+def number_styles(labels: Sequence[str]) -> dict[str, int]:
+    """Numbers the rows: 0, grey, is the baseline; the others take the colours in turn, dashed from the second round."""
+    others = [row for row in labels if row != BASELINE]
+    per_round = len(COLOURS) - 1
+    numbers = {row: (n // per_round) * len(COLOURS) + n % per_round + 1 for n, row in enumerate(others)}
+    return {row: numbers.get(row, 0) for row in labels}
 
 
-def draw_gain(g: Gain, x: Axis, name_at: float, y: float) -> str:
-    """One line of the chart of gains."""
-    told = f"{g.name}: {signed(g.mean, 2)}" + (f" ± {g.error:.2f}" if g.error is not None else "")
-    bar = mark = ""
-    if g.error is not None:
-        bar = f'<path class="line" d="M{x(g.mean - g.error):.1f} {y}H{x(g.mean + g.error):.1f}"/>'
-    if g.published is not None:
-        mark = f'<path class="published" d="M{x(g.published):.1f} {y - 6}l6 6l-6 6l-6 -6Z"/>'
-    return (
-        f'<g class="s" data-s="{g.style}" style="--c:var(--c{g.style % COLOURS})"><title>{escape(told)}</title>'
-        f'<text x="{name_at}" y="{y + 4}" text-anchor="end" class="own">{escape(short(g.name))}</text>'
-        f'{mark}{bar}<circle cx="{x(g.mean):.1f}" cy="{y}" r="5"/></g>'
+def curves_of(results: Results, name: str) -> list[Curve]:
+    """Returns the curve of each row that has it: mean, lowest and highest seed by epoch."""
+    styles = number_styles(list(results["mixups"]))
+    curves = {row: curve_of(entry, name) for row, entry in results["mixups"].items()}
+    return [Curve(row, styles[row], *curve) for row, curve in curves.items() if curve]
+
+
+def limits(curves: Sequence[Curve], since: float) -> tuple[float, float]:
+    """Returns the lowest and highest value of the bands from an epoch on, with some room."""
+    values = [
+        value
+        for curve in curves
+        for edge in (curve.low, curve.high)
+        for epoch, value in zip(curve.epochs, edge, strict=True)
+        if epoch >= since and math.isfinite(value)
+    ] or [0.0]
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
+    return low - room, high + room
+
+
+def draw_curves(ax: Axes, curves: Sequence[Curve], last: int = 0) -> None:
+    """Draws lines and bands over whole epochs; the value axis fits the later two thirds.
+
+    Args:
+        ax: to draw on.
+        curves: at least one, each with at least one point.
+        last: epochs at the end to shade, those of the median; 0 shades none.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    for curve in curves:
+        colour, dashes = COLOURS[curve.style % len(COLOURS)], DASHES[curve.style // len(COLOURS) % len(DASHES)]
+        gid = f"series-{curve.style}"
+        marker = "o" if len(curve.epochs) == 1 else ""
+        ax.plot(curve.epochs, curve.mean, color=colour, ls=dashes, lw=1.6, marker=marker, gid=gid, label=curve.name)
+        ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.13, lw=0, gid=gid)
+    start, end = min(c.epochs[0] for c in curves), max(c.epochs[-1] for c in curves)
+    ax.set_ylim(*limits(curves, start + (end - start) / 3))
+    ax.set_xlim(start - 0.02 * (end - start) - 0.01, end + 0.02 * (end - start) + 0.01)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    epochs = max((c.epochs for c in curves), key=len)
+    if last and last < len(epochs):
+        ax.axvspan(sorted(epochs)[-last] - 0.5, ax.get_xlim()[1], color=SOFT, alpha=0.1, lw=0, zorder=0)
+
+
+def curve_chart(curves: Sequence[Curve], description: str, last: int) -> Markup:
+    """Draws curves over epochs as SVG; arguments as of :func:`draw_curves`."""
+    fig = figure(5.6, 3.4)
+    ((ax,),) = axes_grid(fig, 1, 1)
+    ax.tick_params(labelsize=10)  # readable on a phone
+    draw_curves(ax, curves, last)
+    ax.set_xlabel("epoch", fontsize=10)
+    return to_svg(fig, description, {curve.style: curve.name for curve in curves})
+
+
+def name_rows(ax: Axes, names: Mapping[str, int], most: int = 24) -> None:
+    """Names the rows of a chart from top to bottom, each in its colour."""
+    short = [name if len(name) <= most else name[: most - 1] + "…" for name in names]
+    ax.set_yticks(range(len(names)), short)
+    for text, style in zip(ax.get_yticklabels(), names.values(), strict=True):
+        text.set(color=COLOURS[style % len(COLOURS)], gid=f"series-{style}")
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def gain_chart(gains: Sequence[Gain]) -> Markup:
+    """Draws a line for each row as SVG: a dot, a bar for its 95 % interval, and a diamond for the published gain."""
+    fig = figure(5.8, 0.7 + 0.36 * len(gains))
+    ((ax,),) = axes_grid(fig, 1, 1)
+    ax.tick_params(labelsize=10)
+    ax.axvline(0, color=SOFT, lw=1, ls="--")
+    for row, gain in enumerate(gains):
+        colour, gid = COLOURS[gain.style % len(COLOURS)], f"series-{gain.style}"
+        if gain.error is not None:
+            ax.plot([gain.mean - gain.error, gain.mean + gain.error], [row, row], color=colour, lw=2, gid=gid)
+        ax.plot(gain.mean, row, color=colour, marker="o", ms=7, gid=gid)
+        if gain.published is not None:
+            ax.plot(gain.published, row, color=SOFT, marker="D", ms=7, mfc="none", gid=gid)
+    name_rows(ax, {gain.name: gain.style for gain in gains})
+    return to_svg(
+        fig, "Gain in the score over vanilla, in points, with 95 % intervals", {g.style: g.name for g in gains}
     )
 
 
-def short(name: str, most: int = 20) -> str:
-    """A name that fits beside a chart."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+def draw_summary(path: Path, results: Results) -> None:
+    """Writes the summary PNG: scores with their seeds on the left, learning curves with their bands on the right."""
+    shown = {row: entry for row, entry in results["mixups"].items() if entry["top1"]}
+    fig = figure(11.0, max(3.6, 1.2 + 0.36 * len(shown)))
+    ((left, right),) = axes_grid(fig, 1, 2, (1.25, 1))
+    draw_scores(left, shown, number_styles(list(results["mixups"])))
+    expected = "; diamond: expected" if any(entry["published"] is not None for entry in shown.values()) else ""
+    score = f"held-out {score_name(results)}"
+    label(left, f"{score}: mean and standard deviation", f"{score}; small circles: seeds{expected}")
+    curves = [curve for curve in curves_of(results, "top1") if curve.name in shown]
+    best = sorted(curves, key=lambda curve: (curve.style != 0, -shown[curve.name]["top1"]["mean"]))[:MOST_CURVES]
+    draw_curves(right, best)
+    rows = "all rows" if len(best) == len(curves) else f"{best[0].name} and the {len(best) - 1} best others"
+    label(right, f"learning curves: {rows}", "epoch; line: mean over seeds; band: lowest to highest", score)
+    fig.suptitle(heading(results), fontsize=10)
+    save_png(fig, path)
 
 
-def signed(value: float, digits: int | None = None) -> str:
-    """A number with its sign; a true minus."""
-    text = "0" if value == 0 else f"{value:+g}" if digits is None else f"{value:+.{digits}f}"
-    return text.replace("-", "−")
+def draw_scores(ax: Axes, shown: Mapping[str, Results], styles: Mapping[str, int]) -> None:
+    """Draws a line for each row, the first on top, with a line for the baseline's mean."""
+    base = shown.get(BASELINE, {}).get("top1")
+    if base:
+        ax.axvline(base["mean"], color=NEUTRAL, lw=1)
+    for row, (name, entry) in enumerate(shown.items()):
+        colour, top1 = COLOURS[styles[name] % len(COLOURS)], entry["top1"]
+        seeds = [run["top1"] for run in entry["runs"]]
+        ax.plot(seeds, [row + 0.25] * len(seeds), ls="", marker="o", ms=3, mfc="none", color=colour)
+        ax.errorbar(top1["mean"], row, xerr=top1["std"], color=colour, marker="o", ms=5, capsize=3, lw=1.5)
+        if entry["published"] is not None:
+            ax.plot(entry["published"], row, marker="D", ms=6, mfc="none", color=SOFT, ls="")
+    name_rows(ax, {name: styles[name] for name in shown})
+    seeds = [run["top1"] for entry in shown.values() for run in entry["runs"]]
+    pairs = [(entry["published"], entry["top1"]["mean"]) for entry in shown.values()]
+    near = [expected for expected, measured in pairs if expected is not None and abs(expected - measured) < NEAR]
+    low, high = min(seeds + near), max(seeds + near)
+    room = 0.06 * (high - low) or 1.0
+    ax.set_xlim(low - room, high + room)

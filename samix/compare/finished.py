@@ -1,19 +1,21 @@
-"""Which runs of a comparison are there already, in its folder or in another."""
+"""Finds runs of a comparison that are finished already, in its folder or in another."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from samix.compare.plan import Job, Plan, move_source
 from samix.recipes.build import resolve_options
 from samix.recipes.pretrain_recipe import recipe_of
 
+Values = Mapping[str, object]  # of a recipe
+
 
 def find_finished(plan: Plan) -> Plan:
-    """The plan with the folders of ``--reuse`` in place of jobs that were run there.
+    """Replaces jobs that were run in the folder of ``--reuse`` by these runs.
 
     Raises:
         ValueError: no such folder, or a folder of this comparison holds another run.
@@ -24,48 +26,48 @@ def find_finished(plan: Plan) -> Plan:
     for planned in plan.jobs:
         job = move_source(planned, moved)
         check_folder(job)
-        found = elsewhere.get(as_text(with_all_options(job.recipe.to_dict())))
-        if found is not None and not (job.folder / "summary.json").is_file():
-            moved[job.folder] = found
-            job = dataclasses.replace(job, folder=found)
+        folder = elsewhere.get(as_text(with_all_options(job.recipe.to_dict())))
+        if folder is not None and not (job.folder / "summary.json").is_file():
+            moved[job.folder] = folder
+            job = dataclasses.replace(job, folder=folder)
         jobs.append(job)
     return dataclasses.replace(plan, jobs=tuple(jobs))
 
 
 def finished_runs(folder: Path) -> dict[str, Path]:
-    """The finished runs in a folder, by their recipe.
+    """Returns the finished runs in a folder, by their recipe.
 
     Raises:
         ValueError: no such folder.
     """
     if not folder.is_dir():
         raise ValueError(f"--reuse {folder}: no such folder; it holds runs, as samix train --out leaves them")
-    found = {}
+    runs = {}
     for path in sorted(folder.glob("*/summary.json")):
         recipe = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-        found[as_text(with_all_options(completed(recipe)))] = path.parent
-    return found
+        runs[as_text(with_all_options(completed(recipe)))] = path.parent
+    return runs
 
 
-def completed(values: Any) -> Any:
-    """A run's recipe; fields that are newer than the run were then what their defaults are."""
+def completed(values: Values) -> Values:
+    """Gives fields that are newer than a run their defaults."""
     try:
         return recipe_of(values).to_dict()
-    except (TypeError, ValueError):  # of another kind, or of a later version
+    except (TypeError, ValueError):  # of another task, or of a later version
         return values
 
 
-def with_all_options(values: Any) -> Any:
-    """A recipe's values with every option of its mixup: what is said and what is left to a default are then equal."""
+def with_all_options(values: Values) -> Values:
+    """Writes every option of the mixup out, so that a default and the same value given are equal."""
     try:
-        options = resolve_options(values["mixup"], values["mixup_options"])
+        options = resolve_options(values["mixup"], values["mixup_options"])  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError):  # without labels, options are another class's; or of a later version
         return values
     return {**values, "mixup_options": options}
 
 
-def as_text(recipe: Any) -> str:
-    """A recipe's values as text that is equal for equal ones."""
+def as_text(recipe: Values) -> str:
+    """Writes a recipe's values as text that is equal for equal recipes."""
     return json.dumps(recipe, sort_keys=True)
 
 

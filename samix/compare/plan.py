@@ -1,4 +1,4 @@
-"""What is to be run: the mixups compared, each with its recipe, and a job for each mixup and seed."""
+"""The plan of a comparison: the rows, each with its recipe, and a job for each row and seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from samix.compare.ablations import Variant
 from samix.compare.tasks import ScoredTask, task_of
@@ -16,7 +15,7 @@ from samix.recipes import Recipe
 from samix.recipes.build import MIXER
 from samix.runtime.checks import check_number
 
-TRAINED = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
+SLOW = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,15 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """One of the mixups compared.
+class Entry:
+    """One row of the comparison.
 
     Args:
-        label: as tables name it.
+        label: name in tables.
         mixup: its name, or mixer:PATH.
         recipe: with seed 0.
-        variant: how it was named.
-        published: of the recipe for this mixup, where its options are the recipe's.
+        variant: as the user or an ablation named it.
+        published: score of the recipe for this mixup, where its options are the recipe's.
     """
 
     label: str
@@ -75,17 +74,17 @@ class Entrant:
     published: float | None = None
 
 
-@dataclass(frozen=True, eq=False)  # known by being the same object
+@dataclass(frozen=True, eq=False)  # compared by identity
 class Job:
-    """One run: an entrant with a seed, and where it lies.
+    """One run: a row with a seed, and its folder.
 
     Args:
-        label: of its entrant.
+        label: of the row.
         seed: of the run.
         recipe: with this seed.
         folder: of the run.
         after: folder of the run whose Mixer it uses, which must be finished before; None for most.
-        mixers: epochs after which its own Mixer is kept, since others use it.
+        mixers: epochs after which its own Mixer is kept for other rows.
     """
 
     label: str
@@ -98,21 +97,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison: who, under which recipe, how, and the jobs in the order in which they start.
-
-    ``overrides`` are the recipe's fields that differ from the named recipe.
-    """
+    """A comparison: its rows, the named recipe and the fields that differ from it, and the jobs in starting order."""
 
     recipe_name: str
-    entrants: tuple[Entrant, ...]
-    overrides: dict[str, Any]
+    entries: tuple[Entry, ...]
+    overrides: dict[str, object]
     options: CompareOptions
     jobs: tuple[Job, ...]
     ablations: tuple[str, ...] = ()
 
     @property
     def task(self) -> ScoredTask:
-        """With labels, or without."""
+        """Training with labels, or without."""
         return task_of(self.recipe_name)
 
     @property
@@ -123,63 +119,63 @@ class Plan:
     @property
     def last(self) -> int:
         """Evaluations at the end of a run over which the median is taken."""
-        return self.options.last or median_epochs(self.entrants[0].recipe)
+        return self.options.last or median_epochs(self.entries[0].recipe)
 
 
 def median_epochs(recipe: Recipe) -> int:
-    """The published rule: 5 for ImageNet, iNaturalist and Places in up to 100 epochs, else 10."""
+    """Returns the published number: 5 for ImageNet, iNaturalist and Places in up to 100 epochs, else 10."""
     return find_dataset(recipe.data)[0].last_evaluations if recipe.epochs <= 100 else 10
 
 
 def order_jobs(plan: Plan) -> tuple[Job, ...]:
-    """Seed by seed; within a seed learned mixups first, since they take longest and would otherwise end alone.
+    """Orders the jobs seed by seed; within a seed the slow mixups come first, so that none runs alone at the end.
 
-    A row that mixes by another's Mixer comes after that one, and asks it to keep the Mixer.
+    A row that uses another row's Mixer comes after that row, and makes it keep the Mixer.
 
     Raises:
-        ValueError: two rows would lie in one folder.
+        ValueError: two rows would share a folder.
     """
-    folders = {(e.label, seed): folder_of(plan, e, seed) for seed in range(plan.options.seeds) for e in plan.entrants}
+    folders = {
+        (e.label, seed): plan.out / f"{re.sub(r'[^A-Za-z0-9_.=,-]+', '-', e.label)}-s{seed}"
+        for seed in range(plan.options.seeds)
+        for e in plan.entries
+    }
     if len(set(folders.values())) < len(folders):
         raise ValueError("two rows have names that differ only in signs that a folder's name cannot have")
-    kept = {e.label: kept_mixers(plan, e.label) for e in plan.entrants}
+    kept = {e.label: kept_mixers(plan, e.label) for e in plan.entries}
     jobs = []
     for seed in range(plan.options.seeds):
-        for entrant in sorted(plan.entrants, key=lambda e: (bool(e.variant.mixer_of), e.mixup not in TRAINED)):
-            recipe, after = dataclasses.replace(entrant.recipe, seed=seed), None
-            if entrant.variant.mixer_of:
-                after = folders[entrant.variant.mixer_of, seed]
-                place = after / mixer_folder(epoch_of(entrant.variant.at, recipe), recipe)
-                recipe = dataclasses.replace(recipe, mixup=f"{MIXER}{place}")
-            jobs.append(Job(entrant.label, seed, recipe, folders[entrant.label, seed], after, kept[entrant.label]))
+        for entry in sorted(plan.entries, key=lambda e: (bool(e.variant.mixer_of), e.mixup not in SLOW)):
+            recipe, after = dataclasses.replace(entry.recipe, seed=seed), None
+            if entry.variant.mixer_of:
+                after = folders[entry.variant.mixer_of, seed]
+                mixer = after / mixer_folder(epoch_of(entry.variant.at, recipe), recipe)
+                recipe = dataclasses.replace(recipe, mixup=f"{MIXER}{mixer}")
+            jobs.append(Job(entry.label, seed, recipe, folders[entry.label, seed], after, kept[entry.label]))
     return tuple(jobs)
 
 
-def folder_of(plan: Plan, entrant: Entrant, seed: int) -> Path:
-    """Where a run lies."""
-    return plan.out / f"{re.sub(r'[^A-Za-z0-9_.=,-]+', '-', entrant.label)}-s{seed}"
-
-
 def epoch_of(share: float, recipe: Recipe) -> int:
-    """The epoch that ends a share of a run; the first at least."""
+    """Returns the epoch that ends a share of a run, at least 1."""
     return max(round(share * recipe.epochs), 1)
 
 
 def mixer_folder(epoch: int, recipe: Recipe) -> str:
-    """The folder, inside a run's, of its Mixer after an epoch."""
+    """Names the folder of a run's Mixer after an epoch."""
     return "mixer" if epoch == recipe.epochs else f"mixer-epoch-{epoch}"
 
 
 def kept_mixers(plan: Plan, label: str) -> tuple[int, ...]:
-    """The epochs before the end after which others want a row's Mixer."""
-    users = [(e.variant.at, e.recipe) for e in plan.entrants if e.variant.mixer_of == label]
-    return tuple(sorted({epoch_of(at, recipe) for at, recipe in users if epoch_of(at, recipe) < recipe.epochs}))
+    """Returns the epochs before the last after which other rows use a row's Mixer."""
+    users = [e for e in plan.entries if e.variant.mixer_of == label]
+    epochs = {epoch_of(e.variant.at, e.recipe) for e in users if epoch_of(e.variant.at, e.recipe) < e.recipe.epochs}
+    return tuple(sorted(epochs))
 
 
 def move_source(job: Job, moved: Mapping[Path, Path]) -> Job:
-    """A job whose source lies elsewhere takes its Mixer from there."""
+    """Takes the Mixer of a job from the folder to which its source has moved."""
     if job.after is None or job.after not in moved:
         return job
-    place = moved[job.after] / Path(job.recipe.mixup.removeprefix(MIXER)).name
-    recipe = dataclasses.replace(job.recipe, mixup=f"{MIXER}{place}")
+    mixer = moved[job.after] / Path(job.recipe.mixup.removeprefix(MIXER)).name
+    recipe = dataclasses.replace(job.recipe, mixup=f"{MIXER}{mixer}")
     return dataclasses.replace(job, recipe=recipe, after=moved[job.after])

@@ -1,4 +1,4 @@
-"""What the runs of a comparison found: read from their folders, put together over seeds."""
+"""The results of a comparison: read from the folders of its runs, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from typing import Any
 
 from samix.compare.ablations import expand
 from samix.compare.paired import paired_difference
-from samix.compare.plan import Entrant, Job, Plan
+from samix.compare.plan import Entry, Job, Plan
 from samix.compare.previews import MASKS
 from samix.compare.running import is_finished
 
 BASELINE = "vanilla"
 METRICS = ("top1", "top5", "nll", "ece")  # of the reported classifier; of runs without labels the first is kNN's
 CURVES = (*METRICS, "loss", "mask_std")
-Found = dict[str, Any]
+AVERAGED = (*METRICS, "top1_end", "top1_best", "seconds", "memory", "mask_std", "mask_correlation", "mask_error")
+Results = dict[str, Any]  # a JSON object
 
 
-def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
-    """The results of a comparison as plain values: what ``results.json`` holds.
+def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Results:
+    """Returns the results of a comparison as plain values, the content of ``results.json``.
 
     Args:
         plan: the comparison.
         errors: of the runs that failed, by label and seed.
     """
-    mixups = {entrant.label: summarise(entrant, plan, errors) for entrant in plan.entrants}
-    for found in mixups.values():
-        compare_with(found, mixups.get(BASELINE))
-    first: Found = next((run for found in mixups.values() for run in found["runs"]), {})
-    recipe = plan.entrants[0].recipe
+    mixups = {entry.label: summarise(entry, plan, errors) for entry in plan.entries}
+    for summary in mixups.values():
+        compare_with(summary, mixups.get(BASELINE))
+    first: Results = next((run for summary in mixups.values() for run in summary["runs"]), {})
+    recipe = plan.entries[0].recipe
     return {
         "recipe": plan.recipe_name,
         "score": plan.task.score,
@@ -43,10 +44,7 @@ def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
         "overrides": plan.overrides,
         "seeds": plan.options.seeds,
         "median_of_last": plan.last,
-        "epochs": recipe.epochs,
-        "data": recipe.data,
-        "model": recipe.model,
-        "size": recipe.size,
+        **{name: getattr(recipe, name) for name in ("epochs", "data", "model", "size")},
         "device": first.get("device", ""),
         "threads": first.get("threads"),
         "memory_of": first.get("memory_of", ""),
@@ -55,37 +53,41 @@ def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
     }
 
 
-def summarise(entrant: Entrant, plan: Plan, errors: Mapping[tuple[str, int], str]) -> Found:
-    """One mixup over its seeds."""
-    runs: list[Found] = []
-    failed: list[Found] = []
-    missing = 0
-    for job in plan.jobs:
-        if job.label != entrant.label:
-            continue
-        if (job.label, job.seed) in errors:
-            failed.append({"seed": job.seed, "error": errors[job.label, job.seed]})
-        elif is_finished(job.folder):
-            runs.append(read_run(job, plan.last, plan.task.metrics))
-        else:
-            missing += 1
-    names = (*METRICS, "top1_end", "top1_best", "seconds", "memory", "mask_std", "mask_correlation", "mask_error")
-    told = {name: mean_and_std([run[name] for run in runs if run.get(name) is not None]) for name in names}
-    spec = entrant.variant.spec + (f", by the Mixer of {entrant.variant.mixer_of}" if entrant.variant.mixer_of else "")
-    of_it = {"mixup": entrant.mixup, "spec": spec, "published": entrant.published}
-    return {**of_it, **told, "runs": runs, "failed": failed, "missing": missing}
+def summarise(entry: Entry, plan: Plan, errors: Mapping[tuple[str, int], str]) -> Results:
+    """Averages one row over its seeds."""
+    jobs = [job for job in plan.jobs if job.label == entry.label]
+    failed = [job for job in jobs if (job.label, job.seed) in errors]
+    finished = [job for job in jobs if job not in failed and is_finished(job.folder)]
+    runs = [read_run(job, plan.last, plan.task.metrics) for job in finished]
+    source = f", by the Mixer of {entry.variant.mixer_of}" if entry.variant.mixer_of else ""
+    return {
+        "mixup": entry.mixup,
+        "spec": entry.variant.spec + source,
+        "published": entry.published,
+        **{name: mean_and_std([run[name] for run in runs if run.get(name) is not None]) for name in AVERAGED},
+        "runs": runs,
+        "failed": [{"seed": job.seed, "error": errors[job.label, job.seed]} for job in failed],
+        "missing": len(jobs) - len(failed) - len(finished),
+    }
 
 
-def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Found:
-    """What a finished run found. ``metrics`` are our names to those of its log.
+def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Results:
+    """Reads a finished run.
 
-    ``top1``, ``top5``, ``nll`` and ``ece`` are medians over its last evaluations; ``top1_end`` is the last one.
+    Args:
+        job: of the run.
+        last: evaluations over which ``top1``, ``top5``, ``nll`` and ``ece`` are medians.
+        metrics: our names to those of the run's log.
     """
-    summary = read(job.folder / "summary.json")
+    summary = read_json(job.folder / "summary.json")
     text = (job.folder / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    rows = [renamed(row, metrics) for row in lines if metrics["top1"] in row]
-    cost, masks = read(job.folder / "cost.json"), read(job.folder / MASKS)
+    rows = [
+        {**row, **{ours: row[theirs] for ours, theirs in metrics.items() if theirs in row}}
+        for row in lines
+        if metrics["top1"] in row
+    ]
+    cost, masks = read_json(job.folder / "cost.json"), read_json(job.folder / MASKS)
     return {
         "seed": job.seed,
         "folder": str(job.folder),
@@ -108,40 +110,46 @@ def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Found:
     }
 
 
-def renamed(row: Found, metrics: Mapping[str, str]) -> Found:
-    """A line of a run's log with our names."""
-    return {**row, **{ours: row[its] for ours, its in metrics.items() if its in row}}
-
-
-def median(rows: Sequence[Found], name: str) -> float | None:
-    """Over those rows that have it; None where none has."""
+def median(rows: Sequence[Results], name: str) -> float | None:
+    """Returns the median over the rows that have a value; None where none has."""
     known = [row[name] for row in rows if name in row]
     return statistics.median(known) if known else None
 
 
-def read(path: Path) -> Found:
-    """A JSON object; empty where there is no such file."""
+def read_json(path: Path) -> Results:
+    """Reads a JSON object; a missing file is empty."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def mean_and_std(values: Sequence[float]) -> Found | None:
-    """Mean and sample standard deviation (n - 1); the latter None for a single value; None for no value."""
+def mean_and_std(values: Sequence[float]) -> Results | None:
+    """Returns mean and sample standard deviation (n - 1), None for a single value; None for no value."""
     if not values:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": std, "n": len(values)}
 
 
-def compare_with(found: Found, baseline: Found | None) -> None:
+def compare_with(summary: Results, baseline: Results | None) -> None:
     """Adds ``gain`` over the baseline, paired by seed with its 95 % interval, and time and memory relative to it."""
-    found["gain"] = None if baseline is None or found is baseline else gain_over(found, baseline)
+    summary["gain"] = None if baseline is None or summary is baseline else gain_over(summary, baseline)
     for name in ("seconds", "memory"):
-        mine, other = found[name], baseline[name] if baseline else None
-        found[f"relative_{name}"] = mine["mean"] / other["mean"] if mine and other and other["mean"] > 0 else None
+        mine, other = summary[name], baseline[name] if baseline else None
+        summary[f"relative_{name}"] = mine["mean"] / other["mean"] if mine and other and other["mean"] > 0 else None
 
 
-def gain_over(found: Found, base: Found) -> Found | None:
-    """The paired difference of two methods in the score, as plain values; None without a common seed."""
-    own, theirs = ({run["seed"]: run["top1"] for run in method["runs"]} for method in (found, base))
-    difference = paired_difference(own, theirs)
+def gain_over(summary: Results, baseline: Results) -> Results | None:
+    """Returns the paired difference of two rows in the score; None without a common seed."""
+    ours, theirs = ({run["seed"]: run["top1"] for run in row["runs"]} for row in (summary, baseline))
+    difference = paired_difference(ours, theirs)
     return None if difference is None else dataclasses.asdict(difference)
+
+
+def curve_of(summary: Results, name: str) -> tuple[list[float], list[float], list[float], list[float]] | None:
+    """Returns epochs that all runs have, with mean, lowest and highest value; None where a metric is not known."""
+    curves = [run["curves"] for run in summary["runs"] if name in run["curves"]]
+    runs = [dict(zip(curve["epoch"], curve[name], strict=True)) for curve in curves]
+    if not runs:
+        return None
+    epochs = sorted(set.intersection(*[set(run) for run in runs]))
+    values = [[run[epoch] for run in runs] for epoch in epochs]
+    return epochs, [statistics.fmean(v) for v in values], [min(v) for v in values], [max(v) for v in values]

@@ -1,4 +1,4 @@
-"""Starting, watching and stopping the runs of a comparison, and the table that is shown meanwhile."""
+"""Starts, watches and stops the runs of a comparison, and shows their state meanwhile."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from types import FrameType
+from typing import IO, Protocol
 
 from samix.compare.plan import CompareOptions, Job, Plan
 from samix.compare.tasks import task_of
@@ -29,26 +30,26 @@ class Handle(Protocol):
     """A run that was started."""
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Returns the exit status, or None while it runs."""
 
     def stop(self) -> None:
         """Asks it to save its state and end."""
 
     def reason(self) -> str:
-        """Why it failed."""
+        """Says why it failed."""
 
 
 Start = Callable[[Job, Plan], Handle]
 
 
-class Child:
+class WorkerProcess:
     """A run in a process of its own."""
 
     def __init__(self, job: Job, plan: Plan) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         self.log = job.folder / LOG
         options = plan.options
-        told = {
+        message = {
             "recipe": job.recipe.to_dict(),
             "mixers": job.mixers,
             "allow": sorted(allowed()),
@@ -56,10 +57,8 @@ class Child:
                 "out": str(job.folder.parent),
                 "run": job.folder.name,
                 "resume": True,
-                "device": options.device,
-                "data_root": options.data_root,
-                "download": options.download,
                 "quiet": True,
+                **{name: getattr(options, name) for name in ("device", "data_root", "download")},
             },
         }
         threads = str(max(usable_cores() // side_by_side(options), 1))
@@ -75,11 +74,11 @@ class Child:
             )
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it died at once: its log says why
-            self.process.stdin.write(json.dumps(told) + "\n")
-            self.process.stdin.flush()  # and stays open: its end is the sign that we are gone
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()  # and stays open: its end tells the worker that we are gone
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Returns the exit status, or None while it runs."""
         return self.process.poll()
 
     def stop(self) -> None:
@@ -88,19 +87,21 @@ class Child:
             self.process.terminate()
 
     def reason(self) -> str:
-        """The last line that it wrote."""
+        """Returns the last line that it wrote."""
         lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         status = self.process.returncode
         return lines[-1].strip() if lines else f"its process ended with status {status}; {self.log} is empty"
 
 
-def run_jobs(plan: Plan, ended: Callable[[Job, str], None], start: Start = Child, out: IO[str] | None = None) -> None:
+def run_jobs(
+    plan: Plan, ended: Callable[[Job, str], None], start: Start = WorkerProcess, out: IO[str] | None = None
+) -> None:
     """Runs all jobs that are not finished, some side by side.
 
     Args:
         plan: the comparison.
-        ended: called with each job as it ends, and what went wrong; empty where nothing did.
-        start: how a job is started.
+        ended: called with each job as it ends, and its error; empty where there is none.
+        start: starts a job.
         out: where the table goes; None is standard output.
 
     Raises:
@@ -109,6 +110,11 @@ def run_jobs(plan: Plan, ended: Callable[[Job, str], None], start: Start = Child
     waiting = [job for job in plan.jobs if not is_finished(job.folder)]
     active: dict[Job, Handle] = {}
     board = Board(plan, out or sys.stdout)
+
+    def end(job: Job, error: str) -> None:
+        board.end(job, error)
+        ended(job, error)
+
     with interrupt_on_term():
         try:
             while waiting or active:
@@ -116,37 +122,39 @@ def run_jobs(plan: Plan, ended: Callable[[Job, str], None], start: Start = Child
                     waiting.remove(job)
                     board.begin(job)
                     active[job] = start(job, plan)
-                for job in [] if active else waiting:  # what they wait for has failed
+                for job in [] if active else waiting:  # the run they wait for has failed
                     board.begin(job)
-                    board.end(job, NO_SOURCE)
-                    ended(job, NO_SOURCE)
+                    end(job, NO_SOURCE)
                 waiting = waiting if active else []
                 for job, handle in [(j, h) for j, h in active.items() if h.poll() is not None]:
                     del active[job]
-                    error = "" if handle.poll() == 0 and is_finished(job.folder) else handle.reason()
                     if handle.poll() == 130:
                         raise KeyboardInterrupt
-                    board.end(job, error)
-                    ended(job, error)
+                    end(job, "" if handle.poll() == 0 and is_finished(job.folder) else handle.reason())
                 board.show()
                 if active:
                     time.sleep(POLL)
         finally:
-            for handle in active.values():
-                handle.stop()
-            for handle in active.values():
-                while handle.poll() is None:
-                    time.sleep(POLL)
+            stop_all(active.values())
             board.close()
 
 
+def stop_all(handles: Iterable[Handle]) -> None:
+    """Stops all runs at once, and waits until they have saved their state."""
+    handles = list(handles)
+    for handle in handles:
+        handle.stop()
+    while any(handle.poll() is None for handle in handles):
+        time.sleep(POLL)
+
+
 def next_ready(waiting: Sequence[Job]) -> Job | None:
-    """The first job whose Mixer is there, if it needs one; None where none can start."""
+    """Returns the first job whose Mixer is there, if it needs one; None where none can start."""
     return next((job for job in waiting if job.after is None or is_finished(job.after)), None)
 
 
 def side_by_side(options: CompareOptions) -> int:
-    """How many runs go on at a time."""
+    """Returns the number of runs at a time."""
     import torch
 
     on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
@@ -155,9 +163,9 @@ def side_by_side(options: CompareOptions) -> int:
 
 @contextmanager
 def interrupt_on_term() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C, where signals are ours to take."""
+    """Turns SIGTERM into KeyboardInterrupt; outside the main thread signals are left as they are."""
 
-    def stop(_number: int, _frame: Any) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     try:
@@ -172,7 +180,7 @@ def interrupt_on_term() -> Iterator[None]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has come to its end."""
+    """Returns whether a run has come to its end."""
     return (folder / "summary.json").is_file()
 
 
@@ -181,11 +189,8 @@ def only_here(folder: Path) -> AbstractContextManager[None]:
     return exclusive(folder, "samix compare", "wait for it, or choose another --out")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 class Board:
-    """The state of all runs: a table that is redrawn in a terminal, lines as things happen elsewhere.
+    """The state of all runs: a table that is redrawn in a terminal, a line for each event elsewhere.
 
     Args:
         plan: the comparison.
@@ -196,24 +201,24 @@ class Board:
         self.plan, self.out = plan, out
         self.live = out.isatty() and not plan.options.quiet
         self.began: dict[tuple[str, int], float] = {}
-        self.errors: dict[tuple[str, int], str] = {}
+        self.errors: set[tuple[str, int]] = set()
         self.drawn, self.shown_at = 0, 0.0
 
     def begin(self, job: Job) -> None:
-        """A run starts."""
+        """Notes that a run starts."""
         self.began[job.label, job.seed] = time.monotonic()
-        self.line(f"{job.label}, seed {job.seed}: begins")
+        self.write(f"{job.label}, seed {job.seed}: begins")
 
     def end(self, job: Job, error: str) -> None:
-        """A run has ended."""
+        """Notes that a run has ended."""
         key = (job.label, job.seed)
         seconds = time.monotonic() - self.began[key]
         if error:
-            self.errors[key] = error
-        self.line(f"{job.label}, seed {job.seed}: {'FAILED: ' + error if error else progress(job)}, {seconds:.0f} s")
+            self.errors.add(key)
+        self.write(f"{job.label}, seed {job.seed}: {'FAILED: ' + error if error else progress(job)}, {seconds:.0f} s")
 
-    def line(self, text: str) -> None:
-        """Something that happened, where there is no live table."""
+    def write(self, text: str) -> None:
+        """Prints an event where there is no live table."""
         if not self.live and not self.plan.options.quiet:
             print(text, file=self.out, flush=True)
 
@@ -238,41 +243,31 @@ class Board:
         self.drawn = len(lines)
 
     def table(self) -> list[str]:
-        """A line for each mixup, a column for each seed."""
+        """Returns a line for each row, with a cell for each seed."""
         seeds = range(self.plan.options.seeds)
-        first = max(len(e.label) for e in self.plan.entrants)
-        rows = [[f"seed {seed}" for seed in seeds]]
         jobs = {(job.label, job.seed): job for job in self.plan.jobs}
-        rows += [[self.cell(jobs.get((e.label, seed))) for seed in seeds] for e in self.plan.entrants]
-        widths = [max(len(row[at]) for row in rows) for at in seeds]
-        heads = ["", *[e.label for e in self.plan.entrants]]
-        return [
-            f"{head:{first}}   " + "   ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True))
-            for head, row in zip(heads, rows, strict=True)
-        ]
+        labels = [entry.label for entry in self.plan.entries]
+        rows = [["", *[f"seed {seed}" for seed in seeds]]]
+        rows += [[label, *[self.cell(jobs.get((label, seed))) for seed in seeds]] for label in labels]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["   ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
 
     def cell(self, job: Job | None) -> str:
-        """The state of one run."""
+        """Returns the state of one run."""
         if job is None or (job.label, job.seed) in self.errors:
             return "failed"
         return progress(job, (job.label, job.seed) in self.began)
 
 
 def progress(job: Job, began: bool = True) -> str:
-    """How far a run is, and the held-out accuracy it has reached."""
-    score = task_of(job.recipe.name).metrics["top1"]
+    """Returns the epoch of a run and the held-out score it has reached."""
+    score, path = task_of(job.recipe.name).metrics["top1"], job.folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    row: dict[str, float] = json.loads(lines[-1]) if lines else {}
     if is_finished(job.folder):
-        return f"{float(last_row(job.folder).get(score, 0.0)):.2f} %"
+        return f"{float(row.get(score, 0.0)):.2f} %"
     if not began:
         return "waits"
-    row = last_row(job.folder)
     if "epoch" not in row:
         return "begins"
     return f"{row['epoch']:.0f}/{job.recipe.epochs}" + (f"  {row[score]:.2f} %" if score in row else "")
-
-
-def last_row(folder: Path) -> dict[str, float]:
-    """The last line of ``metrics.jsonl``; empty where there is none yet."""
-    path = folder / "metrics.jsonl"
-    lines: Sequence[str] = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return dict(json.loads(lines[-1])) if lines else {}

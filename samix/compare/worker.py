@@ -13,12 +13,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from samix.compare.plan import mixer_folder
-from samix.compare.previews import look_at
+from samix.compare.previews import write_previews
 from samix.compare.provenance import commit, machine
 from samix.eval.monitor import knn_of_run
 from samix.hub.callbacks import ExportMixer, ExportNetwork, MixerFolders
@@ -34,7 +33,7 @@ LOCK_PATIENCE = 60.0  # seconds for the worker of a killed comparison to save it
 
 
 def build_run(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> Run:
-    """A run that paints its pictures once, at its end: they take as long as a short epoch.
+    """Builds a run that draws its pictures once, at its end: they take as long as a short epoch.
 
     Args:
         recipe: of the run, with or without labels.
@@ -52,7 +51,7 @@ def build_run(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -
 
 
 def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> None:
-    """Trains or continues a run, and leaves what the report shows of it beside its other files.
+    """Trains or continues a run, and writes the previews of the report into its folder.
 
     Args:
         recipe: of the run, with or without labels.
@@ -68,7 +67,7 @@ def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> No
     finally:
         if run.folder.is_dir():
             write_cost(run.folder, run.device)
-    look_at(run.method, recipe, run.data, run.folder)
+    write_previews(run.method, recipe, run.data, run.folder)
 
 
 def write_cost(folder: Path, device: torch.device) -> None:
@@ -76,13 +75,13 @@ def write_cost(folder: Path, device: torch.device) -> None:
     path, memory = folder / "cost.json", peak_memory(device)
     if path.is_file():
         memory = max(memory, float(json.loads(path.read_text(encoding="utf-8"))["memory"]))
-    told: dict[str, Any] = {"memory": round(memory, 1), "of": "GPU" if device.type == "cuda" else "process"}
-    told |= {"threads": torch.get_num_threads(), "machine": machine(), "commit": commit()}
-    write_text(path, json.dumps(told))
+    cost = {"memory": round(memory, 1), "of": "GPU" if device.type == "cuda" else "process"}
+    origin = {"threads": torch.get_num_threads(), "machine": machine(), "commit": commit()}
+    write_text(path, json.dumps({**cost, **origin}))
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB: what tensors took on the GPU at most, or what the process had in memory at most."""
+    """Returns the peak in MiB: of the tensors on the GPU, or of the process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
@@ -100,8 +99,8 @@ def stop_with_parent() -> None:
 
 
 def main() -> int:
-    """Reads the job, runs it, and says in one line what went wrong."""
-    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    """Reads the job and runs it; an error is written as one line."""
+    job = json.loads(sys.stdin.readline())
     stop_with_parent()
     for name in job.get("allow", ()):
         allow(name)

@@ -58,19 +58,26 @@ def title_of(name: str, mixup: Augmentation) -> str:
 
 
 @torch.no_grad()
-def mask_statistics(batches: Sequence[MixedBatch]) -> dict[str, float]:
-    """How masks behave over a sweep of lam.
+def mask_statistics(batches: Sequence[MixedBatch], lams: Sequence[float] | None = None) -> dict[str, float]:
+    """Measures how masks follow lambda.
 
     Args:
-        batches: previews of the same pairs, each at one lam; all have masks.
+        batches: previews of the same pairs, each at one lambda; all have masks.
+        lams: of the batches, to compare with; None takes the share of image A in the labels.
 
     Returns:
-        ``std``: standard deviation within a mask, averaged; ``correlation`` of the masks' means with lam, 0 where
-        either is constant.
+        ``std``: standard deviation within a mask, averaged; ``correlation`` of the masks' means with lambda, 0 where
+        either is constant; ``error``: mean of |mean of a mask - lambda|.
     """
-    means = torch.cat([b.mask.mean(dim=(1, 2, 3)) for b in batches if b.mask is not None]).double()
-    lams = torch.cat([b.lam for b in batches if b.mask is not None]).double()
-    spread = torch.cat([b.mask.std(dim=(1, 2, 3)) for b in batches if b.mask is not None])
-    vary = len(means) > 1 and bool(means.std() > 0) and bool(lams.std() > 0)
-    correlation = float(torch.corrcoef(torch.stack([means, lams]))[0, 1]) if vary else 0.0
-    return {"std": float(spread.mean()), "correlation": correlation}
+    masks = [batch.mask.float().cpu() for batch in batches if batch.mask is not None]
+    means = torch.cat([mask.mean(dim=(1, 2, 3)) for mask in masks]).double()
+    if lams is None:
+        wanted = torch.cat([batch.lam for batch in batches]).double().cpu()
+    else:
+        wanted = torch.cat([torch.full((len(mask),), lam) for mask, lam in zip(masks, lams, strict=True)]).double()
+    vary = len(means) > 1 and bool(means.std() > 0) and bool(wanted.std() > 0)
+    return {
+        "std": float(torch.cat([mask.flatten(1).std(1) for mask in masks]).mean()),
+        "correlation": float(torch.corrcoef(torch.stack([means, wanted]))[0, 1]) if vary else 0.0,
+        "error": float((means - wanted).abs().mean()),
+    }

@@ -213,7 +213,7 @@ def test_where_no_recipe_is_named_it_is_that_of_the_data(tmp_path, data, train, 
         recipe, _ = parse_pretrain(words)
         assert (recipe.name, recipe.data) == (pretrain, data)
         plan = read_plan(["vanilla", *words])
-        assert (plan.recipe_name, plan.entrants[0].recipe.data) == (train, data)
+        assert (plan.recipe_name, plan.entries[0].recipe.data) == (train, data)
     assert parse_train(["--recipe", "tiny-r18", "--data", data])[0].name == "tiny-r18"
 
 
@@ -248,11 +248,11 @@ def test_a_network_that_is_named_comes_without_the_arguments_of_another(tmp_path
 
 def test_a_row_of_a_comparison_that_names_a_network_has_no_arguments_of_another():
     rows = ["samix", "samix:recipe.model=resnet50", "samix:recipe.model=resnet26,recipe.feature=1"]
-    slim, whole, chosen = (entrant.recipe for entrant in read_plan(rows).entrants)
+    slim, whole, chosen = (entry.recipe for entry in read_plan(rows).entries)
     assert (slim.model_args, slim.feature) == (named_recipe("digits-quick").model_args, 2)
     assert (whole.model, whole.model_args, whole.feature) == ("resnet50", "{}", None)
     assert (chosen.model, chosen.model_args, chosen.feature) == ("resnet26", "{}", 1)
-    assert read_plan(["vanilla", "--model", "resnet50"]).entrants[0].recipe.model_args == "{}"
+    assert read_plan(["vanilla", "--model", "resnet50"]).entries[0].recipe.model_args == "{}"
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -36,11 +36,11 @@ def results_of(folder):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_row_of_an_ablation_is_a_recipe_that_can_be_built(name):
     plan = read_plan([f"ablation:{name}"])
-    assert len(plan.entrants) == len(ABLATIONS[name].variants)
-    for entrant in plan.entrants:
-        recipe = entrant.recipe
+    assert len(plan.entries) == len(ABLATIONS[name].variants)
+    for entry in plan.entries:
+        recipe = entry.recipe
         assert isinstance(recipe, PretrainRecipe) == (name in UNLABELLED)
-        if entrant.variant.mixer_of:  # its Mixer is still to be trained; any will do
+        if entry.variant.mixer_of:  # its Mixer is still to be trained; any will do
             recipe = dataclasses.replace(recipe, mixup="mixer:default")
         if name in UNLABELLED:
             build_pretraining(recipe, DIGITS)
@@ -58,7 +58,7 @@ def test_no_two_rows_of_an_ablation_are_the_same(name):
 def test_ablations_can_be_asked_for_together_and_share_their_rows():
     for names in ([n for n in ABLATIONS if n not in UNLABELLED], UNLABELLED):
         plan = read_plan([f"ablation:{name}" for name in names])
-        labels = [entrant.label for entrant in plan.entrants]
+        labels = [entry.label for entry in plan.entries]
         assert labels.count("vanilla") == labels.count("samix") == 1
         assert len(set(labels)) == len(labels)
         assert plan.ablations == tuple(names)
@@ -66,7 +66,7 @@ def test_ablations_can_be_asked_for_together_and_share_their_rows():
 
 def test_the_ladder_of_modules_adds_one_at_a_time():
     plan = read_plan(["ablation:modules"])
-    rows = [e.recipe.mixup_options for e in plan.entrants if e.label != "vanilla"]
+    rows = [e.recipe.mixup_options for e in plan.entries if e.label != "vanilla"]
     changes = []
     for before, after in itertools.pairwise(rows):
         changes.append({key for key in before.keys() | after.keys() if before.get(key) != after.get(key)})
@@ -75,7 +75,7 @@ def test_the_ladder_of_modules_adds_one_at_a_time():
 
 def test_a_published_figure_stands_beside_the_row_that_is_as_the_recipe_has_it(tmp_path):
     plan = read_plan(["ablation:alpha", "--recipe", "cifar100-r18", "--out", str(tmp_path)])
-    found = {entrant.label: entrant.published for entrant in plan.entrants if entrant.published}
+    found = {entry.label: entry.published for entry in plan.entries if entry.published}
     assert found == {"vanilla": 76.42, "alpha 2": 81.21}
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_compared_is_named(words, message):
 
 def test_a_row_may_change_fields_of_the_recipe_but_not_those_of_the_comparison():
     plan = read_plan(["samix:recipe.feature=1,alpha=1", "vanilla", "--epochs", "7"])
-    first, second = (entrant.recipe for entrant in plan.entrants)
+    first, second = (entry.recipe for entry in plan.entries)
     assert (first.feature, first.mixup_options["alpha"], second.feature) == (1, 1.0, 2)
     assert plan.overrides == {"epochs": 7}
     for field, message in (

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import re
 import signal
 import statistics
 import subprocess
@@ -22,16 +23,18 @@ from samix.batch import Mixed
 from samix.cli.compare import compare
 from samix.cli.compare_plan import label_of, read_plan, split_spec
 from samix.cli.main import main
-from samix.compare.charts import Curve, Gain, curve_chart, gain_chart, limits, nice_ticks
+from samix.compare.charts import Curve, Gain, curve_chart, draw_curves, gain_chart, limits
 from samix.compare.finished import with_all_options
 from samix.compare.plan import CompareOptions, median_epochs
-from samix.compare.previews import STRIPS, look_again, sweep
+from samix.compare.previews import STRIPS, preview_again, sweep
 from samix.compare.results import compare_with, mean_and_std
 from samix.compare.running import only_here
 from samix.compare.worker import train
 from samix.mixups.base import pair_batch
 from samix.recipes import named_recipe
+from samix.runtime.console import printable
 from samix.train import RunOptions
+from samix.viz.figures import figure
 from samix.viz.webpage import data_uri, to_picture
 
 FLAGS = ["--model-args", SLIM, "--limit", "100", "--epochs", "3", "--batch-size", "20", "--size", "8", "--last", "2"]
@@ -206,7 +209,7 @@ def test_published_values_stand_beside_ours(tmp_path):
 def test_all_mixups_have_the_same_recipe_but_for_what_the_recipe_says_of_each(tmp_path):
     flags = ["--recipe", "tiny-r18", "--epochs", "7", "--lr-end", "0.0", "--out", str(tmp_path), "--seeds", "2"]
     plan = read_plan(["vanilla", "samix", *flags])
-    vanilla, samix = (entrant.recipe for entrant in plan.entrants)
+    vanilla, samix = (entry.recipe for entry in plan.entries)
     assert (vanilla.epochs, samix.epochs, vanilla.lr_end, samix.lr_end) == (7, 7, 0.0, 0.0)
     assert samix.mixup_options == named_recipe("tiny-r18", "samix").mixup_options
     assert plan.overrides == {"epochs": 7, "lr_end": 0.0}
@@ -218,9 +221,9 @@ def test_all_mixups_have_the_same_recipe_but_for_what_the_recipe_says_of_each(tm
 
 def test_options_of_a_mixup_go_over_those_of_the_recipe(tmp_path):
     plan = read_plan(["samix:lam-scale=0.5,preset=paper,mask_over_batch=true", "--recipe", "tiny-r18"])
-    options = plan.entrants[0].recipe.mixup_options
+    options = plan.entries[0].recipe.mixup_options
     assert options == {"lam_scale": 0.5, "preset": "paper", "mask_over_batch": True}
-    assert read_plan(["mixer:a/b:encode_precision=no,share=0.5"]).entrants[0].recipe.mixup_options == {
+    assert read_plan(["mixer:a/b:encode_precision=no,share=0.5"]).entries[0].recipe.mixup_options == {
         "encode_precision": "no",
         "share": 0.5,
     }
@@ -389,10 +392,13 @@ def test_the_page_stands_alone(compared):
 
 
 def test_names_cannot_write_into_the_page():
-    curve = Curve('<script>"&', 1, [1, 2], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
-    for chart in (curve_chart([curve], "a<b", 0), gain_chart([Gain('<script>"&', 1, 1.0, None, None)])):
+    name = '<script>"&$x_1$\x1b\u202e'
+    curve = Curve(name, 1, [1, 2], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
+    for chart in (curve_chart([curve], "a<b", 0), gain_chart([Gain(name, 1, 1.0, None, None)])):
         assert "<script>" not in chart
         assert "&lt;script&gt;" in chart
+        assert "$x_1$" in chart
+        assert printable(chart) == chart
 
 
 def test_the_command_is_there(capsys):
@@ -403,22 +409,32 @@ def test_the_command_is_there(capsys):
 # Charts and pictures --------------------------------------------------------------------------------------------------
 
 
-def test_axes_fit_the_later_part_and_ticks_are_round():
+def test_axes_fit_the_later_part():
     curve = Curve("a", 1, [1, 2, 3, 4], [0.0, 90.0, 91.0, 92.0], [0.0, 89.0, 90.0, 91.0], [0.0, 91.0, 92.0, 93.0])
     low, high = limits([curve], 2)
     assert 88 < low < 89
     assert 93 < high < 94
-    assert nice_ticks(88.2, 93.4) == [90.0, 92.0]
-    assert nice_ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert limits([Curve("flat", 1, [1], [5.0], [5.0], [5.0])], 1)[0] < 5.0
+
+
+def test_epochs_on_the_axis_are_whole_and_the_last_ones_are_shaded():
+    curve = Curve("a", 1, [1, 2, 3], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    ax = figure(5, 3).subplots()
+    draw_curves(ax, [curve], last=2)
+    assert all(float(place).is_integer() for place in ax.get_xticks())
+    assert min(ax.patches[-1].get_x(), 99.0) == 1.5
+    ax = figure(5, 3).subplots()
+    draw_curves(ax, [curve], last=3)
+    assert not ax.patches
 
 
 def test_a_single_epoch_and_many_mixups_can_be_drawn():
     curves = [Curve(str(n), n, [1], [n], [n], [n]) for n in range(12)]
     chart = curve_chart(curves, "x", 10)
-    assert chart.count('class="line"') == 12
-    assert chart.count("stroke-dasharray") == 3
-    assert 'class="last"' not in chart
+    assert chart.count('class="s"') == 2 * 12
+    assert {int(n) for n in re.findall(r'data-s="(\d+)"', chart)} == set(range(12))
+    assert "var(--c1)" in chart
+    assert not re.search("#[0-9a-f]{6}", chart.replace("#000000", "").replace("#ffffff", ""))
 
 
 def test_masks_that_do_not_vary_have_no_statistics_and_planted_ones_the_right_ones():
@@ -442,7 +458,7 @@ def test_looking_again_shows_the_same(compared):
     names = ("masks.json", *STRIPS)
     before = [(folder / name).read_bytes() for name in names]
     assert json.loads(before[0])["std"] > 0.1
-    look_again(folder, "data")
+    preview_again(folder, "data")
     assert [(folder / name).read_bytes() for name in names] == before
 
 

@@ -91,12 +91,12 @@ def test_the_json_has_the_figures_of_every_run(page):
 def test_the_picture_shows_every_mixup_in_a_colour_of_its_own(page):
     from matplotlib.colors import to_rgb
 
-    from samix.compare.publish import INKS
+    from samix.viz.figures import COLOURS
 
     with Image.open(page[0] / "planted.png") as opened:
         pixels = np.asarray(opened.convert("RGB")).astype(int)
     assert pixels.shape[1] > 900
-    for ink in INKS[1:3]:
+    for ink in COLOURS[1:3]:
         wanted = np.round(np.array(to_rgb(ink)) * 255)
         assert (np.abs(pixels - wanted).max(axis=2) <= 2).sum() > 100
 
@@ -145,7 +145,7 @@ def test_runs_from_before_a_recipe_had_a_field_are_read(tmp_path):
 def compare_without_pictures(arguments, out):
     """Planted runs have no checkpoint to paint from."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samix.cli.compare.look_again", lambda folder, root: None)
+        patch.setattr("samix.cli.compare.preview_again", lambda folder, root: None)
         assert compare(arguments, never, out) == 0
 
 
