@@ -152,7 +152,7 @@ class WorthRun(Run):
         found = mask_numbers(lambda lam: self.method.preview(images, labels, lam, index), lams)
         return {"mask_spread": found.spread, "mask_correlation": found.correlation, "mask_error": found.error}
 
-    def row(self, commit: str, command: str) -> dict[str, Any]:
+    def row(self, commit: str, machine: str, command: str) -> dict[str, Any]:
         """The figures of the finished run."""
         row, recipe = ROWS[self.name], self.recipe
         head = next(iter(self.judged))
@@ -187,6 +187,7 @@ class WorthRun(Run):
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "hardware": device_name(CPU),
+            "machine": machine,
             "finished": time.strftime("%Y-%m-%d %H:%M"),
             "command": command,
             "options": options,
@@ -244,7 +245,7 @@ def run_one(setting: str, name: str, seed: int, arguments: argparse.Namespace) -
     run.fit()
     if not run.judged:  # trained before, and stopped before its row was written
         run.metrics_of(run.measure())
-    row = run.row(commit_of(), f"benchmarks/worth.py --one {setting} {name} {seed}")
+    row = run.row(commit_of(), arguments.machine, f"benchmarks/worth.py --one {setting} {name} {seed}")
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
     with arguments.csv.open("a+", newline="", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -263,7 +264,17 @@ def start(job: tuple[int, str, str], arguments: argparse.Namespace) -> None:
             if any((r["setting"], r["method"], r["seed"]) == (setting, name, str(seed)) for r in csv.DictReader(file)):
                 return
     command = [sys.executable, __file__, "--data", arguments.data, "--out", str(arguments.out)]
-    command += ["--csv", str(arguments.csv), *["--quick"] * arguments.quick, "--one", setting, name, str(seed)]
+    command += [
+        "--csv",
+        str(arguments.csv),
+        "--machine",
+        arguments.machine,
+        *["--quick"] * arguments.quick,
+        "--one",
+        setting,
+        name,
+        str(seed),
+    ]
     subprocess.run(command, env=one_thread(), check=True)
 
 
@@ -277,6 +288,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/worth"))
     parser.add_argument("--csv", type=Path, default=Path("runs/worth/worth.csv"))
+    parser.add_argument("--machine", default="first", help="a name; rows of two machines are not paired")
     parser.add_argument("--quick", action="store_true", help="a few images and steps, to see that everything runs")
     parser.add_argument("--one", nargs=3, metavar=("SETTING", "METHOD", "SEED"), help="one run in this process")
     arguments = parser.parse_args()

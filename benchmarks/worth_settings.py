@@ -66,6 +66,8 @@ ROWS = {
     "automix": Row("automix", "learned"),
     "samix": Row("samix", "learned"),
     "samix-p-clean": Row("mixer:default", "averaged", 1.0),
+    "samix-once": Row("samix", "learned", options=ONCE),
+    "samix-once-constant": Row("samix", "learned", options={**ONCE, "constant_masks": True}),
 }
 FORMS = {  # tried on images held out of the training images
     "mixer-constant": mixer_row(Form((1.0, 1.0))),
@@ -76,8 +78,6 @@ FORMS = {  # tried on images held out of the training images
     "mixer-apart": mixer_row(Form(apart=True)),
     "guidedmixup-clean-ema": Row("guidedmixup", "averaged", 1.0),
     "guidedmixup-clean-ema-always": Row("guidedmixup", "averaged", 1.0, {"prob": 1.0}),
-    "samix-once": Row("samix", "learned", options=ONCE),
-    "samix-once-constant": Row("samix", "learned", options={**ONCE, "constant_masks": True}),
 }
 ROWS |= FORMS
 REFERENCES = ("vanilla", "mixup-clean-ema", "samix-constant")  # what differences are taken from
@@ -94,11 +94,13 @@ TITLES = {  # for readers
     "samix-constant": "SAMix, masks held at lambda (control)",
     "automix": "AutoMix",
     "samix": "SAMix",
+    "samix-once": "SAMix, each image once",
+    "samix-once-constant": "SAMix, each image once, masks held at lambda (control)",
     "samix-p-clean": "frozen Mixer with clean loss and average",
 }
 README_ROWS = (
     *("vanilla", "mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema", "mixer-constant"),
-    *("samix-p-clean", "samix-constant", "automix", "samix"),
+    *("samix-p-clean", "samix-once-constant", "samix-once", "samix-constant", "automix", "samix"),
 )
 HEADS = ("online_clean", "online_mixed", "online_mean", "ema_clean", "ema_mixed", "ema_mean")
 

@@ -12,7 +12,12 @@ from samix.recipes.named import RECIPES
 
 Row = dict[str, str]
 MINIMUM = 2  # seeds for an interval
-LEARNED = {"automix": "samix-constant", "samix": "samix-constant", "samix-p-clean": "mixer-constant"}  # their control
+LEARNED = {  # with their controls
+    "automix": "samix-constant",
+    "samix": "samix-constant",
+    "samix-once": "samix-once-constant",
+    "samix-p-clean": "mixer-constant",
+}
 HANDMADE = (
     *("mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema"),
     *("guidedmixup-clean-ema", "guidedmixup-clean-ema-always"),
@@ -22,17 +27,30 @@ SOURCE = "OpenMixup, arXiv:2209.04851"
 
 
 class Results:
-    """The rows of one setting, by method."""
+    """The rows of one setting, by method. Rows are paired within a machine: rounding differs between two."""
 
-    def __init__(self, setting: str, rows: Iterable[Row]) -> None:
+    def __init__(self, setting: str, rows: Sequence[Row]) -> None:
         self.setting = setting
+        self.machines = sorted({row["machine"] for row in rows})
         self.rows: dict[str, list[Row]] = {}
         for row in rows:
             self.rows.setdefault(row["method"], []).append(row)
 
     def values(self, method: str, column: str) -> dict[int, float]:
-        """A column's figures by seed; without those that a row does not have."""
-        return {int(row["seed"]): float(row[column]) for row in self.rows.get(method, []) if row.get(column)}
+        """A column's figures by seed, 1000 more on the second machine; without those that a row does not have."""
+        return {
+            int(row["seed"]) + 1000 * self.machines.index(row["machine"]): float(row[column])
+            for row in self.rows.get(method, [])
+            if row.get(column)
+        }
+
+    def repeats(self) -> list[str]:
+        """What runs of one method and seed found on two machines."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for method, rows in self.rows.items():
+            for row in sorted(rows, key=lambda row: row["machine"]):
+                found.setdefault((method, row["seed"]), []).append(row["top1"])
+        return [f"{method}, seed {seed}: {' and '.join(top1)}" for (method, seed), top1 in found.items() if top1[1:]]
 
     def mean(self, method: str, column: str) -> float | None:
         """The mean of a column over seeds."""

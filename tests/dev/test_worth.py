@@ -21,7 +21,7 @@ import samix
 def results(**top1: list[float]) -> worth_tables.Results:
     """Rows of methods (with _ for -) with these accuracies by seed."""
     rows = [
-        {"method": method.replace("_", "-"), "seed": str(seed), "top1": str(value), "counted_cost": "1"}
+        {"method": method.replace("_", "-"), "seed": str(seed), "top1": str(value), "counted_cost": "1", "machine": "a"}
         for method, values in top1.items()
         for seed, value in enumerate(values)
     ]
@@ -45,6 +45,15 @@ def test_the_verdict_names_the_control_and_the_best_handmade_mixup():
     assert len(found) == 2
     assert found[0].startswith("SAMix against SAMix, masks held at lambda (control): it is better (+4.95 points")
     assert found[1].startswith("SAMix against MixUp: no difference is shown (-0.05 points")
+
+
+def test_rows_are_paired_within_a_machine():
+    runs = [("vanilla", 0, "a", 40.0), ("vanilla", 0, "b", 30.0), ("samix", 0, "b", 33.0), ("samix", 1, "a", 50.0)]
+    rows = [{"method": m, "seed": str(s), "machine": where, "top1": str(v)} for m, s, where, v in runs]
+    found = worth_tables.Results("S", rows)
+    difference = found.difference("samix", "vanilla")
+    assert (difference.mean, difference.n) == (3.0, 1)
+    assert found.repeats() == ["vanilla, seed 0: 40.0 and 30.0"]
 
 
 def test_the_rival_is_one_with_the_most_seeds():
