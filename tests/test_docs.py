@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import importlib
 import inspect
+import pkgutil
 import re
 import shlex
 import shutil
@@ -233,3 +234,18 @@ def test_the_api_pages_are_current_and_name_everything():
 
 def test_every_public_name_has_a_docstring():
     assert [name for name in OWN_DOCSTRING if not getattr(samix, name).__doc__] == []
+
+
+def test_every_public_method_is_documented_by_itself_or_its_base():
+    packages = [samix.batch, samix.losses, samix.methods, samix.mixers, samix.mixups, samix.networks]
+    names = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
+    classes = {c for name in names for c in vars(importlib.import_module(name)).values() if inspect.isclass(c)}
+    bare = [
+        f"{cls.__module__}.{cls.__name__}.{name}"
+        for cls in classes
+        if cls.__module__.startswith("samix.")
+        for name, member in vars(cls).items()
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        if not inspect.getdoc(getattr(cls, name))
+    ]
+    assert bare == []

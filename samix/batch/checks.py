@@ -18,10 +18,6 @@ def check_images(images: Tensor) -> None:
 
     Square images with three channels in the last axis, (B, H, H, 3), are refused too: no network takes H channels of
     three columns, and a box or a mask across such axes would be wrong without a word.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: integer pixels, another number or order of axes, or an empty axis.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}; use torch.as_tensor")
@@ -47,10 +43,6 @@ def check_labels(
         batch_size: B.
         num_classes: K, or None where it is not known.
         size: (H, W) of the images where labels at each pixel are let in; None refuses them.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: wrong length, shape, type or range.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor")

@@ -30,9 +30,6 @@ def target_kind(labels: Tensor, targets: TargetKind | None = None, *, read: bool
 
     Returns:
         The kind; None for (B, K) rows of other numbers in [0, 1], and on an accelerator unless ``read``.
-
-    Raises:
-        ValueError: an unknown kind, or labels that cannot be of it.
     """
     if targets is not None:
         check_choice("targets", targets, get_args(TargetKind))
@@ -70,11 +67,7 @@ def target_loss(logits: Tensor, targets: Tensor, kind: TargetKind | None, *, red
     Args:
         logits: (B, K) or (B, K, H, W); predicted values (B,), (B, 1) or (B, K).
         targets: (B,), (B, K) or (B, H, W).
-        kind: see :func:`target_kind`.
         reduction: ``mean`` or ``sum``.
-
-    Raises:
-        ValueError: a kind that is not known, or targets that do not fit the logits.
     """
     logits = logits.float()
     if kind is None:

@@ -323,13 +323,11 @@ class AutoMix(Method):
     # For the loop, the evaluation and the pictures --------------------------------------------------------------------
 
     def generators(self) -> list[torch.Generator]:
-        """The one generator of lam and pairs."""
         return [self.generator]
 
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
     ) -> list[dict[str, Any]]:
-        """Returns two groups, ``network`` and ``mixer``."""
         network = [p for p in self.model.parameters() if p.requires_grad]
         mixer = list(self.mixer.parameters())
         mixer_lr = lr if mixer_lr is None else mixer_lr

@@ -34,9 +34,6 @@ class Method(nn.Module):
 
         Args:
             options: of ``torch.compile``.
-
-        Raises:
-            ValueError: a method whose passes cannot be compiled.
         """
         raise ValueError(f"{type(self).__name__} cannot be compiled; run it without --compile")
 
@@ -90,11 +87,9 @@ class Method(nn.Module):
         return torch.tensor([self.step, self.progress], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes steps and progress back."""
         self.step, self.progress = int(state[0]), float(state[1])
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Loads a state, as :meth:`torch.nn.Module.load_state_dict` does."""
         result = super().load_state_dict(*args, **kwargs)
         self.last_seen = self.parameter_version()
         return result
@@ -148,9 +143,6 @@ def settled_kind(earlier: TargetKind | None, labels: Tensor) -> TargetKind | Non
 
     Returns:
         The kind to go on with; None where it is not known.
-
-    Raises:
-        ValueError: a multi-hot batch after others whose rows sum to 1.
     """
     if labels.dim() != 2 or earlier == "multilabel":
         return earlier

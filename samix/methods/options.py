@@ -127,9 +127,6 @@ def mask_schedule(schedule: MaskSchedule, progress: float, step: int) -> float:
         schedule: ``constant``, ``linear``, ``cosine`` or ``warmup``.
         progress: p, share of the run that is done, in [0, 1].
         step: t, optimiser steps that are done.
-
-    Raises:
-        ValueError: unknown schedule.
     """
     check_choice("mask_schedule", schedule, get_args(MaskSchedule))
     if schedule == "linear":

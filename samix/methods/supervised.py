@@ -111,23 +111,18 @@ class Supervised(Method):
         return batch.label_loss(logits, self.smoothing) if self.loss is None else self.loss(logits, batch)
 
     def start_epoch(self) -> None:
-        """Mixups that remember batches forget them."""
         self.mixup.reset()
 
     def extra_state(self) -> dict[str, Tensor]:
-        """What the mixup remembers of earlier batches."""
         return self.mixup.state_dict()
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Gives it back."""
         self.mixup.load_state_dict(state)
 
     def generators(self) -> list[torch.Generator]:
-        """The mixup's generator."""
         return [self.mixup.generator]
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K) of the network."""
         return {"network": self.model(images)}
 
     def preview(self, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor) -> MixedBatch | None:

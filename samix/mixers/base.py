@@ -106,9 +106,6 @@ class MaskGenerator(nn.Module):
 
         Returns:
             Mixed; lam is given back as drawn: the label of a learned mixup is lam, not the mask's mean.
-
-        Raises:
-            ValueError: guides missing or of another shape; x and partner, or lam, differ in shape.
         """
         check_pair(x, partner, lam)
         own, other = self.check_guides(guides, len(x))
@@ -138,11 +135,7 @@ def resize(logit: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
 
 
 def attention_width(dim: int) -> int:
-    """Returns d = D // 2, as in the papers.
-
-    Raises:
-        ValueError: fewer than two feature channels.
-    """
+    """Returns d = D // 2, as in the papers."""
     if dim < 2:
         raise ValueError(f"a Mixer needs at least 2 feature channels, got {dim}; choose a deeper feature stage")
     return dim // 2

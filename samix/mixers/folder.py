@@ -71,11 +71,7 @@ class MixerConfig:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        """Validates untrusted values.
-
-        Raises:
-            ValueError: a value is not what it must be, or a mask generator that is not known.
-        """
+        """Validates untrusted values."""
         _require(isinstance(self.kind, str) and len(self.kind) <= 128, "kind", "a short text", self.kind)
         _require(self.stem in ("default", "small", "half"), "stem", "default, small or half", self.stem)
         for name, low, high in (("dim", 2, 65536), ("size", 4, 4096), ("stage", -64, 512)):
@@ -107,11 +103,7 @@ class MixerConfig:
 
     @property
     def network(self) -> type[MaskGenerator]:
-        """The class of the mask generator.
-
-        Raises:
-            ValueError: unknown name, or a name of outside code that the user did not allow.
-        """
+        """The class of the mask generator."""
         return MASK_GENERATORS.resolve(self.kind, trusted=False)
 
     @property
@@ -180,9 +172,6 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
 
         Returns:
             (B, D, h, w) in the images' type or autocast's.
-
-        Raises:
-            ValueError: another number of channels, or a size too small for the encoder.
         """
         channels = len(self.config.mean)
         if images.shape[1] != channels:
@@ -223,10 +212,6 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         """Reads a Mixer from a folder, from its ``model.safetensors``, or from the hub by ``owner/name``.
 
         The hub is asked only for a name that is no path here.
-
-        Raises:
-            FileNotFoundError: nothing there.
-            ValueError: a file of another kind, a newer format, or weights that do not fit the config.
         """
         weights, config_path = _find(source)
         config = read_config(config_path)
@@ -296,11 +281,7 @@ def _download(name: str) -> tuple[Path, Path]:
 
 
 def read_config(path: Path) -> MixerConfig:
-    """Reads and checks ``config.json``.
-
-    Raises:
-        ValueError: not JSON, not a Mixer's, a newer format, or values that cannot be.
-    """
+    """Reads and checks ``config.json``."""
     if path.stat().st_size > 1_000_000:
         raise ValueError(f"{path} is too large for a Mixer's config")
     try:

@@ -98,11 +98,7 @@ class MapStore:
         self.filled[rows] = True
 
     def read(self, rows: Tensor) -> Tensor:
-        """Returns the maps (B, 1, 16, 16) float32 of the images with these numbers.
-
-        Raises:
-            KeyError: an image without a map.
-        """
+        """Returns the maps (B, 1, 16, 16) float32 of the images with these numbers."""
         if not bool(self.filled[rows].all()):
             missing = rows[~self.filled[rows]][0]
             raise KeyError(f"image {int(missing)} has no stored map; store it with write")

@@ -78,11 +78,9 @@ class Mixer(Augmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The clean loss, where it has a weight."""
         return Requirements(own_losses=("clean",) if self.clean_weight else ())
 
     def describe(self) -> str:
-        """Returns which Mixer a picture shows."""
         return f"a trained Mixer ({self.loaded.config.kind}), frozen"
 
     @classmethod
@@ -128,7 +126,6 @@ class Mixer(Augmentation):
             self.mean, self.std = tuple(mean), tuple(std)
 
     def compile_parts(self, **options: Any) -> None:
-        """Compiles the encoder's pass and the Mixer's; options are those of ``torch.compile``."""
         self.loaded.compile(**options)
 
     @torch.no_grad()
@@ -204,18 +201,11 @@ class Mixer(Augmentation):
         """Mixes a batch; a batch that is not to be mixed (``prob``) is not looked at.
 
         Args:
-            images: as for :class:`Augmentation`; any H and W.
-            labels: as for :class:`Augmentation`.
-            lam: as for :class:`Augmentation`.
-            index: as for :class:`Augmentation`.
             model: not needed.
             features: (B, D, h, w) of these images by :meth:`encode`, where the caller has them.
 
         Returns:
             MixedBatch with k = 2; the label's lam is lam as drawn, and the mask's mean with ``adjust``.
-
-        Raises:
-            TypeError, ValueError: as for :class:`Augmentation`, or features of another shape.
         """
         self.check_batch(images, labels)
         lam = self.draw_lam(len(images)) if lam is None else as_lam(lam, len(images))
@@ -262,7 +252,6 @@ class Mixer(Augmentation):
             yield waiting
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Mixes and runs the model; with ``clean_weight``, the clean batch too, by a further term of the loss."""
         batch = self(images, labels, model=model)
         logits = model(batch.images)
         return logits, self.with_clean_loss(batch, model, images, labels, self.clean_weight)
@@ -274,9 +263,6 @@ def start_from(mixer: MaskGenerator, source: str) -> None:
     Args:
         mixer: the new one, of the same kind and options.
         source: a Mixer's folder, file or hub id, ``default`` or ``slim``.
-
-    Raises:
-        FileNotFoundError, ValueError: no Mixer there, or one that does not fit.
     """
     from samix.mixers.folder import MixerWithEncoder
 

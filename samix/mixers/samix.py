@@ -73,7 +73,6 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each cell of a map (B, C, h, w)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w)."""
         return super().forward(input.movedim(1, 3)).movedim(3, 1)
 
 
@@ -120,7 +119,6 @@ class SAMixer(MaskGenerator):
         return F.conv2d(z, torch.cat([*weights, self.value.weight]))
 
     def attend(self, projected: Tensor, partner: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighs the shared projections by the lam encoding and finishes the content branch."""
         encoded = scale_lam(lam, self.config.lam_scale)
         own = (1.0 + self.gamma * encoded).view(-1, 1, 1)
         other = (1.0 + self.gamma * (1.0 - encoded)).view(-1, 1, 1)
@@ -162,9 +160,6 @@ def scale_lam(lam: Tensor, k: float) -> Tensor:
     Args:
         lam: any shape, in [0, 1].
         k: -1, or >= 0.
-
-    Raises:
-        ValueError: another k, for which f is not monotone.
     """
     if k == -1:
         return lam

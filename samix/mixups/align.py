@@ -61,8 +61,6 @@ def alignment(x: Tensor, y: Tensor, epsilon: float = 0.1, iterations: int = 100)
     Args:
         x: (B, C, r) cells of a feature map.
         y: (B, C, r) cells of its partner's.
-        epsilon: see :func:`sinkhorn`.
-        iterations: see :func:`sinkhorn`.
     """
     with torch.autocast(x.device.type, enabled=False):
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -80,18 +78,10 @@ def alignmix(
     the places of the other, where the paper has F P.
 
     Args:
-        x: (B, C, h, w) feature maps. Not modified.
-        partner: (B, C, h, w).
-        lam: (B,) share of x, in [0, 1].
         keep_own: () or (B,) bool, whose places are kept.
-        epsilon: see :func:`sinkhorn`.
-        iterations: see :func:`sinkhorn`.
 
     Returns:
         Mixed; the mask is the constant lam.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     own, other = x.flatten(2), partner.flatten(2)  # (B, C, r)
@@ -112,7 +102,6 @@ def align_activations(x: Tensor, partner: Tensor, lam: Tensor, *, prefix: int, l
 
     Args:
         x: (B, C, h, w), (B, h, w, C) or (B, N, C).
-        partner: as x.
         lam: (B,).
         prefix: class and register tokens at the front, which are added without being matched.
         last: whether maps have their channels last.
@@ -167,11 +156,9 @@ class AlignMix(Augmentation):
             raise ValueError(f"input_prob must be in [0, 1], got {self.input_prob}")
 
     def describe(self) -> str:
-        """Returns that a picture shows MixUp."""
         return "mixed at the input, where it is mixup"
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`samix.mixups.handmade.mixup`."""
         return mixup(x, partner, lam)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
@@ -208,11 +195,7 @@ class AlignMix(Augmentation):
 
 
 def last_layer(model: nn.Module) -> str:
-    """The name of a timm network's last stage or block.
-
-    Raises:
-        ValueError: not a timm network; the message lists its layers.
-    """
+    """The name of a timm network's last stage or block."""
     if not hasattr(model, "feature_info"):
         known = ", ".join(name for name, _ in model.named_children())
         raise ValueError(

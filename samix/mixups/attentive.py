@@ -26,13 +26,8 @@ def attentivemix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mix
     lam = k / (gh gw). OpenMixup's variant, AttentiveMix+, draws lam.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) in [0, 1]; floor(lam gh gw) cells are kept, at least one, but none for lam = 0.
         scores: (B, gh, gw) of x; of equal cells the first goes before. Pixel h is in the cell floor(h gh / H).
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
 
     Raises:
         ValueError: x, partner, lam and scores do not agree in shape.
@@ -83,7 +78,6 @@ class AttentiveMix(GuidedAugmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The network in training, where no other gives the maps."""
         return Requirements(model=not self.network and self.frozen is None)
 
     def draw_lam(self, batch_size: int) -> Tensor:
@@ -94,7 +88,6 @@ class AttentiveMix(GuidedAugmentation):
         return torch.full((batch_size,), 1.0 if skip else self.k / self.grid**2)
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """The network's activations at the cells of the grid, at least 0."""
         if self.network:
             found = self._look_fetched(images)
         else:
@@ -148,8 +141,6 @@ def snapmix(
     where either is empty, nothing is pasted. lam = 0 shows the whole partner.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) 1 minus the area of the box in x wanted.
         source_lam: (B,) 1 minus the area of the box in the partner wanted.
         centre: (B, 2) in [0, 1), centre of the box in x, as shares of H and W.
@@ -248,21 +239,15 @@ class SnapMix(GuidedAugmentation):
     classifier: str = ""
 
     def check_batch(self, images: Tensor, labels: Tensor) -> None:
-        """Raises unless there are classes to be looked for.
-
-        Raises:
-            TypeError, ValueError: as for every mixup, or labels that are values.
-        """
+        """Raises unless there are classes to be looked for."""
         super().check_batch(images, labels)
         self.check_kind(labels, "class", "soft", "multilabel", instead="use MixUp for values")
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """The activation of each image's class, (B, h, w)."""
         assert model is not None
         return class_activation(model, images, labels, feature=self.feature, classifier=self.classifier)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The share left of the partner, and the centres of both boxes."""
         size = shape[0]
         return {
             "source_lam": sample_lam(self.alpha, size, per_sample=self.per_sample, generator=self.generator),
@@ -271,7 +256,6 @@ class SnapMix(GuidedAugmentation):
         }
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`snapmix`, without the partner's share."""
         return self._snap(x, partner, lam, need_guides(guides), extras)[0]
 
     def mix_guided(

@@ -331,20 +331,13 @@ class Augmentation:
 
         Returns:
             MixedBatch with k = 2. A batch of one comes back unmixed, lam 1.
-
-        Raises:
-            TypeError, ValueError: wrong type, shape, range; the message says what to do.
         """
         self.check_batch(images, labels)
         mixed, index = self.mix(images, lam, index)
         return pair_batch(mixed, labels, index, self.targets)
 
     def check_batch(self, images: Tensor, labels: Tensor) -> None:
-        """Raises unless this mixup can mix these images and labels.
-
-        Raises:
-            TypeError, ValueError: wrong type or shape, or labels at each pixel for a mixup that moves pixels.
-        """
+        """Raises unless this mixup can mix these images and labels."""
         check_images(images)
         check_labels(labels, len(images), size=tuple(images.shape[2:]))
         if labels.dim() == 3 and not self.requirements.preserves_geometry:
@@ -475,12 +468,7 @@ def check_types(options: Any) -> None:
 
 
 def check_index(index: Tensor, batch_size: int) -> None:
-    """Raises unless index (B,) names rows of this batch; its values are looked at on the CPU only.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: another type or shape, or rows that are not there.
-    """
+    """Raises unless index (B,) names rows of this batch; its values are looked at on the CPU only."""
     if not isinstance(index, Tensor):
         raise TypeError(f"index must be a torch.Tensor, got {type(index).__name__}; use torch.as_tensor")
     if index.shape != (batch_size,) or index.dtype != torch.int64:
@@ -494,12 +482,7 @@ def check_index(index: Tensor, batch_size: int) -> None:
 
 
 def as_lam(lam: Tensor | float, batch_size: int) -> Tensor:
-    """The lam that a caller gave, as (B,) float32.
-
-    Raises:
-        TypeError: neither a number nor a tensor.
-        ValueError: a number outside [0, 1], or a tensor of another shape.
-    """
+    """The lam that a caller gave, as (B,) float32."""
     if not isinstance(lam, Tensor | int | float | np.number):
         raise TypeError(f"lam must be a number or a torch.Tensor, got {type(lam).__name__}; use torch.as_tensor")
     if not isinstance(lam, Tensor):

@@ -24,17 +24,8 @@ def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: boo
     would let the border cut that box too.
 
     Args:
-        x: (B, C, H, W) images or feature maps. Not modified.
-        partner: (B, C, H, W); partner[i] is pasted into x[i].
-        lam: (B,) share of x wanted, in [0, 1].
         centre: (B, 2) in [0, 1), row and column of the box's centre as shares of H and W.
         clip: let the border cut the box [paper]. False keeps it whole and inside, and spreads its place evenly.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     height, width = x.shape[-2:]
@@ -53,9 +44,6 @@ def cutmix_rows(x: Tensor, index: Tensor, lam: Tensor, centre: Tensor, *, clip: 
     Args:
         x: (B, C, H, W), see :func:`samix.mixups.base.on_host`. Not modified.
         index: (B,) int64 rows of the partners.
-        lam: as above.
-        centre: as above.
-        clip: as above.
 
     Returns:
         Mixed, bit by bit as above.
@@ -83,16 +71,7 @@ def resizemix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
     with a size per sample. A NaN pixel of the partner reaches its neighbours inside the patch, and no other.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
-        lam: (B,) share of x wanted, in [0, 1].
         centre: (B, 2) in [0, 1), row and column of the patch's centre, before it is shifted.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     height, width = x.shape[-2:]
@@ -194,15 +173,12 @@ class CutMix(Augmentation):
     clip: bool = True
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The centres (B, 2)."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`cutmix`."""
         return cutmix(x, partner, lam, extras["centre"], clip=self.clip)
 
     def apply_rows(self, x: Tensor, index: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
-        """On the CPU, :func:`cutmix_rows`."""
         if on_host(x) and type(self).apply is CutMix.apply:
             return cutmix_rows(x, index, lam, extras["centre"], clip=self.clip)
         return super().apply_rows(x, index, lam, **extras)
@@ -238,9 +214,7 @@ class ResizeMix(Augmentation):
         return torch.where(drawn < 1.0, 1.0 - scale**2, 1.0)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The centres (B, 2)."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`resizemix`."""
         return resizemix(x, partner, lam, extras["centre"])

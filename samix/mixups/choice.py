@@ -51,7 +51,6 @@ class MixUpOrCutMix(RandomChoice):
         self.switch_prob, self.prob, self.per_sample, self.pairing = switch_prob, prob, per_sample, pairing
 
     def options(self) -> dict[str, object]:
-        """The options as plain values."""
         names = ("mixup_alpha", "cutmix_alpha", "switch_prob", "prob", "per_sample", "pairing")
         return {name: getattr(self, name) for name in names}
 

@@ -97,7 +97,6 @@ def solve_together(problem: CoProblem, z: Tensor, sweeps: int = 4) -> tuple[Tens
     given. Their number is fixed: nothing waits for the device.
 
     Args:
-        problem: see :class:`CoProblem`.
         z: (G, m, N, m) where to start.
         sweeps: over all outputs.
 
@@ -155,7 +154,6 @@ def _modes(problem: CoProblem, cost: Tensor, choices: Tensor, z: Tensor, sweeps:
     """Iterated conditional modes on a chess board, from S starts at once.
 
     Args:
-        problem: see :class:`CoProblem`.
         cost: (G, N, m) of each input in each block.
         choices: (G, L, m) what a block may show.
         z: (S, G, N, m) starts.
@@ -275,7 +273,6 @@ class CoMixup(GuidedAugmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The network for its gradient, and the clean loss, as the options say."""
         losses = ("clean",) if self.clean_weight else ()
         return Requirements(model=self.saliency == "gradient", preserves_geometry=False, own_losses=losses)
 
@@ -289,7 +286,6 @@ class CoMixup(GuidedAugmentation):
             )
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """Gradient saliency, or the spectral residual: (B, H, W)."""
         if self.saliency == "spectral":
             return spectral_residual(images, self.mean, self.std)
         assert model is not None  # __call__ has seen to it
@@ -365,7 +361,6 @@ class CoMixup(GuidedAugmentation):
         )
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Mixes and runs the model; with ``clean_weight``, on the clean images too."""
         logits, batch = super().forward_through(model, images, labels)
         return logits, self.with_clean_loss(batch, model, images, labels, self.clean_weight)
 

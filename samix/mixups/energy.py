@@ -179,9 +179,6 @@ def solve_exact(problem: MaskProblem) -> Tensor:
 
     Returns:
         z (B, nh, nw), on the problem's device.
-
-    Raises:
-        ValueError: a value that is not finite.
     """
     batch, levels, height, width = problem.unary.shape
     cost, capacity = (part.double().cpu().numpy() for part in _cut(problem))

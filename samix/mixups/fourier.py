@@ -55,20 +55,13 @@ def fmix(
     rounded up or down with even odds. The released code draws one mask per batch, we one per sample.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
-        lam: (B,) share of x wanted, in [0, 1].
         noise: (B, H, W // 2 + 1, 2) standard normal.
         coin: (B,) in [0, 1); below 1/2 rounds n down.
-        decay_power: see :func:`fourier_map`.
         max_soft: s >= 0; the mask falls evenly from 1 to 0 over round(min(s, lam, 1 - lam) H W) ranks on both sides of
             the n-th. 0 is a binary mask.
 
     Returns:
         Mixed; lam is the mask's mean, within 1 / (H W) of the one wanted.
-
-    Raises:
-        ValueError: x and partner, lam, or noise differ in shape.
     """
     check_pair(x, partner, lam)
     batch, _, height, width = x.shape
@@ -129,7 +122,6 @@ class FMix(Augmentation):
         return {"noise": noise, "coin": torch.rand(batch, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`fmix`."""
         return fmix(
             x,
             partner,

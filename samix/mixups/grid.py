@@ -27,19 +27,11 @@ def gridmix_holes(
     at least one pixel and at most the cell's side less one.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) in [0, 1]; 1 - lam is the share of a *cell* that is hole. 1 makes none, 0 shows the whole partner.
         cells: (B,) cells across the crop; lowered to half the crop's width where that is less.
         area: (B,) share of the image that the crop covers, in (0, 1].
         aspect: (B,) height of the crop over its width, > 0.
         place: (B, 2) in [0, 1), row and column of the crop's corner among the places possible.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     height, width = x.shape[-2:]
@@ -71,16 +63,8 @@ def gridmix_cells(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mi
     does not divide the image evenly, some cells are a pixel larger than others.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) share of the cells that keep x, in [0, 1].
         scores: (B, gh, gw) uniform; the cells with the lowest keep x.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     height, width = x.shape[-2:]
@@ -171,7 +155,6 @@ class GridMix(Augmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The loss of the cells, where it has a weight."""
         return Requirements(own_losses=("cells",) if self.cell_weight else ())
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
@@ -194,7 +177,6 @@ class GridMix(Augmentation):
         }
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`gridmix_holes` and :func:`gridmix_cells`."""
         if self.style == "cells":
             return gridmix_cells(x, partner, lam, extras["scores"])
         return gridmix_holes(x, partner, lam, extras["cells"], extras["area"], extras["aspect"], extras["place"])

@@ -54,18 +54,11 @@ class GuidedAugmentation(Augmentation):
         """Mixes a batch; where none of its rows is to be mixed (``prob``), nothing is looked at.
 
         Args:
-            images: as for :class:`Augmentation`.
-            labels: as for :class:`Augmentation`.
-            lam: as for :class:`Augmentation`.
-            index: as for :class:`Augmentation`.
             model: the network in training, for mixups that look at it; left as it was.
             guide: (B, h, w) maps made before, float, at least 0; then no model is needed.
 
         Returns:
             MixedBatch.
-
-        Raises:
-            TypeError, ValueError: wrong type, shape, range, or neither model nor guide where one is needed.
         """
         self.check_batch(images, labels)
         if guide is None and model is None and self.requirements.model:
@@ -92,7 +85,6 @@ class GuidedAugmentation(Augmentation):
         return pair_batch(mixed, labels, index, self.targets)
 
     def describe(self) -> str:
-        """Returns which maps guide it."""
         if self.requirements.model:
             return "by spectral residuals in place of the network's maps"
         return {"spectral": "by spectral residuals", "fine": "by fine-grained saliency"}.get(
@@ -106,18 +98,12 @@ class GuidedAugmentation(Augmentation):
         return self.look(images, labels, None)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Takes mean and std where none were given."""
         if self.mean is None:
             self.mean, self.std = tuple(mean), tuple(std)
 
 
 def check_guide(guide: Tensor, images: Tensor) -> None:
-    """Raises unless guide is a float map (B, h, w) of these images.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: another shape or type, or on another device.
-    """
+    """Raises unless guide is a float map (B, h, w) of these images."""
     if not isinstance(guide, Tensor):
         raise TypeError(f"guide must be a torch.Tensor, got {type(guide).__name__}; use torch.as_tensor")
     if guide.dim() != 3 or len(guide) != len(images) or not guide.is_floating_point() or 0 in guide.shape:

@@ -56,14 +56,9 @@ def mixup(x: Tensor, partner: Tensor, lam: Tensor) -> Mixed:
 
     Args:
         x: (B, C, H, W) images, or hidden activations (B, ...). Not modified.
-        partner: as x.
-        lam: (B,) share of x, in [0, 1].
 
     Returns:
         Mixed; the mask is the constant lam.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     mask = as_map(lam, x)
@@ -112,11 +107,9 @@ class MixUp(Augmentation):
     name: ClassVar[str] = "mixup"
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`mixup`."""
         return mixup(x, partner, lam)
 
     def apply_rows(self, x: Tensor, index: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
-        """See :func:`mixup`; written into the copy of the partners."""
         if x.dtype not in (torch.float32, torch.float64) or type(self).apply is not MixUp.apply:
             return super().apply_rows(x, index, lam, **extras)
         mask = as_map(lam, x)
@@ -168,20 +161,16 @@ class RandomChoice(Augmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """What any of the mixups requires."""
         return Requirements.joined([choice.requirements for choice in self.choices])
 
     @property
     def members(self) -> tuple[Augmentation, ...]:
-        """The choices."""
         return self.choices
 
     def with_generator(self, generator: torch.Generator) -> Augmentation:
-        """Returns a copy whose mixups all draw from ``generator``."""
         return RandomChoice(self.choices, self.weights, generator=generator)
 
     def describe(self) -> str:
-        """Returns that each column of a picture is another draw."""
         return f"each column is a batch of its own, mixed by {' or '.join(one.name for one in self.choices)}"
 
     def choose(self) -> Augmentation:
@@ -192,7 +181,6 @@ class RandomChoice(Augmentation):
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
     ) -> tuple[Mixed, Tensor]:
-        """Mixes by the mixup drawn."""
         return self.choose().mix(images, lam, index)
 
     def __call__(self, images: Tensor, labels: Tensor, **given: Any) -> MixedBatch:
@@ -200,41 +188,33 @@ class RandomChoice(Augmentation):
         return self.choose()(images, labels, **given)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """As the mixup drawn does it, inside the network or before."""
         return self.choose().forward_through(model, images, labels)
 
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
-        """What the mixups train beside the network, all together."""
         made = [choice.attach(model, num_classes) for choice in self.choices]
         return nn.ModuleList([m for m in made if m is not None]) if any(m is not None for m in made) else None
 
     def set_targets(self, targets: TargetKind) -> None:
-        """Tells all mixups."""
         self.targets = targets
         for choice in self.choices:
             choice.set_targets(targets)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Tells all mixups."""
         for choice in self.choices:
             choice.set_normalization(mean, std)
 
     def reset(self) -> None:
-        """All mixups forget earlier batches."""
         for choice in self.choices:
             choice.reset()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the mixups remember, by their number."""
         return {f"{i}.{k}": v for i, choice in enumerate(self.choices) for k, v in choice.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
         for i, choice in enumerate(self.choices):
             mark = f"{i}."
             choice.load_state_dict({k[len(mark) :]: v for k, v in state.items() if k.startswith(mark)})
 
     def options(self) -> dict[str, object]:
-        """Names, options and weights of the mixups."""
         choices = [{"name": choice.name, **choice.options()} for choice in self.choices]
         return {"choices": choices, "weights": list(self.weights)}

@@ -101,11 +101,7 @@ def _mix_rows(x: Any, mix: Policy, lam: Tensor, index: Tensor) -> Mixed:
 
 
 def _only(found: list[Mixed], layer: nn.Module) -> Mixed:
-    """The mix that the hook made.
-
-    Raises:
-        ValueError: the hook was never called.
-    """
+    """The mix that the hook made."""
     if not found:
         raise ValueError(f"the network's forward does not run this {type(layer).__name__}; name another layer")
     return found[0]
@@ -116,9 +112,6 @@ def default_layers(model: nn.Module) -> list[str]:
 
     Of four stages, as in a ResNet, these are the first two; of a network with one resolution, as a plain ViT, the first
     third of its blocks.
-
-    Raises:
-        ValueError: not a timm network; the message lists its layers.
     """
     if not hasattr(model, "feature_info"):
         known = ", ".join(name for name, _ in model.named_children())
@@ -160,11 +153,9 @@ class ManifoldMix(Augmentation):
             raise ValueError(f'layers must be names with commas between, as "input,layer1", got {self.layers!r}')
 
     def describe(self) -> str:
-        """Returns that a picture shows MixUp."""
         return "mixed at the input, where it is mixup"
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`samix.mixups.handmade.mixup`."""
         return mixup(x, partner, lam)
 
     def candidates(self, model: nn.Module) -> list[str]:

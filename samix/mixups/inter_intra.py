@@ -20,8 +20,6 @@ def inter_intra_mix(x: Tensor, partner: Tensor, lam: Tensor, intra_lam: Tensor, 
     SAMix (Li et al. 2022, arXiv:2111.15454), appendix: mix strongly between classes, weakly inside one.
 
     Args:
-        x: (B, C, H, W). Not modified.
-        partner: (B, C, H, W).
         lam: (B,) share of x where the classes differ, see :func:`samix.mixups.boxes.cutmix`.
         intra_lam: (B,) share of x where they are the same.
         same: (B,) bool.
@@ -29,9 +27,6 @@ def inter_intra_mix(x: Tensor, partner: Tensor, lam: Tensor, intra_lam: Tensor, 
 
     Returns:
         Mixed; its lam is the area left to x, or the share drawn.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     between, inside = cutmix(x, partner, lam, centre), mixup(x, partner, intra_lam)
     wide = same.view(-1, 1, 1, 1)
@@ -65,13 +60,11 @@ class InterIntraMix(Augmentation):
         check_alpha(self.intra_alpha)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The centres (B, 2), and the shares (B,) of pairs of one class."""
         centre = torch.rand(shape[0], 2, generator=self.generator)
         lam = sample_lam(self.intra_alpha, shape[0], per_sample=self.per_sample, generator=self.generator)
         return {"centre": centre, "intra_lam": lam}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`inter_intra_mix`."""
         return inter_intra_mix(x, partner, lam, **extras)
 
     @torch.no_grad()
@@ -84,11 +77,7 @@ class InterIntraMix(Augmentation):
         index: Tensor | None = None,
         model: nn.Module | None = None,
     ) -> MixedBatch:
-        """Mixes a batch; a lam that is given holds for pairs of both kinds.
-
-        Raises:
-            TypeError, ValueError: as :class:`Augmentation`, or labels that are not class ids (B,).
-        """
+        """Mixes a batch; a lam that is given holds for pairs of both kinds."""
         self.check_batch(images, labels)
         if labels.dim() != 1 or labels.is_floating_point():
             raise ValueError(

@@ -22,17 +22,8 @@ def maskmix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor, *, cell: in
     cell does not divide the image; the released code counts them as whole, here lam is the share of pixels.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
-        lam: (B,) share of x wanted, in [0, 1].
         scores: (B, T) random numbers, row by row; the lowest of them keep the own image.
         cell: side of a cell in pixels.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape, or there is not one score per cell.
     """
     check_pair(x, partner, lam)
     height, width = x.shape[2:]
@@ -73,10 +64,8 @@ class MaskMix(Augmentation):
         return math.ceil(cell / self.patch) * self.patch
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The scores (B, T)."""
         count = math.ceil(shape[2] / self.side(shape)) * math.ceil(shape[3] / self.side(shape))
         return {"scores": torch.rand(shape[0], count, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`maskmix`."""
         return maskmix(x, partner, lam, extras["scores"], cell=self.side(x.shape))

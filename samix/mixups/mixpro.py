@@ -75,13 +75,11 @@ class MixPro(Relabelling):
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
 
     def instead(self) -> Augmentation:
-        """MixUp or CutMix, half and half, as timm's."""
         shared: dict[str, Any] = {"per_sample": self.per_sample, "pairing": self.pairing}
         other = CutMix(prob=self.prob, generator=self.generator, targets=self.targets, **shared)
         return RandomChoice([super().instead(), other], generator=self.generator)
 
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Reads the attention and the prediction of the pass that is trained."""
         if batch.kind not in ("class", "soft", None):
             raise ValueError(
                 f"MixPro compares softmax predictions with labels of one class per image, got {batch.kind} labels; use "

@@ -23,18 +23,9 @@ def cutmix_patches(
     ``r = sqrt(1 - lam)``.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
-        lam: (B,) share of x wanted, in [0, 1].
         centre: (B, 2) in [0, 1), row and column of the box's centre as shares of H and W.
         patch: side of a patch in pixels.
         clip: let the border cut the box, as CutMix does. False keeps it whole and inside.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     rows, columns = grid_of((x.shape[2], x.shape[3]), patch)
@@ -76,9 +67,7 @@ class PatchCutMix(Augmentation):
         check_side("patch", self.patch)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The centres (B, 2)."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`cutmix_patches`."""
         return cutmix_patches(x, partner, lam, extras["centre"], patch=self.patch, clip=self.clip)

@@ -129,17 +129,12 @@ def puzzlemix(
     PuzzleMix (Kim et al. 2020, arXiv:2009.06962), Eq. (1). Pixel rows h belong to block ``floor(h nh / H)``.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) the prior the mask was made with; where it is 1 or 0, that image is given unmixed and unmoved.
         z: (B, nh, nw) own share of each block, in [0, 1], see :func:`mask_problem`.
         moves: plans (B, N) for x and for partner, and the grid of their blocks; None leaves every pixel in its place.
 
     Returns:
         Mixed; its lam is the mean of the mask.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     height, width = x.shape[2:]
@@ -241,24 +236,20 @@ class PuzzleMix(GuidedAugmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The network for its gradient, and the clean loss, as the options say; transport moves pixels."""
         losses = ("clean",) if self.clean_weight else ()
         return Requirements(model=self.saliency == "gradient", preserves_geometry=not self.transport, own_losses=losses)
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """Gradient saliency, or the spectral residual: (B, H, W)."""
         if self.saliency == "spectral":
             return spectral_residual(images, self.mean, self.std)
         assert model is not None  # __call__ has seen to it
         return gradient_saliency(model, images, labels, self.targets)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The blocks along the shorter side, a number on the CPU."""
         drawn = 2 ** (1 + int(torch.randint(4, (1,), generator=self.generator)))
         return {"blocks": torch.tensor(self.blocks or drawn)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`mask_problem` and :func:`puzzlemix`."""
         if guides is None:
             raise ValueError("PuzzleMix needs saliency maps of both images, guides=(own, partner), each (B, h, w)")
         size = (x.shape[2], x.shape[3])
@@ -302,6 +293,5 @@ class PuzzleMix(GuidedAugmentation):
         return pair_batch(mixed, labels, index, self.targets)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Mixes and runs the model; with ``clean_weight``, on the clean images too."""
         logits, batch = super().forward_through(model, images, labels)
         return logits, self.with_clean_loss(batch, model, images, labels, self.clean_weight)

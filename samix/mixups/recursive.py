@@ -141,7 +141,6 @@ class RecursiveMix(Augmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The batch before, and the loss of the second head where it has a weight."""
         losses = ("consistency",) if self.weight else ()
         return Requirements(preserves_geometry=False, stateful=True, own_losses=losses)
 
@@ -152,11 +151,9 @@ class RecursiveMix(Augmentation):
         return torch.ones(batch_size) if skip or self.alpha <= 0 else 1.0 - self.alpha * drawn
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The centres (B, 2)."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`recursivemix`."""
         return recursivemix(x, partner, lam, extras["centre"])
 
     @torch.no_grad()
@@ -172,18 +169,12 @@ class RecursiveMix(Augmentation):
         """Mixes a batch with the one before, and remembers it; or mixes the pairs of ``index`` and remembers nothing.
 
         Args:
-            images: as for :class:`Augmentation`.
             labels: (B,) class ids or (B, K) float targets.
-            lam: as for :class:`Augmentation`.
-            index: as for :class:`Augmentation`.
             model: not used.
 
         Returns:
             MixedBatch with a dense ``target``. Its second label is the likeliest class of the earlier image; K is the
             number of classes given to :meth:`attach`, otherwise one more than the largest label so far.
-
-        Raises:
-            TypeError, ValueError: wrong type, shape or range.
         """
         batch, *_ = self._mix(images, labels, lam, index)
         if index is None:
@@ -297,7 +288,6 @@ class RecursiveMix(Augmentation):
         return self.head
 
     def reset(self) -> None:
-        """Forgets the batch before."""
         self.memory = None
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -35,10 +35,6 @@ def base_mixup(
         options: for it, where it is made by name.
         generator: of the wrapper, the very object: who seeds it seeds both.
         ready: a mixup to be copied instead, with its own options.
-
-    Raises:
-        ValueError: unknown name, or a mixup that chooses among others, or one that acts inside or after the forward
-            pass.
     """
     if ready is None:
         kinds = {key: kind for key, kind in MIXUPS.items() if not issubclass(kind, RandomChoice | Relabelling)}
@@ -105,10 +101,6 @@ class Relabelling(SwitchingAugmentation):
 
         Returns:
             Logits (B, K), and the batch. Batches left to another mixup (``switch``) keep its labels.
-
-        Raises:
-            TypeError, ValueError: wrong images or labels, a mixup without a mask or with more than two sources, or a
-                network that cannot be read.
         """
         check_images(images)
         check_labels(labels, len(images))  # a label at each pixel has no single weight
@@ -131,37 +123,29 @@ class Relabelling(SwitchingAugmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """As the wrapped mixup, without its losses."""
         return dataclasses.replace(self.inner.requirements, relabels=True, own_losses=())
 
     def describe(self) -> str:
-        """Returns that a picture shows the wrapped mixup."""
         return f"images as {self.inner.name} mixes them; the label's shares need the network"
 
     def preview_guide(self, images: Tensor, labels: Tensor) -> Tensor | None:
-        """As the wrapped mixup."""
         return self.inner.preview_guide(images, labels)
 
     def draw_lam(self, batch_size: int) -> Tensor:
-        """As the wrapped mixup."""
         return self.inner.draw_lam(batch_size)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """As the wrapped mixup."""
         return self.inner.draw_extras(shape)
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """As the wrapped mixup."""
         return self.inner.apply(x, partner, lam, guides, **extras)
 
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
     ) -> tuple[Mixed, Tensor]:
-        """As the wrapped mixup."""
         return self.inner.mix(images, lam, index)
 
     def check_batch(self, images: Tensor, labels: Tensor) -> None:
-        """As the wrapped mixup."""
         self.inner.check_batch(images, labels)
 
     def __call__(
@@ -173,11 +157,7 @@ class Relabelling(SwitchingAugmentation):
         return self.inner(images, labels, lam=lam, **given)
 
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
-        """Nothing, unless the method says so.
-
-        Raises:
-            ValueError: the wrapped mixup wants a head of its own, whose loss is not part of this method.
-        """
+        """Nothing, unless the method says so."""
         if self.inner.attach(model, num_classes) is not None:
             raise ValueError(
                 f"{type(self.inner).__name__} trains a head by a further loss, which {type(self).__name__} leaves out; "
@@ -186,24 +166,19 @@ class Relabelling(SwitchingAugmentation):
         return None
 
     def set_targets(self, targets: TargetKind) -> None:
-        """Tells the wrapped mixup."""
         self.targets = targets
         self.inner.set_targets(targets)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Tells the wrapped mixup."""
         self.inner.set_normalization(mean, std)
 
     def reset(self) -> None:
-        """The wrapped mixup forgets."""
         self.inner.reset()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the wrapped mixup remembers."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Gives it back to the wrapped mixup."""
         self.inner.load_state_dict(state)
 
 

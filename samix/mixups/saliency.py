@@ -41,13 +41,9 @@ def as_pixels(images: Tensor, mean: Sequence[float] | None = None, std: Sequence
     Args:
         images: (B, C, H, W) floating point. Not modified.
         mean: by channel, with which the images were normalised; None scales each image by its own range instead.
-        std: as mean.
 
     Returns:
         (B, C, H, W) float32 in [0, 1]; 0.5 for an image without range whose mean and std are not known.
-
-    Raises:
-        ValueError: wrong images, one of mean and std without the other, or not one value per channel.
     """
     check_images(images)
     x = images.detach().float()
@@ -127,17 +123,12 @@ def spectral_residual(
 
     Args:
         images: (B, C, H, W). Three channels are taken as RGB, others by their mean.
-        mean: see :func:`as_pixels`.
-        std: see :func:`as_pixels`.
         size: side to which the image is brought first.
         style: ``opencv`` always resizes to size x size, blurs by 5 x 5, sigma 8, and squares; ``guidedmixup`` shrinks
             the longer side to at most size, blurs by 7 x 7, sigma 3, and does not square.
 
     Returns:
         (B, H, W) float32 in [0, 1], the largest 1; all 1 for an image without contrast.
-
-    Raises:
-        ValueError: wrong images, mean or std; size below 1, or an unknown style.
     """
     if style not in ("opencv", "guidedmixup") or size < 1:
         raise ValueError(f"need style opencv or guidedmixup and size >= 1, got {style!r} and {size}")
@@ -164,14 +155,9 @@ def fine_grained(images: Tensor, mean: Sequence[float] | None = None, std: Seque
 
     Args:
         images: (B, C, H, W). Three channels are taken as RGB, others by their mean.
-        mean: see :func:`as_pixels`.
-        std: see :func:`as_pixels`.
 
     Returns:
         (B, H, W) float32 in [0, 1], the largest 1; all 1 for an image without contrast.
-
-    Raises:
-        ValueError: wrong images, mean or std.
     """
     grey = _grey(images, mean, std)
     for _ in range(2):
@@ -221,9 +207,6 @@ def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor, targets:
 
     Returns:
         (B, H, W) float32, at least 0.
-
-    Raises:
-        ValueError: wrong images, or labels out of range or of another shape than the logits'.
     """
     check_images(images)
     kind = target_kind(labels, targets)
@@ -259,9 +242,6 @@ def class_activation(
 
     Returns:
         (B, h, w) float32, at least 0.
-
-    Raises:
-        ValueError: layers that are not there or do not fit together.
     """
     with looking(model) as net:
         features, linear = _last_map(net, images, feature, classifier), _linear(net, classifier)
@@ -292,9 +272,6 @@ def activation_map(model: nn.Module, images: Tensor, *, feature: str = "", absol
 
     Returns:
         (B, h, w) float32; not below 0 if ``absolute``.
-
-    Raises:
-        ValueError: a layer that is not there or gives no map.
     """
     with looking(model) as net:
         features = _last_map(net, images, feature, "")

@@ -31,15 +31,9 @@ def saliencymix(
     float pixels to a detector for 8-bit ones, which then finds nothing; here maps are made of the true pixels.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W); partner[i] is pasted into x[i].
-        lam: (B,) share of x wanted, in [0, 1].
         saliency: (B, h, w) of the partners; of equal values the first is the most salient.
         centre: (B, 2) in [0, 1), where the box is put if the map is flat, as shares of H and W.
         one_box: the first partner's map decides for all.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
 
     Raises:
         ValueError: x, partner, lam and saliency do not agree in shape.
@@ -61,8 +55,6 @@ def guidedmixup(x: Tensor, partner: Tensor, lam: Tensor, guides: Guides) -> Mixe
     is lam = 0.5; another lam tilts it, lam s / (lam s + (1 - lam) s').
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) in [0, 1]; 0.5 is the paper's.
         guides: (B, h, w) saliency of x and of partner, at least 0. A map without any is taken as even.
 
@@ -99,8 +91,6 @@ def saliency_grafting(
     is no public code; temperature, grid and norm are our reading.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,) share of the partner's salient cells that are left out; 1 gives x.
         guides: (B, h, w) saliency of x and of partner, at least 0. A map without any is taken as even.
         chance: (B, gh, gw) in [0, 1), of the cells; a cell is grafted where it is at least lam.
@@ -242,16 +232,13 @@ class SaliencyMix(GuidedAugmentation):
             raise ValueError(f"saliency must be spectral or fine, got {self.saliency!r}")
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """The detector's map, (B, H, W)."""
         detect = spectral_residual if self.saliency == "spectral" else fine_grained
         return detect(images, self.mean, self.std)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The centres (B, 2) for flat maps."""
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`saliencymix`."""
         return saliencymix(x, partner, lam, need_guides(guides)[1], extras["centre"], one_box=self.one_box)
 
 
@@ -282,7 +269,6 @@ class GuidedMixup(GuidedAugmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The network, for its gradient."""
         return Requirements(model=self.saliency == "gradient")
 
     def draw_lam(self, batch_size: int) -> Tensor:
@@ -291,17 +277,14 @@ class GuidedMixup(GuidedAugmentation):
         return torch.full((batch_size,), 1.0 if skip else 0.5)
 
     def draw_index(self, guide: Tensor) -> Tensor | None:
-        """The greedy pairs, if asked for."""
         return farthest_cycle(guide) if self.greedy else None
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """The map of the detector or of the network, (B, H, W), blurred."""
         if model is None or self.saliency == "spectral":
             return spectral_residual(images, self.mean, self.std, size=128, style="guidedmixup")
         return blur(gradient_saliency(model, images, labels, self.targets), gaussian(7, 3.0))
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`guidedmixup`."""
         return guidedmixup(x, partner, lam, need_guides(guides))
 
 
@@ -336,27 +319,20 @@ class SaliencyGrafting(GuidedAugmentation):
             )
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """Mean absolute activations (B, h, w)."""
         assert model is not None
         return activation_map(model, images, feature=self.feature, absolute=True)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        """A number in [0, 1) for each cell."""
         cells = (min(self.grid, shape[2]), min(self.grid, shape[3]))
         return {"chance": torch.rand(shape[0], *cells, generator=self.generator)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`saliency_grafting`."""
         options = {"temperature": self.temperature, "norm": self.norm}
         return saliency_grafting(x, partner, lam, need_guides(guides), extras["chance"], **options)  # type: ignore[arg-type]
 
 
 def need_guides(guides: Guides | None) -> Guides:
-    """The guides.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The guides."""
     if guides is None:
         raise ValueError("this mixup needs a map of each image: call mix(images, labels, model=model), or give guide=")
     return guides

@@ -40,9 +40,6 @@ def smmix(
     that is not square have sides of their own.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
-        lam: (B,) share of x wanted, in [0, 1].
         own_map: (B, gh, gw) attention of x on the patch grid, at least 0; of equal windows the first one is taken.
         partner_map: of the partner.
         min_side: smallest side of a window drawn, as a share of the grid's.
@@ -50,9 +47,6 @@ def smmix(
 
     Returns:
         Mixed; its lam is the exact area left to x, 1 - s^2 / g^2.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     (height, width), (rows, columns) = x.shape[2:], own_map.shape[1:]
@@ -191,13 +185,11 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
         return torch.where(on, 1.0 - side**2, 1.0)
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """(B, gh, gw) attention received by each patch."""
         assert model is not None
         with looking(model) as inner:
             return received_attention(inner, images)[1]
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`smmix`."""
         if guides is None:
             raise ValueError("SMMix needs guides, the attention maps (B, gh, gw) of x and of its partner")
         return smmix(x, partner, lam, *guides, min_side=self.min_side, max_side=self.max_side)

@@ -61,7 +61,6 @@ def solve_sigma(lam: Tensor, centre: Tensor, shape: Sequence[int], *, isotropic:
         lam: (B,) in [0, 1].
         centre: (B, 2) as :func:`smoothmix` takes it.
         shape: (B, C, H, W) of the images.
-        isotropic: as :func:`smoothmix` takes it.
 
     Returns:
         (B,) share of the side; 0 for lam = 1 and infinity for lam = 0. As the window shows at least its centre pixel, a
@@ -105,7 +104,6 @@ class SmoothMix(Augmentation):
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
     ) -> tuple[Mixed, Tensor]:
-        """Draws the width, or finds it from a given lam, and mixes."""
         drawn, index = self.draw(images, lam, index)
         centre = to_device(torch.rand(len(images), 2, generator=self.generator), images.device)
         if lam is None:

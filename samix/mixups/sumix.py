@@ -113,7 +113,6 @@ class SUMix(Relabelling):
 
     @property
     def requirements(self) -> Requirements:
-        """As the wrapped mixup, and the loss of the uncertainty head."""
         return dataclasses.replace(super().requirements, own_losses=("uncertainty",))
 
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
@@ -128,7 +127,6 @@ class SUMix(Relabelling):
         return self.head
 
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Runs mixed and clean images, and compares."""
         if batch.labels.is_floating_point():
             raise ValueError("SUMix compares predictions at the true class: give class ids (B,), as one_hot.argmax(1)")
         batch = with_lam(batch, area(batch))
@@ -166,9 +164,6 @@ def find_classifier(model: nn.Module, name: str, num_classes: int | None) -> nn.
         model: any; timm's classifier is asked for, otherwise the last ``nn.Linear`` is taken.
         name: dotted, or empty.
         num_classes: what it must give; None does not ask.
-
-    Raises:
-        ValueError: there is none, or it gives another number of outputs.
     """
     net: Any = unwrap(model)
     if name:

@@ -84,7 +84,6 @@ class TokenLabelAlign(Relabelling):
     patch: int = 16
 
     def base_options(self) -> dict[str, Any]:
-        """The patch, where the base is drawn on the grid."""
         return {"patch": self.patch} if self.base == "patchcutmix" else {}
 
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:

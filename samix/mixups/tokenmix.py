@@ -28,16 +28,8 @@ def tokenmix(x: Tensor, partner: Tensor, lam: Tensor, cells: Tensor) -> Mixed:
     TokenMix (Liu et al., ECCV 2022, arXiv:2207.08409), the image side.
 
     Args:
-        x: (B, C, H, W) images. Not modified.
-        partner: (B, C, H, W).
         lam: (B,); where it is 1, x is left whole, whatever the cells.
         cells: (B, gh, gw) or (1, gh, gw), float32, 1 where the partner shows; see :func:`block_cells`.
-
-    Returns:
-        Mixed; its lam is the exact area left to x.
-
-    Raises:
-        ValueError: x and partner, or lam, differ in shape.
     """
     check_pair(x, partner, lam)
     return choose(x, partner, to_pixels(_own(cells, lam), (x.shape[2], x.shape[3])))
@@ -57,9 +49,6 @@ def tokenmix_weights(own_map: Tensor, partner_map: Tensor, cells: Tensor, lam: T
 
     Args:
         own_map: (B, h, w) at least 0, of any resolution; brought to the grid. All 0 counts as uniform.
-        partner_map: as own_map.
-        cells: as for :func:`tokenmix`.
-        lam: as for :func:`tokenmix`.
 
     Returns:
         (B, 2) float32 in [0, 1].
@@ -177,11 +166,9 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
 
     @property
     def requirements(self) -> Requirements:
-        """The network in training, unless a teacher gives the maps or there are none."""
         return Requirements(model=self.maps == "attention" or (self.maps == "activation" and self.teacher is None))
 
     def check_batch(self, images: Tensor, labels: Tensor) -> None:
-        """Raises unless this mixup can mix these images and labels."""
         super().check_batch(images, labels)
         if self.maps != "area":
             self.check_kind(labels, "class", "soft", "multilabel", instead='use maps="area" for shares of pixels')
@@ -237,7 +224,6 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
         return (rng.permutation(math.prod(grid)) < count).astype(np.float32).reshape(grid)
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        """See :func:`tokenmix`."""
         return tokenmix(x, partner, lam, extras["cells"])
 
     def mix_guided(

@@ -71,7 +71,6 @@ class TransMix(Relabelling):
             raise ValueError(f"ratio must be in [0, 1], got {self.ratio}")
 
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Reads the attention of the pass that is trained."""
         logits, attention = class_attention(model, batch.images)
         assert batch.mask is not None
         return logits, with_lam(batch, transmix_lam(attention, batch.mask, area(batch), self.ratio))

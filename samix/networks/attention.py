@@ -30,12 +30,7 @@ Rows = Literal["all", "class"]
 
 
 def attention_layers(model: nn.Module) -> list[Any]:
-    """The attention layers of a timm ViT, one for each block, in order.
-
-    Raises:
-        ValueError: any other network, or blocks whose attention is of another kind (relative position bias, rotary
-            embeddings, windows, ...), which would be read wrongly.
-    """
+    """The attention layers of a timm ViT, one for each block, in order."""
     from timm.layers import Attention  # here, so that `import samix` stays quick
 
     net: Any = unwrap(model)
@@ -83,9 +78,6 @@ def watching(model: nn.Module, see: See, *, last: bool = False, rows: Rows = "al
         see: is given (B, heads, T, T) float32 without a graph, block after block.
         last: only the last block.
         rows: ``class`` makes only the class token's row, (B, heads, 1, T).
-
-    Raises:
-        ValueError: not a timm ViT; or a watched block did not run inside, although the body ended well.
     """
     layers = attention_layers(model)[-1 if last else 0 :]
     seen = [0] * len(layers)
@@ -188,9 +180,6 @@ def received_attention(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor
 
     Returns:
         As :func:`class_attention`.
-
-    Raises:
-        ValueError: as :func:`class_attention`.
     """
     kept: list[Tensor] = []
     start = prefix_tokens(model) if attention_layers(model) else 0
@@ -205,11 +194,7 @@ def _as_map(attention: Tensor, model: nn.Module, images: Tensor) -> Tensor:
 
 
 def patches_of(tokens: Tensor, model: nn.Module, images: Tensor) -> Tensor:
-    """(B, T, ...) over all tokens -> (B, gh gw, ...) over the patches.
-
-    Raises:
-        ValueError: there are not as many tokens as the images have patches.
-    """
+    """(B, T, ...) over all tokens -> (B, gh gw, ...) over the patches."""
     grid, start = patch_grid(model, _size(images)), prefix_tokens(model)
     if tokens.shape[1] - start != math.prod(grid):
         raise ValueError(

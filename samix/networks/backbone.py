@@ -40,9 +40,6 @@ class TimmBackbone(Backbone):
         model: a timm network.
         feature: index into timm's list of intermediates; negative counts from the end. None chooses the third of four
             stages, or the middle block of a plain ViT, as AutoMix and SAMix do.
-
-    Raises:
-        ValueError: no such stage.
     """
 
     def __init__(self, model: Any, feature: int | None = None) -> None:
@@ -52,7 +49,6 @@ class TimmBackbone(Backbone):
         self.dim = int(list(model.feature_info)[self.stage]["num_chs"])
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """Returns the map (B, D, h, w); class and register tokens are left out."""
         if not whole:
             maps = self.model.forward_intermediates(
                 x, indices=[self.stage], stop_early=True, output_fmt="NCHW", intermediates_only=True
@@ -65,11 +61,7 @@ class TimmBackbone(Backbone):
 
 
 def checked_stage(model: Any, feature: int | None) -> int:
-    """Returns the index of a stage of a timm network; None is the default one.
-
-    Raises:
-        ValueError: no such stage.
-    """
+    """Returns the index of a stage of a timm network; None is the default one."""
     count = len(model.feature_info)
     stage = default_stage(model.feature_info) if feature is None else feature
     if not -count <= stage < count:
@@ -106,11 +98,7 @@ class Layout:
     prefix: int = 0
 
     def as_map(self, raw: Tensor, size: tuple[int, int]) -> Tensor:
-        """Returns the output as a map (B, D, h, w), of images of H x W pixels.
-
-        Raises:
-            ValueError: tokens that fill no grid of the images' shape.
-        """
+        """Returns the output as a map (B, D, h, w), of images of H x W pixels."""
         if self.order == "NCHW":
             return raw
         if self.order == "NHWC":
@@ -138,9 +126,6 @@ class HookedBackbone(Backbone):
         feature: dotted name of the layer whose output guides the Mixer: a map (B, D, h, w) or (B, h, w, D), or tokens
             (B, N, D), those that are no part of the map first.
         image_size: side, or height and width, of the images, for networks that take one size only and do not say it.
-
-    Raises:
-        ValueError: no such layer, or its output is no map; says what to give.
     """
 
     def __init__(self, model: nn.Module, feature: str, image_size: int | tuple[int, int] | None = None) -> None:
@@ -152,7 +137,6 @@ class HookedBackbone(Backbone):
         self.dim = self.layout.dim
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """Returns the map (B, D, h, w), by a hook on the named layer."""
         return self.layout.as_map(self._run(x, whole), (x.shape[2], x.shape[3]))
 
     def _run(self, x: Tensor, whole: bool) -> Tensor:
@@ -178,11 +162,7 @@ class HookedBackbone(Backbone):
         return caught[0]
 
     def _measure(self, sizes: Sequence[tuple[int, int]]) -> Layout:
-        """Finds the layout from the outputs at one or two sizes.
-
-        Raises:
-            ValueError: the network runs at none of the sizes, or its outputs do not tell.
-        """
+        """Finds the layout from the outputs at one or two sizes."""
         parameter = next(self.model.parameters(), torch.zeros(()))
         in_chans = next((m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d)), 3)
         seen: list[tuple[tuple[int, int], torch.Size]] = []
@@ -279,11 +259,7 @@ def hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 def find_layer(model: nn.Module, name: str, role: str) -> nn.Module:
-    """Returns the layer of that dotted name.
-
-    Raises:
-        ValueError: no such layer; the message lists the network's top layers.
-    """
+    """Returns the layer of that dotted name."""
     try:
         return model.get_submodule(name)
     except AttributeError:
@@ -304,10 +280,6 @@ def as_backbone(
     Args:
         model: a timm network, or any ``nn.Module`` of images (B, C, H, W).
         feature: stage index (timm) or dotted layer name (any network); None is the default stage of a timm network.
-        image_size: see :class:`HookedBackbone`.
-
-    Raises:
-        ValueError: the stage or layer is not there; says what the network has.
     """
     if isinstance(feature, str):
         return HookedBackbone(model, feature, image_size)

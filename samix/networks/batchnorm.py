@@ -33,11 +33,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         self.groups = groups
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w).
-
-        Raises:
-            ValueError: a batch that is not divisible by the groups, or one value per channel and group.
-        """
+        """(B, C, h, w) -> (B, C, h, w)."""
         if not self.training or self.groups == 1:
             return super().forward(input)
         batch, channels, *size = input.shape

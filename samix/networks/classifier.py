@@ -113,11 +113,7 @@ class Classifier(nn.Module):
         self.compiled = True
 
     def _logits(self, output: Any, count: int) -> Tensor:
-        """The network's output, if it is (B, K).
-
-        Raises:
-            ValueError: it is not; says what to do.
-        """
+        """The network's output, if it is (B, K)."""
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"{type(self.model).__name__} must give one tensor of logits, got {type(output).__name__}; switch its "
@@ -172,11 +168,7 @@ def in_place_of(module: nn.Module, name: str, function: Callable[..., Any]) -> I
 
 
 def classifier_layers(model: nn.Module, num_classes: int, classifier: str | Sequence[str] | None) -> list[str]:
-    """Returns the dotted names of the layers that are the classifier.
-
-    Raises:
-        ValueError: none is found, or the network says another number of classes; says what to give.
-    """
+    """Returns the dotted names of the layers that are the classifier."""
     if classifier is not None:
         names = [classifier] if isinstance(classifier, str) else list(classifier)
         for name in names:

@@ -30,9 +30,6 @@ def create_network(
         size: side of the images in pixels, for networks that must know it.
         stem: ``default``, ``small`` or ``half``, see :func:`small_stem`.
         pretrained: start from timm's weights (downloads them).
-
-    Raises:
-        ValueError: unknown name or arguments, or no small stem for it.
     """
     import timm
 
@@ -95,9 +92,6 @@ def small_stem(model: nn.Module, stride: int = 1) -> nn.Module:
     Args:
         model: a timm ResNet; changed in place.
         stride: of the first convolution; 2 keeps the network's own and takes away the pooling only.
-
-    Raises:
-        ValueError: a network without ``conv1`` and ``maxpool``.
     """
     conv, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
     if conv is None or pool is None:

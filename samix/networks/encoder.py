@@ -21,9 +21,6 @@ class Encoder(nn.Module):
         make_projector: F -> the projector, (B, F) -> (B, D).
         feature: stage whose map guides a Mixer: an index for timm networks (None: the third of four), the dotted name
             of a layer for others (None: no Mixer can be used).
-
-    Raises:
-        ValueError: a timm network with a classifier, or a network that does not give (B, F).
     """
 
     def __init__(
@@ -62,11 +59,7 @@ class Encoder(nn.Module):
         return self.projector(self.model(x))  # type: ignore[no-any-return]
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', h, w), run only as far as needed.
-
-        Raises:
-            ValueError: no feature layer was named.
-        """
+        """(B, C, H, W) -> (B, C', h, w), run only as far as needed."""
         return self._trunk().feature_map(x)
 
     def _trunk(self) -> Backbone:
@@ -80,11 +73,7 @@ class Encoder(nn.Module):
 
 
 def feature_width(model: nn.Module) -> int:
-    """F: what timm says, else measured by a pass in eval mode.
-
-    Raises:
-        ValueError: the network does not give (B, F).
-    """
+    """F: what timm says, else measured by a pass in eval mode."""
     if hasattr(model, "feature_info") and hasattr(model, "num_features"):
         return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
     device = next(model.parameters()).device

@@ -34,9 +34,6 @@ def normed_mlp(
         last_norm: BatchNorm after the last layer too.
         last_affine: with its scale and shift.
         last_bias: of the last linear layer; None is ``bias``.
-
-    Raises:
-        ValueError: fewer than two widths.
     """
     if len(widths) < 2:
         raise ValueError(f"an MLP needs the widths of its input and its output, got {widths}")

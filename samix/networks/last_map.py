@@ -19,11 +19,7 @@ class LastMap:
         self.found: Any = None
 
     def read(self, model: nn.Module) -> Tensor:
-        """(B, D, h, w), with its graph: tokens and channels-last maps brought into this form.
-
-        Raises:
-            ValueError: the layer was not run, or its output is no map.
-        """
+        """(B, D, h, w), with its graph: tokens and channels-last maps brought into this form."""
         inner: Any = unwrap(model)
         x = self.found
         if isinstance(x, Tensor) and x.dim() == 3:  # tokens (B, N, D), class and register tokens first
@@ -50,9 +46,6 @@ def catch_last_map(model: nn.Module, layer: str = "") -> Iterator[LastMap]:
 
     Yields:
         Where the map will be.
-
-    Raises:
-        ValueError: no such layer, or not a timm network and no layer named.
     """
     inner: Any = unwrap(model)
     caught = LastMap()
@@ -82,11 +75,7 @@ def catch_last_map(model: nn.Module, layer: str = "") -> Iterator[LastMap]:
 
 
 def last_width(model: nn.Module, layer: str = "") -> int:
-    """D, the channels of the map that :func:`catch_last_map` finds.
-
-    Raises:
-        ValueError: as there.
-    """
+    """D, the channels of the map that :func:`catch_last_map` finds."""
     inner: Any = unwrap(model)
     if layer:
         find_layer(inner, layer, "feature")
@@ -106,11 +95,7 @@ def check_timm(model: nn.Module) -> None:
 
 
 def grid_of(model: nn.Module, tokens: int) -> tuple[int, int]:
-    """Rows and columns of a ViT's patch tokens.
-
-    Raises:
-        ValueError: the network does not say, and the tokens are no square.
-    """
+    """Rows and columns of a ViT's patch tokens."""
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if grid is not None and grid[0] * grid[1] == tokens:
         return int(grid[0]), int(grid[1])

@@ -55,9 +55,6 @@ class Queue(nn.Module):
 
         Args:
             keys: (B, D) unit vectors of this process.
-
-        Raises:
-            ValueError: another width, or a batch over all processes that does not divide the queue's length.
         """
         keys = distributed.gather(keys.detach().to(self.keys.dtype))
         length, dim = self.keys.shape

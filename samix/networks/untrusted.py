@@ -22,9 +22,6 @@ def check_architecture(name: object, owner: str = "the file") -> str:
     Args:
         name: value of the file.
         owner: what the file is, for the message.
-
-    Raises:
-        ValueError: not a plain name, such as a path, a hub id or a text with control characters.
     """
     if isinstance(name, str) and 0 < len(name) <= 100 and name.isascii() and name.replace("_", "").isalnum():
         return name
@@ -37,9 +34,6 @@ def check_model_args(args: object, owner: str = "the file") -> dict[str, object]
     Args:
         args: a mapping from names to plain values or short lists of them.
         owner: what the file is, for the message.
-
-    Raises:
-        ValueError: an argument that makes timm read files or ask the hub, or a size out of bounds.
     """
     if not isinstance(args, Mapping) or len(args) > 32:
         raise ValueError(f"model_args of {owner} must be a table of at most 32 arguments; the file is damaged")

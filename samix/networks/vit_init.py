@@ -29,9 +29,6 @@ def sine_positions(rows: int, columns: int, dim: int, temperature: float = 10000
 
     Returns:
         (h w, D) in [-1, 1], tokens row by row.
-
-    Raises:
-        ValueError: D is not a multiple of 4.
     """
     if dim % 4:
         raise ValueError(f"sine-cosine positions of two axes need a width that is a multiple of 4, got {dim}")
@@ -43,11 +40,7 @@ def sine_positions(rows: int, columns: int, dim: int, temperature: float = 10000
 
 @torch.no_grad()
 def fix_positions(model: Any) -> None:
-    """Gives a ViT sine-cosine positions that are not trained; those of its class token are 0.
-
-    Raises:
-        ValueError: a width that is not a multiple of 4.
-    """
+    """Gives a ViT sine-cosine positions that are not trained; those of its class token are 0."""
     rows, columns = model.patch_embed.grid_size
     positions: nn.Parameter = model.pos_embed
     grid = sine_positions(rows, columns, positions.shape[2])

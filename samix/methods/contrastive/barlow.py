@@ -68,7 +68,6 @@ class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
     clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder."""
         o = self.options
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_norm=False))
 

@@ -55,7 +55,6 @@ class ViewMethod(Method):
         return next((p._version for p in self.encoder.parameters() if p.requires_grad), 0)
 
     def generators(self) -> list[torch.Generator]:
-        """The one generator of all draws."""
         return [self.generator]
 
     def parameter_groups(
@@ -84,18 +83,15 @@ class ViewMethod(Method):
         return None if self.mixup is None else self.mixup.online_clusters()
 
     def preview(self, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor) -> MixedBatch | None:
-        """The mix of these pairs at this lam, for pictures."""
         if self.mixup is None:
             return None
         with evaluating(self):
             return self.mixup.preview(self.encoder, self.teacher, images, labels, lam, index)
 
     def extra_state(self) -> dict[str, Tensor]:
-        """The memory of the mixup."""
         return {} if self.mixup is None else self.mixup.extra_state()
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Loads the memory of the mixup."""
         if self.mixup is not None:
             self.mixup.load_extra_state(state)
 
@@ -113,9 +109,6 @@ class FixedMixupMethod(ViewMethod, Generic[Options]):
         options: of the method, or the name of a preset; None is the first preset.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of the mixup's draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
     """
 
     options: Options
@@ -201,7 +194,6 @@ class EMAEncoderMethod(ViewMethod):
 
     @property
     def teacher(self) -> Encoder:
-        """The EMA encoder."""
         return self.ema_encoder
 
     def ema_decay(self, progress: float) -> float:
@@ -210,7 +202,6 @@ class EMAEncoderMethod(ViewMethod):
         return float(start) if end is None else momentum_at(progress, start, end, 0.0)
 
     def after_step(self, progress: float) -> None:
-        """Moves the EMA encoder towards the encoder."""
         super().after_step(progress)
         update_momentum(self.encoder, self.ema_encoder, self.ema_decay(progress))
 
@@ -238,12 +229,7 @@ def mixes_nothing(mixup: object) -> bool:
 def fixed_mixup(
     mixup: Augmentation | MaskGenerator | None, method: str, generator: torch.Generator
 ) -> AugmentationMixup | None:
-    """The contrastive form of a mixup that is not trained, or None for none.
-
-    Raises:
-        TypeError: not a mixup.
-        ValueError: a Mixer that is to be trained, or a mixup that needs labels.
-    """
+    """The contrastive form of a mixup that is not trained, or None for none."""
     if mixes_nothing(mixup):
         return None
     if isinstance(mixup, MaskGenerator):
@@ -257,11 +243,7 @@ def fixed_mixup(
 
 
 def choose_options(options: Options | str | None, presets: Mapping[str, Options]) -> Options:
-    """The options as given, or the preset of this name; None is the first preset.
-
-    Raises:
-        ValueError: unknown preset.
-    """
+    """The options as given, or the preset of this name; None is the first preset."""
     if options is None:
         return next(iter(presets.values()))
     if not isinstance(options, str):

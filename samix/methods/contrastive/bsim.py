@@ -34,7 +34,6 @@ class BSIMOptions(QueueMixOptions):
         check_numbers(self, weights=("clean_weight",))
 
     def build_mixup(self) -> Augmentation:
-        """CutMix."""
         return CutMix(alpha=self.alpha)
 
 
@@ -68,7 +67,6 @@ class BSIM(QueueMix):
     options: BSIMOptions
 
     def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """``mixed``, and ``nce`` if it has a weight."""
         z, batch = mix_views(self.mixup.augmentation, self.encoder, view)
         mixed = self.separate(z, batch, key, negatives)
         return self.beside_clean(mixed, self.options.clean_weight, view, key, negatives)

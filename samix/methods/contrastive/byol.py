@@ -70,7 +70,6 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
     clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder, the predictor and the EMA encoder."""
         o = self.options
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), last_norm=False))
         device = next(model.parameters()).device

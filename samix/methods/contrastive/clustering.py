@@ -71,9 +71,6 @@ class OnlineClusters(nn.Module):
         images: N, number of training images.
         dim: D.
         options: see :class:`ClusterOptions`.
-
-    Raises:
-        ValueError: too few images for so many clusters, or for clusters of such a size.
     """
 
     equal_on_all: ClassVar[bool] = True  # processes: each takes in what all have seen
@@ -117,11 +114,7 @@ class OnlineClusters(nn.Module):
 
     @property
     def running(self) -> bool:
-        """Whether there are clusters yet.
-
-        Raises:
-            ValueError: there are none, and no warm-up is to bring them.
-        """
+        """Whether there are clusters yet."""
         running = self._host()[1]
         if not running and self.options.warmup_epochs == 0:
             raise ValueError(
@@ -131,11 +124,7 @@ class OnlineClusters(nn.Module):
         return running
 
     def rows(self, ids: Tensor | None, batch_size: int) -> Tensor:
-        """The images' rows as (B,) int64 on the bank's device; values are looked at on the CPU only.
-
-        Raises:
-            ValueError: none given, another shape or type, or rows outside the data.
-        """
+        """The images' rows as (B,) int64 on the bank's device; values are looked at on the CPU only."""
         if ids is None:
             raise ValueError(
                 "clusters need to know which images these are: give batches (view_q, view_k, ids), ids (B,) the "
@@ -162,9 +151,6 @@ class OnlineClusters(nn.Module):
 
         Returns:
             Scalar: share of these images whose label has changed; 0 before there are clusters.
-
-        Raises:
-            ValueError: it is time for clusters, and too few images have been seen.
         """
         (count, _), running = self._host(), self.running
         ids, features = distributed.gather(ids), distributed.gather(features.detach())
@@ -226,9 +212,6 @@ class OnlineClusters(nn.Module):
 
         Args:
             features: (N, D) of all training images by row, of any length; None takes those collected so far.
-
-        Raises:
-            ValueError: features of another shape or not finite, or too few images seen.
         """
         if features is not None:
             if features.shape != self.bank.shape or not bool(features.isfinite().all()):
@@ -263,9 +246,6 @@ class OnlineClusters(nn.Module):
             encoder: maps (B, C, H, W) to (B, D); a method's ``teacher``.
             batches: of images (B, C, H, W) as they are evaluated, and their rows ids (B,). Of several processes each
                 brings its share.
-
-        Raises:
-            ValueError: as above, or ids that do not fit.
         """
         features = torch.zeros_like(self.bank)
         with evaluating(encoder):

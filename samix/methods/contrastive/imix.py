@@ -66,7 +66,6 @@ class IMixOptions(QueueMixOptions):
         check_numbers(self, weights=("clean_weight",))
 
     def build_mixup(self) -> Augmentation:
-        """The image mix that is named, by the larger share."""
         if self.image_mix == "manifoldmix":
             return LargerManifoldMix(alpha=self.alpha, per_sample=True, layers=self.layers)
         cls = LargerCutMix if self.image_mix == "cutmix" else LargerMixUp
@@ -102,7 +101,6 @@ class IMix(QueueMix):
     options: IMixOptions
 
     def terms(self, view: Tensor, key: Tensor, negatives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """``mixed``, and ``nce`` if it has a weight."""
         o = self.options
         z, batch = mix_views(self.mixup.augmentation, self.encoder, view)
         targets = batch.index + distributed.rank() * len(view)

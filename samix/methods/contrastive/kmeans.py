@@ -40,9 +40,6 @@ def kmeans(features: Tensor, clusters: int, seed: int = 0, *, iterations: int = 
 
     Returns:
         Labels (N,) and centres (C, D) on the features' device; a cluster may be empty where rows are equal.
-
-    Raises:
-        ValueError: fewer rows than clusters.
     """
     if len(features) < clusters:
         raise ValueError(f"{clusters} clusters need at least as many rows, got {len(features)}")

@@ -25,11 +25,7 @@ from samix.networks.encoder import Encoder
 
 
 def check_views(batch: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Two views and, where given, the images' row numbers.
-
-    Raises:
-        TypeError, ValueError: not two views of one shape, or row numbers that do not fit.
-    """
+    """Two views and, where given, the images' row numbers."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
         raise ValueError(f"a batch without labels is (view_q, view_k), two views of the same images; got {got}")
@@ -143,11 +139,7 @@ class Attachment:
     dim: int
 
     def known_images(self) -> int:
-        """The number of training images.
-
-        Raises:
-            ValueError: it was not given.
-        """
+        """The number of training images."""
         if self.images is None:
             raise ValueError("clusters keep a feature of each training image; give their number, images=len(data)")
         return self.images
@@ -162,9 +154,6 @@ class ContrastiveMixupOptions(Protocol):
         Args:
             mixup: is mixed with, or trained.
             to: what it becomes a part of.
-
-        Raises:
-            ValueError: a mixup that these options do not go with.
         """
 
 
@@ -196,17 +185,14 @@ class AugmentationMixup(ContrastiveMixup):
         return step.mixed_weight * loss, {"mixed": loss}
 
     def extra_state(self) -> dict[str, Tensor]:
-        """The memory of the augmentation."""
         return self.augmentation.state_dict()
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Loads the memory of the augmentation."""
         self.augmentation.load_state_dict(state)
 
     def preview(
         self, encoder: Encoder, teacher: Encoder, images: Tensor, labels: Tensor, lam: Tensor | float, index: Tensor
     ) -> MixedBatch | None:
-        """The mix of these pairs; the generator does not move."""
         with same_draws(self.augmentation.generator):
             return self.augmentation(images, labels, lam=lam, index=index)
 
@@ -237,9 +223,6 @@ def embed_mixed(mixup: Augmentation, encoder: Encoder, view: Tensor) -> tuple[Te
 
     Returns:
         Embeddings (B, D) of the mix, and the batch.
-
-    Raises:
-        ValueError: a mixup whose labels are more than shares of sources.
     """
     rows = torch.arange(len(view), device=view.device)
     features, mixed = mixup.forward_through(encoder.model, view, rows)
@@ -255,9 +238,6 @@ def for_views(mixup: Augmentation, generator: torch.Generator, *, classes: bool 
         mixup: any.
         generator: of all its draws.
         classes: there are pseudo labels, and maps of a network that knows them.
-
-    Raises:
-        ValueError: a mixup that needs class labels, to look at the network or for a further term of its loss.
     """
     own = copy.copy(mixup)
     own.generator = generator

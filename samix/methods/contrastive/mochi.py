@@ -97,7 +97,6 @@ class MoCHi(MoCo):
         self.mixup = fixed_mixup(mixup, self.title, self.generator)
 
     def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of one direction, a scalar."""
         query = normalized(self.encoder(view))
         return info_nce(query, key, negatives, self.options.temperature, self.synthetic(query, negatives)).mean()
 

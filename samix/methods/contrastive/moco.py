@@ -283,12 +283,7 @@ def contrastive_mixup(
     options: ContrastiveMixupOptions | str | None,
     to: Attachment,
 ) -> ContrastiveMixup | None:
-    """The contrastive form of a mixup, or None for none; see :class:`MoCo` for the arguments.
-
-    Raises:
-        TypeError: not a mixup.
-        ValueError: options that do not go with this mixup.
-    """
+    """The contrastive form of a mixup, or None for none; see :class:`MoCo` for the arguments."""
     if mixup is None or mixes_nothing(mixup):
         return None
     if not isinstance(mixup, Augmentation | MaskGenerator):

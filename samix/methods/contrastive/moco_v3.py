@@ -91,7 +91,6 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
     title: ClassVar[str] = "MoCo v3"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder, the predictor and the EMA encoder."""
         o = self.options
         if is_vit(model) and o.fixed_positions:
             fix_positions(model)

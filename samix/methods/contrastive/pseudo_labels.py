@@ -65,10 +65,6 @@ class PseudoLabelMixup(ContrastiveMixup):
         generator: of the mixup's draws.
         images: N, number of training images.
         dim: D of the embedding.
-
-    Raises:
-        ValueError: a mixup that reads neither classes nor maps, a network whose last feature map is not known, or too
-            few images for the clusters.
     """
 
     def __init__(
@@ -98,11 +94,9 @@ class PseudoLabelMixup(ContrastiveMixup):
 
     @property
     def loss_parts(self) -> tuple[str, ...]:
-        """Mixed infoNCE, the classifier's loss, and the share of changed labels."""
         return ("mixed", "clusters", "changed")
 
     def online_clusters(self) -> OnlineClusters:
-        """The clusters that stand for classes."""
         return self.clusters
 
     def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
@@ -174,7 +168,6 @@ class ClusterClassifier(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C)."""
         return super().forward(LENGTH * F.normalize(features, dim=1, eps=1e-3))
 
 
@@ -203,9 +196,6 @@ def grad_cam(
 
     Returns:
         Maps (B, H, W) float32, at least 0, and the features (B, F) without a graph.
-
-    Raises:
-        ValueError: a layer that gives no map, or is not run.
     """
     with looking(model, grad=True) as net:
         leaf, features = cut_at_map(net, images, layer)

@@ -38,9 +38,6 @@ class QueueMix(MoCo):
         options: of the method, or the name of a preset; None is the first preset.
         mixup: None; the method mixes by itself.
         generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
     """
 
     fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
@@ -70,9 +67,6 @@ class QueueMix(MoCo):
         Returns:
             Loss, and its parts: ``nce`` where there is a clean loss, ``mixed``, and ``key_std``, the keys' spread (1 is
             healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, views of another shape, or a batch that cannot be paired.
         """
         view_q, view_k, _ = check_views(batch)
         negatives = self.queue.snapshot()

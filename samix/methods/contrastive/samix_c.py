@@ -50,7 +50,6 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
         check_number("head_ema_decay", self.head_ema_decay, 0, 1)
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
-        """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
         if not isinstance(mixup, MaskGenerator):
             raise wrong_options(self, mixup)
         return SAMixCMixup(mixup, to.encoder, self, to.generator, to.known_images(), to.dim)
@@ -75,9 +74,6 @@ class SAMixCMixup(SAMixIMixup):
         generator: of lam and pairs.
         images: N, number of training images.
         dim: D of the embedding.
-
-    Raises:
-        ValueError: a Mixer of another width, or too few images for the clusters.
     """
 
     extrapolates: ClassVar[bool] = False
@@ -101,11 +97,9 @@ class SAMixCMixup(SAMixIMixup):
 
     @property
     def loss_parts(self) -> tuple[str, ...]:
-        """Those of SAMix-I, the head's loss, and the share of changed labels."""
         return (*super().loss_parts, "clusters", "changed")
 
     def online_clusters(self) -> OnlineClusters:
-        """The clusters that the Mixer learns from."""
         return self.clusters
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -169,7 +163,6 @@ class SAMixCMixup(SAMixIMixup):
         ]
 
     def after_step(self, progress: float) -> None:
-        """Keeps the Mixer's parameters in range, and moves the frozen head."""
         super().after_step(progress)
         update_momentum(self.head, self.ema_head, self.options.head_ema_decay)
 

@@ -137,9 +137,6 @@ class SAMixIMixup(ContrastiveMixup):
         encoder: gives their width.
         options: see :class:`SAMixIOptions`.
         generator: of lam and pairs.
-
-    Raises:
-        ValueError: a Mixer of another width.
     """
 
     extrapolates: ClassVar[bool] = True  # whether extended positives may lie beyond an image's two keys
@@ -159,13 +156,11 @@ class SAMixIMixup(ContrastiveMixup):
 
     @property
     def loss_parts(self) -> tuple[str, ...]:
-        """The losses of both branches, and two statistics of the masks."""
         return ("mixed", "generation", "mask", "mask_std", "mask_error")
 
     # The step ---------------------------------------------------------------------------------------------------------
 
     def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both branches, see the head of this file."""
         loss, parts, _ = self.both_branches(step, self.pair_sources(step))
         return loss, parts
 
@@ -258,11 +253,7 @@ class SAMixIMixup(ContrastiveMixup):
     # Draws and masks --------------------------------------------------------------------------------------------------
 
     def draw(self, batch_size: int, device: torch.device) -> Draw:
-        """Draws lam and partners for one branch.
-
-        Raises:
-            ValueError: a batch of one, which has no partner.
-        """
+        """Draws lam and partners for one branch."""
         if batch_size < 2:
             raise ValueError("a Mixer needs at least two images in a batch: one has no partner")
         o = self.options
@@ -287,7 +278,6 @@ class SAMixIMixup(ContrastiveMixup):
         return torch.where(off.view(-1, 1, 1, 1), adjust_mask(mask, lam), mask)
 
     def after_step(self, progress: float) -> None:
-        """Keeps the Mixer's parameters in range."""
         self.mixer.after_step()
 
     def preview(

@@ -106,7 +106,6 @@ class SDMP(MoCoV3):
 
     @property
     def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The source term, both mixed terms, and the spread of the keys."""
         return ("nce", "mix_source", "mix_mix", "key_std")
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:

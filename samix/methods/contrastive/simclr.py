@@ -67,7 +67,6 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
     title: ClassVar[str] = "SimCLR"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder."""
         o = self.options
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
 

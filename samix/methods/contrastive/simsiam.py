@@ -65,7 +65,6 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
     clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder and the predictor."""
         o = self.options
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_affine=False))
         device = next(model.parameters()).device

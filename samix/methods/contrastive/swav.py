@@ -97,7 +97,6 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
     clean_part: ClassVar[str] = "clean"
 
     def build(self, model: nn.Module) -> None:
-        """Makes the encoder, the prototypes and the queues."""
         o = self.options
         device = next(model.parameters()).device
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), bias=True, last_norm=False))
@@ -184,11 +183,7 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
 
 
 def check_crops(batch: Sequence[Any]) -> list[Tensor]:
-    """The two large views and, from a tuple or list at the end of the batch, the small ones.
-
-    Raises:
-        TypeError, ValueError: not two views of one shape, or small ones of other images.
-    """
+    """The two large views and, from a tuple or list at the end of the batch, the small ones."""
     small: Sequence[Any] = ()
     if isinstance(batch, tuple | list) and len(batch) > 2 and isinstance(batch[-1], tuple | list):
         *batch, small = batch

@@ -36,7 +36,6 @@ class UnMixOptions(QueueMixOptions):
         check_numbers(self, shares=("global_share",))
 
     def build_mixup(self) -> Augmentation:
-        """MixUp or CutMix, drawn for each batch."""
         choices = [MixUp(alpha=self.alpha), CutMix(alpha=self.alpha)]
         return RandomChoice(choices, [self.global_share, 1.0 - self.global_share])
 
