@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
 from samix.runtime.atomic_files import write_text, write_whole
+from samix.runtime.checks import COUNT_OR_0, SEED, Range, Ranges, check_fields
 
 LAMS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -35,6 +36,7 @@ class Analysis:
     """
 
     name: ClassVar[str] = ""
+    ranges: ClassVar[Ranges] = {}  # of an analysis's own numbers
 
     source: Positional[Path]
     out: str = ""
@@ -44,6 +46,9 @@ class Analysis:
     batch_size: int = 100
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"images": COUNT_OR_0, "batch_size": Range(2), "seed": SEED, **self.ranges})
 
     def run(self) -> str:
         """Does the analysis; the line to print.

@@ -24,6 +24,7 @@ from samix.analysis.localisation import (
 )
 from samix.analysis.subject import Subject
 from samix.mixups.saliency import class_activation
+from samix.runtime.checks import COUNT, SHARE, Ranges
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class LocalisationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "localisation"
+    ranges: ClassVar[Ranges] = {"steps": COUNT}
 
     images: int = 200
     steps: int = 100
@@ -92,17 +94,13 @@ class Cam(Analysis):
     """
 
     name: ClassVar[str] = "cam"
+    ranges: ClassVar[Ranges] = {"lam": SHARE, "rows": COUNT}
 
     images: int = 100
     mixup: str = ""
     lam: float = 0.5
     rows: int = 4
     layer: str = ""
-
-    def check(self) -> None:
-        """Ranges."""
-        if not 0.0 <= self.lam <= 1.0 or self.rows < 1:
-            raise ValueError(f"--lam must be in [0, 1] and --rows at least 1, got {self.lam} and {self.rows}")
 
     def analyse(self, subject: Subject, path: Path) -> tuple[str, dict[str, Any]]:
         """Pairs of two classes; the number is over all, the picture shows the first."""

@@ -16,6 +16,7 @@ from samix.analysis.base import LAMS, Analysis, paint, plain
 from samix.analysis.information import information_curve
 from samix.analysis.masks import mask_history, mask_numbers
 from samix.analysis.subject import Subject, checkpoints, epoch_of, read_source
+from samix.runtime.checks import COUNT, IMAGE_SIDE, SHARE, Ranges
 from samix.train.checkpoint import load_checkpoint
 
 
@@ -32,6 +33,7 @@ class InformationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "information"
+    ranges: ClassVar[Ranges] = {"lams": SHARE, "rounds": COUNT, "side": IMAGE_SIDE, "steps": COUNT}
 
     images: int = 1000
     mixup: str = ""
@@ -41,9 +43,9 @@ class InformationAnalysis(Analysis):
     steps: int = 300
 
     def check(self) -> None:
-        """Ranges."""
-        if self.rounds < 1 or self.side < 1 or self.steps < 1 or not self.lams:
-            raise ValueError("--rounds, --side and --steps must be at least 1, and --lams one or more numbers")
+        """At least one lambda."""
+        if not self.lams:
+            raise ValueError("--lams must be one or more numbers")
 
     def analyse(self, subject: Subject, path: Path) -> tuple[str, dict[str, Any]]:
         """Mixes all images several times, so that the critic sees many pairs."""
@@ -78,6 +80,7 @@ class Masks(Analysis):
     """
 
     name: ClassVar[str] = "masks"
+    ranges: ClassVar[Ranges] = {"lams": SHARE}
 
     images: int = 100
     more: Positional[tuple[Path, ...]] = ()

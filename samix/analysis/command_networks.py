@@ -18,6 +18,7 @@ from samix.analysis.subject import Subject, read_source
 from samix.analysis.tsne import feature_map
 from samix.eval.features import headless
 from samix.recipes.pretrain_recipe import without_labels
+from samix.runtime.checks import COUNT, POSITIVE, Range, Ranges
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,12 @@ class Landscape(Analysis):
     """
 
     name: ClassVar[str] = "landscape"
+    ranges: ClassVar[Ranges] = {"reach": POSITIVE, "points": Range(3)}
 
     other: str = ""
     direction: bool = False
     reach: float = 1.0
     points: int = 11
-
-    def check(self) -> None:
-        """Ranges."""
-        if self.points < 3 or self.reach <= 0:
-            raise ValueError(f"--points must be at least 3 and --reach above 0, got {self.points} and {self.reach}")
 
     def analyse(self, subject: Subject, path: Path) -> tuple[str, dict[str, Any]]:
         """The mixing line always, lines of weights where asked for."""
@@ -80,6 +77,7 @@ class Tsne(Analysis):
     """
 
     name: ClassVar[str] = "tsne"
+    ranges: ClassVar[Ranges] = {"perplexity": POSITIVE}
 
     perplexity: float = 30.0
 
@@ -106,6 +104,7 @@ class CostAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "cost"
+    ranges: ClassVar[Ranges] = {"repeats": COUNT}
 
     images: int = 100
     repeats: int = 5

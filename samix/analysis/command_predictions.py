@@ -16,6 +16,7 @@ from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curv
 from samix.analysis.prediction import lambda_curve
 from samix.analysis.robustness import attack_curve, corruption_table, pgd_curve
 from samix.analysis.subject import Subject
+from samix.runtime.checks import COUNT_OR_0, SHARE, Range, Ranges
 from samix.train.metrics import BINS
 
 
@@ -29,6 +30,7 @@ class Lambda(Analysis):
     """
 
     name: ClassVar[str] = "lambda"
+    ranges: ClassVar[Ranges] = {"lams": SHARE}
 
     mixup: str = ""
     lams: tuple[float, ...] = LAMS
@@ -56,6 +58,7 @@ class CalibrationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "calibration"
+    ranges: ClassVar[Ranges] = {"bins": Range(1, 10_000)}
 
     images: int = 0
     bins: int = BINS
@@ -83,6 +86,7 @@ class Robustness(Analysis):
     """
 
     name: ClassVar[str] = "robustness"
+    ranges: ClassVar[Ranges] = {"epsilons": Range(0, 255), "pgd_steps": COUNT_OR_0}
 
     epsilons: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
     pgd_steps: int = 10
@@ -91,13 +95,10 @@ class Robustness(Analysis):
     def check(self) -> None:
         """Names before the work."""
         unknown = [name for name in self.corruptions if name not in CORRUPTIONS]
-        if self.pgd_steps < 0:
-            raise ValueError(f"--pgd-steps must be at least 0, got {self.pgd_steps}")
-        if unknown or not self.epsilons or min(self.epsilons) < 0:
-            raise ValueError(
-                f"--epsilons must be at least 0 and --corruptions among {', '.join(CORRUPTIONS)}; got {self.epsilons} "
-                f"and {', '.join(self.corruptions)}"
-            )
+        if not self.epsilons:
+            raise ValueError("--epsilons must be one or more numbers")
+        if unknown:
+            raise ValueError(f"--corruptions must be among {', '.join(CORRUPTIONS)}; got {', '.join(unknown)}")
 
     def analyse(self, subject: Subject, path: Path) -> tuple[str, dict[str, Any]]:
         """All on the same images."""
@@ -129,6 +130,7 @@ class Occlusion(Analysis):
     """
 
     name: ClassVar[str] = "occlusion"
+    ranges: ClassVar[Ranges] = {"shares": SHARE, "grid": Range(1, 1024)}
 
     shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     grid: int = 8

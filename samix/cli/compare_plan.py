@@ -18,7 +18,7 @@ from samix.compare.ablations import ABLATION, Variant, expand
 from samix.compare.plan import CompareOptions, Entry, Plan, order_jobs
 from samix.compare.tasks import LABELLED, ScoredTask, task_of
 from samix.recipes import Recipe, read_config, with_model
-from samix.recipes.build import MIXER
+from samix.recipes.build import MIXER, check_names
 from samix.recipes.files import typed
 from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
 from samix.recipes.recipe import DataFields, LossFields, NetworkFields, OptimiserFields, with_fields
@@ -217,6 +217,7 @@ def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entry:
         fields = field_values(changes, recipe, scored)
         base = with_model(recipe, fields["model"]) if "model" in fields else recipe
         changed = dataclasses.replace(base, mixup_options=options, seed=0, **fields)
+        check_names(changed)
     except ValueError as error:
         raise ValueError(f"{variant.label}: {error}") from None
     as_named = not changes and resolved == group.resolve(name, recipe.mixup_options)

@@ -12,6 +12,7 @@ from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
 from samix.cli.evaluate_trained import Detection, Finetune
 from samix.cli.options import read
 from samix.data.replacements import OnBadImage
+from samix.runtime.checks import COUNT, check_fields
 
 KINDS: dict[str, type[Options]] = {
     "knn": Knn,
@@ -42,6 +43,9 @@ class Evaluate:
     batch_size: int = 100
     device: str = "auto"
     on_bad_image: OnBadImage = "stop"
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"batch_size": COUNT})
 
 
 EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from samix.data import Augment, EvalBatches, ImageData, TrainBatches, default_augment, load_data
 from samix.eval.features import Features, extract
 from samix.eval.source import Source, load_source, scaled
+from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, SEED, WORKERS, Ranges, check_fields
 
 Numbers = dict[str, float]
 
@@ -32,6 +33,8 @@ class Options:
         seed: of whatever is drawn.
     """
 
+    ranges: ClassVar[Ranges] = {}  # of a kind's own numbers
+
     source: Positional[str]
     data: str = ""
     data_root: str = "data"
@@ -43,10 +46,8 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.batch_size < 0 or self.workers < 0:
-            raise ValueError(
-                f"size, batch_size and workers must be at least 0, got {self.size}, {self.batch_size}, {self.workers}"
-            )
+        check_fields(self, {"size": IMAGE_SIDE_OR_0, "batch_size": COUNT_OR_0, "workers": WORKERS, "seed": SEED})
+        check_fields(self, self.ranges)
 
     def run(self) -> tuple[Numbers, str]:
         """Numbers, and the line to print."""

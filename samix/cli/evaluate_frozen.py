@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from samix.data import FileImages, ImageData
 from samix.data.images import file_names
 from samix.eval.features import Features, extract, stage_features
 from samix.eval.source import Source, scaled
+from samix.runtime.checks import COUNT, COUNT_OR_0, POSITIVE, Range, Ranges
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Knn(Options):
         ks: numbers of neighbours, at most as many as training images; empty takes those of 10, 20, 100, 200 that are.
         temperature: of the votes; 0.1 with k = 200 is the monitor of CIFAR runs.
     """
+
+    ranges: ClassVar[Ranges] = {"ks": COUNT, "temperature": POSITIVE}
 
     ks: tuple[int, ...] = ()
     temperature: float = 0.07
@@ -59,6 +63,8 @@ class Linear(Options):
         lrs: learning rates in the place of the protocol's, trained side by side.
         epochs: in the place of the protocol's; 0 keeps it. Steps of the learning rate move in proportion.
     """
+
+    ranges: ClassVar[Ranges] = {"lrs": POSITIVE, "epochs": COUNT_OR_0}
 
     protocol: str = "moco"
     augmented: bool = False
@@ -102,6 +108,8 @@ class Svm(Options):
         costs: to choose from by cross-validation; empty takes the protocol's nineteen.
     """
 
+    ranges: ClassVar[Ranges] = {"stage": Range(), "costs": POSITIVE}
+
     stage: int | None = None
     costs: tuple[float, ...] = ()
 
@@ -131,6 +139,8 @@ class Fewshot(Options):
         draws: independent draws.
         costs: to choose from, the best on the test images for each number of shots; empty takes the protocol's.
     """
+
+    ranges: ClassVar[Ranges] = {"shots": COUNT, "draws": COUNT, "costs": POSITIVE}
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     draws: int = 5

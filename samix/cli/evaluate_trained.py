@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from samix.cli.evaluate_base import Numbers, Options, line
+from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, Range, Ranges
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Finetune(Options):
         epochs: in the place of the protocol's; 0 keeps it. Steps of the learning rate move in proportion.
         grid: try the toolbox's nine pairs of learning rates and report the best.
     """
+
+    ranges: ClassVar[Ranges] = {"fraction": Range(0, 1, open_low=True), "epochs": COUNT_OR_0}
 
     protocol: str = "swav-1"
     fraction: float = 0.01
@@ -69,6 +73,13 @@ class Detection(Options):
             it.
         precise: batches over which BatchNorm's statistics are measured before testing; 0 keeps the moving ones.
     """
+
+    ranges: ClassVar[Ranges] = {
+        "iterations": COUNT_OR_0,
+        "lr": Range(0),
+        "test_side": IMAGE_SIDE_OR_0,
+        "precise": COUNT_OR_0,
+    }
 
     iterations: int = 0
     lr: float = 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from samix.cli.options import read
+from samix.runtime.checks import IMAGE_SIDE, check_fields
 
 MIXER = """samix mixer: trained Mixers as things to share
 
@@ -49,6 +50,9 @@ class MixerCheck:
     images: Positional[tuple[Path, ...]] = ()
     size: int = 64
     data_root: str = "data"
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"size": IMAGE_SIDE})
 
 
 @dataclasses.dataclass(frozen=True)

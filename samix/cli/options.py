@@ -147,6 +147,12 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
         r"Error parsing (--\S+): (?:invalid literal for int|could not convert string to float).*: (.*)", message
     ):
         return f"{found[1]} must be a {'whole ' if 'int()' in message else ''}number, got {found[2]}"
+    if found := re.match(
+        r"Error parsing (--\S+): no type matching .*(?:(int\(\).*)|to float): ('[^']*')", message
+    ):  # the type of an option that may be None
+        return f"{found[1]} must be a {'whole ' if found[2] else ''}number, or None, got {found[3]}"
+    if found := re.match(r"Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]", message):
+        return f"{found[1]} takes numbers, got {found[2]}"
     if found := re.match(r"Error parsing (\w+)(-options)?: (.*)", message):
         return f"--{found[1]}.{found[3]}" if found[2] else found[3]
     return f"{message.rstrip('.')} {more}"

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 from samix.cli.options import read
 from samix.data.decode import IMAGE_ENDINGS
 from samix.data.replacements import OnBadImage
-from samix.runtime.checks import check_number
+from samix.runtime.checks import COUNT, check_fields
 from samix.runtime.console import printable, say, tell
 
 FEW = 100  # images without a progress bar
@@ -46,8 +46,7 @@ class Predict:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        check_number("top", self.top, 1, integer=True)
-        check_number("batch_size", self.batch_size, 1, integer=True)
+        check_fields(self, {"top": COUNT, "batch_size": COUNT})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from samix.hub.init import load_init
 from samix.hub.source import read_source
 from samix.networks.freeze import freeze_backbone, freeze_norms
 from samix.recipes import Recipe
-from samix.recipes.build import build_augment, build_network
+from samix.recipes.build import build_augment, build_network, check_names
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.console import say
 from samix.train import Callback, Run, RunOptions
@@ -55,6 +55,7 @@ def build_run(
         data: in the place of the recipe's.
         network: in the place of the recipe's.
     """
+    check_names(recipe, own_network=network is not None)
     source = read_source(recipe.init) if recipe.init else None
     if source is not None and source.config is not None:  # pixels are scaled as the weights know them
         read = load_recipe_data(recipe, options) if data is None else data

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from samix.cli.options import read
+from samix.runtime.checks import IMAGE_SIDE_OR_0, SEED, SHARE, check_fields
 from samix.runtime.registry import MODULE_NAME, allow
 
 
@@ -36,6 +37,11 @@ class Show:
     lams: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
     seed: int = 0
     data_root: str = "data"
+
+    def __post_init__(self) -> None:
+        if not self.lams:
+            raise ValueError("lams must be one or more numbers")
+        check_fields(self, {"size": IMAGE_SIDE_OR_0, "lams": SHARE, "seed": SEED})
 
 
 def show(arguments: list[str]) -> int:

@@ -13,7 +13,8 @@ from samix.compare.tasks import ScoredTask, task_of
 from samix.data import find_dataset
 from samix.recipes import Recipe
 from samix.recipes.build import MIXER
-from samix.runtime.checks import check_number
+from samix.runtime.checks import COUNT_OR_0, Range, check_fields
+from samix.runtime.environment import check_device
 
 SLOW = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
 
@@ -50,9 +51,8 @@ class CompareOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        check_number("seeds", self.seeds, 1, integer=True)
-        for name in ("jobs", "last"):
-            check_number(name, getattr(self, name), 0, integer=True)
+        check_fields(self, {"seeds": Range(1, 1000), "jobs": Range(0, 1000), "last": COUNT_OR_0})
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

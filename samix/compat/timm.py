@@ -206,8 +206,8 @@ class MixUpOrCutMixAsTimm(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_alpha(self.mixup_alpha)
-        check_alpha(self.cutmix_alpha)
+        check_alpha(self.mixup_alpha, "mixup_alpha")
+        check_alpha(self.cutmix_alpha, "cutmix_alpha")
         if not 0.0 <= self.switch_prob <= 1.0:
             raise ValueError(f"switch_prob must be in [0, 1], got {self.switch_prob}")
         if self.mode not in ("batch", "elem", "pair"):

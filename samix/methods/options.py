@@ -56,6 +56,9 @@ class StepOptions:
             check_number(name, getattr(self, name), 0, 1)
         check_number("lam_margin", self.lam_margin, high=0.5)
         check_number("smoothing", self.smoothing, 0, 1, open_high=True)
+        config_checks = getattr(super(), "__post_init__", None)  # of the Mixer's config, which follows in the MRO
+        if config_checks is not None:
+            config_checks()
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,10 @@ def new_generator() -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float, name: str = "alpha") -> None:
     """Raises ValueError unless alpha is a finite number; Beta(alpha, alpha) is drawn for alpha > 0 only."""
     if not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
-        raise ValueError(f"alpha must be a finite number, got {alpha!r}; alpha <= 0 switches mixing off")
+        raise ValueError(f"{name} must be a finite number, got {alpha!r}; at most 0 switches mixing off")
 
 
 def sample_lam(
@@ -258,6 +258,7 @@ class Augmentation:
         check_types(self)
         if not 0.0 <= self.prob <= 1.0:
             raise ValueError(f"prob must be in [0, 1], got {self.prob}")
+        check_finite(self)
         sample_partners(1, self.pairing, generator=torch.Generator())  # an unknown pairing fails here, not in epoch 1
         if self.generator is None:
             self.generator = new_generator()  # type: ignore[unreachable]  # None is let in
@@ -465,6 +466,15 @@ def check_types(options: Any) -> None:
             raise TypeError(f"{name} must be {wanted}, got {value!r}")
         if isinstance(value, Integral) and not -(2**31) < int(value) < 2**31:
             raise ValueError(f"{name} must be below 2^31, got {value}")
+
+
+def check_finite(options: Any) -> None:
+    """Raises ValueError for an option that is nan or infinite, or a tuple that holds such a number."""
+    for name in option_types(type(options)):
+        value = getattr(options, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, Real) and not math.isfinite(number):
+                raise ValueError(f"{name} must be finite, got {value!r}")
 
 
 def check_index(index: Tensor, batch_size: int) -> None:

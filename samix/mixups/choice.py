@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from samix.mixups.base import Pairing, new_generator
+from samix.mixups.base import Pairing, check_alpha, new_generator
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
 
@@ -44,6 +44,8 @@ class MixUpOrCutMix(RandomChoice):
         self.cutmix_alpha = type(self).cutmix_alpha if cutmix_alpha is None else cutmix_alpha
         if not 0.0 <= switch_prob <= 1.0:
             raise ValueError(f"switch_prob must be in [0, 1], got {switch_prob}")
+        check_alpha(self.mixup_alpha, "mixup_alpha")
+        check_alpha(self.cutmix_alpha, "cutmix_alpha")
         own = new_generator() if generator is None else generator
         common: dict[str, Any] = {"prob": prob, "per_sample": per_sample, "pairing": pairing, "generator": own}
         choices = [MixUp(alpha=self.mixup_alpha, **common), CutMix(alpha=self.cutmix_alpha, **common)]

@@ -57,7 +57,7 @@ class InterIntraMix(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_alpha(self.intra_alpha)
+        check_alpha(self.intra_alpha, "intra_alpha")
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         centre = torch.rand(shape[0], 2, generator=self.generator)

@@ -32,7 +32,7 @@ class SwitchingAugmentation(Augmentation):
         super().__post_init__()
         if not 0.0 <= self.switch <= 1.0:
             raise ValueError(f"switch must be in [0, 1], got {self.switch}")
-        check_alpha(self.mixup_alpha)
+        check_alpha(self.mixup_alpha, "mixup_alpha")
 
     def draw_switch(self) -> bool:
         """Whether this batch is left to :meth:`instead`."""

@@ -33,10 +33,7 @@ def create_network(
     """
     import timm
 
-    if not timm.is_model(architecture):
-        close = timm.list_models(f"*{architecture.split('_')[0].split('.')[0]}*")[:8]
-        hint = f"; close names: {', '.join(close)}" if close else ""
-        raise ValueError(f"timm has no network {architecture!r}{hint}; timm.list_models() lists them all")
+    check_name(architecture)
     try:
         model: nn.Module = timm.create_model(
             architecture, pretrained=pretrained, num_classes=num_classes, **sized_args(architecture, args, size)
@@ -51,6 +48,16 @@ def create_network(
             "another size, or give its geometry by model_args"
         ) from error
     return model if stem == "default" else small_stem(model, stride=1 if stem == "small" else 2)
+
+
+def check_name(architecture: str) -> None:
+    """Raises ValueError unless timm has a network of that name; names close ones."""
+    import timm
+
+    if not timm.is_model(architecture):
+        close = timm.list_models(f"*{architecture.split('_')[0].split('.')[0]}*")[:8] if architecture else []
+        hint = f"; close names: {', '.join(close)}" if close else ""
+        raise ValueError(f"timm has no network {architecture!r}{hint}; timm.list_models() lists them all")
 
 
 def sized_args(architecture: str, args: Mapping[str, Any], size: int) -> dict[str, Any]:

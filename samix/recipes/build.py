@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from samix.data import Augment, ImageData, default_augment
+from samix.data.transforms import Kind
 from samix.losses.supervised import LOSSES
 from samix.methods.adautomix import AdAutoMix
 from samix.methods.automix import AutoMix
@@ -20,10 +21,10 @@ from samix.methods.supervised import Loss, Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
-from samix.networks.create import create_network
+from samix.networks.create import check_name, create_network
 from samix.recipes.option_groups import OptionGroup
 from samix.recipes.recipe import Recipe
-from samix.runtime.checks import suggest
+from samix.runtime.checks import check_choice, suggest
 from samix.runtime.registry import MODULE_NAME, Registry
 
 METHODS: Registry[type[AutoMix]] = Registry(
@@ -132,6 +133,25 @@ def build_mixup(name: str, options: Mapping[str, Any] | None = None) -> Augmenta
 def build_augment(recipe: Recipe, data: ImageData) -> Augment:
     """The recipe's augmentation; ``auto`` is the published one of the data."""
     return default_augment(data) if recipe.augment == "auto" else Augment(recipe.augment)  # type: ignore[arg-type]
+
+
+def check_names(recipe: Recipe, own_network: bool = False) -> None:
+    """Checks the names in a recipe that are looked up late, before data are read.
+
+    Args:
+        recipe: the run.
+        own_network: the user gives the network.
+
+    Raises:
+        ValueError: an augmentation, an optimiser or a network that does not exist, or arguments that are no JSON.
+    """
+    from timm.optim import list_optimizers
+
+    check_choice("augment", recipe.augment, ("auto", *get_args(Kind)))
+    check_choice("optimizer", recipe.optimizer, list_optimizers())
+    if not own_network:
+        check_name(recipe.model)
+        _ = recipe.model_kwargs  # reads them
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from samix.runtime.checks import check_choice, check_number, suggest
+from samix.runtime.checks import (
+    COUNT,
+    COUNT_OR_0,
+    IMAGE_SIDE,
+    POSITIVE,
+    SEED,
+    WORKERS,
+    Range,
+    check_choice,
+    check_fields,
+    check_number,
+    suggest,
+)
 
 LossName = Literal["ce", "bce", "softmax_bce", "decoupled", "decoupled_bce"]
 SMALL_STEMS = ("resnet", "resnext", "wide_resnet", "seresnet", "ecaresnet")  # networks that have the small stems
@@ -160,20 +172,8 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
     mixup_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("size", "epochs", "batch_size", "accumulate", "eval_every"):
-            check_number(name, getattr(self, name), 1, integer=True)
-        for name in ("limit", "workers", "patience"):
-            check_number(name, getattr(self, name), 0, integer=True)
-        for name in ("weight_decay", "clip", "lr_end", "decoupled_eta", "clean_weight"):
-            check_number(name, getattr(self, name), 0)
-        check_number("lr", self.lr, 0, open_low=True)
+        check_fields(self, RANGES)
         check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        check_number("momentum", self.momentum, 0, 1, open_high=True)
-        check_number("smoothing", self.smoothing, 0, 1, open_high=True)
-        check_number("seed", self.seed, 0, 2**63 - 1, integer=True)
-        for name, options in OPTIONAL_RANGES.items():
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0, **options)
         check_choice("stem", self.stem, ("default", "small", "half"))
         check_choice("decoupled_mode", self.decoupled_mode, ("both", "less", "more"))
         check_choice("freeze", self.freeze, ("none", "norms", "backbone"))
@@ -206,12 +206,17 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
         return dataclasses.asdict(self)
 
 
-OPTIONAL_RANGES: dict[str, dict[str, Any]] = {
-    "feature": {"integer": True},
-    "mixer_lr": {},
-    "mixer_lr_end": {},
-    "mixer_momentum": {"high": 1, "open_high": True},
-    "bce_threshold": {"high": 1, "open_high": True},
+BELOW_1 = Range(0, 1, open_high=True)
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "eval_every"), COUNT),
+    **dict.fromkeys(("limit", "patience", "feature"), COUNT_OR_0),
+    **dict.fromkeys(("weight_decay", "clip", "lr_end", "mixer_lr", "mixer_lr_end"), Range(0)),
+    **dict.fromkeys(("decoupled_eta", "clean_weight"), Range(0)),
+    **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold"), BELOW_1),
+    "lr": POSITIVE,
+    "size": IMAGE_SIDE,
+    "workers": WORKERS,
+    "seed": SEED,
 }
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+LARGEST_INTEGER = 2**63 - 1  # of torch
+
+
+class Range(NamedTuple):
+    """Bounds of a number; None is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+
+
+Ranges = Mapping[str, Range]  # by option
+COUNT, COUNT_OR_0 = Range(1), Range(0)
+POSITIVE, SHARE = Range(0, open_low=True), Range(0, 1)
+IMAGE_SIDE, IMAGE_SIDE_OR_0 = Range(1, 8192), Range(0, 8192)  # pixels
+WORKERS = Range(0, 1024)
+SEED = Range(0, LARGEST_INTEGER)
 
 
 def check_number(
@@ -26,7 +47,7 @@ def check_number(
         high: largest value allowed; None is no bound.
         open_low: ``low`` itself is refused.
         open_high: ``high`` itself is refused.
-        integer: only whole numbers (``int``, not ``bool``) are allowed.
+        integer: only whole numbers (``int``, not ``bool``) are allowed, of at most 2^63 - 1.
 
     Raises:
         ValueError: out of range, not finite, or not a number.
@@ -38,6 +59,8 @@ def check_number(
         ValueError: lr must be in (0, inf), got nan
     """
     kinds = int if integer else (int, float)
+    if integer and high is None and isinstance(value, kinds) and value > LARGEST_INTEGER:
+        high = LARGEST_INTEGER
     if (
         isinstance(value, kinds)
         and not isinstance(value, bool)
@@ -50,6 +73,23 @@ def check_number(
     right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
     kind = "a whole number " if integer else ""
     raise ValueError(f"{name} must be {kind}in {left}, {right}, got {value!r}")
+
+
+def check_fields(options: Any, ranges: Ranges) -> None:
+    """Refuses numbers of a dataclass outside their ranges, also those in tuples; None is an option that is not set.
+
+    Args:
+        options: a dataclass; fields without ``float`` in their type take whole numbers only.
+        ranges: bounds by field.
+
+    Raises:
+        ValueError: see :func:`check_number`.
+    """
+    types = {f.name: str(f.type) for f in dataclasses.fields(options)}
+    for name, bounds in ranges.items():
+        value = getattr(options, name)
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            check_number(name, number, **bounds._asdict(), integer="float" not in types[name])
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:

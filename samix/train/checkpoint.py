@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from samix.networks.untrusted import check_architecture, check_model_args
 from samix.runtime.atomic_files import make_temporary, sync_folder, writing
-from samix.runtime.checks import check_number
+from samix.runtime.checks import IMAGE_SIDE, check_number
 
 FORMAT = 2
 PARTS: dict[str, type | tuple[type, ...]] = {  # of every checkpoint
@@ -43,7 +43,6 @@ ZIP_END, ZIP_END_BYTES = b"PK\x05\x06", 22
 HASH_BYTES, HASH_TAG = 32, b"samix blake2b "
 SEAL_BYTES = len(HASH_TAG) + 2 * HASH_BYTES
 BLOCK = 1 << 20
-LARGEST_SIDE = 8192  # of images, in pixels
 DEPTH = 16  # of nested dictionaries and lists in a checkpoint
 PLAIN = (str, int, float, bool, type(None))
 
@@ -250,7 +249,7 @@ def check_recipe(recipe: dict[str, Any], path: Path) -> None:
     except (TypeError, ValueError):
         raise ValueError(f"{path} is no checkpoint of samix: its model_args are no JSON") from None
     check_model_args(arguments, str(path))
-    check_number(f"size in {path}", recipe.get("size"), 1, LARGEST_SIDE, integer=True)
+    check_number(f"size in {path}", recipe.get("size"), **IMAGE_SIDE._asdict(), integer=True)
 
 
 def check_version(state: Any, path: Path) -> None:

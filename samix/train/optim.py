@@ -11,6 +11,7 @@ from torch import nn
 
 from samix.methods.base import Method
 from samix.recipes import Recipe
+from samix.runtime.checks import check_choice
 
 
 def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
@@ -60,8 +61,7 @@ def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2, list_optimizers
 
     groups = parameter_groups(method, recipe)
-    if recipe.optimizer not in list_optimizers():
-        raise ValueError(f"unknown optimizer {recipe.optimizer!r}; timm has {', '.join(list_optimizers())}")
+    check_choice("optimizer", recipe.optimizer, list_optimizers())
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         groups, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )

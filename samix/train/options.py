@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samix.data.replacements import OnBadImage, check_on_bad_image
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.checks import COUNT_OR_0, Range, check_choice, check_fields
 
 LOGS = ("tensorboard", "wandb", "trackio", "mlflow")
 
@@ -55,10 +55,8 @@ class RunOptions:
     on_bad_image: OnBadImage = "stop"
 
     def __post_init__(self) -> None:
-        check_number("keep", self.keep, 1, integer=True)
-        for name in ("save_every", "max_skips"):
-            check_number(name, getattr(self, name), 0, integer=True)
-        check_number("save_minutes", self.save_minutes, 0)
+        counts = {"keep": Range(1, 100), "save_every": COUNT_OR_0, "max_skips": COUNT_OR_0}
+        check_fields(self, {**counts, "save_minutes": Range(0)})
         check_on_bad_image(self.on_bad_image)
         for name in self.trackers:
             check_choice("log", name, LOGS)

@@ -16,6 +16,7 @@ from samix.hub.checkpoints import load_method
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS, MIXER, is_mixup_name
+from samix.runtime.checks import IMAGE_SIDE, SEED, Range, check_fields
 from samix.train.options import short_name
 from samix.viz.frames import Scale, Sheet, new_sheet
 from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, guide_of, mixup_at, named_mixup, title_of, trained_at
@@ -48,6 +49,9 @@ class Playground:
     size: int = 224
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, {"frames": Range(2, 101), "size": Range(8, IMAGE_SIDE.high), "seed": SEED})
+
     def write(self) -> str:
         """Writes the page and says where it is, and what could not be painted.
 
@@ -70,10 +74,6 @@ class Playground:
         """Raises ValueError for options that make no page."""
         if len(self.images) != 2:
             raise ValueError(f"the page mixes two images, got {len(self.images)}: samix show --html OUT a.jpg b.jpg")
-        if not 2 <= self.frames <= 101:
-            raise ValueError(f"frames must be in 2 ... 101, got {self.frames}")
-        if self.size < 8:
-            raise ValueError(f"size must be at least 8 pixels, got {self.size}")
         unknown = [name for name in self.mixups if name not in MIXUPS]
         if unknown:
             known = ", ".join(MIXUPS)
