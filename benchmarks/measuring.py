@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 from processes import own_kibibytes
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from samix.compare.cost import counted as counted
 from samix.runtime.environment import device_name, versions
 
 Call = Callable[[], object]
@@ -77,29 +77,6 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
     """Each value over the one of the same round."""
     return [value / other for value, other in zip(values, base, strict=True)]
-
-
-def counted(step: Call, steps: int) -> float:
-    """Floating-point operations of a step, mean of so many."""
-    backward = {torch.ops.aten.convolution_backward: convolution_gradients}
-    with FlopCounterMode(display=False, custom_mapping=backward) as counter:
-        for _ in range(steps):
-            step()
-    return float(counter.get_total_flops() / steps)
-
-
-def convolution_gradients(gradient: Any, x: Any, weight: Any, *options: Any, out_shape: Any = None, **_: Any) -> int:
-    """Operations of a convolution's gradients, each as many as its forward pass has; torch counts too many of groups.
-
-    Args:
-        gradient: shape of the output's gradient.
-        x: shape of the input.
-        weight: shape of the kernels.
-        options: bias, stride, padding, dilation, transposed, output padding, groups, and which gradients are wanted.
-        out_shape: not needed.
-    """
-    *_, transposed, _, _, wanted = options
-    return int(sum(wanted[:2])) * int(conv_flop_count(x, weight, gradient, transposed=transposed))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import IO
 
 from samix.cli.compare_plan import read_plan
+from samix.compare.cost import build_once
 from samix.compare.finished import find_finished
 from samix.compare.page import report_page
-from samix.compare.plan import Job, Plan
+from samix.compare.plan import Entry, Job, Plan
 from samix.compare.previews import MASKS, preview_again
-from samix.compare.publish import publish
+from samix.compare.publish import publish, published_data
 from samix.compare.results import Results, collect
 from samix.compare.running import Start, WorkerProcess, is_finished, only_here, run_jobs
+from samix.compare.runs_table import runs_csv
 from samix.compare.tables import comma_separated, failures, markdown, plain
+from samix.compare.tasks import LABELLED
 from samix.runtime.atomic_files import write_text
 from samix.viz.webpage import write_page
 
@@ -38,7 +41,11 @@ def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | N
     """
     out = out or sys.stdout
     plan = read_plan(arguments)
-    refuse_other_report(plan)
+    refuse_other_report(plan.out / "results.json", plan)
+    if plan.options.publish:
+        refuse_other_report(published_data(Path(plan.options.publish)), plan)
+    if not plan.options.read:
+        check_rows(plan)
     command = shlex.join(["samix", "compare", *arguments])
     if plan.options.read:
         results = read_and_write(find_finished(plan), command)
@@ -46,7 +53,7 @@ def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | N
         with only_here(plan.out):
             results = run_and_write(find_finished(plan), command, start, out)
     print(plain(results), file=out)
-    print(f"\nreport.html, table.md, table.csv, results.json: {plan.out}", file=out)
+    print(f"\nreport.html, table.md, table.csv, runs.csv, results.json: {plan.out}", file=out)
     if plan.options.publish:
         paths = publish(Path(plan.options.publish), results, ["samix", "compare", *arguments])
         print(f"published: {', '.join(map(str, paths))}", file=out)
@@ -101,35 +108,59 @@ def preview_others(plan: Plan, elsewhere: bool = False) -> None:
             preview_again(job.folder, plan.options.data_root)
 
 
-def refuse_other_report(plan: Plan) -> None:
-    """Refuses to replace the report of a comparison of other mixups, or of another recipe, in the same folder.
+def check_rows(plan: Plan) -> None:
+    """Builds the method of every row once, so that a wrong option is told before any run starts.
 
     Raises:
-        ValueError: a report with rows that this comparison does not have, or one that cannot be read.
+        ValueError: a row that cannot be built.
     """
-    path = plan.out / "results.json"
+    for entry in plan.entries:
+        if plan.task is LABELLED and not entry.variant.mixer_of and not is_finished(folder_of(plan, entry)):
+            try:
+                build_once(entry.recipe)
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"{entry.label}: {error}") from None
+
+
+def folder_of(plan: Plan, entry: Entry) -> Path:
+    """Returns the folder of a row's first run."""
+    return next(job.folder for job in plan.jobs if job.label == entry.label)
+
+
+def refuse_other_report(path: Path, plan: Plan) -> None:
+    """Refuses to replace the report of another comparison: of other mixups, another recipe, or more seeds.
+
+    Raises:
+        ValueError: a report with runs that this comparison does not have, or one that cannot be read.
+    """
     if not path.is_file():
         return
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        labels = {label for label, found in earlier["mixups"].items() if found["runs"]}
+        seeds = {label: [run["seed"] for run in row["runs"]] for label, row in earlier["mixups"].items()}
         recipe = earlier["recipe"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a report of samix compare ({error}); choose another --out") from None
-    lost = sorted(labels - {entry.label for entry in plan.entries})
-    if lost or recipe != plan.recipe_name:
-        what = f"rows {', '.join(lost)}" if lost else f"recipe {recipe}"
-        raise ValueError(
-            f"{plan.out} holds the report of a comparison with {what}, which this one would replace; name these rows, "
-            "too, or choose another --out"
-        )
+        raise ValueError(f"{path} is not a report of samix compare ({error}); choose another place") from None
+    labels = {entry.label for entry in plan.entries}
+    lost = sorted(label for label, runs in seeds.items() if runs and label not in labels)
+    more = max((seed + 1 for runs in seeds.values() for seed in runs), default=0)
+    if recipe != plan.recipe_name:
+        what, then = f"recipe {recipe}", "choose another place"
+    elif lost:
+        what, then = f"rows {', '.join(lost)}", "name these rows, too, or choose another place"
+    elif more > plan.options.seeds:
+        what, then = f"{more} seeds", f"give --seeds {more}, or choose another place"
+    else:
+        return
+    raise ValueError(f"{path} is the report of a comparison with {what}, which this one would replace; {then}")
 
 
 def write_report(plan: Plan, results: Results, command: str) -> Path:
-    """Writes the four files, and returns the page's path."""
+    """Writes the five files, and returns the page's path."""
     folder = plan.out
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.json", json.dumps({"command": command, **results}, indent=1))
     write_text(folder / "table.md", markdown(results, command))
     write_text(folder / "table.csv", comma_separated(results))
+    write_text(folder / "runs.csv", runs_csv(results, command))
     return write_page(folder / "report.html", report_page(results, command))

@@ -15,6 +15,8 @@ from samix.cli.options import HELP_ALL, UsageError, generator_of, options_type, 
 from samix.cli.recipe_options import COMMON as RUN_COMMON
 from samix.cli.recipe_options import GROUPS, Choice, fields_of
 from samix.compare.ablations import ABLATION, Variant, expand
+from samix.compare.controls import CONTROL, control_of
+from samix.compare.cost import equal_time
 from samix.compare.plan import CompareOptions, Entry, Plan, order_jobs
 from samix.compare.tasks import LABELLED, ScoredTask, task_of
 from samix.recipes import Recipe, read_config, with_model
@@ -36,7 +38,9 @@ class CompareArguments:
     """Trains mixups under one recipe with the same seeds, and writes report.html, table.md, table.csv and results.json.
     Finished runs are read, interrupted ones continued, so the same command may be given again. For example: samix
     compare vanilla mixup cutmix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer --seeds 3 --recipe digits-quick.
-    `recipe.FIELD=value` among a mixup's options changes a field of its recipe; ablation:NAME are the papers' ablations.
+    `recipe.FIELD=value` among a mixup's options changes a field of its recipe; ablation:NAME are the papers' ablations;
+    control:NAME is the control of a mixup: a learned one with every mask held at lam, a hand-made one with a clean loss
+    and a running average.
     All options but those of the group `run` are fields of the recipe, and hold for all mixups.
 
     Args:
@@ -89,9 +93,13 @@ def read_plan(arguments: Sequence[str]) -> Plan:
         if MODULE_NAME.fullmatch(mixup_of(variant)):
             allow(mixup_of(variant))  # the user typed it
     parsed = [(v, *read_recipe(mixup_of(v), name, task, choice, values, flags)) for v in variants]
-    entries = tuple(new_entry(v, recipe, task) for v, recipe, _ in parsed)
+    options, entries = parsed[0][2], tuple(new_entry(v, recipe, task) for v, recipe, _ in parsed)
+    if options.equal_time:
+        if task is not LABELLED:
+            raise UsageError("--equal-time is for recipes with labels")
+        entries = equal_time(entries)
     overrides = overridden([recipe for _, recipe, _ in parsed], task)
-    plan = Plan(name, entries, overrides, parsed[0][2], (), ablations)
+    plan = Plan(name, entries, overrides, options, (), ablations)
     return dataclasses.replace(plan, jobs=order_jobs(plan))
 
 
@@ -128,6 +136,10 @@ def read_variants(specs: Sequence[str]) -> list[Variant]:
     for spec in specs:
         if spec.startswith(ABLATION):
             found += [v for v in expand(spec.removeprefix(ABLATION)).variants if v not in found]
+        elif spec.startswith(CONTROL):
+            of = spec.removeprefix(CONTROL)
+            name, given = split_spec(of)
+            found.append(control_of(label_of(of), name, ",".join(f"{key}={value}" for key, value in given.items())))
         else:
             found.append(Variant(label_of(spec), spec))
     labels = [variant.label for variant in found]

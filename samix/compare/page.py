@@ -10,7 +10,17 @@ from PIL import Image
 from samix.compare.charts import Gain, curve_chart, curves_of, gain_chart, number_styles
 from samix.compare.previews import SHOWN, STRIPS
 from samix.compare.results import BASELINE, Results
-from samix.compare.tables import ablation_lines, about, cells_of, failures, heading, rows_of, score_name, variants
+from samix.compare.tables import (
+    ablation_lines,
+    about,
+    cells_of,
+    difference_cells,
+    failures,
+    heading,
+    rows_of,
+    score_name,
+    variants,
+)
 from samix.viz.webpage import data_uri, render
 
 PANELS = (
@@ -43,6 +53,8 @@ def report_page(results: Results, command: str) -> str:
         "head": [name for name, _ in columns],
         "rows": rows_of(columns),
         "variants": variants(results),
+        "difference_head": [name for name, _ in difference_cells(results)],
+        "differences": rows_of(difference_cells(results)) if difference_cells(results) else [],
         "panels": panels_of(results),
         "strip_heads": ["B", *[f"λ {lam:g}" for lam in SHOWN], "A"],
         "about": about(results),

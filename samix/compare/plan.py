@@ -30,6 +30,8 @@ class CompareOptions:
         last: epochs at the end over whose evaluations the median is taken; 0 takes 5 for ImageNet, iNaturalist and
             Places in up to 100 epochs, else 10.
         reuse: folder of runs, as ``samix train --out`` leaves them; those of exactly the same recipe are read.
+        equal_time: gives every row so many epochs that its run costs as much as the costliest row's, by counted
+            operations.
         read: trains nothing: what is finished in ``out`` is read, also while another comparison works there.
         publish: path without ending, also to write the results to: PATH.md, PATH.json and PATH.png.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -43,6 +45,7 @@ class CompareOptions:
     jobs: int = 0
     last: int = 0
     reuse: str = ""
+    equal_time: bool = False
     read: bool = False
     publish: str = ""
     device: str = "auto"

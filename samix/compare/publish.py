@@ -55,6 +55,12 @@ def publish(target: Path, results: Results, command: Sequence[str]) -> list[Path
     return [page, data, picture]
 
 
+def published_data(target: Path) -> Path:
+    """Returns the JSON file of a published comparison, by the path that ``publish`` is given."""
+    target = target.with_suffix("") if target.suffix == ".md" else target
+    return target.parent / f"{target.name}.json"
+
+
 def _portable(value: object) -> object:
     """Drops this machine's folders from results, and rounds the curves."""
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from samix.compare.ablations import expand
+from samix.compare.controls import CONTROL
 from samix.compare.paired import paired_difference
 from samix.compare.plan import Entry, Job, Plan
 from samix.compare.previews import MASKS
 from samix.compare.running import is_finished
+from samix.recipes import Recipe
 
 BASELINE = "vanilla"
 METRICS = ("top1", "top5", "nll", "ece")  # of the reported classifier; of runs without labels the first is kNN's
 CURVES = (*METRICS, "loss", "mask_std")
+ALIKE = ("device", "machine", "threads")  # of runs whose times may be compared
 AVERAGED = (*METRICS, "top1_end", "top1_best", "seconds", "memory", "mask_std", "mask_correlation", "mask_error")
 Results = dict[str, Any]  # a JSON object
 
@@ -30,8 +34,10 @@ def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Results:
         errors: of the runs that failed, by label and seed.
     """
     mixups = {entry.label: summarise(entry, plan, errors) for entry in plan.entries}
-    for summary in mixups.values():
+    references = [label for label in mixups if label == BASELINE or label.startswith(CONTROL)]
+    for label, summary in mixups.items():
         compare_with(summary, mixups.get(BASELINE))
+        summary["differences"] = {other: gain_over(summary, mixups[other]) for other in references if other != label}
     first: Results = next((run for summary in mixups.values() for run in summary["runs"]), {})
     recipe = plan.entries[0].recipe
     return {
@@ -64,6 +70,7 @@ def summarise(entry: Entry, plan: Plan, errors: Mapping[tuple[str, int], str]) -
         "mixup": entry.mixup,
         "spec": entry.variant.spec + source,
         "published": entry.published,
+        "epochs": entry.recipe.epochs,
         **{name: mean_and_std([run[name] for run in runs if run.get(name) is not None]) for name in AVERAGED},
         "runs": runs,
         "failed": [{"seed": job.seed, "error": errors[job.label, job.seed]} for job in failed],
@@ -88,13 +95,19 @@ def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Results:
         if metrics["top1"] in row
     ]
     cost, masks = read_json(job.folder / "cost.json"), read_json(job.folder / MASKS)
+    by_class = [value for value in summary.get("by_class", {}).values() if value is not None]
     return {
         "seed": job.seed,
         "folder": str(job.folder),
+        "options": options_hash(job.recipe),
+        "epochs": summary.get("epochs"),
+        "images_seen": rows[-1]["step"] * job.recipe.batch_size if "step" in rows[-1] else None,
+        "worst_class": min(by_class, default=None),
         **{name: median(rows[-last:], name) for name in METRICS},
         "top1_end": rows[-1]["top1"],
         "top1_best": max(row["top1"] for row in rows),
         "seconds": summary["seconds"],
+        "cpu_seconds": cost.get("cpu_seconds"),
         "memory": cost.get("memory"),
         "memory_of": cost.get("of", ""),
         "threads": cost.get("threads"),
@@ -129,11 +142,22 @@ def mean_and_std(values: Sequence[float]) -> Results | None:
     return {"mean": statistics.fmean(values), "std": std, "n": len(values)}
 
 
+def options_hash(recipe: Recipe) -> str:
+    """Returns a short hash of a recipe without its seed."""
+    values = {**recipe.to_dict(), "mixup_options": dict(recipe.mixup_options), "seed": None}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
 def compare_with(summary: Results, baseline: Results | None) -> None:
-    """Adds ``gain`` over the baseline, paired by seed with its 95 % interval, and time and memory relative to it."""
+    """Adds ``gain`` over the baseline, paired by seed with its 95 % interval, and time and memory relative to it.
+
+    Times of runs on different machines, or with other threads, are not compared.
+    """
     summary["gain"] = None if baseline is None or summary is baseline else gain_over(summary, baseline)
+    runs = [*summary["runs"], *(baseline["runs"] if baseline else [])]
+    alike = len({tuple(run.get(name) for name in ALIKE) for run in runs}) == 1
     for name in ("seconds", "memory"):
-        mine, other = summary[name], baseline[name] if baseline else None
+        mine, other = summary[name], baseline[name] if baseline and alike else None
         summary[f"relative_{name}"] = mine["mean"] / other["mean"] if mine and other and other["mean"] > 0 else None
 
 

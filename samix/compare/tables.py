@@ -34,9 +34,34 @@ def cells_of(results: Results) -> list[Column]:
         ("memory ×", [ratio(e["relative_memory"]) for e in entries]),
         ("mask spread", [mean(e["mask_std"], 2) for e in entries]),
         ("mask corr.", [mean(e["mask_correlation"], 3) for e in entries]),
+        ("epochs", epochs_of(entries)),
         ("runs", [state(e) for e in entries]),
     ]
     return [(head, cells) for head, cells in columns if set(cells) != {NONE}]
+
+
+def epochs_of(entries: Sequence[Results]) -> list[str]:
+    """Returns the epochs of each row; nothing where all have the same."""
+    epochs = [str(entry.get("epochs", NONE)) for entry in entries]
+    return epochs if len(set(epochs)) > 1 else [NONE] * len(epochs)
+
+
+def difference_cells(results: Results) -> list[Column]:
+    """Returns the columns of the paired differences from vanilla and from each control; empty without controls."""
+    mixups: Results = results["mixups"]
+    bases = list(dict.fromkeys(base for entry in mixups.values() for base in entry.get("differences", {})))
+    if len(bases) < 2:  # vanilla alone is in the main table
+        return []
+    columns = [(f"less {base}", [interval(e["differences"].get(base)) for e in mixups.values()]) for base in bases]
+    return [("mixup", list(mixups)), *columns]
+
+
+def interval(value: Results | None) -> str:
+    """Writes a difference with its 95 % interval."""
+    if value is None:
+        return NONE
+    limits = "" if value["low"] is None else f" ({value['low']:+.2f} to {value['high']:+.2f})"
+    return f"{value['mean']:+.2f}{limits}".replace("-", "−")
 
 
 def spread(value: Results | None, digits: int) -> str:
@@ -107,7 +132,8 @@ def about(results: Results) -> list[str]:
         f"± after a mean is the standard deviation over {counted_seeds(results)}; after a gain it is half of the 95 % "
         "interval of the differences paired by seed. An interval that contains zero shows no difference.",
         "The order of the images and their augmentation are the same for all mixups with the same seed.",
-        "Seconds are of training without evaluation; runs side by side slow each other.",
+        "Seconds are of training without evaluation; runs side by side slow each other. Runs of different machines or "
+        "numbers of threads are not compared in time.",
     ]
     if last >= epochs:
         lines.append(f"These runs have {epochs} epochs only, so the median is over all of them.")
@@ -163,6 +189,8 @@ def markdown(results: Results, command: str) -> str:
     run = heading(results)
     lines = [f"{run[0].upper()}{run[1:]}. {results['device']}.", "", f"`{command}`", ""]
     lines += [*markdown_table(cells_of(results)), "", *variant_lines(results)]
+    if differences := difference_cells(results):
+        lines += ["Paired differences, with 95 % intervals:", "", *markdown_table(differences), ""]
     lines += [*ablation_lines(results), *about(results), "", *failed_lines(results)]
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> No
         options: of the run.
         mixers: epochs after which its Mixer is kept.
     """
+    start = time.process_time()
     run = build_run(recipe, options, mixers)
     run.lock_patience = LOCK_PATIENCE
     if run.device.type == "cuda":
@@ -66,18 +68,24 @@ def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> No
         run.fit()
     finally:
         if run.folder.is_dir():
-            write_cost(run.folder, run.device)
+            write_cost(run.folder, run.device, time.process_time() - start)
     write_previews(run.method, recipe, run.data, run.folder)
 
 
-def write_cost(folder: Path, device: torch.device) -> None:
-    """Writes ``cost.json``: the most memory so far, over all parts of an interrupted run, in MiB; machine, commit."""
+def write_cost(folder: Path, device: torch.device, cpu_seconds: float) -> None:
+    """Writes ``cost.json``: peak memory in MiB and processor seconds over all parts of a run; machine, commit."""
     path, memory = folder / "cost.json", peak_memory(device)
     if path.is_file():
-        memory = max(memory, float(json.loads(path.read_text(encoding="utf-8"))["memory"]))
-    cost = {"memory": round(memory, 1), "of": "GPU" if device.type == "cuda" else "process"}
-    origin = {"threads": torch.get_num_threads(), "machine": machine(), "commit": commit()}
-    write_text(path, json.dumps({**cost, **origin}))
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        memory, cpu_seconds = max(memory, earlier["memory"]), cpu_seconds + earlier.get("cpu_seconds", 0.0)
+    measured = {"memory": round(memory, 1), "cpu_seconds": round(cpu_seconds, 1)}
+    origin = {
+        "of": "GPU" if device.type == "cuda" else "process",
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "commit": commit(),
+    }
+    write_text(path, json.dumps({**measured, **origin}))
 
 
 def peak_memory(device: torch.device) -> float:

@@ -15,6 +15,7 @@ from samix.data.transforms import Kind
 from samix.losses.supervised import LOSSES
 from samix.methods.adautomix import AdAutoMix
 from samix.methods.automix import AutoMix
+from samix.methods.averaged import Averaged
 from samix.methods.base import Method
 from samix.methods.samix import SAMix
 from samix.methods.supervised import Loss, Supervised
@@ -199,21 +200,26 @@ def build_method(
             raise ValueError(
                 f"{recipe.mixup} has a clean loss of its own, so clean_weight must be 0, got {recipe.clean_weight}"
             )
+        if recipe.ema_decay:
+            raise ValueError(
+                f"{recipe.mixup} averages its network by its own options (--mixup.ema-decay), so the recipe's "
+                f"ema_decay must be 0, got {recipe.ema_decay}"
+            )
         if "smoothing" not in recipe.mixup_options:
             options["smoothing"] = recipe.smoothing
         return kind(network, num_classes, options_owner(recipe.mixup)(**options), feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
     if normalization is not None:
         mixup.set_normalization(*normalization)
-    loss = build_loss(recipe)
-    return Supervised(
-        network,
-        mixup,
-        num_classes=num_classes,
-        smoothing=recipe.smoothing,
-        loss=loss,
-        clean_weight=recipe.clean_weight,
-    )
+    common: dict[str, Any] = {
+        "num_classes": num_classes,
+        "smoothing": recipe.smoothing,
+        "loss": build_loss(recipe),
+        "clean_weight": recipe.clean_weight,
+    }
+    if recipe.ema_decay:
+        return Averaged(network, mixup, ema_decay=recipe.ema_decay, **common)
+    return Supervised(network, mixup, **common)
 
 
 def build_loss(recipe: Recipe) -> Loss | None:

@@ -56,6 +56,11 @@ class PretrainRecipe(ViewFields, Recipe):
                 f"clean_weight is for learning with labels, got {self.clean_weight}; without them the method's clean "
                 "loss is always there, and --method.mixed-weight weighs the mixed one"
             )
+        if self.ema_decay:
+            raise ValueError(
+                f"ema_decay is for learning with labels, got {self.ema_decay}; without them the method has an average "
+                "of its own"
+            )
         self.view_augment()
 
     def view_augment(self) -> ViewAugment:

@@ -94,6 +94,7 @@ class LossFields:
         decoupled_mode: for ``decoupled``: which of an image's two classes have the term: ``both``, or that with the
             smaller (``less``) or the larger (``more``) share.
         clean_weight: weight of the loss of the unmixed images; above 0 it costs a further pass.
+        ema_decay: decay of a running average of the network, which is then evaluated and exported; 0 keeps none.
     """
 
     smoothing: float = 0.0
@@ -102,6 +103,7 @@ class LossFields:
     decoupled_eta: float = 0.1
     decoupled_mode: Literal["both", "less", "more"] = "both"
     clean_weight: float = 0.0
+    ema_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("limit", "patience", "feature"), COUNT_OR_0),
     **dict.fromkeys(("weight_decay", "clip", "lr_end", "mixer_lr", "mixer_lr_end"), Range(0)),
     **dict.fromkeys(("decoupled_eta", "clean_weight"), Range(0)),
-    **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold"), BELOW_1),
+    **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold", "ema_decay"), BELOW_1),
     "lr": POSITIVE,
     "size": IMAGE_SIDE,
     "workers": WORKERS,

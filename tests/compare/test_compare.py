@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -496,13 +497,61 @@ def test_the_report_works_in_a_browser(compared, scheme, width, height):
         assert said == []
 
 
-def test_a_report_of_other_rows_is_not_replaced(tmp_path):
-    earlier = {"mixups": {"vanilla": {"runs": [1]}, "fmix": {"runs": [1]}}, "recipe": "digits-quick"}
-    (tmp_path / "results.json").write_text(json.dumps(earlier))
-    with pytest.raises(ValueError, match="the report of a comparison with rows fmix"):
-        compare(["vanilla", "cutmix", "--out", str(tmp_path), *FLAGS], Here, io.StringIO())
-    earlier = {"mixups": {"vanilla": {"runs": [1]}}, "recipe": "cifar-few"}
-    (tmp_path / "results.json").write_text(json.dumps(earlier))
-    with pytest.raises(ValueError, match="recipe cifar-few"):
-        compare(["vanilla", "cutmix", "--out", str(tmp_path), *FLAGS], Here, io.StringIO())
-    assert json.loads((tmp_path / "results.json").read_text()) == earlier
+def report_of(recipe, **seeds):
+    rows = {label: {"runs": [{"seed": seed} for seed in range(count)]} for label, count in seeds.items()}
+    return json.dumps({"mixups": rows, "recipe": recipe})
+
+
+@pytest.mark.parametrize(
+    ("earlier", "message"),
+    [
+        (report_of("digits-quick", vanilla=1, fmix=1), "a comparison with rows fmix"),
+        (report_of("cifar-few", vanilla=1), "recipe cifar-few"),
+        (report_of("digits-quick", vanilla=4, cutmix=4), "4 seeds, which this one would replace; give --seeds 4"),
+        ("{}", "is not a report of samix compare"),
+    ],
+)
+@pytest.mark.parametrize("published", [False, True])
+def test_a_report_of_another_comparison_is_not_replaced(tmp_path, earlier, message, published):
+    path = tmp_path / ("kept.json" if published else "results.json")
+    path.write_text(earlier)
+    place = ["--out", str(tmp_path / "new"), "--publish", str(tmp_path / "kept.md")] if published else []
+    place = place or ["--out", str(tmp_path)]
+    with pytest.raises(ValueError, match=message):
+        compare(["vanilla", "cutmix", *place, *FLAGS], Here, io.StringIO())
+    assert path.read_text() == earlier
+
+
+def test_a_row_that_cannot_be_built_is_told_before_anything_runs(tmp_path):
+    for row, message in (
+        ("samix:recipe.feature=9", "^samix:recipe.feature=9: .*feature"),
+        ("samix:recipe.clean_weight=1", "has a clean loss of its own"),
+        ("mixer:nowhere", "^mixer-nowhere: .*nowhere"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(["vanilla", row, "--out", str(tmp_path), *FLAGS], never, io.StringIO())
+    assert not list(tmp_path.glob("*-s0"))
+
+
+def test_runs_csv_has_a_row_for_every_finished_run(compared):
+    folder, _, _ = compared
+    found = results_of(folder)["mixups"]
+    rows = list(csv.DictReader((folder / "runs.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["mixup"], row["seed"]) for row in rows] == [
+        ("vanilla", "0"), ("vanilla", "1"), ("cutmix", "0"), ("cutmix", "1"),
+    ]  # fmt: skip
+    for row in rows:
+        run = found[row["mixup"]]["runs"][int(row["seed"])]
+        assert float(row["top1"]) == run["top1"]
+        assert float(row["nll"]) == run["nll"]
+        assert int(row["images_seen"]) == 3 * 100  # epochs, images
+        assert float(row["worst_class"]) == min(v for v in summary_of(run)["by_class"].values() if v is not None)
+        assert float(row["cpu_seconds"]) > 0
+        assert row["command"].startswith("samix compare vanilla cutmix")
+    hashes = {row["mixup"]: row["options"] for row in rows}
+    assert [row["options"] for row in rows] == [hashes[row["mixup"]] for row in rows]  # of both seeds the same
+    assert hashes["vanilla"] != hashes["cutmix"]
+
+
+def summary_of(run):
+    return json.loads((Path(run["folder"]) / "summary.json").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from torch import nn
 
 import samix
 from samix.losses.supervised import LOSSES
+from samix.methods.averaged import Averaged
 from samix.methods.supervised import Supervised
 from samix.recipes import Recipe
 from samix.recipes.build import build_method
@@ -141,3 +142,58 @@ def test_a_recipe_s_clean_weight_reaches_the_run(tmp_path, monkeypatch):
         assert row["loss"] == pytest.approx(row["mixed"] + 0.5 * row["clean"], rel=1e-5)
     plain = rows(fit(dataclasses.replace(recipe, clean_weight=0.0), tmp_path, "plain"))
     assert all("clean" not in row for row in plain)
+
+
+# The running average --------------------------------------------------------------------------------------------------
+
+
+def averaged(net, **options):
+    return Averaged(net, seeded(samix.MixUp), num_classes=5, **options)
+
+
+def test_the_average_is_that_of_the_weights_after_each_step_and_is_reported_and_exported():
+    method = averaged(tiny_cnn(), ema_decay=0.5)
+    images, labels = batch(32)
+    first = {name: value.clone() for name, value in method.model.state_dict().items()}
+    expected = {name: value.clone() for name, value in first.items()}
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    for step, decay in enumerate((2 / 11, 3 / 12, 4 / 13)):  # (1 + t) / (10 + t), below 0.5
+        method(images, labels)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step((step + 1) / 3)
+        now = method.model.state_dict()
+        for name, value in expected.items():
+            expected[name] = decay * value + (1 - decay) * now[name] if value.is_floating_point() else now[name]
+    found = method.ema_model.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+        assert not value.is_floating_point() or not torch.equal(value, first[name])
+    exported = method.eval().export()
+    logits = method.predict(images)
+    assert list(logits) == ["ema", "network"]
+    assert torch.equal(exported(images), logits["ema"])
+    assert not torch.equal(logits["ema"], logits["network"])
+    assert all(parameter.requires_grad for parameter in exported.parameters())
+
+
+def test_the_average_stays_in_eval_mode_and_trains_as_without_it():
+    plain, with_average = (make(tiny_cnn()) for make in (lambda net: supervised(seeded(samix.MixUp), net), averaged))
+    with_average.model.load_state_dict(plain.model.state_dict())
+    assert with_average.train().ema_model.training is False
+    assert torch.equal(with_average(batch(32))[0], plain(batch(32))[0])
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_a_decay_that_averages_nothing_is_refused(decay):
+    with pytest.raises(ValueError, match="ema_decay must be"):
+        averaged(tiny_cnn(), ema_decay=decay)
+
+
+def test_a_recipe_with_a_decay_trains_the_average_and_learned_mixups_refuse_it():
+    method = build_method(small_recipe("mixup", ema_decay=0.9), 10)
+    assert (type(method), method.ema_decay) == (Averaged, 0.9)
+    with pytest.raises(ValueError, match=r"samix averages its network by its own options .*must be 0, got 0.9"):
+        build_method(small_recipe("samix", ema_decay=0.9), 10)
+    with pytest.raises(ValueError, match="ema_decay is for learning with labels, got 0.9"):
+        PretrainRecipe(ema_decay=0.9)

@@ -1,0 +1,51 @@
+"""Supervised training with a running average of the network, which is evaluated and exported."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from samix.methods.supervised import Supervised
+from samix.networks.ema import average_buffers, momentum_copy, update_momentum, warmed_up
+from samix.runtime.checks import check_number
+
+
+class Averaged(Supervised):
+    """Adds a running average of weights and BatchNorm statistics to :class:`Supervised`, as learned mixups have one.
+
+    The loop must call ``after_step``, as that of a learned mixup.
+
+    Args:
+        args: of :class:`Supervised`.
+        ema_decay: decay of the average, in (0, 1); the first steps take ``(1 + t) / (10 + t)`` where that is less.
+        kwargs: of :class:`Supervised`.
+    """
+
+    def __init__(self, *args: Any, ema_decay: float = 0.999, **kwargs: Any) -> None:
+        check_number("ema_decay", ema_decay, 0, 1, open_low=True, open_high=True)
+        super().__init__(*args, **kwargs)
+        self.ema_decay = ema_decay
+        self.ema_model = momentum_copy(self.model).eval()
+
+    def train(self, mode: bool = True) -> Averaged:
+        """Sets train mode; the average stays in eval mode."""
+        super().train(mode)
+        self.ema_model.eval()
+        return self
+
+    def after_step(self, progress: float) -> None:
+        """Moves the average towards the network."""
+        super().after_step(progress)
+        decay = warmed_up(self.ema_decay, self.step)
+        update_momentum(self.model, self.ema_model, decay)
+        average_buffers(self.model, self.ema_model, decay)
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns logits (B, K) of the average, which are reported, and of the network."""
+        return {"ema": self.ema_model(images), **super().predict(images)}
+
+    def export(self) -> nn.Module:
+        """Returns a copy of the average, in eval mode."""
+        return copy.deepcopy(self.ema_model).eval().requires_grad_(True)
