@@ -195,5 +195,5 @@ def test_a_recipe_with_a_decay_trains_the_average_and_learned_mixups_refuse_it()
     assert (type(method), method.ema_decay) == (Averaged, 0.9)
     with pytest.raises(ValueError, match=r"samix averages its network by its own options .*must be 0, got 0.9"):
         build_method(small_recipe("samix", ema_decay=0.9), 10)
-    with pytest.raises(ValueError, match="ema_decay is for learning with labels, got 0.9"):
+    with pytest.raises(ValueError, match=r"ema_decay is for learning with labels, got 0\.9"):
         PretrainRecipe(ema_decay=0.9)
