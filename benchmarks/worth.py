@@ -156,7 +156,7 @@ class WorthRun(Run):
         """The figures of the finished run."""
         row, recipe = ROWS[self.name], self.recipe
         head = next(iter(self.judged))
-        resolved = {"kind": row.kind, **resolve_options(recipe.mixup, recipe.mixup_options)}
+        resolved = {"kind": row.kind, "once": row.once, **resolve_options(recipe.mixup, recipe.mixup_options)}
         options = json.dumps({**recipe.to_dict(), "mixup_options": resolved, "seed": None}, sort_keys=True, default=str)
         main = self.judged[head]
         values: dict[str, Any] = {

@@ -68,14 +68,21 @@ class Averaged(Supervised):
         ema: decay at the start and at the end, and the share of the run in which it is held.
         report: name of the classifier to report.
         until: share of the run after which only the clean loss is left.
+        once: the first half of a batch is clean, the other mixed.
         args, kwargs: of :class:`Supervised`.
     """
 
     def __init__(
-        self, *args: Any, ema: tuple[float, float, float], report: str, until: float = 1.0, **kwargs: Any
+        self,
+        *args: Any,
+        ema: tuple[float, float, float],
+        report: str,
+        until: float = 1.0,
+        once: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.ema, self.report, self.until = ema, report, until
+        self.ema, self.report, self.until, self.once = ema, report, until, once
         self.ema_model = momentum_copy(self.model).eval()
 
     def train(self, mode: bool = True) -> Averaged:
@@ -90,11 +97,15 @@ class Averaged(Supervised):
         if not self.clean_weight:
             return super().training_step(batch)
         images, labels = batch
+        mixed_images, mixed_labels = batch
+        if self.once:
+            half = len(images) // 2
+            images, labels, mixed_images, mixed_labels = images[:half], labels[:half], images[half:], labels[half:]
         if self.progress >= self.until:
             clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
             return self.clean_weight * clean, {"mixed": torch.zeros(()), "clean": clean.detach()}
         with untracked_batchnorm(self.model):
-            logits, mixed = self.mixup.forward_through(self.model, images, labels)
+            logits, mixed = self.mixup.forward_through(self.model, mixed_images, mixed_labels)
         main = self.loss_of(logits, mixed)
         clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
         loss = main + mixed.extra_loss + self.clean_weight * clean
@@ -152,6 +163,7 @@ def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pi
             ema=setting.ema,
             report="ema_clean" if row.kind == "averaged" else "online_clean",
             until=row.form.until if row.form else 1.0,
+            once=row.once,
         )
     return frozen_norms(method) if setting.weights else method
 

@@ -44,6 +44,7 @@ less and is better.
 
 - `samix-constant` is the exact control of `samix`: its whole step, draw by draw, with every mask held at lambda.
 - `samix-once` shows each image once: half of the batch clean, half mixed, the Mixer trained in every second step.
+- `mixup-once` is MixUp in the same way, without a Mixer: half of the batch clean, half mixed, with an average.
 - `mixup-clean-ema` is MixUp with a clean loss, reported by a running average as SAMix's is. Plain rows report the
   network, the others the average by the clean head.
 - `samix-p-clean` is a frozen Mixer with a clean loss, `mixer-constant` its control."""

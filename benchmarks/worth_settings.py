@@ -38,6 +38,7 @@ class Row:
         clean_weight: of the loss of the images as they are.
         options: of the mixup.
         form: of a frozen Mixer's use; None is the library's.
+        once: show each image once, half of the batch clean and half mixed.
     """
 
     mixup: str
@@ -45,6 +46,7 @@ class Row:
     clean_weight: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
     form: Form | None = None
+    once: bool = False
 
 
 def mixer_row(form: Form) -> Row:
@@ -60,6 +62,7 @@ ROWS = {
     "mixup": Row("mixup"),
     "cutmix": Row("cutmix"),
     "guidedmixup": Row("guidedmixup"),
+    "mixup-once": Row("mixup", "averaged", 1.0, once=True),
     "mixup-clean-ema": Row("mixup", "averaged", 1.0),
     "cutmix-clean-ema": Row("cutmix", "averaged", 1.0),
     "samix-constant": Row("samix", "learned", options={"constant_masks": True}),
@@ -87,6 +90,7 @@ TITLES = {  # for readers
     "cutmix": "CutMix",
     "guidedmixup": "GuidedMixup",
     "mixup-clean-ema": "MixUp with clean loss and average",
+    "mixup-once": "MixUp, each image once, half of them clean, with average",
     "cutmix-clean-ema": "CutMix with clean loss and average",
     "guidedmixup-clean-ema": "GuidedMixup with clean loss and average",
     "guidedmixup-clean-ema-always": "GuidedMixup in every step, with clean loss and average",
@@ -99,7 +103,16 @@ TITLES = {  # for readers
     "samix-p-clean": "frozen Mixer with clean loss and average",
 }
 README_ROWS = (
-    *("vanilla", "mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema", "mixer-constant"),
+    *(
+        "vanilla",
+        "mixup",
+        "cutmix",
+        "guidedmixup",
+        "mixup-once",
+        "mixup-clean-ema",
+        "cutmix-clean-ema",
+        "mixer-constant",
+    ),
     *("samix-p-clean", "samix-once-constant", "samix-once", "samix-constant", "automix", "samix"),
 )
 HEADS = ("online_clean", "online_mixed", "online_mean", "ema_clean", "ema_mixed", "ema_mean")
@@ -177,6 +190,11 @@ SETTINGS = {
         weights="lite0",
         mean=0.5,
         std=0.5,
+    ),
+    "M": Setting(
+        "2,500 CIFAR-10 images, 40 epochs (1,000 steps), slim ResNet from scratch",
+        "cifar-few",
+        {"limit": 2500, "epochs": 40},
     ),
     "L": Setting(
         "5,000 CIFAR-10 images, 200 epochs (10,000 steps), slim ResNet from scratch",

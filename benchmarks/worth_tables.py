@@ -19,7 +19,7 @@ LEARNED = {  # with their controls
     "samix-p-clean": "mixer-constant",
 }
 HANDMADE = (
-    *("mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema"),
+    *("mixup", "cutmix", "guidedmixup", "mixup-once", "mixup-clean-ema", "cutmix-clean-ema"),
     *("guidedmixup-clean-ema", "guidedmixup-clean-ema-always"),
 )
 PUBLISHED = ("cifar10-r18", "cifar100-r18", "tiny-r18", "in1k-r18", "in1k-r50")

@@ -115,3 +115,18 @@ def test_mixing_ends_where_the_form_says():
     assert method(batch)[1]["mixed"] > 0
     method.after_step(0.81)
     assert method(batch)[1]["mixed"] == 0
+
+
+def test_each_image_is_seen_once_where_the_row_says_so():
+    import worth
+
+    recipe = worth.recipe_of(SETTINGS["S"], "mixup-once", 0)
+    method = worth_methods.make_method(SETTINGS["S"], ROWS["mixup-once"], recipe, 10, ((0.5,) * 3, (0.5,) * 3))
+    seen = []
+    method.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.randn(6, 3, 32, 32)
+    method((images, torch.arange(6)))
+    mixed, clean = seen
+    assert torch.equal(clean, images[:3])
+    assert mixed.shape == clean.shape
+    assert not torch.isclose(mixed[:, None], images[None, :3]).flatten(2).all(2).any()
