@@ -10,7 +10,8 @@
 | `F` | 255 times the value up to 1; else as `I`, rounded |
 
 Values below 0 and NaN become 0. The largest value is that of the image; PNG and PPM files of mode `I` hold 16 bit.
-16-bit RGB keeps its upper byte. Colour profiles are ignored. Of several frames or pages the first is read.
+16-bit RGB keeps its upper byte; 16-bit TIFFs where 0 is white are inverted. Colour profiles are ignored. Of several
+frames or pages the first is read.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LIMIT_VARIABLE = "SAMIX_MAX_PIXELS"
 _END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _END_BYTES = 4096  # in which it is looked for
 WHITE = (255, 255, 255, 255)
-_ORIENTATION, _SAMPLE_FORMAT = 0x0112, 339  # tags of EXIF and TIFF
+_ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 262, 339  # tags of EXIF and TIFF
 _TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # its values to Image.Transpose
 
 
@@ -177,6 +178,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if isinstance(image, TiffImageFile) and image.mode == "I" and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 1:
             values = values.view(np.uint32)  # Pillow keeps the bits of unsigned numbers
+        if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(_PHOTOMETRIC) == 0:
+            values = 65535 - values  # white is 0, which Pillow minds in 8 bits only
         return Image.fromarray(_to_bytes(values, image.mode, image.format)).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")

@@ -161,8 +161,12 @@ def _labelled(
     """Labels the images of all classes in the order of `files`; `also` names a second folder in advice."""
     for name, inside in files.items():
         if not inside:
+            others = Counter[str]()
+            list(image_files(folder / name, others))
+            holds = ", ".join(f"{count} {reason}" for reason, count in sorted(others.items()))
             raise ValueError(
-                f"class {name!r} is empty: no image in {folder / name}; add images or remove the folder{also}"
+                f"class {name!r} is empty: no image in {folder / name}{f' (it has {holds})' if holds else ''}; add "
+                f"images or remove the folder{also}"
             )
     names = [file for inside in files.values() for file in inside]
     labels = [label for label, inside in enumerate(files.values()) for _ in inside]
@@ -206,10 +210,10 @@ def read_folder(folder: Path) -> Splits:
             f"{folder} holds {held_out.name if held_out else ''} and no folder train; add DIR/train/CLASS/ with "
             f"images, or, to evaluate a trained network, give {held_out}"
         )
-    notes = tuple(f"{name} is not used" for name in others if _split_rank(name, HELD_OUT_NAMES) is not None)
+    notes = (f"{_some(others)} is not used" if len(others) == 1 else f"{_some(others)} are not used",) if others else ()
     files = _files_of_classes(train, left_out)
     if held_out is None:
-        return _divide(_labelled(train, files), tuple(files), left_out)
+        return _divide(_labelled(train, files), tuple(files), left_out, notes)
     if _is_flat(held_out):
         raise ValueError(
             f"{held_out} holds images and no class folders; sort them into {held_out}/CLASS/, or move the folder away: "
@@ -271,10 +275,12 @@ def _read_undivided(folder: Path, left_out: Counter[str]) -> Splits:
     return _divide(_labelled(folder, files), tuple(files), left_out)
 
 
-def _divide(images: FileImages, classes: tuple[str, ...], left_out: Counter[str]) -> Splits:
+def _divide(
+    images: FileImages, classes: tuple[str, ...], left_out: Counter[str], notes: tuple[str, ...] = ()
+) -> Splits:
     names = [images.path(row).name for row in range(len(images))]
     train, val = hold_out(names, images.labels, classes, images.root)
-    return Splits(images.subset(train), images.subset(val), classes, left_out=left_out, notes=(FIFTH,))
+    return Splits(images.subset(train), images.subset(val), classes, left_out=left_out, notes=(FIFTH, *notes))
 
 
 def hold_out(names: Sequence[str], labels: Tensor, classes: Sequence[str], where: object) -> tuple[Tensor, Tensor]:

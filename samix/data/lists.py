@@ -15,6 +15,7 @@ from samix.data.folders import hold_out
 from samix.data.images import FileImages, file_names, no_labels
 from samix.data.spec import DataLocation, Splits
 
+FIRST = 20  # names of a list, of which one must be a file
 # Titles of columns, in the header of a CSV file.
 _NAME_TITLES = tuple(
     "image image_id image_name image_path img img_path file file_name filename filepath file_path path id name".split()
@@ -37,6 +38,7 @@ class ImageList:
     root: Path
     names: list[str]
     labels: list[str] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def has_numbers(self) -> bool:
@@ -100,16 +102,14 @@ def read_lists(location: DataLocation) -> Splits:
             images.subset(rows),
             images.subset(held),
             classes,
-            notes=("without a second list, a fifth of each class is held out by file name",),
+            notes=("without a second list, a fifth of each class is held out by file name", *train.notes),
         )
     tested = val.numbered(numbers)
     if int(tested.labels.max()) >= len(classes):
         raise ValueError(
             f"{val.path} has label {int(tested.labels.max())}, outside the range 0..{len(classes) - 1} of {train.path}"
         )
-    both = len({train.root / name for name in train.names} & {val.root / name for name in val.names})
-    notes = (f"{both} images are in both lists",) if both else ()
-    return Splits(images, tested, classes, notes=notes)
+    return Splits(images, tested, classes, notes=train.notes)
 
 
 def _classes(images: ImageList, count: int) -> tuple[str, ...]:
@@ -130,6 +130,9 @@ def _classes(images: ImageList, count: int) -> tuple[str, ...]:
                 f"got {wrong[0]!r}"
             )
         return tuple(sorted(unique))
+    if len(unique) > 1 and not (unique & {"0", "00", "000"}):
+        lowest = min(unique, key=int)
+        raise ValueError(f"{images.path}: no image has label 0, the lowest is {lowest}; number the classes from 0")
     largest = max(unique, key=lambda label: (len(label.lstrip("0")), label))
     if len(largest) > 9 or int(largest) >= count:
         name = images.names[images.labels.index(largest)]
@@ -157,23 +160,44 @@ def read_list(path: Path, root: Path) -> ImageList:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}, the folder of the images of {path}, is missing")
     labels: list[str] | None
+    notes: tuple[str, ...] = ()
     is_table = path.suffix.lower() in (".csv", ".tsv")
     if is_table and (re.search("[,;\t]", lines[0]) or lines[0].strip('"').lower() in _NAME_TITLES):
-        names, labels = _read_table(path)
+        names, labels, notes = _read_table(path)
     elif all(map(_is_image, lines)):
         names, labels = lines, None
     else:
         names, labels = read_pairs(path)
     folders: dict[Path, dict[str, list[str]]] = {}
-    return ImageList(path, root, [_with_ending(path, root, name, folders) for name in names], labels)
+    names = [_with_ending(path, root, name, folders) for name in names]
+    if not any((root / name).is_file() for name in names[:FIRST]):
+        raise FileNotFoundError(
+            f"{path}: {names[0]!r} is not in {root}, nor are the next ones; check the names, or give the folder: "
+            f"list:{path},DIR"
+        )
+    return ImageList(path, root, names, labels, (*notes, *_repeats(path, names, labels)))
+
+
+def _repeats(path: Path, names: Sequence[str], labels: Sequence[str] | None) -> tuple[str, ...]:
+    """Says how many images are listed more than once.
+
+    Raises:
+        ValueError: one has two labels.
+    """
+    labelled: dict[str, str] = {}
+    for name, label in zip(names, labels or [""] * len(names), strict=True):
+        if labelled.setdefault(name, label) != label:
+            raise ValueError(f"{path}: {name!r} has the labels {labelled[name]!r} and {label!r}; keep one of them")
+    repeated = len(names) - len(labelled)
+    return (f"images listed more than once: {repeated}",) if repeated else ()
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_ENDINGS)
 
 
-def _read_table(path: Path) -> tuple[list[str], list[str] | None]:
-    """Reads names and labels of a CSV file; labels are None without a column of them.
+def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...]]:
+    """Reads names and labels of a CSV file, and says which columns are not used; labels are None without a column.
 
     Raises:
         ValueError: rows of different lengths, or columns that cannot be told apart.
@@ -213,7 +237,9 @@ def _read_table(path: Path) -> tuple[list[str], list[str] | None]:
         raise ValueError(
             f"{path}: the image {rows[labels.index('')][name_at]!r} has no label; add it or remove the row"
         )
-    return [row[name_at] for row in rows], labels
+    unused = [title for k, title in enumerate(titles) if title and k not in (name_at, label_at)]
+    notes = (f"columns of {path.name} that are not used: {', '.join(unused[:5])}",) if unused and has_header else ()
+    return [row[name_at] for row in rows], labels, notes
 
 
 def _with_ending(path: Path, root: Path, name: str, folders: dict[Path, dict[str, list[str]]]) -> str:
@@ -257,6 +283,8 @@ def read_lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file in UTF-8; save it as one") from None
+    if "\0" in text:
+        raise ValueError(f"{path} is damaged or no text file: it holds NUL bytes; write it again")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty; expected one entry a line")

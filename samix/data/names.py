@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samix.data import folders, published
 from samix.data.builtin import read_digits, read_torchvision
+from samix.data.copies import copied_images
 from samix.data.dataset import ImageData
 from samix.data.decode import UNREADABLE
 from samix.data.images import ArrayImages, FileImages, ImageSet
@@ -120,10 +121,26 @@ def load_data(
     mean, std = (dataset.mean, dataset.std) if dataset.mean is not None else _statistics(splits.train)
     size = dataset.size or _common_size(splits.train)
     data = ImageData(dataset.name, *splits[:3], mean, std, size, *splits[3:])
+    if dataset.name in ("folder", "list"):  # of the user's own
+        data = replace(data, notes=(*data.notes, *_suspicions(data)))
     if limit is None:
         return data
     labels = data.train.labels.clamp(min=0)  # without labels, one class
     return replace(data, train=data.train.subset(balanced_rows(labels, max(1, data.num_classes), limit, seed)))
+
+
+def _suspicions(data: ImageData) -> tuple[str, ...]:
+    """Says what a user may not know of their own images: copies in both splits, classes that differ by a slip."""
+    notes = []
+    copied = copied_images(data.train, data.val)
+    if copied:
+        notes.append(f"{copied} of the {len(data.val)} held-out images are also among those to train on")
+    seen: dict[str, str] = {}
+    for name in data.class_names:
+        alike = seen.setdefault(" ".join(name.casefold().split()), name)
+        if alike != name:
+            notes.append(f"the classes {alike!r} and {name!r} differ in capitals or spaces only")
+    return tuple(notes)
 
 
 def find_dataset(spec: str, *, trusted: bool = False) -> tuple[DatasetSpec, str]:

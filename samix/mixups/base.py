@@ -470,7 +470,8 @@ def check_types(options: Any) -> None:
 
 def check_finite(options: Any) -> None:
     """Raises ValueError for an option that is nan or infinite, or a tuple that holds such a number."""
-    for name in option_types(type(options)):
+    kind: Any = type(options)
+    for name in option_types(kind):
         value = getattr(options, name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, Real) and not math.isfinite(number):

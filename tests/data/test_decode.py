@@ -50,6 +50,13 @@ def write_tiff(path, values, order, sample_format, photometric=1):
     path.write_bytes(head + long(8) + struct.pack(f"{order}H", len(tags)) + entries + long(0) + data)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_where_0_is_white_is_inverted(tmp_path, dtype):
+    values = (STORED * (np.iinfo(dtype).max // 255)).astype(dtype)
+    write_tiff(tmp_path / "a.tif", values, "<", 1, photometric=0)
+    assert np.array_equal(grey(tmp_path / "a.tif"), 255 - STORED)
+
+
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(
     ("values", "sample_format", "expected"),

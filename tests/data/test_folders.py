@@ -1,6 +1,7 @@
 """Users' own folders: what is read, what is held out, what is refused and with which advice."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -350,3 +351,38 @@ def test_own_images_are_turned_upright_and_those_of_published_sets_are_not(tmp_p
         data = load_data(spec)
         assert (data.train.image(0).size, data.val.image(1).size) == (size, size)
         assert data.train.subset(torch.tensor([1])).image(0).size == size
+
+
+def test_every_folder_that_is_not_used_is_named(folder):
+    (folder / "holdout" / "cat").mkdir(parents=True)
+    assert load_data(str(folder)).describe() == "6 images of 2 classes, 6 held out; holdout is not used"
+    shutil.rmtree(folder / "val")
+    assert load_data(str(folder)).describe().endswith("is held out by file name; holdout is not used")
+
+
+def test_held_out_copies_of_training_images_are_counted(folder):
+    for name in ("copy.png", "again.png"):
+        shutil.copy(folder / "train" / "cat" / "0.png", folder / "val" / "cat" / name)
+    (folder / "val" / "dog" / "link.png").symlink_to(folder / "train" / "dog" / "1.png")
+    data = load_data(str(folder))
+    assert data.describe() == (
+        "6 images of 2 classes, 9 held out; 3 of the 9 held-out images are also among those to train on"
+    )
+
+
+def test_classes_that_differ_by_a_slip_are_told(folder):
+    for split in ("train", "val"):
+        write(folder / split / "Dog" / "0.png", 77)
+        write(folder / split / "dog " / "0.png", 78)
+    notes = load_data(str(folder)).notes
+    assert notes[-2:] == (
+        "the classes 'Dog' and 'dog' differ in capitals or spaces only",
+        "the classes 'Dog' and 'dog ' differ in capitals or spaces only",
+    )
+
+
+def test_an_empty_class_says_what_it_holds(folder):
+    for file in (folder / "train" / "cat").iterdir():
+        file.rename(file.with_suffix(".psd"))
+    with pytest.raises(ValueError, match=r"no image in .*cat \(it has 3 ending in .psd, which is not read"):
+        load_data(str(folder))

@@ -50,6 +50,7 @@ def test_list_names_may_hold_spaces_and_are_relative_to_their_list(folder):
     ],
 )
 def test_list_errors(tmp_path, train, val, message):
+    write(tmp_path / "a.png")
     text(tmp_path / "train.txt", *train)
     text(tmp_path / "val.txt", *val)
     with pytest.raises(ValueError, match=message):
@@ -130,7 +131,33 @@ def test_of_one_list_a_fifth_of_each_class_is_held_out_by_name(folder):
 
 def test_images_in_both_lists_are_told(folder):
     data = lists(folder, "image,label", "val/cat/0,cat", "train/dog/2,dog")
-    assert data.describe() == "2 images of 2 classes, 2 held out; 1 images are in both lists"
+    assert (
+        data.describe()
+        == "2 images of 2 classes, 2 held out; 1 of the 2 held-out images are also among those to train on"
+    )
+
+
+def test_an_image_with_two_labels_is_refused_and_one_listed_twice_is_told(folder):
+    with pytest.raises(ValueError, match=r"'train/cat/1.png' has the labels 'cat' and 'dog'; keep one of them"):
+        lists(folder, "image,label", "train/cat/1,cat", "train/dog/2,dog", "train/cat/1.png,dog")
+    data = lists(folder, "image,label", "train/cat/1,cat", "train/dog/2,dog", "train/cat/1.png,cat")
+    assert data.describe() == "3 images of 2 classes, 2 held out; images listed more than once: 1"
+
+
+def test_columns_that_are_not_used_are_named(folder):
+    data = lists(folder, "image,label,split,", "train/cat/1,cat,test,0", "train/dog/2,dog,train,1")
+    assert data.describe() == "2 images of 2 classes, 2 held out; columns of train.csv that are not used: split"
+
+
+def test_a_list_of_which_no_image_is_there_is_refused_when_it_is_read(folder):
+    text(folder / "a.csv", "image,label", *(f"https://example.org/{k}.png,{k % 2}" for k in range(30)))
+    with pytest.raises(FileNotFoundError, match=r"'https://example.org/0.png' is not in .*; check the names, or give"):
+        load_data(f"list:{folder}/a.csv")
+
+
+def test_labels_that_do_not_begin_at_0_are_refused_with_the_lowest(folder):
+    with pytest.raises(ValueError, match=r"no image has label 0, the lowest is 1; number the classes from 0"):
+        lists(folder, "image,label", "train/cat/1,1", "train/dog/2,2", val=("image,label", "val/cat/0,1"))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +190,9 @@ def test_a_label_far_above_the_number_of_images_is_refused_before_anything_is_ma
 
 
 def test_a_list_that_is_no_text_is_refused(folder):
+    (folder / "b.txt").write_bytes(b"train/cat/0.png 0\n\0.png 1\n")
+    with pytest.raises(ValueError, match=r"b.txt is damaged or no text file: it holds NUL bytes; write it again"):
+        load_data(f"list:{folder}/b.txt")
     (folder / "a.txt").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ValueError, match=r"a.txt is not a text file in UTF-8; save it as one"):
         load_data(f"list:{folder}/a.txt")
