@@ -20,6 +20,7 @@ import gc
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LIST, RESULTS = ROOT / "dev" / "mutants.txt", ROOT / "docs" / "results" / "mutants.json"
 NOT_COPIED = (".git", ".*_cache", "__pycache__", "runs", "site")
-LIMIT = 600  # seconds for the tests of one mutant; a mutant that never ends is caught
+LIMIT = 600  # seconds of processor time for the tests of one mutant; a mutant that never ends is caught
+WAIT = 6  # times as long may pass: on a busy machine, and for tests that wait
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def forked(run: Callable[[], str], limit: float) -> str:
     if child == 0:
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1,) * 2)
             os.close(reading)
             os.write(writing, run().encode())
         except BaseException as error:  # the parent judges
@@ -130,8 +133,8 @@ def forked(run: Callable[[], str], limit: float) -> str:
         finally:
             os._exit(0)
     os.close(writing)
-    end = time.monotonic() + limit
-    while not os.waitpid(child, os.WNOHANG)[0]:
+    end = time.monotonic() + WAIT * limit
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -139,7 +142,8 @@ def forked(run: Callable[[], str], limit: float) -> str:
             return "timeout"
         time.sleep(0.02)
     with os.fdopen(reading) as pipe:
-        return pipe.read() or "died"
+        killed = os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) in (signal.SIGXCPU, signal.SIGKILL)
+        return pipe.read() or ("timeout" if killed else "died")
 
 
 def be_quiet() -> None:
@@ -246,7 +250,7 @@ class Judge:
     Args:
         session: pytest's, with the tests of all mutants.
         root: the tree.
-        limit: seconds for the tests of one mutant.
+        limit: seconds of processor time for the tests of one mutant.
     """
 
     def __init__(self, session: Any, root: Path, limit: float = LIMIT) -> None:
