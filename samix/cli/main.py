@@ -24,6 +24,7 @@ USAGE = """samix: learned mixup for image networks
   samix mixer      export, check and describe Mixers     samix mixer check runs/NAME/mixer
   samix recipes    list the named recipes                samix recipes cifar100-r18 samix
   samix doctor     versions, device, known troubles      samix doctor
+  samix completion completion on TAB in bash and zsh     eval "$(samix completion)"
 
 `samix COMMAND --help` shows the common options, `--help-all` all of them. `samix train` alone trains SAMix on scanned
 digits in a minute or two. With any command: `--debug` shows where an error comes from; `--allow package.module:Name`
@@ -43,6 +44,7 @@ COMMANDS: dict[str, str] = {  # where each is; imported when it is called
     "mixer": "samix.cli.mixer:mixer",
     "recipes": "samix.cli.recipes:recipes",
     "doctor": "samix.cli.doctor:doctor",
+    "completion": "samix.cli.completion:completion",
 }
 DEBUG, ALLOW = "--debug", "--allow"
 

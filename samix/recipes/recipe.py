@@ -116,6 +116,7 @@ class OptimiserFields:
         optimizer: name of a timm optimiser: ``momentum`` (SGD with momentum, not Nesterov), ``adamw``, ``lamb``, ...
         lr: learning rate after warm-up.
         lr_end: learning rate at the end of the cosine.
+        layer_decay: factor of the learning rate from each layer of a timm network to the one below; 1 for none.
         mixer_lr: learning rate of the Mixer; None uses that of the network.
         mixer_lr_end: the Mixer's at the end; None is 0, or the network's if ``mixer_lr`` is None too.
         momentum: momentum of SGD, or beta1 of Adam.
@@ -139,6 +140,7 @@ class OptimiserFields:
     optimizer: str = "momentum"
     lr: float = 0.1
     lr_end: float = 0.0
+    layer_decay: float = 1.0
     mixer_lr: float | None = None
     mixer_lr_end: float | None = None
     momentum: float = 0.9
@@ -216,6 +218,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("decoupled_eta", "clean_weight"), Range(0)),
     **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold", "ema_decay"), BELOW_1),
     "lr": POSITIVE,
+    "layer_decay": Range(0, 1, open_low=True),
     "size": IMAGE_SIDE,
     "workers": WORKERS,
     "seed": SEED,

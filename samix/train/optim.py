@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -27,10 +27,48 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
         if group["name"] == "predictor":  # SimSiam's keeps its learning rate
             group["lr_end"] = recipe.lr
         group["momentum"] = recipe.mixer_momentum if is_mixer and recipe.mixer_momentum is not None else recipe.momentum
+    if recipe.layer_decay < 1.0:
+        factors = layer_factors(method, recipe.layer_decay)
+        groups = [part for group in groups for part in split_layers(group, factors)]
     if recipe.decay_norms:
         return groups
     exempt = exempt_from_decay(method)
     return [part for group in groups for part in split_decay(group, exempt)]
+
+
+def layer_factors(method: nn.Module, decay: float) -> dict[int, float]:
+    """The factor of the learning rate by parameter (its id): ``decay`` to the number of layers above its own.
+
+    Layers are timm's, for ``layer_decay`` in its training script; the classifier is the last, with factor 1.
+
+    Raises:
+        ValueError: the network does not say what its layers are.
+    """
+    from timm.models import group_parameters
+
+    factors: dict[int, float] = {}
+    for network in method.modules():
+        if not callable(getattr(network, "group_matcher", None)):
+            continue
+        matcher: Any = network.group_matcher
+        layers = group_parameters(network, matcher(coarse=False), reverse=True)
+        last = max(layers.values())
+        factors |= {id(p): decay ** (last - layers[name]) for name, p in network.named_parameters()}
+    if not factors:
+        raise ValueError("layer_decay needs a network of timm, which says what its layers are; leave it at 1")
+    return factors
+
+
+def split_layers(group: dict[str, Any], factors: Mapping[int, float]) -> list[dict[str, Any]]:
+    """The group in parts of one factor of the learning rate each; other parameters have 1."""
+    parts: dict[float, list[nn.Parameter]] = {}
+    for parameter in group["params"]:
+        parts.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    rates = ("lr", "lr_start", "lr_end")
+    return [
+        {**group, "params": params, **{name: factor * group[name] for name in rates}}
+        for factor, params in parts.items()
+    ]
 
 
 def exempt_from_decay(method: nn.Module) -> set[int]:

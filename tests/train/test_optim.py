@@ -167,3 +167,31 @@ def test_class_tokens_and_position_embeddings_are_not_decayed():
     assert decay[id(network.pos_embed)] == decay[id(network.cls_token)] == 0.0
     assert decay[id(network.blocks[0].attn.qkv.weight)] == 0.3
     assert decay[id(network.blocks[0].attn.qkv.bias)] == 0.0
+
+
+def test_layer_decay_gives_timm_s_rates_and_leaves_the_mixer_and_the_mixed_head_alone():
+    """timm's own grouping is the oracle; the last group, its classifier, has factor 1."""
+    from timm.optim import param_groups_layer_decay
+
+    recipe = small_recipe("samix", layer_decay=0.5, lr=0.2, mixer_lr=0.3)
+    method = build_method(recipe, 10)
+    network = method.model.model
+    expected = {
+        id(p): group["lr_scale"]
+        for group in param_groups_layer_decay(network, layer_decay=0.5)
+        for p in group["params"]
+    }
+    optimizer = build_optimizer(method, recipe)
+    set_learning_rates(optimizer, recipe, 0, 4)
+    seen = 0
+    for group in optimizer.param_groups:
+        start = 0.3 if group["name"] == "mixer" else 0.2 * expected.get(id(group["params"][0]), 1.0)
+        assert group["lr_start"] == pytest.approx(start)
+        for parameter in group["params"]:
+            seen += 1
+            if group["name"] == "network":
+                assert expected.get(id(parameter), 1.0) == pytest.approx(group["lr_start"] / 0.2)
+    assert seen == sum(p.requires_grad for p in method.parameters())
+    assert len({group["lr"] for group in optimizer.param_groups}) > 4
+    with pytest.raises(ValueError, match="layer_decay needs a network of timm"):
+        build_optimizer(vanilla(), small_recipe(layer_decay=0.5))
