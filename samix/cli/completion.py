@@ -40,8 +40,8 @@ def completion(arguments: Sequence[str]) -> int:
     cases = []
     for name in COMMANDS:
         page = io.StringIO()
-        if name != "completion":
-            with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        if name != "completion":  # those that want a word first, as analyse, refuse; they get files
+            with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit, ValueError):
                 find_command(name)([HELP_ALL])
         cases.append(f'      {name}) words="{" ".join(flags(page.getvalue()))}" ;;')
     say(SCRIPT.format(commands=" ".join(COMMANDS), cases="\n".join(cases)).rstrip())
