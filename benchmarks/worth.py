@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from samix.methods.base import Method
 from samix.recipes import Recipe
 from samix.recipes.build import resolve_options
 from samix.runtime.environment import device_name
-from samix.train.metrics import classifier_sums
+from samix.train.metrics import Sums, classifier_sums
 from samix.train.options import RunOptions
 from samix.train.trainer import Run
 
@@ -123,7 +124,7 @@ class WorthRun(Run):
         if last or self.stopping or time.monotonic() - self.saved > 60 * self.options.save_minutes:
             super().save_epoch(row)
 
-    def measure(self) -> Any:
+    def measure(self) -> Callable[[], dict[str, float]]:
         """Sums of every head on the test images."""
         start = time.process_time()
         sums = classifier_sums(
@@ -133,13 +134,13 @@ class WorthRun(Run):
             CPU,
         )
         self.test_cpu = time.process_time() - start
-        return sums
+        return partial(self.metrics_of, sums)
 
-    def metrics_of(self, measured: Any) -> dict[str, float]:
+    def metrics_of(self, sums: dict[str, Sums]) -> dict[str, float]:
         """Keeps the figures of every head."""
-        for name, sums in measured.items():
-            self.judged[name] = {**sums.metrics(), "worst_class": min(v for v in sums.by_class() if v is not None)}
-        return super().metrics_of(measured)
+        for name, own in sums.items():
+            self.judged[name] = {**own.metrics(), "worst_class": min(v for v in own.by_class() if v is not None)}
+        return super().metrics_of(sums)
 
     def masks(self) -> dict[str, Any]:
         """Statistics of the masks of 64 pairs of training images at 19 lambdas."""
@@ -244,7 +245,7 @@ def run_one(setting: str, name: str, seed: int, arguments: argparse.Namespace) -
     run = WorthRun(setting, name, seed, arguments)
     run.fit()
     if not run.judged:  # trained before, and stopped before its row was written
-        run.metrics_of(run.measure())
+        run.measure()()
     row = run.row(commit_of(), arguments.machine, f"benchmarks/worth.py --one {setting} {name} {seed}")
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
     with arguments.csv.open("a+", newline="", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from samix.data import load_images, normalize
-from samix.hub.mixer_folder import describe
+from samix.hub.mixer_export import describe
 from samix.mixers.folder import MixerWithEncoder
 from samix.mixers.pretrained import SHIPPED, Mixer
 from samix.viz.mixes import mask_statistics

@@ -25,20 +25,7 @@ from samix.viz.webpage import write_page
 
 
 def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | None = None) -> int:
-    """``samix compare``: runs what is not finished, writes the report, prints the table.
-
-    Args:
-        arguments: of the command line.
-        start: how a run is started.
-        out: where to print; None is standard output.
-
-    Returns:
-        0, or 1 where a run failed.
-
-    Raises:
-        ValueError: something is wrong with the command as a whole.
-        KeyboardInterrupt: stopped; the same command continues.
-    """
+    """``samix compare``: runs what is not finished, writes the report, prints the table."""
     out = out or sys.stdout
     plan = read_plan(arguments)
     refuse_other_report(plan.out / "results.json", plan)
@@ -81,11 +68,7 @@ def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Resul
 
 
 def read_and_write(plan: Plan, command: str) -> Results:
-    """Reads what is finished and writes the report; trains nothing, so a comparison at work there is left in peace.
-
-    Raises:
-        ValueError: nothing is finished.
-    """
+    """Reads what is finished and writes the report; trains nothing, so a comparison at work there is left in peace."""
     if not any(is_finished(job.folder) for job in plan.jobs):
         raise ValueError(f"--read trains nothing, and {plan.out} holds no finished run of this comparison")
     preview_others(plan, elsewhere=True)
@@ -95,12 +78,7 @@ def read_and_write(plan: Plan, command: str) -> Results:
 
 
 def preview_others(plan: Plan, elsewhere: bool = False) -> None:
-    """Pictures and mask statistics of runs that were trained by other means, where they are missing.
-
-    Args:
-        plan: the comparison.
-        elsewhere: leaves alone those in the comparison's own folder, which may be at it themselves.
-    """
+    """Pictures and mask statistics of runs that were trained by other means, where they are missing."""
     for job in plan.jobs:
         if elsewhere and job.folder.parent == plan.out:
             continue
@@ -109,11 +87,7 @@ def preview_others(plan: Plan, elsewhere: bool = False) -> None:
 
 
 def check_rows(plan: Plan) -> None:
-    """Builds the method of every row once, so that a wrong option is told before any run starts.
-
-    Raises:
-        ValueError: a row that cannot be built.
-    """
+    """Builds the method of every row once, so that a wrong option is told before any run starts."""
     for entry in plan.entries:
         if plan.task is LABELLED and not entry.variant.mixer_of and not is_finished(folder_of(plan, entry)):
             try:
@@ -128,11 +102,7 @@ def folder_of(plan: Plan, entry: Entry) -> Path:
 
 
 def refuse_other_report(path: Path, plan: Plan) -> None:
-    """Refuses to replace the report of another comparison: of other mixups, another recipe, or more seeds.
-
-    Raises:
-        ValueError: a report with runs that this comparison does not have, or one that cannot be read.
-    """
+    """Refuses to replace the report of another comparison: of other mixups, another recipe, or more seeds."""
     if not path.is_file():
         return
     try:

@@ -6,14 +6,14 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import get_args, get_type_hints
 
 import yaml
 from tyro.conf import OmitArgPrefixes as Group
 
 from samix.cli.options import HELP_ALL, UsageError, generator_of, options_type, read, read_known
 from samix.cli.recipe_options import COMMON as RUN_COMMON
-from samix.cli.recipe_options import GROUPS, Choice, fields_of
+from samix.cli.recipe_options import Choice, RecipeArguments
 from samix.compare.ablations import ABLATION, Variant, expand
 from samix.compare.controls import CONTROL, control_of
 from samix.compare.cost import equal_time
@@ -21,10 +21,11 @@ from samix.compare.plan import CompareOptions, Entry, Plan, order_jobs
 from samix.compare.tasks import LABELLED, ScoredTask, task_of
 from samix.recipes import Recipe, read_config, with_model
 from samix.recipes.build import MIXER, check_names
-from samix.recipes.files import typed
+from samix.recipes.files import typed, wanted
 from samix.recipes.pretrain_recipe import PretrainRecipe, ViewFields
-from samix.recipes.recipe import DataFields, LossFields, NetworkFields, OptimiserFields, with_fields
-from samix.runtime.registry import MODULE_NAME, allow
+from samix.recipes.recipe import with_fields
+from samix.runtime.checks import Options, Values
+from samix.runtime.registry import allow_typed
 from samix.train.options import short_name
 
 FIXED = ("mixup", "mixup_options", "seed")  # recipe fields that a comparison decides itself
@@ -34,27 +35,17 @@ COMMON = (*RUN_COMMON, "seeds", "jobs", "read", "publish")
 
 
 @dataclass(frozen=True)
-class CompareArguments:
+class CompareArguments(RecipeArguments):
     """Trains mixups under one recipe with the same seeds, and writes report.html, table.md, table.csv and results.json.
-    Finished runs are read, interrupted ones continued, so the same command may be given again. For example: samix
+    The same command may be given again: it reads finished runs and continues interrupted ones. For example: samix
     compare vanilla mixup cutmix samix:mask_weight=2,alpha=1 mixer:runs/NAME/mixer --seeds 3 --recipe digits-quick.
-    `recipe.FIELD=value` among a mixup's options changes a field of its recipe; ablation:NAME are the papers' ablations;
-    control:NAME is the control of a mixup: a learned one with every mask held at lam, a hand-made one with a clean loss
-    and a running average.
-    All options but those of the group `run` are fields of the recipe, and hold for all mixups.
-
-    Args:
-        recipe: named recipe, see ``samix recipes``, or your own as package.module:Name.
-        config: file of recipe fields, .json or .yaml.
+    `recipe.FIELD=value` among a mixup's options changes a field of its recipe. ablation:NAME compares the variants of
+    a published ablation. control:NAME is the control of a mixup: a learned one with every mask held at lam, a hand-made
+    one with a clean loss and a running average. All options outside the group `run` are fields of the recipe, and hold
+    for all mixups.
     """  # noqa: D205
 
-    recipe: str
-    config: str
     run: Group[CompareOptions]
-    data: Group[DataFields]
-    network: Group[NetworkFields]
-    loss: Group[LossFields]
-    optimiser: Group[OptimiserFields]
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class ComparePretraining(CompareArguments):
     """Compares mixups without labels.
 
     Args:
-        method: how features are learned without labels.
+        method: name of the method that learns features without labels.
     """
 
     method: str
@@ -70,12 +61,7 @@ class ComparePretraining(CompareArguments):
 
 
 def read_plan(arguments: Sequence[str]) -> Plan:
-    """The plan of a command line: mixups first, then options.
-
-    Raises:
-        ValueError: no mixup, unknown names or options, the same mixup twice, or options that a comparison decides
-            itself.
-    """
+    """The plan of a command line: mixups first, then options."""
     count = next((n for n, a in enumerate(arguments) if a.startswith("-")), len(arguments))
     specs, words = arguments[:count], arguments[count:]
     choice, flags = read_known(Choice, words, "samix compare")
@@ -89,9 +75,7 @@ def read_plan(arguments: Sequence[str]) -> Plan:
     name = choice.recipe or str(values.get("name", usual))
     task = task_of(name)
     variants = read_variants(specs or ["vanilla"])
-    for variant in variants:
-        if MODULE_NAME.fullmatch(mixup_of(variant)):
-            allow(mixup_of(variant))  # the user typed it
+    allow_typed(*map(mixup_of, variants))
     parsed = [(v, *read_recipe(mixup_of(v), name, task, choice, values, flags)) for v in variants]
     options, entries = parsed[0][2], tuple(new_entry(v, recipe, task) for v, recipe, _ in parsed)
     if options.equal_time:
@@ -113,12 +97,8 @@ def check_choice(choice: Choice, flags: Sequence[str]) -> None:
         raise UsageError("a comparison takes --seeds N, which runs seeds 0 to N - 1, not --seed")
 
 
-def file_values(path: str) -> dict[str, Any]:
-    """The fields in the file of ``--config``.
-
-    Raises:
-        ValueError: some that a comparison decides itself.
-    """
+def file_values(path: str) -> Values:
+    """The fields in the file of ``--config``."""
     values = read_config(path, PretrainRecipe)
     decided = sorted(set(values) & set(FIXED))
     if decided:
@@ -127,26 +107,22 @@ def file_values(path: str) -> dict[str, Any]:
 
 
 def read_variants(specs: Sequence[str]) -> list[Variant]:
-    """The rows that are asked for; of an ablation all of them, but for those that are there already.
-
-    Raises:
-        ValueError: a row is given twice, or an unknown ablation.
-    """
-    found: list[Variant] = []
+    """The rows that are asked for; of an ablation all of them, but for those that are there already."""
+    variants: list[Variant] = []
     for spec in specs:
         if spec.startswith(ABLATION):
-            found += [v for v in expand(spec.removeprefix(ABLATION)).variants if v not in found]
+            variants += [v for v in expand(spec.removeprefix(ABLATION)).variants if v not in variants]
         elif spec.startswith(CONTROL):
             of = spec.removeprefix(CONTROL)
             name, given = split_spec(of)
-            found.append(control_of(label_of(of), name, ",".join(f"{key}={value}" for key, value in given.items())))
+            variants.append(control_of(label_of(of), name, ",".join(f"{key}={value}" for key, value in given.items())))
         else:
-            found.append(Variant(label_of(spec), spec))
-    labels = [variant.label for variant in found]
+            variants.append(Variant(label_of(spec), spec))
+    labels = [variant.label for variant in variants]
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"{label} is given twice; name each mixup once, or with other options: {label}:alpha=1")
-    return found
+    return variants
 
 
 def mixup_of(variant: Variant) -> str:
@@ -157,61 +133,40 @@ def mixup_of(variant: Variant) -> str:
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     """``samix:mask_weight=1,alpha=2`` as name and options; ``mixer:PATH`` is a name."""
-    found = SPEC.fullmatch(spec)
-    if found is None:
+    match = SPEC.fullmatch(spec)
+    if match is None:
         raise ValueError(f"a mixup is NAME or NAME:option=value,option=value, got {spec!r}")
-    pairs = [text.partition("=") for text in (found[2] or "").split(",") if text]
-    return found[1], {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
+    pairs = [text.partition("=") for text in (match[2] or "").split(",") if text]
+    return match[1], {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
 
 
 def label_of(spec: str) -> str:
     """What tables call it: the name, of a path what tells it apart, and the options."""
     name, options = split_spec(spec)
-    told = ",".join(f"{k}={v}" for k, v in options.items())
-    return (short_name(name) if name.startswith(MIXER) else name) + (f":{told}" if told else "")
+    options_text = ",".join(f"{k}={v}" for k, v in options.items())
+    return (short_name(name) if name.startswith(MIXER) else name) + (f":{options_text}" if options else "")
 
 
 def read_recipe(
-    mixup: str, name: str, scored: ScoredTask, choice: Choice, values: Mapping[str, Any], flags: Sequence[str]
+    mixup: str, name: str, scored: ScoredTask, choice: Choice, values: Options, flags: Sequence[str]
 ) -> tuple[Recipe, CompareOptions]:
-    """The recipe of a mixup with what the file and the flags change in it, and the options of the comparison.
-
-    Raises:
-        ValueError: unknown mixup, recipe or fields.
-    """
+    """The recipe of a mixup with what the file and the flags change in it, and the options of the comparison."""
     task = scored.task
     if choice.method and "method" not in task.groups:
         raise UsageError(f"--method is for recipes without labels, and {name} has labels")
     recipe: Recipe = task.resolve({**choice.named, "recipe": name, "mixup": mixup}, values, choice.presets)
-    kind: Any = CompareArguments if scored is LABELLED else ComparePretraining
-    known = {f.name for f in dataclasses.fields(kind)}
-    default = kind(
-        recipe=recipe.name,
-        config=choice.config or "",
-        run=CompareOptions(),
-        **{group: fields_of(recipe, GROUPS[group]) for group in GROUPS if group in known},
-        **({"method": choice.named.get("method", "moco")} if "method" in known else {}),
+    cls, own = CompareArguments if scored is LABELLED else ComparePretraining, Values(run=CompareOptions())
+    if cls is ComparePretraining:
+        own["method"] = choice.named.get("method", "moco")
+    description = CompareArguments.__doc__
+    given = read(
+        cls, flags, "samix compare", description=description, default=cls.at(recipe, choice, own), common=COMMON
     )
-    given: Any = read(
-        kind,
-        flags,
-        "samix compare",
-        description=(CompareArguments.__doc__ or "").partition("Args:")[0],
-        default=default,
-        common=COMMON,
-    )
-    changes: dict[str, Any] = {}
-    for group in known & set(GROUPS):
-        changes |= dataclasses.asdict(getattr(given, group))
-    return with_fields(recipe, changes), given.run
+    return with_fields(recipe, given.changes()), given.run
 
 
 def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entry:
-    """The row of a mixup.
-
-    Raises:
-        ValueError: an option that it does not have, or a value that is not allowed.
-    """
+    """The row of a mixup."""
     given, name = split_spec(variant.spec)[1], mixup_of(variant)
     group = scored.task.groups["mixup"]
     changes = {key.removeprefix(FIELD): text for key, text in given.items() if key.startswith(FIELD)}
@@ -236,12 +191,8 @@ def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entry:
     return Entry(variant.label, name, changed, variant, scored.published(recipe.name).get(name) if as_named else None)
 
 
-def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask) -> dict[str, Any]:
-    """What a row changes in the recipe.
-
-    Raises:
-        ValueError: no such field, one that a comparison decides itself, or a value of another type.
-    """
+def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask) -> Values:
+    """What a row changes in the recipe."""
     hints = get_type_hints(type(recipe))
     free = [name for name in hints if name not in (*FIXED, *scored.skipped, "name", "method")]
     for name in changes:
@@ -250,33 +201,25 @@ def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask)
     return {name: option_value(name, hints[name], text) for name, text in changes.items()}
 
 
-def option_value(key: str, hint: Any, text: str) -> Any:
-    """The text of an option as its field's type.
-
-    Raises:
-        ValueError: another type, or none of the values allowed.
-    """
-    if get_origin(hint) is Literal and text in get_args(hint):
-        return text
-    if str in (get_args(hint) or (hint,)) and text not in ("null", "none"):
+def option_value(key: str, hint: object, text: str) -> object:
+    """The text of an option as its field's type."""
+    choices = get_args(hint)
+    if text in choices or (str in (choices or (hint,)) and text not in ("null", "none")):
         return text
     try:
         return typed(key, hint, None if text == "none" else yaml.safe_load(text))
     except (ValueError, yaml.YAMLError):
-        wanted = (
-            ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
-        )
-        raise ValueError(f"{key} must be {wanted}, got {text!r}") from None
+        raise ValueError(f"{key} must be {wanted(hint)}, got {text!r}") from None
 
 
-def overridden(recipes: Sequence[Recipe], scored: ScoredTask) -> dict[str, Any]:
+def overridden(recipes: Sequence[Recipe], scored: ScoredTask) -> Values:
     """Fields in which any of the recipes differs from the named one, with the first value that does."""
-    found: dict[str, Any] = {}
+    changed: Values = {}
     for recipe in recipes:
         own = recipe.to_dict()
         named = {"recipe": recipe.name, "mixup": recipe.mixup, **({"method": own["method"]} if "method" in own else {})}
         base = scored.task.resolve(named).to_dict()
         for key, value in own.items():
             if key not in (*FIXED, *scored.skipped, "name") and base[key] != value:
-                found.setdefault(key, value)
-    return found
+                changed.setdefault(key, value)
+    return changed

@@ -1,4 +1,4 @@
-"""``samix doctor``: what is installed, where it runs, and troubles that are known."""
+"""``samix doctor``: installed versions, devices, and known problems of this machine."""
 
 from __future__ import annotations
 
@@ -26,23 +26,20 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Doctor:
-    """Prints versions, devices and threads, checks a small forward and backward pass, and names known troubles."""
+    """Prints versions, devices and threads, tries a small forward and backward pass, and lists known problems."""
 
 
 def doctor(arguments: Sequence[str]) -> int:
     """``samix doctor``; the exit status is 1 if a check fails."""
     read(Doctor, arguments, "samix doctor")
     troubles = find_troubles()
-    print(
-        "\n".join(
-            [*described(), *(f"trouble: {line}" for line in troubles), *([] if troubles else ["no trouble found"])]
-        )
-    )
+    lines = [f"trouble: {line}" for line in troubles] or ["no trouble found"]
+    print("\n".join([*described(), *lines]))
     return 1 if troubles else 0
 
 
 def described() -> list[str]:
-    """What is installed, and where it runs."""
+    """The installed versions, and the hardware."""
     rows = {
         "system": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         **versions(),
@@ -71,28 +68,28 @@ def installed(name: str) -> str:
 
 def find_troubles() -> list[str]:
     """The known troubles that this machine has, each with what to do."""
-    found = []
+    troubles = []
     if has_amx() and not os.environ.get("ONEDNN_MAX_CPU_ISA"):
-        found.append(
+        troubles.append(
             "this CPU reports AMX, and some virtual machines end a process that uses it (illegal instruction) in bf16; "
             "if that happens, set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16, or leave out --precision bf16"
         )
     if torch.get_num_threads() > usable_cores():
-        found.append(
+        troubles.append(
             f"{torch.get_num_threads()} threads on {usable_cores()} usable cores are slow; set "
             f"OMP_NUM_THREADS={usable_cores()}"
         )
     if SHARED_MEMORY.is_dir():
         stat = os.statvfs(SHARED_MEMORY)
         if stat.f_bavail * stat.f_frsize < 2**28:
-            found.append(
+            troubles.append(
                 "/dev/shm has less than 256 MB free, so loader processes may stop; use --workers 0, or enlarge it"
             )
     try:
         torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).sum().backward()
     except RuntimeError as error:
-        found.append(f"a forward and backward pass fails: {error}; reinstall torch for this machine")
-    return found
+        troubles.append(f"a forward and backward pass fails: {error}; reinstall torch for this machine")
+    return troubles
 
 
 def has_amx() -> bool:

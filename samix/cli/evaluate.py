@@ -1,9 +1,8 @@
-"""``samix evaluate``: metrics of a classifier, or a representation judged in one of six ways."""
+"""``samix evaluate``: metrics of a classifier, or one of six evaluations of a representation."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from tyro.conf import Positional
 
@@ -12,7 +11,7 @@ from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
 from samix.cli.evaluate_trained import Detection, Finetune
 from samix.cli.options import read
 from samix.data.replacements import OnBadImage
-from samix.runtime.checks import COUNT, check_fields
+from samix.runtime.checks import COUNT, Values, check_fields
 
 KINDS: dict[str, type[Options]] = {
     "knn": Knn,
@@ -30,8 +29,9 @@ class Evaluate:
 
     Args:
         path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), its ``export`` folder, or a hub id.
-        data: data set, or a folder of class folders to evaluate whole; empty takes the data it was trained on.
-        data_root: where torchvision's data sets lie.
+        data: data set, or a folder of class folders, all images of which are evaluated; empty takes the data that the
+            network was trained on.
+        data_root: folder of torchvision's data sets.
         batch_size: images per pass.
         device: auto, cpu, cuda, cuda:N or mps.
         on_bad_image: stop at an image that cannot be read, or skip it.
@@ -60,23 +60,23 @@ def evaluate(arguments: list[str]) -> int:
     if arguments and arguments[0] in KINDS:
         print(read(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
         return 0
-    if not arguments or {"-h", "--help"} & set(arguments[:1]):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(EVALUATE.format(kinds=" | ".join(KINDS)))
     asked: Evaluate = read(Evaluate, arguments, "samix evaluate")
     from samix.eval.held_out import evaluate_path
 
-    found = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device, asked.on_bad_image)
-    skipped = f"; {found.unreadable} could not be read and were left out" if found.unreadable else ""
-    print(f"evaluated {found.images} images of {found.data}{skipped}")
-    width = max(map(len, found.metrics))
+    result = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device, asked.on_bad_image)
+    skipped = f"; {result.unreadable} could not be read and were left out" if result.unreadable else ""
+    print(f"evaluated {result.images} images of {result.data}{skipped}")
+    width = max(map(len, result.metrics))
     print(f"{'':{width}}   top-1 %   top-5 %   NLL nats   ECE %")
-    for name, row in found.metrics.items():
+    for name, row in result.metrics.items():
         print(f"{name:{width}}   {row['top1']:7.2f}   {row['top5']:7.2f}   {row['nll']:8.4f}   {row['ece']:5.2f}")
     return 0
 
 
-def evaluate_representation(kind: str, source: str, data: str = "", **options: Any) -> tuple[Numbers, str]:
-    """Judges a backbone.
+def evaluate_representation(kind: str, source: str, data: str = "", **options: object) -> tuple[Numbers, str]:
+    """Evaluates a backbone.
 
     Args:
         kind: knn, linear, svm, fewshot, finetune or detection.
@@ -96,4 +96,5 @@ def evaluate_representation(kind: str, source: str, data: str = "", **options: A
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"{kind} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    return KINDS[kind](source=source, data=data, **options).run()
+    values: Values = options
+    return KINDS[kind](source=source, data=data, **values).run()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,24 +14,30 @@ from samix.data import Augment, EvalBatches, ImageData, TrainBatches, default_au
 from samix.eval.features import Features, extract
 from samix.eval.source import Source, load_source, scaled
 from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, SEED, WORKERS, Ranges, check_fields
+from samix.runtime.environment import pick_device
+
+if TYPE_CHECKING:
+    from samix.eval.finetune import FinetuneProtocol
+    from samix.eval.linear import Protocol
 
 Numbers = dict[str, float]
+Steps = TypeVar("Steps", "Protocol", "FinetuneProtocol")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every kind is told.
+    """Options of every kind of evaluation.
 
     Args:
         source: a run's folder or its ``last.pt``, an export's folder, ``timm:NAME`` or ``timm:NAME:pretrained``.
-        data: data set, see ``samix.data.load_data``; empty takes the one it was trained on.
-        data_root: where torchvision's data sets lie.
+        data: data set, see ``samix.data.load_data``; empty takes the one that the source was trained on.
+        data_root: folder of torchvision's data sets.
         size: side of the images in pixels; 0 takes the source's, or 224.
-        stem: of ``timm:NAME``: ``default``, ``small`` or ``half``.
-        batch_size: images per pass; training takes its protocol's where that is 0.
+        stem: first layers of ``timm:NAME``: ``default``, ``small`` or ``half``.
+        batch_size: images per pass; 0 takes 256, and in training that of the protocol.
         workers: loader processes.
-        device: auto, cpu or cuda.
-        seed: of whatever is drawn.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        seed: seed of all random draws.
     """
 
     ranges: ClassVar[Ranges] = {}  # of a kind's own numbers
@@ -50,64 +57,49 @@ class Options:
         check_fields(self, self.ranges)
 
     def run(self) -> tuple[Numbers, str]:
-        """Numbers, and the line to print."""
+        """Numbers by name, and the line to print."""
         raise NotImplementedError
-
-    @property
-    def place(self) -> torch.device:
-        """The device.
-
-        Raises:
-            ValueError: unknown, or no GPU.
-        """
-        from samix.runtime.environment import check_device
-
-        check_device(self.device)
-        return torch.device(
-            "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
-        )
 
     def load(self) -> Source:
         """The source on the device."""
-        return load_source(self.source, size=self.size, stem=self.stem, device=self.place)
+        return load_source(self.source, size=self.size, stem=self.stem, device=self.torch_device)
 
     def load_images(self, source: Source) -> ImageData:
-        """The data set, with pixels scaled as the source wants them.
-
-        Raises:
-            ValueError: no data named, and none known.
-        """
+        """The data set, with pixels scaled as the source was trained."""
         name = self.data or source.data
         if not name:
             raise ValueError(f"{self.source} does not say what it was trained on; give --data")
         return scaled(load_data(name, root=self.data_root), source)
 
-    def side(self, source: Source) -> int:
-        """Side of the images in pixels."""
-        return self.size or source.size or 224
+    @property
+    def torch_device(self) -> torch.device:
+        """The device by its name."""
+        return pick_device(self.device)
 
     def split(self, source: Source, data: ImageData, split: Literal["train", "val"]) -> EvalBatches:
         """A split under the test transform."""
         return EvalBatches(
             data,
             batch_size=self.batch_size or 256,
-            size=self.side(source),
+            size=self.size or source.size or 224,
             augment=default_augment(data),
             split=split,
             workers=self.workers,
-            device=self.place,
+            device=self.torch_device,
         )
 
     def train_batches(self, source: Source, data: ImageData, batch_size: int) -> TrainBatches:
         """The train split under the train transform, in batches of that size or of the whole split."""
+        # The probes of STL-10 take crops of at least 0.2 of the area.
+        augment = Augment("resized-crop", min_scale=0.2) if data.name == "stl10" else default_augment(data)
         return TrainBatches(
             data,
             batch_size=min(batch_size, len(data.train)),
-            size=self.side(source),
-            augment=probe_augment(data),
+            size=self.size or source.size or 224,
+            augment=augment,
             seed=self.seed,
             workers=self.workers,
-            device=self.place,
+            device=self.torch_device,
         )
 
     def both(self, source: Source, data: ImageData, features: Features) -> list[tuple[Tensor, Tensor]]:
@@ -115,10 +107,12 @@ class Options:
         return [extract(features, self.split(source, data, split).batches()) for split in ("train", "val")]
 
 
-def probe_augment(data: ImageData) -> Augment:
-    """The probes' train transform: that of the data set; for STL-10, crops of at least 0.2 of the area."""
-    augment = default_augment(data)
-    return Augment("resized-crop", min_scale=0.2) if data.name == "stl10" else augment
+def in_epochs(protocol: Steps, epochs: int) -> Steps:
+    """The protocol with another number of epochs, and its steps of the learning rate in proportion; 0 keeps it."""
+    if not epochs:
+        return protocol
+    steps = tuple(round(step * epochs / protocol.epochs) for step in protocol.steps)
+    return dataclasses.replace(protocol, epochs=epochs, steps=steps)
 
 
 def line(kind: str, data: str, numbers: Numbers) -> str:

@@ -1,4 +1,4 @@
-"""``samix evaluate knn | linear | svm | fewshot``: what frozen features are worth."""
+"""``samix evaluate knn | linear | svm | fewshot``: evaluations of frozen features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samix.cli.evaluate_base import Numbers, Options, line
+from samix.cli.evaluate_base import Numbers, Options, in_epochs, line
 from samix.data import FileImages, ImageData
 from samix.data.images import file_names
 from samix.eval.features import Features, extract, stage_features
@@ -23,8 +23,8 @@ class Knn(Options):
     """Weighted nearest neighbours on frozen features (Wu et al. 2018).
 
     Args:
-        ks: numbers of neighbours, at most as many as training images; empty takes those of 10, 20, 100, 200 that are.
-        temperature: of the votes; 0.1 with k = 200 is the monitor of CIFAR runs.
+        ks: numbers of neighbours, at most the number of training images; empty takes 10, 20, 100 and 200.
+        temperature: temperature of the votes; the monitor of CIFAR runs takes 0.1 with k = 200.
     """
 
     ranges: ClassVar[Ranges] = {"ks": COUNT, "temperature": POSITIVE}
@@ -39,16 +39,10 @@ class Knn(Options):
         source = self.load()
         data = self.load_images(source)
         (bank, bank_labels), (queries, labels) = self.both(source, data, source.features)
-        found = knn_accuracy(
-            bank,
-            bank_labels,
-            queries,
-            labels,
-            ks=self.ks or [k for k in KS if k <= len(bank)] or [len(bank)],
-            temperature=self.temperature,
-            num_classes=data.num_classes,
-        )
-        numbers = {f"k{k}": value for k, value in found.items()}
+        ks = self.ks or [k for k in KS if k <= len(bank)] or [len(bank)]
+        classes, temperature = data.num_classes, self.temperature
+        top1 = knn_accuracy(bank, bank_labels, queries, labels, ks=ks, temperature=temperature, num_classes=classes)
+        numbers = {f"k{k}": value for k, value in top1.items()}
         return numbers, line("kNN top-1 %", data.name, numbers)
 
 
@@ -58,10 +52,10 @@ class Linear(Options):
 
     Args:
         protocol: moco, moco-small, mocov3, samix-vits, simsiam, swav, barlow, simclr or imix.
-        augmented: the protocol's own form, each epoch with newly varied images; else the quick form on features taken
-            once, whose result is not the protocol's number.
-        lrs: learning rates in the place of the protocol's, trained side by side.
-        epochs: in the place of the protocol's; 0 keeps it. Steps of the learning rate move in proportion.
+        augmented: the protocol's own form, which augments the images anew in each epoch; without it the quick form on
+            features that are computed once, whose result is not the protocol's number.
+        lrs: learning rates instead of the protocol's, trained side by side.
+        epochs: epochs instead of the protocol's; 0 keeps those. Steps of the learning rate move in proportion.
     """
 
     ranges: ClassVar[Ranges] = {"lrs": POSITIVE, "epochs": COUNT_OR_0}
@@ -75,10 +69,7 @@ class Linear(Options):
         """``top1`` and ``top5`` in percent of the best rate, the rate ``lr``, and ``top1@RATE`` of each of several."""
         from samix.eval.linear import probe_augmented, probe_features, protocol_named
 
-        protocol = protocol_named(self.protocol)
-        if self.epochs:
-            steps = tuple(round(step * self.epochs / protocol.epochs) for step in protocol.steps)
-            protocol = dataclasses.replace(protocol, epochs=self.epochs, steps=steps)
+        protocol = in_epochs(protocol_named(self.protocol), self.epochs)
         protocol = dataclasses.replace(protocol, batch_size=self.batch_size or protocol.batch_size)
         source = self.load()
         data = self.load_images(source)
@@ -89,13 +80,13 @@ class Linear(Options):
         else:
             train, test = self.both(source, data, source.features)
             probe = probe_features(*train, data.num_classes, protocol, lrs=self.lrs, seed=self.seed)
-        found = probe.accuracy(*test)
-        best = max(found, key=lambda lr: found[lr]["top1"])
-        numbers = {**found[best], "lr": best}
-        if len(found) > 1:
-            numbers |= {f"top1@{lr:g}": row["top1"] for lr, row in found.items()}
+        by_rate = probe.accuracy(*test)
+        best = max(by_rate, key=lambda lr: by_rate[lr]["top1"])
+        numbers, chosen = {**by_rate[best], "lr": best}, ""
+        if len(by_rate) > 1:
+            numbers |= {f"top1@{lr:g}": row["top1"] for lr, row in by_rate.items()}
+            chosen = f", best of {len(by_rate)} rates on the test images"
         form = "augmented" if self.augmented else "features"
-        chosen = f", best of {len(found)} rates on the test images" if len(found) > 1 else ""
         return numbers, line(f"linear probe ({self.protocol}, {form}{chosen}), %", data.name, numbers)
 
 
@@ -104,8 +95,8 @@ class Svm(Options):
     """Linear SVM on frozen features; mean average precision with ``--data voc07:DIR``, else top-1.
 
     Args:
-        stage: take features after an inner stage of a timm network, as timm counts them; None takes the pooled ones.
-        costs: to choose from by cross-validation; empty takes the protocol's nineteen.
+        stage: inner stage of a timm network that gives the features, as timm counts; None takes the pooled features.
+        costs: SVM costs, chosen by cross-validation; empty takes the protocol's nineteen.
     """
 
     ranges: ClassVar[Ranges] = {"stage": Range(), "costs": POSITIVE}
@@ -137,7 +128,7 @@ class Fewshot(Options):
     Args:
         shots: images of each class.
         draws: independent draws.
-        costs: to choose from, the best on the test images for each number of shots; empty takes the protocol's.
+        costs: SVM costs; the best on the test images is taken for each number of shots. Empty takes the protocol's.
     """
 
     ranges: ClassVar[Ranges] = {"shots": COUNT, "draws": COUNT, "costs": POSITIVE}
@@ -156,20 +147,11 @@ class Fewshot(Options):
             train, test = voc_features(self, source, source.features)
         else:
             data = self.load_images(source)
-            name = data.name
-            train, test = (
-                (found, one_hot_targets(labels, data.num_classes))
-                for found, labels in self.both(source, data, source.features)
-            )
-        found = low_shot_map(
-            *train,
-            *test,
-            shots=self.shots,
-            draws=self.draws,
-            seed=self.seed,
-            fit=Fit(costs=self.costs or COSTS, seed=self.seed),
-        )
-        numbers = {f"{key}@{k}": row[key] for k, row in found.items() for key in ("map", "std")}
+            name, both = data.name, self.both(source, data, source.features)
+            train, test = ((features, one_hot_targets(labels, data.num_classes)) for features, labels in both)
+        fit = Fit(costs=self.costs or COSTS, seed=self.seed)
+        by_shots = low_shot_map(*train, *test, shots=self.shots, draws=self.draws, seed=self.seed, fit=fit)
+        numbers = {f"{key}@{k}": row[key] for k, row in by_shots.items() for key in ("map", "std")}
         return numbers, line("few-shot SVM mAP %", name, numbers)
 
 

@@ -1,4 +1,4 @@
-"""``samix evaluate finetune | detection``: what a backbone is worth as the start of further training."""
+"""``samix evaluate finetune | detection``: evaluations by further training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from samix.cli.evaluate_base import Numbers, Options, line
+from samix.cli.evaluate_base import Numbers, Options, in_epochs, line
 from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, Range, Ranges
 
 
@@ -18,8 +18,8 @@ class Finetune(Options):
     Args:
         protocol: toolbox-1, toolbox-10, swav-1, swav-10, simclr-1 or barlow-1; the number is the percentage.
         fraction: share of the training images, drawn by class.
-        names: file of image names, one a line, in the place of a fraction (the public lists of ImageNet).
-        epochs: in the place of the protocol's; 0 keeps it. Steps of the learning rate move in proportion.
+        names: file of image names, one a line, instead of a fraction (such as the public lists of ImageNet).
+        epochs: epochs instead of the protocol's; 0 keeps those. Steps of the learning rate move in proportion.
         grid: try the toolbox's nine pairs of learning rates and report the best.
     """
 
@@ -41,23 +41,19 @@ class Finetune(Options):
             toolbox_grid,
         )
 
-        protocol = finetune_protocol_named(self.protocol)
-        if self.epochs:
-            steps = tuple(round(step * self.epochs / protocol.epochs) for step in protocol.steps)
-            protocol = dataclasses.replace(protocol, epochs=self.epochs, steps=steps)
+        protocol = in_epochs(finetune_protocol_named(self.protocol), self.epochs)
         source = self.load()
         data = self.load_images(source)
-        part = labelled_part(
-            data, fraction=self.fraction, names=Path(self.names) if self.names else None, seed=self.seed
-        )
+        names = Path(self.names) if self.names else None
+        part = labelled_part(data, fraction=self.fraction, names=names, seed=self.seed)
         batches = self.train_batches(source, part, self.batch_size or protocol.batch_size)
         best: Numbers = {}
         protocols = toolbox_grid(protocol) if self.grid else [protocol]
         for one in protocols:
             network = fine_tune(source.backbone, batches, data.num_classes, one, seed=self.seed)
-            found = finetune_metrics(network, self.split(source, data, "val"), data.num_classes)
-            if not best or found["top1"] > best["top1"]:
-                best = {**found, "backbone_lr": one.backbone_lr, "head_lr": one.head_lr}
+            metrics = finetune_metrics(network, self.split(source, data, "val"), data.num_classes)
+            if not best or metrics["top1"] > best["top1"]:
+                best = {**metrics, "backbone_lr": one.backbone_lr, "head_lr": one.head_lr}
         chosen = f", best of {len(protocols)} on the test images" if self.grid else ""
         return best, line(f"fine-tuned on {len(part.train)} images ({self.protocol}{chosen})", data.name, best)
 
@@ -71,7 +67,7 @@ class Detection(Options):
         lr: learning rate; 0 takes 0.02 per 16 images.
         test_side: short side of test images in pixels; 0 takes 800. Training sizes and anchors keep their ratio to
             it.
-        precise: batches over which BatchNorm's statistics are measured before testing; 0 keeps the moving ones.
+        precise: batches to measure BatchNorm's statistics on before testing; 0 keeps the running averages.
     """
 
     ranges: ClassVar[Ranges] = {
@@ -102,8 +98,7 @@ class Detection(Options):
         lr = self.lr or protocol.lr * batch_size / protocol.batch_size
         protocol = dataclasses.replace(protocol, batch_size=batch_size, lr=lr, precise=self.precise)
         source = self.load()
-        model = train_detector(
-            source.backbone, boxes, protocol, seed=self.seed, device=self.place, workers=self.workers
-        )
-        numbers = detection_metrics(model, boxes, protocol, self.place)
+        device = self.torch_device
+        model = train_detector(source.backbone, boxes, protocol, seed=self.seed, device=device, workers=self.workers)
+        numbers = detection_metrics(model, boxes, protocol, device)
         return numbers, line("detection (torchvision), %", boxes.name, numbers)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,18 +19,20 @@ from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
 from samix.recipes.named import TRAINING
 from samix.recipes.pretrain_named import PRETRAINING
-from samix.recipes.recipe import SMALL_STEMS, Recipe
-from samix.runtime.checks import suggest
+from samix.recipes.recipe import SMALL_STEMS, AnyRecipe, Recipe
+from samix.recipes.task import Task
+from samix.runtime.checks import Options, Values, suggest
 from samix.runtime.console import say
-from samix.runtime.registry import MODULE_NAME, allow
+from samix.runtime.registry import allow_typed
 from samix.train import Callback, RunOptions
 
 SMALL = 64  # pixels; images of at most this side are trained at their own size
+AFTER_MODEL = ("model_args", "feature", "stem")  # fields that a named network resets, unless they are given too
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run gives.
+    """The result of a run.
 
     Args:
         model: the exported network in eval mode, on the CPU: of learned mixups the averaged one.
@@ -42,7 +43,7 @@ class FitResult:
 
     model: nn.Module
     history: list[dict[str, float]]
-    summary: dict[str, Any]
+    summary: Values
     folder: Path
 
 
@@ -50,14 +51,14 @@ def fit(
     model: str | nn.Module | None = None,
     mixup: str | Augmentation = "samix",
     *,
-    train: Any = None,
-    val: Any = None,
+    train: object = None,
+    val: object = None,
     recipe: str = "",
     preset: str = "",
-    mixup_options: Mapping[str, Any] | None = None,
+    mixup_options: Options | None = None,
     class_names: Sequence[str] | None = None,
     callbacks: Iterable[Callback] = (),
-    **options: Any,
+    **options: object,
 ) -> FitResult:
     """Trains a network with any mixup: ``samix train`` for objects from Python.
 
@@ -103,14 +104,14 @@ def pretrain(
     method: str = "moco",
     mixup: str | Augmentation = "",
     *,
-    train: Any = None,
-    val: Any = None,
+    train: object = None,
+    val: object = None,
     recipe: str = "",
     preset: str = "",
-    method_options: Mapping[str, Any] | None = None,
-    mixup_options: Mapping[str, Any] | None = None,
+    method_options: Options | None = None,
+    mixup_options: Options | None = None,
     callbacks: Iterable[Callback] = (),
-    **options: Any,
+    **options: object,
 ) -> FitResult:
     """Learns features without labels: ``samix pretrain`` for objects from Python.
 
@@ -140,17 +141,17 @@ def pretrain(
 
 
 def _fit(
-    task: Any,
+    task: Task[AnyRecipe],
     model: str | nn.Module | None,
     mixup: str | Augmentation,
-    train: Any,
-    val: Any,
+    train: object,
+    val: object,
     recipe: str,
     presets: Mapping[str, str],
-    mixup_options: Mapping[str, Any] | None,
+    mixup_options: Options | None,
     class_names: Sequence[str] | None,
     callbacks: Iterable[Callback],
-    options: dict[str, Any],
+    options: Options,
 ) -> FitResult:
     fields = {f.name for f in dataclasses.fields(task.recipe)} - {"mixup", "mixup_options", "model", "name"}
     run_fields = {f.name for f in dataclasses.fields(RunOptions)}
@@ -158,37 +159,32 @@ def _fit(
         if name not in fields | run_fields:
             raise TypeError(f"no option {name!r}{suggest(name, fields | run_fields)}; samix train --help-all lists all")
     run_options = RunOptions(**{name: value for name, value in options.items() if name in run_fields})
+    mixup_name, own = _named(mixup)
     values = {name: value for name, value in options.items() if name in fields}
-    called, given = _named(mixup)
-    values["mixup_options"] = {**given, **dict(mixup_options or {})}
-    data = _data(train, val, class_names, run_options, values)
+    values["mixup_options"] = {**own, **(mixup_options or {})}
+    data = _data(train, val, class_names)
     started = bool(values.get("init") or values.get("pretrained"))
-    named = {"recipe": recipe, "mixup": called, "method": str(values.get("method", ""))}
-    if isinstance(train, str | Path) and data is None:
-        named["data"] = str(train)
-    elif data is not None:
-        usual = "finetune" if started else "images"
-        named["recipe"] = recipe or (usual if task is TRAINING else "images-moco")
+    names = {"recipe": recipe, "mixup": mixup_name, "method": str(values.get("method", ""))}
+    names["model"] = CUSTOM if isinstance(model, nn.Module) else model or ""
+    if data is not None:
+        usual = task.usual("folder")
+        names["recipe"] = recipe or ("finetune" if started and usual == "images" else usual)
         small = {} if started else _small(data, model)
         if isinstance(model, nn.Module) and not hasattr(model, "get_classifier"):
             small = {**small, "probe_head": False}  # of timm's networks only
         values = {**small, "data": data.name, "workers": 0, **values}
         if isinstance(train, DataLoader) and train.batch_size:
             values.setdefault("batch_size", train.batch_size)
-    named["model"] = CUSTOM if isinstance(model, nn.Module) else model or ""
-    for word in (recipe, called, named["method"], ":".join(named.get("data", "").split(":")[:2])):
-        if MODULE_NAME.fullmatch(word):
-            allow(word)  # the user wrote it
-    named = {name: word for name, word in named.items() if word}
+    elif train is not None:
+        names["data"] = str(train)
+    allow_typed(recipe, mixup_name, names["method"], ":".join(names.get("data", "").split(":")[:2]))
+    names = {name: word for name, word in names.items() if word}
     others = {k: v for k, v in values.items() if k not in (*AFTER_MODEL, "init", "pretrained")}
-    made: Recipe = with_weights(task, named, others, presets, values.get("init"), values.get("pretrained", False))
+    made = with_weights(task, names, others, presets, values.get("init"), values.get("pretrained", False))
     changes = {k: v for k, v in values.items() if k in AFTER_MODEL}
     changes["mixup_options"] = task.groups["mixup"].differing(made.mixup, made.mixup_options)
     made = dataclasses.replace(made, **changes)
     return run_recipe(made, run_options, callbacks, data, model if isinstance(model, nn.Module) else None)
-
-
-AFTER_MODEL = ("model_args", "feature", "stem")  # fields that a named network resets, unless they are given too
 
 
 def run_recipe(
@@ -212,39 +208,41 @@ def run_recipe(
     return FitResult(run.method.export().cpu().eval(), list(run.rows), summary, run.folder)
 
 
-def _named(mixup: str | Augmentation) -> tuple[str, dict[str, Any]]:
+def _named(mixup: str | Augmentation) -> tuple[str, Options]:
     """The name of a mixup, and its options where it is an object."""
     if isinstance(mixup, str):
         return mixup, {}
-    kind = type(mixup)
-    if kind.name in MIXUPS and MIXUPS[kind.name] is kind:
-        return kind.name, mixup.options()
-    name = f"{kind.__module__}:{kind.__qualname__}"
-    if getattr(sys.modules[kind.__module__], kind.__qualname__, None) is not kind:
-        raise ValueError(f"{kind.__qualname__} must stand at the top of its module, so that a checkpoint can name it")
-    return name, mixup.options()
+    cls = type(mixup)
+    if cls.name in MIXUPS and MIXUPS[cls.name] is cls:
+        return cls.name, mixup.options()
+    if getattr(sys.modules[cls.__module__], cls.__qualname__, None) is not cls:
+        raise ValueError(
+            f"{cls.__qualname__} is defined inside a function or class, so a checkpoint cannot name it; define it at "
+            "the top level of its module"
+        )
+    return f"{cls.__module__}:{cls.__qualname__}", mixup.options()
 
 
-def _data(
-    train: Any, val: Any, class_names: Sequence[str] | None, options: RunOptions, values: Mapping[str, Any]
-) -> ImageData | None:
-    """The data that are objects, or folders of their own; None where the recipe's words say what they are."""
+def _data(train: object, val: object, class_names: Sequence[str] | None) -> ImageData | None:
+    """The data set where it is given as objects, or as two folders; None where it has a name."""
     if isinstance(train, ImageData):
         return train
     if train is None or (isinstance(train, str | Path) and val is None):
         if val is not None:
-            raise TypeError("val without train; give both, or none of them")
+            raise TypeError("val is given without train; give both or neither")
         return None
     if isinstance(train, str | Path):
+        if not isinstance(val, str | Path):
+            raise TypeError("train is a folder and val is not; give both as folders, or both as datasets")
         names = tuple(sorted(p.name for p in Path(train).iterdir() if p.is_dir() and not p.name.startswith(".")))
         held_out = load_labelled_folder(val, names).val
         return ImageData("folder", load_labelled_folder(train, names).val, held_out, names)
     if isinstance(val, str | Path):
-        raise TypeError("give train and val both as folders, or both as datasets")
+        raise TypeError("val is a folder and train is not; give both as folders, or both as datasets")
     return wrap_dataset(train, val, class_names=class_names)
 
 
-def _small(data: ImageData, model: str | nn.Module | None) -> dict[str, Any]:
+def _small(data: ImageData, model: str | nn.Module | None) -> Values:
     """The size of small images, and the stem that goes with them; nothing for others."""
     image = data.train.image(0)
     side = max(image.shape[1:]) if isinstance(image, Tensor) else max(image.size)

@@ -16,14 +16,14 @@ USAGE = """samix: learned mixup for image networks
   samix pretrain   learn features without labels         samix pretrain --data DIR --method moco
   samix evaluate   accuracy and calibration, or features samix evaluate runs/NAME
   samix predict    name the classes of new images        samix predict runs/NAME new/*.jpg
-  samix export     a network out of a checkpoint         samix export runs/NAME/best.pt DIR
+  samix export     write a checkpoint's network          samix export runs/NAME/best.pt DIR
   samix compare    compare mixups, with a report         samix compare vanilla cutmix samix --seeds 3
-  samix show       pictures of what a mixup does         samix show runs/NAME a.jpg b.jpg
+  samix show       pictures of a mixup's masks           samix show runs/NAME a.jpg b.jpg
                    or all mixups, as a page              samix show --html page.html a.jpg b.jpg
   samix analyse    the papers' analyses of a network     samix analyse lambda runs/NAME
   samix mixer      export, check and describe Mixers     samix mixer check runs/NAME/mixer
   samix recipes    list the named recipes                samix recipes cifar100-r18 samix
-  samix doctor     versions, device, known troubles      samix doctor
+  samix doctor     versions, devices, known problems     samix doctor
   samix completion completion on TAB in bash and zsh     eval "$(samix completion)"
 
 `samix COMMAND --help` shows the common options, `--help-all` all of them. `samix train` alone trains SAMix on scanned
@@ -50,11 +50,7 @@ DEBUG, ALLOW = "--debug", "--allow"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
-
-    Returns:
-        The exit status: 0; 1 for an error; 2 for a command line that cannot be read; 130 if interrupted.
-    """
+    """Runs a command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
     words = [word for word in words if word != DEBUG]
@@ -111,11 +107,7 @@ def find_command(name: str) -> Command:
 
 
 def without_allowed(words: Sequence[str]) -> list[str]:
-    """The words without ``--allow NAME``, after allowing these names.
-
-    Raises:
-        ValueError: a name that is not package.module:Name.
-    """
+    """The words without ``--allow NAME``, after allowing these names."""
     rest, values = [], iter(words)
     for word in values:
         flag, equals, value = word.partition("=")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 import tyro
 
-from samix.runtime.checks import suggest
+from samix.runtime.checks import Values, suggest
 
 T = TypeVar("T")
 HELP_ALL = "--help-all"
@@ -26,7 +26,7 @@ class UsageError(ValueError):
 
 
 def read(
-    kind: type[T],
+    cls: type[T],
     arguments: Sequence[str],
     prog: str,
     *,
@@ -37,7 +37,7 @@ def read(
     """Reads a dataclass from a command line; prints help and exits if the words ask for it.
 
     Args:
-        kind: a dataclass whose docstring has an ``Args`` section.
+        cls: a dataclass whose docstring has an ``Args`` section.
         arguments: the words after the command.
         prog: the command, as it is typed.
         description: for its help; None is the docstring.
@@ -49,8 +49,8 @@ def read(
         ValueError: the class refuses a value.
         SystemExit: help was asked for.
     """
-    text = inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:")[0]
-    options: dict[str, Any] = {
+    text = inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:")[0]
+    options: Values = {
         "prog": prog,
         "config": (tyro.conf.SuppressFixed, tyro.conf.PositionalMetavarFromFieldName),
         "description": " ".join((text if description is None else description).replace("``", "`").split()),
@@ -59,26 +59,22 @@ def read(
         options["default"] = default
     asked = {"-h", "--help", HELP_ALL} & set(arguments)
     if not asked:
-        with one_line(prog, lambda: known_options(kind, options, prog)):
-            result: T = tyro.cli(kind, args=arguments, **options)
+        with one_line(prog, lambda: known_options(cls, options, prog)):
+            result: T = tyro.cli(cls, args=arguments, **options)
             return result
-    print(help_text(kind, options, prog, () if HELP_ALL in asked else common))
+    print(help_text(cls, options, prog, () if HELP_ALL in asked else common))
     raise SystemExit(0)
 
 
-def known_options(kind: type[Any], options: dict[str, Any], prog: str) -> list[str]:
+def known_options(cls: type[object], options: Values, prog: str) -> list[str]:
     """All options of a command."""
-    return re.findall(r"^  (--[\w.-]+)", help_text(kind, options, prog), re.MULTILINE)
+    return re.findall(r"^  (--[\w.-]+)", help_text(cls, options, prog), re.MULTILINE)
 
 
-def read_known(kind: type[T], arguments: Sequence[str], prog: str) -> tuple[T, list[str]]:
-    """Reads the options of a dataclass, and returns it with all other words in their order.
-
-    Raises:
-        UsageError: a missing value.
-    """
+def read_known(cls: type[T], arguments: Sequence[str], prog: str) -> tuple[T, list[str]]:
+    """Reads the options of a dataclass, and returns it with all other words in their order."""
     with one_line(prog, list):
-        return tyro.cli(kind, args=arguments, prog=prog, return_unknown_args=True, add_help=False)
+        return tyro.cli(cls, args=arguments, prog=prog, return_unknown_args=True, add_help=False)
 
 
 @contextlib.contextmanager
@@ -95,24 +91,26 @@ def one_line(prog: str, known: Callable[[], Collection[str]]) -> Iterator[None]:
         raise UsageError(mistake(report.getvalue(), known, prog)) from None
 
 
-def help_text(kind: type[Any], options: dict[str, Any], prog: str, common: Collection[str] = ()) -> str:
+def help_text(cls: type[object], options: Values, prog: str, common: Collection[str] = ()) -> str:
     """The help of a command: of the common options, or of all."""
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        tyro.cli(kind, args=["--help"], **{**options, "description": ""})
+        tyro.cli(cls, args=["--help"], **{**options, "description": ""})
     text = re.sub(r"``|:(class|func|meth):(?=`)", "", page.getvalue())
     usage = re.sub(r"\s+", " ", text.partition("\n\n")[0].replace("[-h] ", ""))
     groups = re.split(r"^ (\S.*)\n -+ *$", text, flags=re.MULTILINE)[1:]
     width = min(shutil.get_terminal_size().columns, 100)
     lines = [usage, "", *textwrap.wrap(options["description"], width)]
     for title, body in zip(groups[::2], groups[1::2], strict=True):
-        rows = [found.groups() for found in ROW.finditer(body)]
-        rows = [row for row in rows if not common or row[1] is None or row[1] in common]
-        lines += ["", title.strip().removesuffix(" options") + ":"] if rows else []
+        rows = [match.groups() for match in ROW.finditer(body) if set(match[1]) != {"-"}]
+        positional = title.startswith("positional")
+        about = " ".join(f"{row[0]} {row[2]}" for row in rows if row[1] is None and not positional)
+        rows = [row for row in rows if row[1] in common or (not common and row[1]) or positional]
+        if rows:
+            lines += ["", *textwrap.wrap(f"{title.strip().removesuffix(' options')}: {' '.join(about.split())}", width)]
         for flags, _, explained in rows:
-            lines += entry(
-                re.sub(r"--((?:[\w-]+\.)*)([\w-]+), --\1no-\2", r"--\1[no-]\2", flags.strip()), explained, width
-            )
+            flags = re.sub(r"--((?:[\w-]+\.)*)([\w-]+), --\1no-\2", r"--\1[no-]\2", flags.strip())
+            lines += entry(flags, explained, width)
     return "\n".join([*lines, *(["", f"All options: {prog} {HELP_ALL}"] if common else [])])
 
 
@@ -139,22 +137,22 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
         if not flags:
             return f"{' '.join(words)!r} is not expected here {more}"
         return f"unknown option {', '.join(flags)}{suggest(flags[0], known())} {more}"
-    if found := re.match(r"Missing value for argument '(.+)'", message):
-        return f"{found[1]} needs a value {more}"
-    if found := re.match(r"invalid choice (.*) for argument '(.+)'\. Expected one of \((.*)\)", message):
-        return f"{found[2]} must be one of {found[3].replace(chr(39), '')}; got {found[1]} {more}"
-    if found := re.match(
+    if match := re.match(r"Missing value for argument '(.+)'", message):
+        return f"{match[1]} needs a value {more}"
+    if match := re.match(r"invalid choice (.*) for argument '(.+)'\. Expected one of \((.*)\)", message):
+        return f"{match[2]} must be one of {match[3].replace(chr(39), '')}; got {match[1]} {more}"
+    if match := re.match(
         r"Error parsing (--\S+): (?:invalid literal for int|could not convert string to float).*: (.*)", message
     ):
-        return f"{found[1]} must be a {'whole ' if 'int()' in message else ''}number, got {found[2]}"
-    if found := re.match(
+        return f"{match[1]} must be a {'whole ' if 'int()' in message else ''}number, got {match[2]}"
+    if match := re.match(
         r"Error parsing (--\S+): no type matching .*(?:(int\(\).*)|to float): ('[^']*')", message
     ):  # the type of an option that may be None
-        return f"{found[1]} must be a {'whole ' if found[2] else ''}number, or None, got {found[3]}"
-    if found := re.match(r"Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]", message):
-        return f"{found[1]} takes numbers, got {found[2]}"
-    if found := re.match(r"Error parsing (\w+)(-options)?: (.*)", message):
-        return f"--{found[1]}.{found[3]}" if found[2] else found[3]
+        return f"{match[1]} must be a {'whole ' if match[2] else ''}number, or None, got {match[3]}"
+    if match := re.match(r"Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]", message):
+        return f"{match[1]} takes numbers, got {match[2]}"
+    if match := re.match(r"Error parsing (\w+)(-options)?: (.*)", message):
+        return f"--{match[1]}.{match[3]}" if match[2] else match[3]
     return f"{message.rstrip('.')} {more}"
 
 
@@ -173,7 +171,7 @@ def options_type(owner: type[Any]) -> type[Any]:
     return made
 
 
-def plain_options(options: Any) -> dict[str, Any]:
+def plain_options(options: Any) -> Values:
     """The options as plain values, without keyword-only fields."""
     return {
         f.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
@@ -183,6 +181,6 @@ def plain_options(options: Any) -> dict[str, Any]:
     }
 
 
-def generator_of(kind: type[Any]) -> dict[str, Any]:
+def generator_of(cls: type[Any]) -> Values:
     """A generator for a mixup that is made for its options only, so that it draws no seed."""
-    return {"generator": torch.Generator()} if "generator" in {f.name for f in dataclasses.fields(kind)} else {}
+    return {"generator": torch.Generator()} if "generator" in {f.name for f in dataclasses.fields(cls)} else {}

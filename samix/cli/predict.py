@@ -70,23 +70,25 @@ def predict(arguments: list[str]) -> int:
     from samix.runtime.environment import pick_device
 
     net = load(options.source, device=pick_device(options.device))
-    found = net.predictions(files, top=options.top, batch_size=options.batch_size, on_bad_image=options.on_bad_image)
+    predictions = net.predictions(
+        files, top=options.top, batch_size=options.batch_size, on_bad_image=options.on_bad_image
+    )
     if not options.quiet and len(files) > FEW and options.csv != "-":
         from tqdm import tqdm
 
-        found = iter(tqdm(found, total=len(files), unit="image", file=sys.stderr, leave=False))
+        predictions = iter(tqdm(predictions, total=len(files), unit="image", file=sys.stderr, leave=False))
     count = 0
     if options.csv and options.csv != "-":
         from samix.runtime.atomic_files import writing
 
         path = Path(options.csv)
         with writing(path), path.open("w", newline="", encoding="utf-8") as file:
-            count = write_csv(file, found, options.top)
+            count = write_csv(file, predictions, options.top)
         say(f"{count} predictions: {path}")
     elif options.csv:
-        count = write_csv(sys.stdout, found, options.top)
+        count = write_csv(sys.stdout, predictions, options.top)
     else:
-        for prediction in found:
+        for prediction in predictions:
             count += 1
             classes = zip(prediction.names, prediction.probabilities, strict=True)
             say(f"{prediction.path}: " + ", ".join(f"{name} {value:.1%}" for name, value in classes))
@@ -113,11 +115,7 @@ def write_csv(file: TextIO, predictions: Iterator[object], top: int) -> int:
 
 
 def image_files(given: Sequence[str]) -> list[str]:
-    """The image files that are meant by files, folders and patterns, without repeats, in order.
-
-    Raises:
-        FileNotFoundError: a name that is no file, folder or pattern of files; or no image at all.
-    """
+    """The image files that are meant by files, folders and patterns, without repeats, in order."""
     files: dict[str, None] = {}
     for name in given:
         path = Path(name)

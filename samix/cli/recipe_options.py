@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -32,12 +32,15 @@ from samix.recipes.recipe import (
     with_model,
 )
 from samix.recipes.task import Task
-from samix.runtime.registry import MODULE_NAME, allow
+from samix.runtime.checks import Options, Values
+from samix.runtime.registry import allow_typed
 from samix.train import RunOptions
 from samix.train.folder import recipe_of_run
 
+Owner = TypeVar("Owner")
 MixupOptions = TypeVar("MixupOptions")
 MethodOptions = TypeVar("MethodOptions")
+Arguments = TypeVar("Arguments", bound="RecipeArguments")
 COMMON = (
     *("recipe", "config", "mixup", "method", "mixup.preset", "mixup.alpha", "data", "limit", "size", "model", "stem"),
     *("pretrained", "init", "epochs", "batch-size", "lr", "weight-decay", "precision", "seed", "views"),
@@ -47,7 +50,7 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Choice:
-    """The words that are read first."""
+    """The options that are read first, as they decide which others there are."""
 
     recipe: str | None = None
     config: str | None = None
@@ -65,10 +68,8 @@ class Choice:
         for name, value in dataclasses.asdict(self).items():
             if value == "":
                 raise UsageError(f"--{name.replace('_', '.')} needs a value; leave it out for the default")
-            if isinstance(value, str) and name in ("recipe", "mixup", "method", "data"):
-                word = ":".join(value.split(":")[:2]) if name == "data" else value  # data may go on with :DIR
-                if MODULE_NAME.fullmatch(word):
-                    allow(word)  # the user typed it
+        data = ":".join((self.data or "").split(":")[:2])  # it may go on with :DIR
+        allow_typed(self.recipe or "", self.mixup or "", self.method or "", data)
         if len(self.resume or ()) > 1:
             raise UsageError(f"--resume takes one run's folder, got {' '.join(self.resume or ())}")
 
@@ -85,60 +86,7 @@ class Choice:
         return {name: value for name, value in given.items() if value}
 
 
-@dataclass(frozen=True)
-class TrainArguments(Generic[MixupOptions]):
-    """Trains a network with any mixup. The recipe gives the values of options that you do not give; without --recipe it
-    is the recipe of the data set, or ``images`` for your own images. ``samix recipes`` lists them. Without options:
-    SAMix on scanned digits, a minute or two.
-
-    Args:
-        recipe: named recipe, see ``samix recipes``, or your own as package.module:Name.
-        config: file of recipe fields, .json or .yaml.
-        mixup: name of the mixup; mixer:PATH for a trained Mixer; your own as package.module:Name. Its options are
-            --mixup.NAME.
-    """  # noqa: D205
-
-    recipe: str
-    config: str
-    mixup: str
-    data: Group[DataFields]
-    network: Group[NetworkFields]
-    mixup_options: Annotated[MixupOptions, tyro.conf.arg(name="mixup")]
-    loss: Group[LossFields]
-    optimiser: Group[OptimiserFields]
-    run: Group[RunOptions]
-
-
-@dataclass(frozen=True)
-class PretrainArguments(Generic[MixupOptions, MethodOptions]):
-    """Learns features without labels, with any mixup. The recipe gives the values of options that you do not give;
-    without --recipe it is the recipe of the data set, or ``images-moco`` for your own images. Without options: MoCo
-    with SAMix-I on scanned digits.
-
-    Args:
-        recipe: named recipe: digits-moco, cifar10-moco, images-moco, ..., or your own as package.module:Name.
-        config: file of recipe fields, .json or .yaml.
-        method: moco, mocov3, simclr, byol, simsiam, swav, barlow, imix, unmix, mixco, bsim, dacl, sdmp, mochi, or your
-            own as package.module:Name. Its options are --method.NAME.
-        mixup: name of the mixup; mixer:PATH for a trained Mixer; your own as package.module:Name. Its options are
-            --mixup.NAME.
-    """  # noqa: D205
-
-    recipe: str
-    config: str
-    method: str
-    mixup: str
-    data: Group[DataFields]
-    views: Group[ViewFields]
-    network: Group[NetworkFields]
-    method_options: Annotated[MethodOptions, tyro.conf.arg(name="method")]
-    mixup_options: Annotated[MixupOptions, tyro.conf.arg(name="mixup")]
-    loss: Group[LossFields]
-    optimiser: Group[OptimiserFields]
-    run: Group[RunOptions]
-
-
-GROUPS: dict[str, type[Any]] = {
+GROUPS: dict[str, type[object]] = {
     "data": DataFields,
     "views": ViewFields,
     "network": NetworkFields,
@@ -147,37 +95,88 @@ GROUPS: dict[str, type[Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class RecipeArguments:
+    """The options that choose a recipe and change its fields.
+
+    Args:
+        recipe: named recipe, see ``samix recipes``, or your own as package.module:Name.
+        config: file of recipe fields, .json or .yaml.
+    """
+
+    recipe: str
+    config: str
+    data: Group[DataFields]
+    network: Group[NetworkFields]
+    loss: Group[LossFields]
+    optimiser: Group[OptimiserFields]
+
+    @classmethod
+    def at(cls: type[Arguments], recipe: Recipe, choice: Choice, values: Values) -> Arguments:
+        """The options at the values of a recipe; ``values`` are those of a subclass."""
+        groups: Values = {f.name: fields_of(recipe, GROUPS[f.name]) for f in fields(cls) if f.name in GROUPS}
+        return cls(recipe=recipe.name, config=choice.config or "", **groups, **values)
+
+    def changes(self) -> Values:
+        """The fields of the recipe, at the values of the command line."""
+        groups = [getattr(self, f.name) for f in fields(self) if f.name in GROUPS]
+        return {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+
+
+@dataclass(frozen=True)
+class TrainArguments(RecipeArguments, Generic[MixupOptions]):
+    """Trains a network with any mixup. The recipe gives the values of options that you do not give; without --recipe it
+    is the recipe of the data set, or ``images`` for your own images. ``samix recipes`` lists them. Without options:
+    SAMix on scanned digits, a minute or two.
+
+    Args:
+        mixup: name of the mixup; mixer:PATH for a trained Mixer; your own as package.module:Name. Its options are
+            --mixup.NAME.
+    """  # noqa: D205
+
+    mixup: str
+    mixup_options: Annotated[MixupOptions, tyro.conf.arg(name="mixup")]
+    run: Group[RunOptions]
+
+
+@dataclass(frozen=True)
+class PretrainArguments(TrainArguments[MixupOptions], Generic[MixupOptions, MethodOptions]):
+    """Learns features without labels, with any mixup. The recipe gives the values of options that you do not give;
+    without --recipe it is the recipe of the data set, or ``images-moco`` for your own images. ``samix recipes`` lists
+    them. Without options: MoCo with SAMix-I on scanned digits.
+
+    Args:
+        method: moco, mocov3, simclr, byol, simsiam, swav, barlow, imix, unmix, mixco, bsim, dacl, sdmp, mochi, or your
+            own as package.module:Name. Its options are --method.NAME.
+    """  # noqa: D205
+
+    method: str
+    method_options: Annotated[MethodOptions, tyro.conf.arg(name="method")]
+    views: Group[ViewFields]
+
+
 def read_run(
     task: Task[AnyRecipe], arguments: Sequence[str], prog: str, run_options: RunOptions | None = None
 ) -> tuple[AnyRecipe, RunOptions]:
-    """The recipe and the run options of a command line.
-
-    Raises:
-        UsageError, ValueError, FileNotFoundError: what is wrong, in one line.
-    """
+    """The recipe and the run options of a command line; errors are one line."""
     choice, rest = read_known(Choice, arguments, prog)
     for name in ("method", "method_preset"):
         if getattr(choice, name) and "method" not in task.groups:
             raise UsageError(f"{prog} has no --{name.replace('_', '.')}; samix pretrain learns without labels")
     recipe, options = chosen(task, choice, run_options or RunOptions())
     owners = {name: options_type(group.owner(getattr(recipe, name))) for name, group in task.groups.items()}
-    arguments_type: Any = PretrainArguments if task.recipe is PretrainRecipe else TrainArguments
-    kind = arguments_type[tuple(owners[name] for name in ("mixup", "method") if name in owners)]
-    default = arguments_type(
-        recipe=recipe.name,
-        config=choice.config or "",
-        run=options,
-        **{name: getattr(recipe, name) for name in task.groups},
-        **{f"{name}_options": instance(task, recipe, name, owner) for name, owner in owners.items()},
-        **{name: fields_of(recipe, GROUPS[name]) for name in GROUPS if name in arguments_type.__dataclass_fields__},
+    values = {"run": options, **{name: getattr(recipe, name) for name in task.groups}}
+    values |= {f"{name}_options": instance(task, recipe, name, owner) for name, owner in owners.items()}
+    cls: Any = PretrainArguments if task.recipe is PretrainRecipe else TrainArguments
+    given: TrainArguments[object] = read(
+        cls[tuple(owners[name] for name in ("mixup", "method") if name in owners)],
+        rest,
+        prog,
+        description=cls.__doc__.partition("Args:")[0],
+        default=cls.at(recipe, choice, values),
+        common=COMMON,
     )
-    given: Any = read(
-        kind, rest, prog, description=arguments_type.__doc__.partition("Args:")[0], default=default, common=COMMON
-    )
-    changes: dict[str, Any] = {}
-    for name in GROUPS:
-        if hasattr(given, name):
-            changes |= dataclasses.asdict(getattr(given, name))
+    changes = given.changes()
     for name, group in task.groups.items():
         plain = plain_options(getattr(given, f"{name}_options"))
         changes[f"{name}_options"] = group.differing(getattr(recipe, name), plain)
@@ -209,7 +208,7 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
 def with_weights(
     task: Task[AnyRecipe],
     named: Mapping[str, str],
-    values: Mapping[str, Any],
+    values: Options,
     presets: Mapping[str, str],
     init: str | None,
     pretrained: bool,
@@ -217,31 +216,28 @@ def with_weights(
     """The recipe of these names, see :meth:`Task.resolve`, and of the weights to start from.
 
     The network is that of the weights unless it is named, and the recipe of the user's own images is ``finetune``.
-
-    Raises:
-        UsageError: a network is named, and the recipe starts from weights of another one.
     """
-    names, fields = dict(named), dict[str, Any]()
+    names, start = dict(named), Values()
     if init:
-        fields["init"] = init
+        start["init"] = init
         config = read_source(init).config
         if config is not None and config.architecture != CUSTOM and "model" not in {**values, **names}:
             names["model"] = config.architecture
-            fields |= {"model_args": json.dumps(config.model_args), "stem": config.stem}
+            start |= {"model_args": json.dumps(config.model_args), "stem": config.stem}
     if pretrained:
-        fields |= {"pretrained": True, "init": ""}
+        start |= {"pretrained": True, "init": ""}
     named_recipe = "recipe" in names or "name" in values
-    if fields and not named_recipe and task.usual(names.get("data") or values.get("data", "")) == "images":
+    if start and not named_recipe and task.usual(names.get("data") or values.get("data", "")) == "images":
         names["recipe"] = "finetune"
     recipe = task.resolve(names, values, presets)
-    if recipe.init and not fields and "init" not in values and "model" in named:
+    if recipe.init and not start and "init" not in values and "model" in named:
         own = task.resolve({k: v for k, v in names.items() if k != "model"}, values, presets).model
         if own != recipe.model:
             raise UsageError(
                 f"recipe {recipe.name} starts from {recipe.init}, which are weights of {own}, not of {recipe.model}; "
                 "add --pretrained for timm's weights of that network, or --init WEIGHTS"
             )
-    return with_fields(recipe, fields)
+    return with_fields(recipe, start)
 
 
 def refuse_other_run(recorded: Recipe, choice: Choice, folder: Path) -> None:
@@ -268,20 +264,21 @@ def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:
     """Raises UsageError where a run's Mixer would be fetched from the hub, and the user did not name it."""
     from samix.mixers.pretrained import SHIPPED
 
-    kind, _, source = recipe.mixup.partition(":")
-    if kind == "mixer" and "mixup" not in named and source not in SHIPPED and not Path(source).exists():
+    prefix, _, source = recipe.mixup.partition(":")
+    if prefix == "mixer" and "mixup" not in named and source not in SHIPPED and not Path(source).exists():
         raise UsageError(
             f"the run mixes by {recipe.mixup}, which is not on this machine and would be fetched from the hub; allow "
             f"it with --mixup {recipe.mixup}"
         )
 
 
-def fields_of(recipe: Recipe, group: type[Any]) -> Any:
+def fields_of(recipe: Recipe, group: type[Owner]) -> Owner:
     """A group of a recipe's fields."""
-    return group(**{f.name: getattr(recipe, f.name) for f in dataclasses.fields(group)})
+    values: Values = {f.name: getattr(recipe, f.name) for f in fields(group)}  # type: ignore[arg-type]
+    return group(**values)
 
 
-def instance(task: Task[AnyRecipe], recipe: AnyRecipe, name: str, owner: type[Any]) -> Any:
+def instance(task: Task[AnyRecipe], recipe: AnyRecipe, name: str, owner: type[Owner]) -> Owner:
     """The options of the mixup or the method of a recipe."""
     values = task.groups[name].resolve(getattr(recipe, name), getattr(recipe, f"{name}_options"))
     return owner(**values, **generator_of(owner))

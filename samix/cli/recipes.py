@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from samix.cli.options import read
-from samix.recipes.named import RECIPES, named_recipe, recipe_entry
-from samix.recipes.pretrain_named import PRETRAIN_RECIPES, PRETRAINING, pretrain_entry
-from samix.runtime.registry import MODULE_NAME, allow
+from samix.recipes.named import RECIPES, TRAINING
+from samix.recipes.pretrain_named import PRETRAIN_RECIPES, PRETRAINING
+from samix.runtime.registry import allow_typed
 
 COLUMNS = ("vanilla", "mixup", "cutmix", "automix", "samix")
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """Lists the named recipes, or prints one as JSON, which ``--config`` takes: samix recipes [NAME [MIXUP]].
+    """Lists the named recipes, or prints one as JSON, for ``--config``: samix recipes [NAME [MIXUP]].
 
     Args:
-        name: a recipe; empty lists all.
-        mixup: for which mixup; empty is samix.
+        name: name of a recipe; empty lists all.
+        mixup: the mixup that the recipe is for; empty is samix.
         preset: preset of the mixup.
     """
 
@@ -34,20 +34,17 @@ class Recipes:
 def recipes(arguments: Sequence[str]) -> int:
     """``samix recipes``."""
     given = read(Recipes, arguments, "samix recipes")
-    for word in (given.name, given.mixup):
-        if MODULE_NAME.fullmatch(word):
-            allow(word)
+    allow_typed(given.name, given.mixup)
     if not given.name:
         print("\n".join(listed()))
-    elif given.name in PRETRAIN_RECIPES:
-        names = {"recipe": given.name, **({"mixup": given.mixup} if given.mixup else {})}
-        recipe = PRETRAINING.resolve(names, presets={"mixup": given.preset})
-        print(pretrain_entry(given.name).build.__doc__ or "")
-        print(json.dumps(recipe.to_dict(), indent=1))
+        return 0
+    names = {"recipe": given.name, **({"mixup": given.mixup} if given.mixup else {})}
+    presets = {"mixup": given.preset}
+    if given.name in PRETRAIN_RECIPES:
+        text, recipe = PRETRAINING.named(given.name).describe(), PRETRAINING.resolve(names, presets=presets).to_dict()
     else:
-        labelled = named_recipe(given.name, given.mixup or "samix", given.preset)
-        print(recipe_entry(given.name).build.__doc__ or "")
-        print(json.dumps(labelled.to_dict(), indent=1))
+        text, recipe = TRAINING.named(given.name).describe(), TRAINING.resolve(names, presets=presets).to_dict()
+    print(f"{text}\n{json.dumps(recipe, indent=1)}")
     return 0
 
 
@@ -55,9 +52,9 @@ def listed() -> list[str]:
     """The recipes with their published top-1 in percent by mixup, and a rough cost."""
     lines = [f"{'recipe':15}" + "".join(f"{c:>9}" for c in COLUMNS) + "   epochs   rough cost"]
     for name in RECIPES.names():
-        entry = recipe_entry(name)
+        entry = TRAINING.named(name)
         cells = "".join(f"{entry.published[c]:9.2f}" if c in entry.published else f"{'-':>9}" for c in COLUMNS)
-        lines.append(f"{name:15}{cells}   {entry.build('samix').epochs:6}   {entry.cost}")
+        lines.append(f"{name:15}{cells}   {entry.build({'mixup': 'samix'}).epochs:6}   {entry.cost}")
     lines += [
         "",
         "Published top-1 in percent, from OpenMixup's benchmark tables.",
@@ -65,5 +62,5 @@ def listed() -> list[str]:
         "Without labels (samix pretrain):",
     ]
     for name in PRETRAIN_RECIPES.names():
-        lines.append(f"  {name:17} {(pretrain_entry(name).build.__doc__ or '').partition(chr(10))[0]}")
+        lines.append(f"  {name:17} {PRETRAINING.named(name).text.partition(chr(10))[0]}")
     return [*lines, "", "samix recipes NAME [MIXUP] prints one in full."]

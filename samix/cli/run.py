@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from samix.data import EvalBatches, ImageData, load_data
+from samix.data import ImageData
 from samix.eval.monitor import knn_of_run
 from samix.eval.probe_head import linear_classifier, start_head
 from samix.hub.callbacks import ExportMixer, ExportNetwork
@@ -15,11 +15,11 @@ from samix.hub.init import load_init
 from samix.hub.source import read_source
 from samix.networks.freeze import freeze_backbone, freeze_norms
 from samix.recipes import Recipe
-from samix.recipes.build import build_augment, build_network, check_names
+from samix.recipes.build import build_network, check_names
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.console import say
 from samix.train import Callback, Run, RunOptions
-from samix.train.batches import common_options
+from samix.train.batches import load_recipe_data
 from samix.train.callbacks import TimeEstimate, Trackers, Warnings
 from samix.train.checkpoint import LAST, kept_files
 from samix.train.pretraining import PretrainRun
@@ -46,15 +46,7 @@ def build_run(
     data: ImageData | None = None,
     network: nn.Module | None = None,
 ) -> Run:
-    """The run of a recipe, with or without labels.
-
-    Args:
-        recipe: what to train.
-        options: where and how.
-        callbacks: besides the default ones, and after them.
-        data: in the place of the recipe's.
-        network: in the place of the recipe's.
-    """
+    """The run of a recipe, with or without labels."""
     check_names(recipe, own_network=network is not None)
     source = read_source(recipe.init) if recipe.init else None
     if source is not None and source.config is not None:  # pixels are scaled as the weights know them
@@ -70,7 +62,7 @@ def build_run(
             if run.accelerator.is_main_process and not options.quiet:
                 say(str(report))
         if recipe.probe_head and classes and not resumed:
-            start_head(made, plain_batches(run).batches(), run.device)
+            start_head(made, run.plain_batches().batches(), run.device)
         if recipe.freeze == "backbone":
             freeze_backbone(made, linear_classifier(made))
         elif recipe.freeze == "norms":
@@ -81,16 +73,3 @@ def build_run(
     if isinstance(recipe, PretrainRecipe):
         return PretrainRun(recipe, options, called, knn_of_run, data, make_network)
     return Run(recipe, options, called, data, make_network)
-
-
-def load_recipe_data(recipe: Recipe, options: RunOptions) -> ImageData:
-    """The data set of a recipe."""
-    limit = recipe.limit or None
-    return load_data(recipe.data, root=options.data_root, download=options.download, limit=limit, seed=recipe.seed)
-
-
-def plain_batches(run: Training) -> EvalBatches:
-    """The training images of a run, without augmentation."""
-    common = common_options(run.recipe, run.device, on_bad_image=run.options.on_bad_image)
-    augment = build_augment(run.recipe, run.data)
-    return EvalBatches(run.data, split="train", batch_size=200, augment=augment, **common)

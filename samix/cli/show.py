@@ -1,4 +1,4 @@
-"""``samix show``: pairs of images by lambda as a picture, or every mixup on a page."""
+"""``samix show``: draws mixed pairs of images over lambda, or every mixup on a page."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from tyro.conf import Positional
 
 from samix.cli.options import read
 from samix.runtime.checks import IMAGE_SIDE_OR_0, SEED, SHARE, check_fields
-from samix.runtime.registry import MODULE_NAME, allow
+from samix.runtime.registry import allow_typed
 
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Paints pairs of images by lambda: the mixed image and, below it, the mask.
+    """Draws pairs of images over lambda: the mixed image and, below it, the mask.
 
     ``samix show --html page.html a.jpg b.jpg`` writes a page instead: every mixup side by side, with a slider for
     lambda; ``samix show --html page.html --help`` lists its options.
 
     Args:
         source: a checkpoint of a learned mixup (``runs/NAME/best.pt``), or the name of a mixup.
-        images: two or more image files; the first is paired with the second, and so on. Empty takes held-out images of
-            the checkpoint's data, or digits.
-        out: the PNG to write.
+        images: two or more image files, in pairs of image A and image B. Empty takes held-out images of the
+            checkpoint's data, or digits.
+        out: PNG file to write.
         size: side of the images in pixels; 0 takes the checkpoint's, or 224.
-        lams: shares of the own image.
-        seed: of a mixup's further draws, such as the place of a box.
-        data_root: where torchvision's data sets lie.
+        lams: shares of image A.
+        seed: seed of a mixup's other draws, such as the position of a box.
+        data_root: folder of torchvision's data sets.
     """
 
     source: Positional[str]
@@ -52,8 +52,7 @@ def show(arguments: list[str]) -> int:
         print(read(Playground, arguments, "samix show").write())
         return 0
     asked: Show = read(Show, arguments, "samix show")
-    if MODULE_NAME.fullmatch(asked.source):
-        allow(asked.source)  # the user typed it
+    allow_typed(asked.source)
     from samix.train.checkpoint import newest_of
     from samix.viz.show import show_mixup
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samix.recipes.named import RECIPES, TRAINING, recipe_entry
-from samix.recipes.pretrain_named import PRETRAIN_RECIPES, PRETRAINING, PretrainEntry
+from samix.recipes.named import RECIPES, TRAINING
+from samix.recipes.pretrain_named import PRETRAIN_RECIPES, PRETRAINING
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.recipes.task import Task
+from samix.recipes.task import NamedRecipe, Task
 from samix.runtime.checks import suggest
 from samix.runtime.registry import MODULE_NAME
 
@@ -38,7 +38,7 @@ LABELLED = ScoredTask(
     metrics={name: name for name in ("top1", "top5", "nll", "ece")},
     score="top-1",
     skipped=(),
-    published=lambda name: recipe_entry(name).published,
+    published=lambda name: TRAINING.named(name).published,
 )
 UNLABELLED = ScoredTask(
     task=PRETRAINING,
@@ -61,6 +61,7 @@ def task_of(recipe: str) -> ScoredTask:
         return UNLABELLED
     if MODULE_NAME.fullmatch(recipe):
         entry: object = RECIPES.resolve(recipe, trusted=False)
-        return UNLABELLED if isinstance(entry, PretrainEntry | PretrainRecipe) else LABELLED
+        values = entry.recipe if isinstance(entry, NamedRecipe) else entry
+        return UNLABELLED if isinstance(values, PretrainRecipe) else LABELLED
     known = [*RECIPES.names(), *PRETRAIN_RECIPES.names()]
     raise ValueError(f"unknown recipe {recipe!r}; choose one of {', '.join(known)}{suggest(recipe, known)}")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from samix.compat.state import images_and_labels, load_method_state, method_state
 from samix.methods.base import Method
+from samix.runtime.checks import Values
 
 
 class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightning has no types of its own here
@@ -53,7 +54,7 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
             self._network = [self.method.export()]
         return self._network[0]
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: object, batch_idx: int) -> Tensor:
         """Computes the method's loss, and logs it and its parts."""
         images, labels = images_and_labels(batch)
         loss, parts = self.method(images, labels)
@@ -61,7 +62,7 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(images))
         return cast(Tensor, loss)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: object, batch_idx: int) -> None:
         """Logs the accuracy of the exported network as ``val/accuracy``."""
         images, labels = images_and_labels(batch)
         right = (self(images).argmax(1) == labels).float().mean()
@@ -76,7 +77,7 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
             self.method.start_epoch()
         self._resumed = False
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """Calls ``after_step`` once for each optimiser step, which an accumulated batch is not."""
         self._follow_step()
 
@@ -93,22 +94,18 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def state_dict(self, *args: object, **kwargs: object) -> Any:
         """Returns the weights after the last step; callbacks may save before this module is told of the step."""
         if self._trainer is not None and self.trainer.training:
             self._follow_step()
         return super().state_dict(*args, **kwargs)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: Values) -> None:
         """Adds what the method needs beyond its weights; all processes resume with the draws of the first one."""
         checkpoint["samix"] = {**method_state(self.method), "step": self._last_step}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps it until the weights are loaded.
-
-        Raises:
-            ValueError: a checkpoint of another module.
-        """
+    def on_load_checkpoint(self, checkpoint: Values) -> None:
+        """Keeps it until the weights are loaded."""
         if "samix" not in checkpoint:
             raise ValueError("this checkpoint was not saved by samix's MethodModule; load its state_dict instead")
         state = checkpoint["samix"]

@@ -21,12 +21,7 @@ from samix.runtime import distributed
 
 
 def check_input_stage(mixup: Augmentation) -> None:
-    """Raises unless this mixup acts on images alone, before the network.
-
-    Raises:
-        TypeError: not a mixup.
-        ValueError: a mixup that looks at the network, or acts inside or after its forward pass.
-    """
+    """Raises unless this mixup acts on images alone, before the network."""
     if not isinstance(mixup, Augmentation):
         raise TypeError(f"mixup must be a samix mixup, as samix.CutMix(), got {type(mixup).__name__}")
     bad = next((member for member in mixup.members if not member.requirements.images_only), None)
@@ -45,16 +40,7 @@ def check_input_stage(mixup: Augmentation) -> None:
 
 
 class InputStage:
-    """What the adapters share: a mixup of images alone, and what its labels are to become.
-
-    Args:
-        mixup: the mixup.
-        num_classes: K of the soft targets, or None.
-        smoothing: label smoothing of the soft targets, in [0, 1).
-
-    Raises:
-        TypeError, ValueError: not a mixup, or one that cannot run before the network.
-    """
+    """What the adapters share: a mixup of images alone, and what its labels are to become."""
 
     def __init__(self, mixup: Augmentation, num_classes: int | None = None, smoothing: float = 0.0) -> None:
         check_input_stage(mixup)
@@ -66,11 +52,7 @@ class InputStage:
         self._worker_seed: int | None = None
 
     def check(self, images: Tensor, labels: Tensor) -> None:
-        """Raises unless these can be mixed, and made targets of.
-
-        Raises:
-            TypeError, ValueError: wrong type, shape or range.
-        """
+        """Raises unless these can be mixed, and made targets of."""
         check_images(images)
         size = tuple(images.shape[2:]) if self.num_classes is None else None
         check_labels(labels, len(images), self.num_classes, size=size)
@@ -109,7 +91,7 @@ class MixCollate(InputStage):
         num_classes: int | None = None,
         smoothing: float = 0.0,
         *,
-        collate: Callable[[list[Any]], Any] = default_collate,
+        collate: Callable[[list[object]], object] = default_collate,
     ) -> None:
         super().__init__(mixup, num_classes, smoothing)
         if num_classes is None and smoothing:
@@ -118,7 +100,7 @@ class MixCollate(InputStage):
             )
         self.collate = collate
 
-    def __call__(self, samples: list[Any]) -> MixedBatch | tuple[Tensor, Tensor]:
+    def __call__(self, samples: list[object]) -> MixedBatch | tuple[Tensor, Tensor]:
         """Collates the samples and mixes them.
 
         Raises:
@@ -160,14 +142,14 @@ class MixTransform(InputStage):
         num_classes: int | None = None,
         smoothing: float = 0.0,
         *,
-        labels_getter: str | Callable[[Any], Tensor] = "default",
+        labels_getter: str | Callable[[object], Tensor] = "default",
     ) -> None:
         super().__init__(mixup, num_classes, smoothing)
         if labels_getter != "default" and not callable(labels_getter):
             raise ValueError(f'labels_getter must be "default" or a function, got {labels_getter!r}')
         self.labels_getter = labels_getter
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: object) -> Any:
         """Mixes the images of the inputs and makes soft targets (B, K) float32 of their labels; keeps the rest.
 
         Args:
@@ -204,26 +186,23 @@ class MixTransform(InputStage):
         return f"MixTransform({self.mixup!r}, num_classes={self.num_classes}, smoothing={self.smoothing})"
 
 
-def find_labels(inputs: Any) -> Tensor:
+def find_labels(inputs: object) -> Tensor:
     """Returns the labels of a sample, found as torchvision's ``v2.MixUp`` finds them.
 
     The second entry of a tuple or list, where that is a tensor; or, of a dict in that place or of a dict alone, the
     entry ``labels``, or else the first one with "label" in its key, in capitals or not.
-
-    Raises:
-        ValueError: no tensor there; the message says what was looked at.
     """
-    found: Any = None
+    labels: object = None
     if isinstance(inputs, Mapping):
         keys = [key for key in inputs if isinstance(key, str) and "label" in key.lower()]
         exact = [key for key in keys if key.lower() == "labels"]
-        found = inputs[(exact or keys)[0]] if keys else None
+        labels = inputs[(exact or keys)[0]] if keys else None
         where = f"a dict with keys {', '.join(map(str, inputs))}"
     elif isinstance(inputs, tuple | list) and len(inputs) > 1:
-        found = find_labels(inputs[1]) if isinstance(inputs[1], Mapping) else inputs[1]
+        labels = find_labels(inputs[1]) if isinstance(inputs[1], Mapping) else inputs[1]
         where = f"a {type(inputs).__name__} whose second entry is {type(inputs[1]).__name__}"
     else:
         where = type(inputs).__name__
-    if not isinstance(found, torch.Tensor):
+    if not isinstance(labels, torch.Tensor):
         raise ValueError(f"no labels found in {where}; call transform(images, labels), or give labels_getter")
-    return found
+    return labels

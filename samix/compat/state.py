@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from samix.methods.base import Method
 from samix.mixups.base import Augmentation
+from samix.runtime.checks import Options, Values
 
-State = dict[str, Any]  # tensors, numbers, and dicts and lists of them: torch.load(weights_only=True) reads it
+State = Values  # tensors, numbers, and dicts and lists of them: torch.load(weights_only=True) reads it
 
 
 def mixup_state(mixup: Augmentation) -> State:
@@ -18,7 +18,7 @@ def mixup_state(mixup: Augmentation) -> State:
     return {"generator": mixup.generator.get_state(), "memory": mixup.state_dict()}
 
 
-def load_mixup_state(mixup: Augmentation, state: Mapping[str, Any]) -> None:
+def load_mixup_state(mixup: Augmentation, state: Options) -> None:
     """Restores what :func:`mixup_state` returned."""
     mixup.generator.set_state(state["generator"].cpu())
     mixup.load_state_dict(state["memory"])
@@ -33,7 +33,7 @@ def method_state(method: Method) -> State:
     }
 
 
-def load_method_state(method: Method, state: Mapping[str, Any]) -> None:
+def load_method_state(method: Method, state: Options) -> None:
     """Restores what :func:`method_state` returned; call ``load_state_dict`` first.
 
     Raises:
@@ -51,7 +51,7 @@ def load_method_state(method: Method, state: Mapping[str, Any]) -> None:
     method.progress = float(state["progress"])
 
 
-def images_and_labels(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def images_and_labels(batch: object) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the images and labels of a batch: a pair, or a dict as Hugging Face's data sets give.
 
     Raises:

@@ -161,7 +161,7 @@ class CollateMixup(TimmMixup, FastCollate):  # type: ignore[misc]  # timm has no
     """
 
     def __call__(  # type: ignore[override]  # timm's collate functions take samples
-        self, samples: Sequence[Any], _: Any = None
+        self, samples: Sequence[object], _: object = None
     ) -> tuple[Tensor, Tensor]:
         """Collates and mixes.
 
@@ -180,9 +180,6 @@ class CollateMixup(TimmMixup, FastCollate):  # type: ignore[misc]  # timm has no
 
 class FastCollateMixup(CollateMixup, Mixup):
     """timm's ``FastCollateMixup`` by its own arguments, see :class:`Mixup`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        Mixup.__init__(self, *args, **kwargs)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samix.compat.state import load_method_state, method_state
 from samix.methods.base import Method
-from samix.runtime.checks import check_number
+from samix.runtime.checks import Values, check_number
 
 
 class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of its own here
@@ -59,13 +59,13 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         assert isinstance(method, Method)
         return method
 
-    def prepare_distributed(self, device_ids: list[int] | None = None, **options: Any) -> MethodTask:
+    def prepare_distributed(self, device_ids: list[int] | None = None, **options: object) -> MethodTask:
         """Wraps the method in DistributedDataParallel."""
-        options.setdefault("find_unused_parameters", self.method.may_leave_out)
-        self.trainable_module = nn.parallel.DistributedDataParallel(self.method, device_ids=device_ids, **options)
+        values: Values = {"find_unused_parameters": self.method.may_leave_out, **options}
+        self.trainable_module = nn.parallel.DistributedDataParallel(self.method, device_ids=device_ids, **values)
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **options: Any) -> nn.Module:
+    def compile(self, backend: str = "inductor", mode: str | None = None, **options: object) -> nn.Module:
         """Compiles the passes of the method's networks."""
         self.method.compile_parts(backend=backend, mode=mode, **options)
         return self.eval_model
@@ -80,7 +80,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         self.steps = self.steps + 1 if step is None else step
         self.method.after_step(min(self.steps / self.total_steps, 1.0))
 
-    def setup_ema(self, *args: Any, **options: Any) -> nn.Module:
+    def setup_ema(self, *args: object, **options: object) -> nn.Module:
         """Returns the network that is validated anyway: a second average is not made."""
         return self.eval_model
 
@@ -88,22 +88,18 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         """Whether timm is to keep an average of its own: no."""
         return False
 
-    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> Values:
         """Returns what resuming needs."""
         return {"method": self.method.state_dict(), **method_state(self.method), "steps": self.steps}
 
     def load_checkpoint_state(
         self,
-        state_dict: dict[str, Any],
-        task_state: dict[str, Any] | None = None,
+        state_dict: Values,
+        task_state: Values | None = None,
         ema: bool = False,
         strict: bool = True,
     ) -> None:
-        """Resumes from a checkpoint of this task.
-
-        Raises:
-            ValueError: a checkpoint without the method's state.
-        """
+        """Resumes from a checkpoint of this task."""
         if not task_state:
             raise ValueError(
                 "this checkpoint has no task_state of a samix method, so it cannot be resumed; load its weights into "
@@ -113,7 +109,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
 
     def load_task_state(
         self,
-        state: dict[str, Any] | None,
+        state: Values | None,
         strict: bool = True,
         module: nn.Module | None = None,
         ema: bool = False,

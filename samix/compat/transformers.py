@@ -19,6 +19,7 @@ from samix.batch import TargetKind
 from samix.compat.state import load_mixup_state, mixup_state
 from samix.methods.supervised import Loss
 from samix.mixups.base import Augmentation
+from samix.runtime.checks import Values
 
 
 class MixupTrainer(Trainer):  # type: ignore[misc]  # Transformers has no types of its own here
@@ -41,12 +42,12 @@ class MixupTrainer(Trainer):  # type: ignore[misc]  # Transformers has no types 
 
     def __init__(
         self,
-        *args: Any,
+        *args: object,
         mixup: Augmentation,
         mixup_loss: Loss | None = None,
         smoothing: float = 0.0,
         targets: TargetKind | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(mixup, Augmentation):
@@ -63,9 +64,7 @@ class MixupTrainer(Trainer):  # type: ignore[misc]  # Transformers has no types 
         self.model_accepts_loss_kwargs = False  # our loss is the mean of a batch: Trainer divides it when accumulating
         self.add_callback(SaveMixup(mixup))
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Values, return_outputs: bool = False, **kwargs: object) -> Any:
         """Computes the loss against the mixed labels in training, and Trainer's own loss otherwise.
 
         Raises:
@@ -90,7 +89,7 @@ class MixupTrainer(Trainer):  # type: ignore[misc]  # Transformers has no types 
         )
         return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: object, **kwargs: object) -> Any:
         """Trains as Trainer does; where it resumes, the mixup's draws go on where they were."""
         folder = resume_from_checkpoint
         if folder is True:
@@ -103,15 +102,9 @@ class MixupTrainer(Trainer):  # type: ignore[misc]  # Transformers has no types 
 
 
 class LogitsOf(nn.Module):
-    """A model whose output is an object, a dict or a tuple, called as ``model(images) -> logits``.
+    """A model whose output is an object, a dict or a tuple, called as ``model(images) -> logits``."""
 
-    Args:
-        model: any; its output has ``logits``, or they are the first entry.
-        image_key: name of the images in the model's forward; empty hands them over by place.
-        rest: further inputs, the same in every call.
-    """
-
-    def __init__(self, model: nn.Module, image_key: str = "pixel_values", rest: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: nn.Module, image_key: str = "pixel_values", rest: Values | None = None) -> None:
         super().__init__()
         self.model, self.image_key, self.rest = model, image_key, rest or {}
 
@@ -132,7 +125,7 @@ class SaveMixup(TrainerCallback):  # type: ignore[misc]
     def __init__(self, mixup: Augmentation) -> None:
         self.mixup = mixup
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Called after a checkpoint was written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if folder.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -15,11 +15,13 @@ from samix.data.images import ImageSet
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, rank_rows, stream_seed
-from samix.data.replacements import OnBadImage, check_on_bad_image, read_image, stand_ins
+from samix.data.replacements import OnBadImage, check_on_bad_image, read_image, with_replacements
 from samix.data.transforms import Augment, Fit, Transform, normalize, test_transform, train_transform
 from samix.data.views import ViewAugment, ViewImages, view_transforms
 
 Batch = tuple[Tensor, Tensor]
+Collate = Callable[[list[Any]], object] | None
+Sample = Any  # of a loader: (image, label) or (views, row), and with skip the row that could not be read, or -1
 
 
 class TrainBatches:
@@ -45,7 +47,7 @@ class TrainBatches:
         device: where the batches are wanted.
         on_device: keep the split on the device and augment there.
         on_bad_image: what to do about an image that cannot be read: ``stop`` with its name, or ``skip`` it: another
-            one stands in, by `samix.data.replacements`, and its row is put into `bad`.
+            one replaces it, by `samix.data.replacements`, and its row is put into `bad`.
         balanced: draw every class equally often; rare ones repeat.
 
     Raises:
@@ -83,9 +85,9 @@ class TrainBatches:
         labels = data.train.labels if balanced else None
         self._sampler = EpochSampler(len(data.train), batch_size, seed, rank, world_size, labels)
         self.bad: set[int] = set()  # rows of the images that could not be read; the caller may empty it
-        self._loader: DataLoader[Any] | None = None
+        self._loader: DataLoader[Sample] | None = None
         skip = on_bad_image == "skip"
-        images: Dataset[Any]
+        images: Dataset[Sample]
         if views is not None:
             fit = Fit(*2 * (view_stored_size(size, data.native_size),))
             images = ViewImages(data.train, view_transforms(views, size), seed, skip)
@@ -108,7 +110,7 @@ class TrainBatches:
         """Steps per epoch."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Sample]:
         """Yields batches start_step, start_step + 1, ... of an epoch; earlier ones are not decoded.
 
         One epoch at a time: with workers, starting another ends the one before.
@@ -126,29 +128,27 @@ class TrainBatches:
                 f"epoch must be >= 0 and start_step in 0..{len(self)}, got epoch {epoch}, start_step {start_step}"
             )
         if self._loader is None:
-            return self._epoch_on_device(epoch, start_step)
+            return _normalized(self._epoch_on_device(epoch, start_step), self.data)
         self._sampler.epoch, self._sampler.start_step = epoch, start_step
         # Now, not when the first batch is asked for: the sampler may have been set to another epoch by then.
         batches = self._noting(plain_errors(iter(self._loader)))
-        if self.views is None:
-            return _move(batches, self.data, self.device)
-        return _move_views(batches, self.data, self.device)
+        return _normalized(_moved(batches, self.device), self.data)
 
     def rows(self, epoch: int, step: int) -> Tensor:
         """Returns the rows of the train split of a step on this rank, (batch_size,) int64, before replacements."""
         order = self._sampler.order(epoch)
         return rank_rows(order, step, self.batch_size, self.rank, self.world_size)
 
-    def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _noting(self, batches: Iterator[Sample]) -> Iterator[Sample]:
         """Records the rows of images that could not be read, where batches name them."""
         for first, second, *bad in batches:
             for rows in bad:
                 self.bad.update(row for row in rows.tolist() if row >= 0)
             yield first, second
 
-    def _epoch_on_device(self, epoch: int, start_step: int) -> Iterator[Any]:
+    def _epoch_on_device(self, epoch: int, start_step: int) -> Iterator[Sample]:
         order = self._sampler.order(epoch)
-        order = stand_ins(order, self._unreadable, self.seed, epoch).to(self.device)
+        order = with_replacements(order, self._unreadable, self.seed, epoch).to(self.device)
         for step in range(start_step, len(self)):
             if self._unreadable:
                 self.bad.update(self._unreadable & set(self.rows(epoch, step).tolist()))
@@ -156,10 +156,10 @@ class TrainBatches:
             images = self._images[rows]
             if self.views is not None:
                 draws = self._draws("views", epoch, step, (self.views.count, VIEW_DRAWS))
-                yield _view_batch(views_of(images, draws, self.views, self.size), rows, self.data)
+                yield views_of(images, draws, self.views, self.size), rows
             elif self.augment is not None:
-                images = augment_batch(images, self._draws("batch", epoch, step, (DRAWS,)), self.augment, self.size)
-                yield normalize(images, self.data.mean, self.data.std), self._labels[rows]
+                draws = self._draws("batch", epoch, step, (DRAWS,))
+                yield augment_batch(images, draws, self.augment, self.size), self._labels[rows]
 
     def _draws(self, purpose: str, epoch: int, step: int, shape: tuple[int, ...]) -> Tensor:
         """Returns this rank's part, (B, *shape), of the draws of all ranks, so that their number does not matter."""
@@ -220,14 +220,14 @@ class EvalBatches:
         self.rows = range(first, end)
         self._steps = [range(s, min(s + batch_size, end)) for s in range(first, end, batch_size)]
         self.bad: set[int] = set()  # rows of the images that could not be read
-        self._loader: DataLoader[Any] | None = None
+        self._loader: DataLoader[Sample] | None = None
         fit = test_transform(augment, size)
         skip = on_bad_image == "skip"
         if on_device:
             mine = images if world_size == 1 else images.subset(torch.arange(first, end))
-            found: set[int] | None = set() if skip else None
-            self._images, self._labels = decode_all(mine, fit, self.device, found), mine.labels.to(self.device)
-            self.bad = {first + row for row in found or ()}
+            unreadable: set[int] | None = set() if skip else None
+            self._images, self._labels = decode_all(mine, fit, self.device, unreadable), mine.labels.to(self.device)
+            self.bad = {first + row for row in unreadable or ()}
             self._chunks = [self._chunk(step) for step in self._steps]
         else:
             chosen = [list(step) for step in self._steps]
@@ -244,18 +244,18 @@ class EvalBatches:
             Iterator of images (<= batch_size, 3, size, size), float32 and normalised, and labels, int64, on the device.
         """
         if self._loader is not None:
-            return _move(self._noting(plain_errors(iter(self._loader))), self.data, self.device)
+            return _normalized(_moved(self._noting(plain_errors(iter(self._loader))), self.device), self.data)
         chunks = (chunk for chunk in self._chunks if not isinstance(chunk, Tensor) or len(chunk) > 0)
-        return ((normalize(self._images[c], self.data.mean, self.data.std), self._labels[c]) for c in chunks)
+        return _normalized(((self._images[c], self._labels[c]) for c in chunks), self.data)
 
     def _chunk(self, step: range) -> slice | Tensor:
-        """Returns the places of a step's readable images among those of this rank."""
+        """Returns the positions of a step's readable images among those of this rank."""
         first = self.rows.start
         if self.bad.isdisjoint(step):
             return slice(step.start - first, step.stop - first)
         return torch.tensor([row - first for row in step if row not in self.bad], device=self.device)
 
-    def _noting(self, batches: Iterator[Any]) -> Iterator[Batch]:
+    def _noting(self, batches: Iterator[Sample]) -> Iterator[Batch]:
         """Records the rows of images that could not be read; leaves out a batch that has no others."""
         for batch, bad in batches:
             self.bad.update(bad)
@@ -263,21 +263,17 @@ class EvalBatches:
                 yield batch
 
 
-class TrainImages(Dataset[tuple[Any, ...]]):
+class TrainImages(Dataset[Sample]):
     """(epoch, index) to an augmented image and its label; each pair seeds its own draws.
 
-    Args:
-        images: the train split.
-        transform: to a uint8 tensor (3, size, size).
-        seed: of the run.
-        skip: another image stands in for one that cannot be read, and a third value is the index of the one that
-            cannot, or -1.
+    With `skip` another image replaces one that cannot be read, and a third value is the index of the unreadable one,
+    or -1.
     """
 
     def __init__(self, images: ImageSet, transform: Transform, seed: int, skip: bool = False) -> None:
         self.images, self.transform, self.seed, self.skip = images, transform, seed, skip
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image, used = read_image(self.images, self.seed, epoch, index, self.skip)
         with torch.random.fork_rng(devices=[]):
@@ -288,14 +284,8 @@ class TrainImages(Dataset[tuple[Any, ...]]):
         return (varied, label, index if used != index else -1) if self.skip else (varied, label)
 
 
-class EvalImages(Dataset[Any]):
-    """Index to an image and its label.
-
-    Args:
-        images: a split.
-        transform: to a uint8 tensor (3, size, size).
-        skip: in the place of an image that cannot be read, its index.
-    """
+class EvalImages(Dataset[Sample]):
+    """Index to an image and its label; with `skip`, to the index alone where the image cannot be read."""
 
     def __init__(self, images: ImageSet, transform: Transform, skip: bool = False) -> None:
         self.images, self.transform, self.skip = images, transform, skip
@@ -310,13 +300,13 @@ class EvalImages(Dataset[Any]):
         return self.transform(image), int(self.images.labels[index])
 
 
-def join_readable(samples: list[Any]) -> tuple[Any, list[int]]:
+def join_readable(samples: list[Sample]) -> tuple[Sample, list[int]]:
     """Joins the images that could be read to a batch, None without any; and returns the indices of the others."""
     good = [sample for sample in samples if not isinstance(sample, int)]
     return default_collate(good) if good else None, [sample for sample in samples if isinstance(sample, int)]
 
 
-def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+def plain_errors(batches: Iterator[Sample]) -> Iterator[Sample]:
     """Passes batches on; an error of a worker process is raised again without that process's traceback."""
     while True:
         try:
@@ -333,8 +323,12 @@ def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _loader(
-    images: Dataset[Any], batch_sampler: Any, workers: int, device: torch.device, collate: Any = None
-) -> DataLoader[Any]:
+    images: Dataset[Sample],
+    batch_sampler: Iterable[list[Sample]],
+    workers: int,
+    device: torch.device,
+    collate: Collate = None,
+) -> DataLoader[Sample]:
     return DataLoader(
         images,
         batch_sampler=batch_sampler,
@@ -347,24 +341,22 @@ def _loader(
     )
 
 
-def _move(batches: Iterator[Any], data: ImageData, device: torch.device) -> Iterator[Batch]:
-    """Moves uint8 images to the device and normalises them there."""
-    for images, labels in batches:
-        moved = images.to(device, non_blocking=True)
-        yield normalize(moved, data.mean, data.std), labels.to(device, non_blocking=True)
+def _moved(batches: Iterator[Sample], device: torch.device) -> Iterator[Sample]:
+    """Moves images or views, and labels or row numbers, to the device."""
+    for images, numbers in batches:
+        tensors = [images] if isinstance(images, Tensor) else images
+        moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
+        yield moved[0] if isinstance(images, Tensor) else moved, numbers.to(device, non_blocking=True)
 
 
-def _move_views(batches: Iterator[Any], data: ImageData, device: torch.device) -> Iterator[tuple[Any, ...]]:
-    """Does the same for views and row numbers."""
-    for views, ids in batches:
-        moved = [view.to(device, non_blocking=True) for view in views]
-        yield _view_batch(moved, ids.to(device, non_blocking=True), data)
-
-
-def _view_batch(views: list[Tensor], ids: Tensor, data: ImageData) -> tuple[Any, ...]:
-    """Returns (view_q, view_k, ids), and further views as a tuple where there are some; normalised."""
-    view_q, view_k, *extra_views = (normalize(view, data.mean, data.std) for view in views)
-    return (view_q, view_k, ids, tuple(extra_views)) if extra_views else (view_q, view_k, ids)
+def _normalized(batches: Iterator[Sample], data: ImageData) -> Iterator[Sample]:
+    """Makes (images, labels), or (view_q, view_k, rows) and a tuple of further views where there are some."""
+    for images, numbers in batches:
+        if isinstance(images, Tensor):
+            yield normalize(images, data.mean, data.std), numbers
+            continue
+        view_q, view_k, *extra_views = (normalize(view, data.mean, data.std) for view in images)
+        yield (view_q, view_k, numbers, tuple(extra_views)) if extra_views else (view_q, view_k, numbers)
 
 
 def _check(batch_size: int, size: int, rank: int, world_size: int, workers: int) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gzip
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +28,7 @@ TORCHVISION_FOLDERS = {
 
 
 def read_torchvision(location: DataLocation) -> Splits:
-    """Reads one of `TORCHVISION_FOLDERS`; touches the network only if `location.download`.
-
-    Raises:
-        FileNotFoundError: the files are not there.
-        OSError: the download failed.
-        ValueError: download of Stanford Cars, whose official address is gone.
-    """
+    """Reads one of `TORCHVISION_FOLDERS`; touches the network only if `location.download`."""
     name, download = location.name, location.download
     root = Path(location.place).expanduser() if location.place else location.root
     readers: dict[str, Callable[[Path, bool], Splits]] = {
@@ -46,29 +39,29 @@ def read_torchvision(location: DataLocation) -> Splits:
         "aircraft": _aircraft,
         "cars": _cars,
     }
-    place = root / TORCHVISION_FOLDERS[name]
+    files = root / TORCHVISION_FOLDERS[name]
     if download and name == "cars":
-        raise ValueError(f"cars cannot be downloaded, its official address is gone; put the files into {place}")
+        raise ValueError(f"cars cannot be downloaded, its official address is gone; put the files into {files}")
     try:
         return readers[name](root, download)
     except (RuntimeError, OSError) as error:
         if download:
-            raise OSError(f"{name}: download into {root} failed ({error}); fetch it by hand to {place}") from error
+            raise OSError(f"{name}: download into {root} failed ({error}); fetch it by hand to {files}") from error
         remedy = "" if name == "cars" else "add --download to fetch it, or "
         raise FileNotFoundError(
-            f"{name}: no complete {place}; {remedy}give the folder that holds {place.name}: {name}:DIR"
+            f"{name}: no complete {files}; {remedy}give the folder that holds {files.name}: {name}:DIR"
         ) from error
 
 
-def _cifar(kind: Any, root: Path, download: bool) -> Splits:
+def _cifar(cls: Callable[..., datasets.CIFAR10], root: Path, download: bool) -> Splits:
     with warnings.catch_warnings():
         # The official pickles were written by an old NumPy; reading them is deprecated, not wrong.
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-        train, val = kind(root, train=True, download=download), kind(root, train=False)
+        train, val = cls(root, train=True, download=download), cls(root, train=False)
     return Splits(_arrays(train.data, train.targets), _arrays(val.data, val.targets), tuple(train.classes))
 
 
-def _arrays(images: Any, labels: Any) -> ArrayImages:
+def _arrays(images: np.ndarray, labels: Sequence[int]) -> ArrayImages:
     """Makes an image set of a uint8 array (N, H, W, 3) and labels."""
     return ArrayImages(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
 
@@ -101,34 +94,29 @@ def _stl10_unlabelled(root: Path, download: bool) -> Splits:
 
 def _aircraft(root: Path, download: bool) -> Splits:
     """Reads trainval as train and test as val, variant level, as the benchmarks do."""
-
-    def split(name: str, download: bool) -> tuple[FileImages, tuple[str, ...]]:
-        data = datasets.FGVCAircraft(root, split=name, annotation_level="variant", download=download)
-        names = file_names([str(Path(file).relative_to(root)) for file in data._image_files])
-        return FileImages(root, names, torch.tensor(data._labels), exif_rotation=False), tuple(data.classes)
-
-    (train, names), (val, _) = split("trainval", download), split("test", False)
-    return Splits(train, val, names)
+    sets = [
+        datasets.FGVCAircraft(root, split=split, annotation_level="variant", download=download and split == "trainval")
+        for split in ("trainval", "test")
+    ]
+    train, val = (_file_images(root, data._image_files, data._labels) for data in sets)
+    return Splits(train, val, tuple(sets[0].classes))
 
 
 def _cars(root: Path, download: bool) -> Splits:
-    def split(name: str) -> tuple[FileImages, tuple[str, ...]]:
-        data = datasets.StanfordCars(root, split=name, download=download)
-        names = file_names([str(Path(file).relative_to(root)) for file, _ in data._samples])
-        labels = torch.tensor([int(label) for _, label in data._samples])
-        return FileImages(root, names, labels, exif_rotation=False), tuple(data.classes)
+    sets = [datasets.StanfordCars(root, split=split, download=download) for split in ("train", "test")]
+    train, val = (_file_images(root, *zip(*data._samples, strict=True)) for data in sets)
+    return Splits(train, val, tuple(sets[0].classes))
 
-    (train, names), (val, _) = split("train"), split("test")
-    return Splits(train, val, names)
+
+def _file_images(root: Path, files: Iterable[str], labels: Iterable[int]) -> FileImages:
+    names = file_names([str(Path(file).relative_to(root)) for file in files])
+    return FileImages(root, names, torch.tensor([int(label) for label in labels]), exif_rotation=False)
 
 
 def read_digits(location: DataLocation) -> Splits:
     """Reads scikit-learn's 1,797 scans of 8 x 8 pixels, 0..16 scaled to 0..255 and repeated to three channels.
 
     A fifth of every class is held out. The split is fixed, so that runs with different seeds can be compared.
-
-    Raises:
-        ValueError: a folder is given.
     """
     if location.place:
         raise ValueError(f"digits lies inside scikit-learn and takes no folder, got digits:{location.place}")
@@ -147,11 +135,11 @@ def read_scans() -> tuple[Tensor, Tensor]:
 
     The table is read from its file where it lies, since importing scikit-learn takes a second.
     """
-    found = find_spec("sklearn")
-    places = [
-        Path(p) / "datasets" / "data" / "digits.csv.gz" for p in (found and found.submodule_search_locations) or ()
+    package = find_spec("sklearn")
+    paths = [
+        Path(p) / "datasets" / "data" / "digits.csv.gz" for p in (package and package.submodule_search_locations) or ()
     ]
-    table = next((path for path in places if path.is_file()), None)
+    table = next((path for path in paths if path.is_file()), None)
     if table is None:  # kept elsewhere, or not there: scikit-learn knows
         from sklearn.datasets import load_digits
 

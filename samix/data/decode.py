@@ -135,7 +135,7 @@ def _open(path: Path) -> BinaryIO:
     if stat.S_ISREG(status.st_mode) and status.st_size > 0:
         return os.fdopen(handle, "rb")
     os.close(handle)
-    fault = "empty" if stat.S_ISREG(status.st_mode) else "no regular file"
+    fault = "empty" if stat.S_ISREG(status.st_mode) else "not a regular file"
     raise UnreadableImage(f"image {one_line(str(path))} cannot be read (it is {fault}); replace or remove it")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from samix.data.dataset import ImageData
 from samix.data.decode import IMAGE_ENDINGS, one_line
-from samix.data.images import FileImages, file_names, no_labels
+from samix.data.images import FileImages, ImageSet, file_names, no_labels, none_of
 from samix.data.order import stream_seed
 from samix.data.spec import Splits
 
@@ -84,18 +84,14 @@ def _reason_against(entry: os.DirEntry[str]) -> str:
 
 
 def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
-    """Lists the visible folders in `folder`, sorted; counts images that lie beside them.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Lists the visible folders in `folder`, sorted; counts images that lie beside them."""
     entries = [entry for entry in _entries(folder) if not is_hidden(entry.name)]
     names = [entry.name for entry in entries if _is_folder(entry)]
     images = sum(not _is_folder(entry) and not _reason_against(entry) for entry in entries)
     if not names:
-        found = f"{images} images but " if images else ""
+        beside = f"{images} images but " if images else ""
         raise ValueError(
-            f"{folder} holds {found}no class folders; expected one folder of images per class (without labels, for "
+            f"{folder} holds {beside}no class folders; expected one folder of images per class (without labels, for "
             f"`samix pretrain`: images:{folder})"
         )
     if images and left_out is not None:
@@ -108,9 +104,6 @@ def split_folders(folder: Path) -> tuple[Path | None, Path | None, list[str]]:
 
     Names are `train`, `training`; `val`, `valid`, `validation`, `dev`, `eval`, `evaluation`, `test`, `testing`; each
     also with an ending such as `_images`, `_set` or `_data`. Of several, the first in this order is taken.
-
-    Raises:
-        ValueError: two names differ in capitals only.
     """
     names = [entry.name for entry in _entries(folder) if not is_hidden(entry.name) and _is_folder(entry)]
     train, held_out = (_first_split(folder, names, words) for words in (TRAIN_NAMES, HELD_OUT_NAMES))
@@ -140,12 +133,7 @@ def _is_flat(folder: Path) -> bool:
 
 
 def read_classes(folder: Path, classes: Sequence[str], inner: str = "", *, exif_rotation: bool = True) -> FileImages:
-    """Reads the images of folder/CLASS/inner for each class; labels follow the order of `classes`.
-
-    Raises:
-        FileNotFoundError: the folder of a class is missing.
-        ValueError: a class has no image.
-    """
+    """Reads the images of folder/CLASS/inner for each class; labels follow the order of `classes`."""
     files: dict[str, list[str]] = {}
     for name in classes:
         inside = folder / name / inner
@@ -173,19 +161,24 @@ def _labelled(
     return FileImages(folder, file_names(names), torch.tensor(labels, dtype=torch.int64), exif_rotation)
 
 
-def _files_of_classes(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
+def _files_of_classes(folder: Path, left_out: Counter[str], *, divided: bool = True) -> dict[str, list[str]]:
     """Lists the images of each class folder.
 
-    Raises:
-        ValueError: no class folder, or one that holds folders of images in place of images.
+    A class folder of a split may hold folders of images beside its own images; where nothing is divided, a class
+    folder holds images alone, so that a folder such as `validation` does not become a class.
     """
-    files = {
-        name: [f"{name}/{file}" for file in image_files(folder / name, left_out)]
-        for name in class_folders(folder, left_out)
-    }
+    names = class_folders(folder, left_out)
+    files = {name: [f"{name}/{file}" for file in image_files(folder / name, left_out)] for name in names}
     for name, inside in files.items():
-        inner = sorted({file.split("/")[1] for file in inside if file.count("/") > 1})
-        if len(inner) > 1 and all(file.count("/") > 1 for file in inside):
+        deeper = [file for file in inside if file.count("/") > 1]
+        inner = sorted({file.split("/")[1] for file in deeper})
+        if inner and not divided:
+            remedy = f"give {folder / name}, or expected " if len(files) == 1 else "expected "
+            raise ValueError(
+                f"{folder / name} holds folders ({_some(inner)}), so it is no class; {remedy}"
+                f"{folder}/CLASS/ with images, or {folder}/train/CLASS/ and {folder}/val/CLASS/"
+            )
+        if len(inner) > 1 and len(deeper) == len(inside):
             raise ValueError(
                 f"{folder / name} holds no images but the folders {_some(inner)}; if these are the classes, move them "
                 f"to {folder}/CLASS/; if {name} is the class, move their images into it"
@@ -204,7 +197,8 @@ def read_folder(folder: Path) -> Splits:
     if train is not None and _is_flat(train):
         return _read_flat(train, held_out, others, left_out)
     if train is None and (held_out is None or (others and _is_flat(held_out))):  # a class may be named `test`
-        return _read_undivided(folder, left_out)
+        files = _files_of_classes(folder, left_out, divided=False)
+        return _divide(_labelled(folder, files), files, left_out)
     if train is None:
         raise FileNotFoundError(
             f"{folder} holds {held_out.name if held_out else ''} and no folder train; add DIR/train/CLASS/ with "
@@ -213,7 +207,7 @@ def read_folder(folder: Path) -> Splits:
     notes = (f"{_some(others)} is not used" if len(others) == 1 else f"{_some(others)} are not used",) if others else ()
     files = _files_of_classes(train, left_out)
     if held_out is None:
-        return _divide(_labelled(train, files), tuple(files), left_out, notes)
+        return _divide(_labelled(train, files), files, left_out, notes)
     if _is_flat(held_out):
         raise ValueError(
             f"{held_out} holds images and no class folders; sort them into {held_out}/CLASS/, or move the folder away: "
@@ -255,32 +249,22 @@ def _some(names: Sequence[str]) -> str:
 # Folders without splits -----------------------------------------------------------------------------------------------
 
 
-def _read_undivided(folder: Path, left_out: Counter[str]) -> Splits:
-    """Reads class folders that are not divided into splits.
-
-    Raises:
-        ValueError: no class folders, one that holds folders, or a class has fewer than two images.
-    """
-    names = class_folders(folder)
-    files = {name: [f"{name}/{file}" for file in image_files(folder / name, left_out)] for name in names}
-    for name, inside in files.items():
-        inner = sorted({file.split("/")[1] for file in inside if file.count("/") > 1})
-        if inner:  # such as a folder `validation`, which must not become a class
-            remedy = f"give {folder / name}, or expected " if len(files) == 1 else "expected "
-            raise ValueError(
-                f"{folder / name} holds folders ({_some(inner)}), so it is no class; {remedy}"
-                f"{folder}/CLASS/ with images, or {folder}/train/CLASS/ and {folder}/val/CLASS/"
-            )
-    class_folders(folder, left_out)
-    return _divide(_labelled(folder, files), tuple(files), left_out)
-
-
-def _divide(
-    images: FileImages, classes: tuple[str, ...], left_out: Counter[str], notes: tuple[str, ...] = ()
-) -> Splits:
+def _divide(images: FileImages, classes: Iterable[str], left_out: Counter[str], notes: tuple[str, ...] = ()) -> Splits:
     names = [images.path(row).name for row in range(len(images))]
-    train, val = hold_out(names, images.labels, classes, images.root)
-    return Splits(images.subset(train), images.subset(val), classes, left_out=left_out, notes=(FIFTH, *notes))
+    return divide(images, names, tuple(classes), images.root, (FIFTH, *notes), left_out)
+
+
+def divide(
+    images: ImageSet,
+    names: Sequence[str],
+    classes: Sequence[str],
+    where: object,
+    notes: tuple[str, ...],
+    left_out: Mapping[str, int] | None = None,
+) -> Splits:
+    """Holds out a fifth of each class, see `hold_out`; the notes tell the user so."""
+    train, val = hold_out(names, images.labels, classes, where)
+    return Splits(images.subset(train), images.subset(val), tuple(classes), left_out=left_out or {}, notes=notes)
 
 
 def hold_out(names: Sequence[str], labels: Tensor, classes: Sequence[str], where: object) -> tuple[Tensor, Tensor]:
@@ -319,11 +303,7 @@ def hold_out(names: Sequence[str], labels: Tensor, classes: Sequence[str], where
 
 
 def read_images(folder: Path) -> Splits:
-    """Reads `images:DIR`: every image in DIR and below, without labels; nothing is held out.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Reads `images:DIR`: every image in DIR and below, without labels; nothing is held out."""
     left_out: Counter[str] = Counter()
     return Splits(_unlabelled(folder, left_out), _unlabelled(folder, left_out, none=True), (), left_out=left_out)
 
@@ -387,5 +367,6 @@ def load_labelled_folder(path: str | Path, class_names: Sequence[str]) -> ImageD
     images = FileImages(folder, file_names(names), labels)
     missing = len({*class_names} - {*files})
     notes = (f"no image of {missing} of the network's {len(class_names)} classes",) if missing else ()
-    none = images.subset(torch.zeros(0, dtype=torch.int64))
-    return ImageData("folder", none, images, tuple(class_names), left_out=left_out, notes=notes, evaluation_only=True)
+    return ImageData(
+        "folder", none_of(images), images, tuple(class_names), left_out=left_out, notes=notes, evaluation_only=True
+    )

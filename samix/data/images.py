@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import functional as F
 
 from samix.data.decode import open_image, read_header
 
-F: Any = functional  # torchvision re-exports its functions in a way that strict mypy does not follow
+Picture = Image.Image | Tensor  # RGB, or uint8 (3, H, W)
 MAX_ASPECT = 16  # of an image that is resized as a whole: one of 20000 x 1 would need gigabytes
 
 
@@ -31,7 +31,7 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Image.Image | Tensor:
+    def image(self, index: int) -> Picture:
         """Decodes image `index`."""
 
     def subset(self, rows: Tensor) -> ImageSet:
@@ -104,13 +104,9 @@ class FileImages:
         """Decodes image `index` to RGB; the errors are those of `open_image`."""
         return open_image(self.path(index), exif_rotation=self.exif_rotation)
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Reads width and height of image `index`, before any rotation, from the header."""
-        return read_header(self.path(index), str(self.path(index)))[:2]
-
-    def is_complete(self, index: int) -> bool:
-        """Tells whether the file of image `index` has the mark of its end; the errors are those of `open_image`."""
-        return read_header(self.path(index), str(self.path(index)))[2]
+    def header(self, index: int) -> tuple[int, int, bool]:
+        """Reads width and height of image `index`, before any rotation, and whether its end is there."""
+        return read_header(self.path(index), str(self.path(index)))
 
     def subset(self, rows: Tensor) -> FileImages:
         """Selects the images at `rows`."""
@@ -120,6 +116,11 @@ class FileImages:
 def _check_labels(labels: Tensor, count: int) -> None:
     if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
         raise ValueError(f"labels must be int64 of shape ({count},), got {labels.dtype} {tuple(labels.shape)}")
+
+
+def none_of(images: ImageSet) -> ImageSet:
+    """The empty set of these images."""
+    return images.subset(torch.zeros(0, dtype=torch.int64))
 
 
 def no_labels(count: int) -> Tensor:
@@ -132,7 +133,7 @@ def file_names(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
-def to_uint8(image: Image.Image | Tensor) -> Tensor:
+def to_uint8(image: Picture) -> Tensor:
     """Makes a uint8 tensor (3, H, W) of a PIL image; such a tensor is returned as is."""
     if isinstance(image, Tensor):
         return image
@@ -140,16 +141,17 @@ def to_uint8(image: Image.Image | Tensor) -> Tensor:
     return tensor
 
 
-def bound_aspect(image: Any) -> Any:
+def bound_aspect(image: Picture) -> Picture:
     """Cuts the middle out of an image whose long side is more than 16 times the short one; others are unchanged."""
     height, width = F.get_size(image)
     longest = MAX_ASPECT * min(height, width)
     if max(height, width) <= longest:
         return image
-    return F.center_crop(image, [min(height, longest), min(width, longest)])
+    middle: Picture = F.center_crop(image, [min(height, longest), min(width, longest)])
+    return middle
 
 
-def fit_square(image: Any, size: int, short: int, interpolation: InterpolationMode) -> Any:
+def fit_square(image: Picture, size: int, short: int, interpolation: InterpolationMode) -> Picture:
     """Resizes the short side to `short` pixels and cuts the `size` x `size` centre; of that size already: unchanged.
 
     Of very long images only the middle is resized, see `bound_aspect`.
@@ -162,7 +164,9 @@ def fit_square(image: Any, size: int, short: int, interpolation: InterpolationMo
     """
     if short == size and F.get_size(image) == [size, size]:
         return image
-    return F.center_crop(F.resize(bound_aspect(image), [short], interpolation, antialias=True), [size, size])
+    resized = F.resize(bound_aspect(image), [short], interpolation, antialias=True)
+    square: Picture = F.center_crop(resized, [size, size])
+    return square
 
 
 def load_images(paths: Sequence[Path], size: int) -> Tensor:

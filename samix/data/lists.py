@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from samix.data.decode import IMAGE_ENDINGS
-from samix.data.folders import hold_out
-from samix.data.images import FileImages, file_names, no_labels
+from samix.data.folders import divide
+from samix.data.images import FileImages, file_names, no_labels, none_of
 from samix.data.spec import DataLocation, Splits
 
 FIRST = 20  # names of a list, of which one must be a file
@@ -25,14 +25,7 @@ _LABEL_TITLES = tuple("label labels class class_name class_id category category_
 
 @dataclass(frozen=True)
 class ImageList:
-    """A list that was read.
-
-    Args:
-        path: of the list.
-        root: folder that names are relative to.
-        names: of N images.
-        labels: N labels as written; None where the list has none.
-    """
+    """A list that was read."""
 
     path: Path
     root: Path
@@ -46,11 +39,7 @@ class ImageList:
         return all(label.isdecimal() for label in self.labels or ())
 
     def numbered(self, classes: Sequence[str] | None = None) -> FileImages:
-        """Labels the images by number, or by place in the names of the classes.
-
-        Raises:
-            ValueError: a label is none of the classes, or no whole number, or too large for the number of images.
-        """
+        """Labels the images by number, or by place in the names of the classes."""
         if self.labels is None:
             labels = no_labels(len(self.names))
         elif classes is not None:
@@ -94,16 +83,10 @@ def read_lists(location: DataLocation) -> Splits:
     numbers = None if named.has_numbers else classes
     images = train.numbered(numbers)
     if val is None and train.labels is None:
-        return Splits(images, images.subset(torch.zeros(0, dtype=torch.int64)), ())
+        return Splits(images, none_of(images), ())
     if val is None:
-        names = [Path(name).name for name in train.names]
-        rows, held = hold_out(names, images.labels, classes, train.path)
-        return Splits(
-            images.subset(rows),
-            images.subset(held),
-            classes,
-            notes=("without a second list, a fifth of each class is held out by file name", *train.notes),
-        )
+        notes = ("without a second list, a fifth of each class is held out by file name", *train.notes)
+        return divide(images, [Path(name).name for name in train.names], classes, train.path, notes)
     tested = val.numbered(numbers)
     if int(tested.labels.max()) >= len(classes):
         raise ValueError(
@@ -113,11 +96,7 @@ def read_lists(location: DataLocation) -> Splits:
 
 
 def _classes(images: ImageList, count: int) -> tuple[str, ...]:
-    """Returns the names of the classes in the order of their labels; all lists together have `count` images.
-
-    Raises:
-        ValueError: a label far above the number of images, or a mixture of numbers and names.
-    """
+    """Returns the names of the classes in the order of their labels; all lists together have `count` images."""
     if images.labels is None:
         return ()
     unique = set(images.labels)
@@ -151,10 +130,6 @@ def read_list(path: Path, root: Path) -> ImageList:
 
     A list whose lines are all names of image files has no labels. A `.csv` or `.tsv` file may have a header, quotes,
     and, where the header names them, further columns. Names may lack their ending if one file fits.
-
-    Raises:
-        FileNotFoundError: the list or the folder is missing.
-        ValueError: a line of another form, or no line at all.
     """
     lines = read_lines(path)
     if not root.is_dir():
@@ -197,11 +172,7 @@ def _is_image(name: str) -> bool:
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...]]:
-    """Reads names and labels of a CSV file, and says which columns are not used; labels are None without a column.
-
-    Raises:
-        ValueError: rows of different lengths, or columns that cannot be told apart.
-    """
+    """Reads names and labels of a CSV file, and says which columns are not used; labels are None without a column."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         file.seek(0)
@@ -214,7 +185,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...
     titles = [cell.lower() for cell in rows[0]]
     for number, row in enumerate(rows, 1):
         if len(row) != len(titles):
-            raise ValueError(f"{path}: row {number} has {len(row)} cells, the first row {len(titles)}; mend the row")
+            raise ValueError(f"{path}: row {number} has {len(row)} cells, the first row {len(titles)}; correct the row")
     name_at = next((titles.index(title) for title in _NAME_TITLES if title in titles), None)
     label_at = next((titles.index(title) for title in _LABEL_TITLES if title in titles), None)
     has_header = name_at is not None or label_at is not None

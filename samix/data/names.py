@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,21 +21,22 @@ from samix.data.lists import read_lists
 from samix.data.order import stream_seed
 from samix.data.shards import ShardImages, read_shards
 from samix.data.spec import DATASETS, Channels, DataLocation, DatasetSpec, Splits
-from samix.runtime.checks import suggest
+from samix.runtime.checks import Values, suggest
 
 # One pair for both CIFARs, as OpenMixup's configurations have it, which the published tables come from.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
 _OWN = re.compile(r"((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*:[A-Za-z_]\w*)(?::(.*))?")  # package.module:Name[:PLACE]
 
 
-def _of_folder(name: str, read: Callable[[Path], Splits], **choices: Any) -> DatasetSpec:
-    return DatasetSpec(name, lambda location: read(location.folder()), **choices)
+def _of_folder(name: str, read: Callable[[Path], Splits], **choices: str | int) -> DatasetSpec:
+    values: Values = choices
+    return DatasetSpec(name, lambda location: read(location.folder()), **values)
 
 
 _torchvision = partial(DatasetSpec, reader=read_torchvision, downloads=True)
 _cifar = partial(_torchvision, mean=CIFAR_MEAN, std=CIFAR_STD, size=32, pretrain_recipe="cifar10-moco")
-_FINE: dict[str, Any] = {"augment": "fine-grained"}
-_LARGE: dict[str, Any] = {"last_evaluations": 5}
+_FINE: Values = {"augment": "fine-grained"}
+_LARGE: Values = {"last_evaluations": 5}
 
 for _spec in (
     DatasetSpec(
@@ -60,8 +60,8 @@ for _spec in (
     _of_folder("images", folders.read_images),
     _of_folder("imagenet", published.read_imagenet, recipe="in1k-r50", pretrain_recipe="in1k-moco", **_LARGE),
     _of_folder("cub", published.read_cub, recipe="cub-r18", **_FINE),
-    _of_folder("inat2017", published.read_inat2017, **_LARGE),
-    _of_folder("inat2018", published.read_inat2018, **_LARGE),
+    _of_folder("inat2017", partial(published.read_inat, year="2017"), **_LARGE),
+    _of_folder("inat2018", partial(published.read_inat, year="2018"), **_LARGE),
     _of_folder("places205", published.read_places205, **_LARGE),
     DatasetSpec("list", read_lists),
     DatasetSpec("wds", read_shards),
@@ -147,10 +147,6 @@ def find_dataset(spec: str, *, trusted: bool = False) -> tuple[DatasetSpec, str]
     """Finds the data set of `NAME:PLACE`, and returns the place too; the path of a folder alone is `folder:PLACE`.
 
     A `DatasetSpec` that is imported as `package.module:Name` is registered by its own name, too.
-
-    Raises:
-        ValueError: unknown name, or an import that fails or is not allowed.
-        FileNotFoundError: a path with no folder.
     """
     name, _, place = spec.partition(":")
     if name in DATASETS.names():
@@ -217,7 +213,7 @@ def _common_size(images: ImageSet) -> int | None:
     sizes = set()
     for index in torch.linspace(0, len(images) - 1, min(16, len(images))).long().tolist():
         try:
-            sizes.add(images.size(index))
+            sizes.add(images.header(index)[:2])
         except UNREADABLE:
             return None  # reading that image will say what is wrong with it
     width, height = next(iter(sizes))

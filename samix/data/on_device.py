@@ -166,9 +166,9 @@ def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Te
     width, height = (area.sqrt() * root).round().long(), (area.sqrt() / root).round().long()
     fits = (width >= 1) & (width <= side) & (height >= 1) & (height <= side)
     first = fits.int().argmax(1, keepdim=True)  # (B, 1), 0 where none fits
-    found = fits.gather(1, first)
-    width = torch.where(found, width.gather(1, first), side)
-    height = torch.where(found, height.gather(1, first), side)
+    any_fits = fits.gather(1, first)
+    width = torch.where(any_fits, width.gather(1, first), side)
+    height = torch.where(any_fits, height.gather(1, first), side)
     top = (draws[:, 1:2] * (side - height + 1)).long()
     left = (draws[:, 2:3] * (side - width + 1)).long()
     return top, left, height, width

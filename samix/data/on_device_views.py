@@ -29,17 +29,7 @@ def view_stored_size(size: int, native_size: int | None) -> int:
 
 
 def views_of(images: Tensor, draws: Tensor, views: ViewAugment, size: int) -> list[Tensor]:
-    """Makes all views of a batch.
-
-    Args:
-        images: (B, 3, S, S) uint8.
-        draws: (B, views.count, 36) uniform in [0, 1), on the device of images.
-        views: what to do.
-        size: side of the first two views in pixels.
-
-    Returns:
-        views.count tensors (B, 3, side, side), float32 in [0, 1].
-    """
+    """Makes the views, float32 (B, 3, side, side), of uint8 images (B, 3, S, S) by draws (B, views.count, 36)."""
     sides = [views.size(view, size) for view in range(views.count)]
     return [view_batch(images, draws[:, view], views.recipe(view), side) for view, side in enumerate(sides)]
 
@@ -161,37 +151,22 @@ def turn_hue(colours: Tensor, turns: Tensor) -> Tensor:
 
 
 def grey(images: Tensor, chosen: Tensor) -> Tensor:
-    """Makes chosen images grey.
-
-    Args:
-        images: (B, 3, H, W) float32.
-        chosen: (B,) bool.
-    """
+    """Makes the chosen ones, (B,) bool, of images (B, 3, H, W) grey."""
     unit, luma = _colour_maps(images.device)
     maps = torch.where(chosen[:, None, None], luma, unit)
     return torch.bmm(maps, images.flatten(2)).view_as(images)
 
 
 def solarise(images: Tensor, chosen: Tensor) -> Tensor:
-    """Inverts the upper half of [0, 1] in chosen images.
-
-    Args:
-        images: (B, C, H, W) float32 in [0, 1].
-        chosen: (B,) bool.
-    """
+    """Inverts the upper half of [0, 1] in the chosen ones, (B,) bool, of images (B, C, H, W)."""
     return torch.lerp(images, torch.minimum(images, 1 - images), chosen.float()[:, None, None, None])
 
 
 def blur(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
-    """Blurs chosen images by a Gaussian of 23 taps (fewer below 12 pixels), borders reflected.
+    """Blurs the chosen ones of images (B, C, S, S) by Gaussians of sigma (B,) pixels; 23 taps, borders reflected.
 
     A row of an image times a matrix is that row blurred; so two batched products blur the whole, at a cost that does
     not depend on the number of taps.
-
-    Args:
-        images: (B, C, S, S) float32.
-        sigma: (B,) in pixels, > 0.
-        chosen: (B,) bool.
     """
     count, channels, side, _ = images.shape
     matrix = blur_matrix(sigma, chosen, side)

@@ -31,11 +31,6 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
 
     A class with more images than its share is seen in part, another part in each epoch; one with fewer is repeated,
     each of its images equally often but for one.
-
-    Args:
-        labels: (N,) class ids.
-        seed: of the run.
-        epoch: number of the epoch.
     """
     generator = torch.Generator().manual_seed(stream_seed("balance", seed, epoch))
     classes = labels.bincount().nonzero().squeeze(1)
@@ -51,7 +46,7 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)]
 
 
-def stand_in(count: int, seed: int, epoch: int, index: int, attempt: int) -> int:
+def replacement_of(count: int, seed: int, epoch: int, index: int, attempt: int) -> int:
     """Chooses the image in 0..count - 1 that replaces one that cannot be read, as a function of all arguments."""
     return stream_seed("stand-in", seed, epoch, index, attempt) % count
 
@@ -67,16 +62,7 @@ def rank_rows(order: Tensor, step: int, batch_size: int, rank: int, world_size: 
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) for one rank; `epoch` and `start_step` are set before each pass.
-
-    Args:
-        count: number of images.
-        batch_size: images of a step on this rank.
-        seed: of the order.
-        rank: this process, 0..world_size - 1.
-        world_size: number of processes.
-        labels: (count,) class ids, so that every class is seen equally often; None visits every image once.
-    """
+    """Batches of (epoch, index) for one rank; `epoch` and `start_step` are set before each pass."""
 
     def __init__(
         self, count: int, batch_size: int, seed: int, rank: int, world_size: int, labels: Tensor | None = None

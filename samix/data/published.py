@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +19,9 @@ from samix.data.folders import class_folders, image_files, read_classes
 from samix.data.images import FileImages, file_names
 from samix.data.lists import read_lines, read_list, read_pairs
 from samix.data.spec import Splits
+from samix.runtime.checks import Values
+
+T = TypeVar("T", bound=Hashable)
 
 
 def _stored(root: Path, names: Sequence[str], labels: Sequence[int]) -> FileImages:
@@ -61,22 +64,13 @@ def read_cub(folder: Path) -> Splits:
     return Splits(chosen("1"), chosen("0"), tuple(classes[str(k)] for k in range(1, len(classes) + 1)))
 
 
-def read_inat2017(folder: Path) -> Splits:
-    """Reads iNaturalist 2017: train2017.json and val2017.json beside train_val_images/."""
-    return _read_inat(folder, "2017")
-
-
-def read_inat2018(folder: Path) -> Splits:
-    """Reads iNaturalist 2018: train2018.json and val2018.json beside train_val2018/."""
-    return _read_inat(folder, "2018")
-
-
-def _read_inat(folder: Path, year: str) -> Splits:
+def read_inat(folder: Path, year: str) -> Splits:
+    """Reads iNaturalist: trainYEAR.json and valYEAR.json beside the images."""
     train, val = (_json(folder / f"{split}{year}.json") for split in ("train", "val"))
     names = {c["id"]: str(c["name"]) for c in train["categories"]}
     ids = {category: label for label, category in enumerate(sorted(names))}
 
-    def images(annotations: dict[str, Any], file: str) -> FileImages:
+    def images(annotations: Values, file: str) -> FileImages:
         category = {a["image_id"]: a["category_id"] for a in annotations["annotations"]}
         labels = [_known(ids, category.get(i["id"]), folder / file) for i in annotations["images"]]
         return _stored(folder, [i["file_name"] for i in annotations["images"]], labels)
@@ -119,7 +113,7 @@ def read_imagenet(folder: Path) -> Splits:
 def _flat_val(folder: Path, wnids: list[str]) -> FileImages:
     """Reads the labels of a flat val folder: val.txt, or the ground truth and meta.mat of the devkit.
 
-    A line of val.txt is a file name and its label: a WNID, or the place of the WNID in sorted order from 0.
+    A line of val.txt is a file name and its label: a WNID, or the index of the WNID in sorted order, from 0.
     """
     ids = {wnid: label for label, wnid in enumerate(wnids)}
     source, devkit = folder / "val.txt", folder / "ILSVRC2012_devkit_t12" / "data"
@@ -154,7 +148,7 @@ def _columns(path: Path, separator: str | None) -> list[tuple[str, str]]:
     return rows
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Values:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the data set's official layout has it")
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -163,7 +157,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _known(ids: dict[Any, int], name: Any, source: Path) -> int:
+def _known(ids: Mapping[T, int], name: T, source: Path) -> int:
     if name not in ids:
         raise ValueError(f"{source} has the class {name!r}, which is none of the {len(ids)} classes of the train split")
     return ids[name]
@@ -171,7 +165,7 @@ def _known(ids: dict[Any, int], name: Any, source: Path) -> int:
 
 def _inside(folder: Path, marker: str, name: str) -> Path:
     """Returns `folder`, or its sub-folder `name`: whichever holds `marker`."""
-    for place in (folder, folder / name):
-        if (place / marker).is_file():
-            return place
+    for candidate in (folder, folder / name):
+        if (candidate / marker).is_file():
+            return candidate
     raise FileNotFoundError(f"no {marker} in {folder} or {folder / name}; give the folder that holds {marker}")

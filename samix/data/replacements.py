@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from samix.data.decode import UNREADABLE, UnreadableImage, one_line
-from samix.data.images import FileImages, ImageSet
-from samix.data.order import stand_in
+from samix.data.images import FileImages, ImageSet, Picture
+from samix.data.order import replacement_of
 from samix.data.shards import ShardImages
 
 OnBadImage = Literal["stop", "skip"]
@@ -25,15 +25,11 @@ def check_on_bad_image(value: str) -> None:
         raise ValueError(f"on_bad_image must be stop or skip, got {value!r}")
 
 
-def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) -> tuple[Any, int]:
+def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) -> tuple[Picture, int]:
     """Reads an image, or with ``skip`` the first readable one of its replacements; returns its index too.
 
     Which ones those are is a function of (seed, epoch, index), so a resumed run, another number of workers and another
     number of ranks see the same.
-
-    Raises:
-        UnreadableImage: without ``skip`` that of the image; with it, of 20 images in a row.
-        FileNotFoundError: without ``skip``, there is no such file.
     """
     if not skip:
         return images.image(index), index
@@ -43,31 +39,23 @@ def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) 
             return images.image(chosen), chosen
         except UNREADABLE as error:
             last = error
-        chosen = stand_in(len(images), seed, epoch, index, attempt)
-    raise UnreadableImage(f"{TRIES} images in a row cannot be read; is the disk of the data there? The last: {last}")
+        chosen = replacement_of(len(images), seed, epoch, index, attempt)
+    raise UnreadableImage(
+        f"{TRIES} images in a row cannot be read; check that the disk of the data is mounted. Last error: {last}"
+    )
 
 
-def stand_ins(order: Tensor, bad: set[int], seed: int, epoch: int) -> Tensor:
-    """Replaces each bad row of an epoch's order, by the same choice as ``read_image``.
-
-    Args:
-        order: (N,) int64.
-        bad: rows that cannot be read.
-        seed: of the run.
-        epoch: number of the epoch.
-
-    Raises:
-        UnreadableImage: 20 bad rows in a row.
-    """
+def with_replacements(order: Tensor, bad: set[int], seed: int, epoch: int) -> Tensor:
+    """Replaces each bad row of an epoch's order, by the same choice as ``read_image``."""
     if not bad:
         return order
     table = torch.arange(len(order))
     for row in bad:
-        tries = (stand_in(len(order), seed, epoch, row, attempt) for attempt in range(TRIES - 1))
-        found = next((other for other in tries if other not in bad), None)
-        if found is None:
+        tries = (replacement_of(len(order), seed, epoch, row, attempt) for attempt in range(TRIES - 1))
+        replacement = next((other for other in tries if other not in bad), None)
+        if replacement is None:
             raise UnreadableImage(f"{TRIES} images in a row cannot be read; {len(bad)} of {len(order)} in all")
-        table[row] = found
+        table[row] = replacement
     return table[order]
 
 
@@ -115,7 +103,7 @@ def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[i
 def _error_of(images: FileImages | ShardImages, row: int) -> str | None:
     """Says why an image cannot be read; None if it can, as far as its header and its end tell."""
     try:
-        if not images.is_complete(row):
+        if not images.header(row)[2]:
             images.image(row)
     except UNREADABLE as error:
         return str(error)

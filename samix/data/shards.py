@@ -1,4 +1,4 @@
-"""Images in tar files, as the webdataset package writes them, read one at a time at places that an index remembers.
+"""Images in tar files, as the webdataset package writes them, read one at a time at the offsets of an index.
 
 A shard is a plain tar file. Neighbouring members whose names agree up to the first dot after the folder make a sample:
 an image, and the number of its class as text in `.cls`. An index of a shard (where each image begins, how long it is,
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, one_line, read_header
-from samix.data.images import file_names, no_labels
+from samix.data.images import file_names, no_labels, none_of
 from samix.data.spec import DataLocation, Splits
 
 INDEX_ENDING = ".index.npz"
@@ -80,12 +80,7 @@ class ShardImages:
         return f"{self.shards[self.shard[index]]}/{one_line(member)}"
 
     def source(self, index: int) -> io.BytesIO:
-        """Reads the bytes of image `index`.
-
-        Raises:
-            FileNotFoundError: the shard is missing.
-            UnreadableImage: the shard is shorter than it was, or cannot be read.
-        """
+        """Reads the bytes of image `index`."""
         path, size = self.shards[self.shard[index]], int(self.sizes[index])
         try:
             with path.open("rb", buffering=0) as file:
@@ -102,13 +97,9 @@ class ShardImages:
         """Decodes image `index` to RGB; the errors are those of `open_image`."""
         return decode_image(self.source(index), self.name(index))
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Reads width and height of image `index`, before any rotation, from the header."""
-        return read_header(self.source(index), self.name(index))[:2]
-
-    def is_complete(self, index: int) -> bool:
-        """Tells whether the bytes of image `index` have the mark of their end."""
-        return read_header(self.source(index), self.name(index))[2]
+    def header(self, index: int) -> tuple[int, int, bool]:
+        """Reads width and height of image `index`, before any rotation, and whether its end is there."""
+        return read_header(self.source(index), self.name(index))
 
     def subset(self, rows: Tensor) -> ShardImages:
         """Selects the images at `rows`."""
@@ -141,8 +132,7 @@ def read_shards(location: DataLocation) -> Splits:
     if len(parts) == 1:
         if int(train.labels.max()) >= 0:
             raise ValueError(f"the shards {parts[0]} have labels, and none are held out; give wds:{parts[0]},VAL.tar")
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return Splits(train, train.subset(nothing), ())
+        return Splits(train, none_of(train), ())
     val = _open(find_shards(parts[1]))
     count = int(train.labels.max()) + 1 or int(val.labels.max()) + 1
     if count > len(train) + len(val):
@@ -156,26 +146,21 @@ def read_shards(location: DataLocation) -> Splits:
 
 
 def find_shards(pattern: str) -> tuple[Path, ...]:
-    """Finds the files of a pattern, in order.
-
-    Raises:
-        FileNotFoundError: there is none, or one that a range names is missing.
-        ValueError: a range that is none, or of too many.
-    """
-    found: list[Path] = []
+    """Finds the files of a pattern, in order."""
+    shards: list[Path] = []
     for plain in expand_ranges(pattern):
         text = str(Path(plain).expanduser())
         if glob.has_magic(text):
-            found += map(Path, sorted(glob.glob(text)))  # noqa: PTH207  # Path.glob takes no absolute pattern
+            shards += map(Path, sorted(glob.glob(text)))  # noqa: PTH207  # Path.glob takes no absolute pattern
         elif Path(text).is_file():
-            found.append(Path(text))
+            shards.append(Path(text))
         else:
             raise FileNotFoundError(f"shard {text} is missing; check the pattern {pattern}")
-    if not found:
+    if not shards:
         raise FileNotFoundError(f"no shard fits {pattern}; check the pattern")
-    if len(set(found)) < len(found):
+    if len(set(shards)) < len(shards):
         raise ValueError(f"the pattern {pattern} names a shard twice; its images would count double")
-    return tuple(found)
+    return tuple(shards)
 
 
 def expand_ranges(pattern: str) -> Iterator[str]:
@@ -205,7 +190,7 @@ def _open(shards: tuple[Path, ...]) -> ShardImages:
     if (bad := (labels < 0).nonzero()).numel() and int(labels.max()) >= 0:
         where = np.repeat(np.arange(len(shards)), counts)[int(bad[0])]
         raise ValueError(
-            f"some samples of {shards[where]} have a label ({LABEL_ENDING}) and others none; mend the shards"
+            f"some samples of {shards[where]} have a label ({LABEL_ENDING}) and others none; correct the shards"
         )
     return ShardImages(
         shards,
@@ -221,26 +206,18 @@ def _open(shards: tuple[Path, ...]) -> ShardImages:
 
 
 def index_of(path: Path) -> Index:
-    """Reads the index of a shard where one fits; else makes it, and keeps it where the folder allows.
-
-    Raises:
-        ValueError: the shard is damaged, compressed, or no tar file.
-    """
-    status, place = path.stat(), path.with_name(path.name + INDEX_ENDING)
+    """Reads the index of a shard where one fits; else makes it, and keeps it where the folder allows."""
+    status, index_path = path.stat(), path.with_name(path.name + INDEX_ENDING)
     stamp = np.array([INDEX_FORMAT, status.st_size, status.st_mtime_ns])
-    index = _kept(place, stamp)
+    index = _kept(index_path, stamp)
     if index is None:
         index = make_index(path)
-        _keep(place, stamp, index)
+        _keep(index_path, stamp, index)
     return index
 
 
 def make_index(path: Path) -> Index:
-    """Goes through the headers of a shard, whose data are skipped, and checks that it is whole.
-
-    Raises:
-        ValueError: see `index_of`; or two images or no image in a sample.
-    """
+    """Goes through the headers of a shard, whose data are skipped, and checks that it is whole."""
     rows: list[tuple[int, int, int, str]] = []
     with path.open("rb") as file:
         try:
@@ -250,16 +227,16 @@ def make_index(path: Path) -> Index:
                 end = tar.offset
         except (tarfile.TarError, EOFError, OverflowError) as error:
             raise ValueError(
-                f"{path} is no plain tar file or is cut short ({error}); unpack it if it is compressed, or get it again"
+                f"{path} is not a plain tar file, or is cut short ({error}); decompress or download it again"
             ) from None
         _check_end(path, file, end)
     offsets, sizes, labels = (np.array([row[k] for row in rows], dtype=np.int64) for k in range(3))
     return Index(offsets, sizes, labels, file_names([row[3] for row in rows]))
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[list[tuple[str, str, Any]]]:
+def _samples(tar: tarfile.TarFile) -> Iterator[list[tuple[str, str, tarfile.TarInfo]]]:
     """Yields the members of each sample, as (key, ending, member); skips folders, links and devices."""
-    sample: list[tuple[str, str, Any]] = []
+    sample: list[tuple[str, str, tarfile.TarInfo]] = []
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         match = re.fullmatch(r"((?:.*/)?[^./]+)(\.[^/]*)", member.name, re.DOTALL)
@@ -273,7 +250,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[list[tuple[str, str, Any]]]:
         yield sample
 
 
-def _row(path: Path, sample: list[tuple[str, str, Any]], file: Any) -> tuple[int, int, int, str]:
+def _row(path: Path, sample: list[tuple[str, str, tarfile.TarInfo]], file: BinaryIO) -> tuple[int, int, int, str]:
     """Returns (offset, size, label, name) of a sample."""
     images = [member for _, ending, member in sample if ending in IMAGE_ENDINGS]
     if len(images) != 1:
@@ -285,36 +262,32 @@ def _row(path: Path, sample: list[tuple[str, str, Any]], file: Any) -> tuple[int
     for key, ending, member in sample:
         if ending != LABEL_ENDING:
             continue
-        place = file.tell()
+        position = file.tell()
         file.seek(member.offset_data)
         text = file.read(min(member.size, LABEL_BYTES)).strip()
-        file.seek(place)
+        file.seek(position)
         if not re.fullmatch(rb"[0-9]{1,9}", text):
             raise ValueError(f"{path}: {key}{LABEL_ENDING} must hold the number of a class from 0, got {text!r}")
         label = int(text)
     return images[0].offset_data, images[0].size, label, images[0].name
 
 
-def _check_end(path: Path, file: Any, end: int) -> None:
-    """Checks that the file ends with zeros: Python's reader takes a damaged header, or a cut, for the end.
-
-    Raises:
-        ValueError: there are no zeros, or something after them.
-    """
+def _check_end(path: Path, file: BinaryIO, end: int) -> None:
+    """Checks that the file ends with zeros: Python's reader takes a damaged header, or a cut, for the end."""
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
-        raise ValueError(f"{path} is cut short after {end} bytes; get it again")
+        raise ValueError(f"{path} is cut short after {end} bytes; download it again")
     while block:
         if block.count(0) < len(block):
-            raise ValueError(f"{path} is damaged at byte {end}, and what follows cannot be found; get it again")
+            raise ValueError(f"{path} is damaged at byte {end}, and what follows cannot be found; download it again")
         block = file.read(BLOCK)
 
 
-def _kept(place: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
+def _kept(path: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
     """Reads an index that was kept; None where there is none, or one that does not fit the shard."""
     try:
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             plain = all(part.compress_type == zipfile.ZIP_STORED for part in stored.zip.infolist())  # no bombs
             if not plain or not np.array_equal(stored["stamp"], stamp):
                 return None
@@ -329,16 +302,16 @@ def _kept(place: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
     return index if bool(inside.all()) and bool((index.labels >= NO_LABEL).all()) else None
 
 
-def _keep(place: Path, stamp: npt.NDArray[np.int64], index: Index) -> None:
+def _keep(path: Path, stamp: npt.NDArray[np.int64], index: Index) -> None:
     """Writes the index whole, under a name of its own first as other processes may do the same; or not at all."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError:
         return  # a folder to read from only: the index is made each time
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, stamp=stamp, **index._asdict())
         Path(temporary).chmod(0o644)
-        Path(temporary).replace(place)
+        Path(temporary).replace(path)
     except OSError:
         Path(temporary).unlink(missing_ok=True)

@@ -52,12 +52,7 @@ class DataLocation:
     download: bool = False
 
     def folder(self) -> Path:
-        """Returns the place as a folder that exists.
-
-        Raises:
-            ValueError: no place was given.
-            FileNotFoundError: no such folder.
-        """
+        """Returns the place as a folder that exists."""
         if not self.place:
             raise ValueError(f"{self.name} needs the folder of its files: {self.name}:DIR")
         folder = Path(self.place).expanduser()

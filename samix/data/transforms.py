@@ -13,19 +13,17 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2 as transforms_v2
+from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from samix.data.dataset import ImageData
-from samix.data.images import bound_aspect, fit_square, to_uint8
+from samix.data.images import Picture, bound_aspect, fit_square, to_uint8
 from samix.data.spec import DATASETS, Channels
 
-v2: Any = transforms_v2  # torchvision re-exports its classes in a way that strict mypy does not follow
-
 Kind = Literal["none", "digits", "crop-flip", "crop-flip-reflect", "resized-crop-full", "resized-crop", "fine-grained"]
-Transform = Callable[[Image.Image | Tensor], Tensor]
+Transform = Callable[[Picture], Tensor]
+Step = Callable[[Any], Picture]  # one takes images, another tensors
 
 CROP_KINDS = ("digits", "crop-flip", "crop-flip-reflect")
 RESIZED_KINDS = ("resized-crop-full", "resized-crop", "fine-grained")
@@ -98,10 +96,14 @@ class Augment:
 
 def default_augment(data: ImageData) -> Augment:
     """Returns the published augmentation; for other data, shifts up to 40 pixels' side and resized crops above."""
-    if data.name in DATASETS and (kind := DATASETS[data.name].augment):
+    return usual_augment(data.name, data.native_size)
+
+
+def usual_augment(name: str, native_size: int | None) -> Augment:
+    """Does the same for the name of a data set and the side of its images."""
+    if name in DATASETS and (kind := DATASETS[name].augment):
         return Augment(kind)  # type: ignore[arg-type]  # which is checked there
-    small = data.native_size is not None and data.native_size <= 40
-    return Augment("crop-flip" if small else "resized-crop")
+    return Augment("crop-flip" if native_size is not None and native_size <= 40 else "resized-crop")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Fit:
     short: int
     interpolation: InterpolationMode = InterpolationMode.BICUBIC
 
-    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+    def __call__(self, image: Picture) -> Tensor:
         """Returns (3, size, size) uint8."""
         return to_uint8(fit_square(image, self.size, self.short, self.interpolation))
 
@@ -126,15 +128,8 @@ test_transform.__test__ = False  # type: ignore[attr-defined]  # the name must n
 
 
 def train_transform(augment: Augment, size: int, mean: Channels, std: Channels) -> Transform:
-    """Makes the transform of an image to (3, size, size) uint8, varied by draws from torch's global generator.
-
-    Args:
-        augment: what to do.
-        size: side in pixels.
-        mean: colour that RandAugment fills borders with, in [0, 1].
-        std: spread of the erasing noise, in [0, 1].
-    """
-    steps: list[Any] = []
+    """Makes the transform of an image to (3, size, size) uint8, varied by draws from torch's global generator."""
+    steps: list[Step] = []
     if augment.kind in RESIZED_KINDS:
         mode = augment.interpolation
         if augment.kind == "fine-grained":
@@ -161,11 +156,11 @@ def train_transform(augment: Augment, size: int, mean: Channels, std: Channels) 
 class Chain:
     """Transforms one after the other; plain callables, which torchvision's Compose would wrap."""
 
-    steps: tuple[Any, ...]
+    steps: tuple[Step, ...]
 
-    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+    def __call__(self, image: Picture) -> Tensor:
         """Applies all steps in order."""
-        result: Any = image
+        result = image
         for step in self.steps:
             result = step(result)
         assert isinstance(result, Tensor)
@@ -177,11 +172,6 @@ class NoiseErasing:
     """Random erasing of a uint8 image with one normal draw per pixel, of the data set's mean and spread.
 
     torchvision's own noise is for normalised floats; this is the same noise before normalisation, cut to 0..255.
-
-    Args:
-        p: probability.
-        mean: of the noise per channel, in [0, 1].
-        std: of the noise per channel, in [0, 1].
     """
 
     p: float
@@ -197,8 +187,8 @@ class NoiseErasing:
             return image
         noise = box["v"] * torch.tensor(self.std)[:, None, None] + torch.tensor(self.mean)[:, None, None]
         erased = image.clone()
-        place = (slice(None), slice(box["i"], box["i"] + box["h"]), slice(box["j"], box["j"] + box["w"]))
-        erased[place] = noise.mul(255).round().clamp(0, 255).to(torch.uint8)
+        region = (slice(None), slice(box["i"], box["i"] + box["h"]), slice(box["j"], box["j"] + box["w"]))
+        erased[region] = noise.mul(255).round().clamp(0, 255).to(torch.uint8)
         return erased
 
 

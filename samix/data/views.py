@@ -8,24 +8,21 @@ recipe of MoCo's authors. Whole batches on the device are in `samix.data.on_devi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from PIL import Image, ImageFilter
-from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2 as transforms_v2
+from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from samix.data.images import ImageSet, to_uint8
+from samix.data.images import ImageSet, Picture, to_uint8
 from samix.data.order import stream_seed
 from samix.data.replacements import read_image
-from samix.data.transforms import Chain, Transform
-
-v2: Any = transforms_v2  # torchvision re-exports its classes in a way that strict mypy does not follow
+from samix.data.transforms import Chain, Step, Transform
 
 ViewKind = Literal["moco-v1", "moco-v2", "simclr", "byol", "cifar", "swav"]
-Step = Literal["crop", "flip", "jitter", "grey", "blur", "solarise"]
+ViewStep = Literal["crop", "flip", "jitter", "grey", "blur", "solarise"]
 BLUR_SIGMA = (0.1, 2.0)  # in pixels of the result, uniform
 SOLARISE_FROM = 128  # the upper half of 0..255 is inverted
 SMALL_FROM = 0.05  # least share of the area that SwAV's small crops take
@@ -51,14 +48,14 @@ class ViewRecipe:
     jitter_p: float
     blur_p: float
     solarise_p: float
-    steps: tuple[Step, ...]
+    steps: tuple[ViewStep, ...]
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
     grey_p: float = 0.2
 
 
-_MOCO: tuple[Step, ...] = ("crop", "jitter", "grey", "blur", "flip")
-_SIMCLR: tuple[Step, ...] = ("crop", "flip", "jitter", "grey", "blur")
-_BYOL: tuple[Step, ...] = ("crop", "jitter", "grey", "blur", "solarise", "flip")
+_MOCO: tuple[ViewStep, ...] = ("crop", "jitter", "grey", "blur", "flip")
+_SIMCLR: tuple[ViewStep, ...] = ("crop", "flip", "jitter", "grey", "blur")
+_BYOL: tuple[ViewStep, ...] = ("crop", "jitter", "grey", "blur", "solarise", "flip")
 _STRONG, _MILD, _BYOL_JITTER = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1), (0.4, 0.4, 0.2, 0.1)
 _BICUBIC = InterpolationMode.BICUBIC
 
@@ -166,16 +163,12 @@ def view_transforms(views: ViewAugment, size: int) -> tuple[Transform, ...]:
 
     Every image becomes a PIL image first, as in the published code, so that a data set in memory and one in files are
     treated alike.
-
-    Args:
-        views: what to do.
-        size: side of the first two views in pixels.
     """
     return tuple(_transform(views.recipe(view), views.size(view, size)) for view in range(views.count))
 
 
 def _transform(recipe: ViewRecipe, size: int) -> Chain:
-    makers: dict[str, Any] = {
+    makers: dict[str, Step] = {
         "crop": v2.RandomResizedCrop(size, scale=recipe.scale, interpolation=recipe.interpolation, antialias=True),
         "flip": v2.RandomHorizontalFlip(),
         "jitter": v2.RandomApply([v2.ColorJitter(*recipe.jitter)], p=recipe.jitter_p),
@@ -186,7 +179,7 @@ def _transform(recipe: ViewRecipe, size: int) -> Chain:
     return Chain((to_pil, *(makers[step] for step in recipe.steps), to_uint8))
 
 
-def to_pil(image: Image.Image | Tensor) -> Image.Image:
+def to_pil(image: Picture) -> Image.Image:
     """Makes a PIL image of a uint8 tensor (3, H, W)."""
     if isinstance(image, Image.Image):
         return image
@@ -195,11 +188,7 @@ def to_pil(image: Image.Image | Tensor) -> Image.Image:
 
 @dataclass(frozen=True)
 class PilBlur:
-    """Gaussian blur of a PIL image with PIL's radius = sigma, which needs no size of a kernel.
-
-    Args:
-        p: probability.
-    """
+    """Gaussian blur of a PIL image with PIL's radius = sigma, which needs no size of a kernel."""
 
     p: float
 
@@ -211,21 +200,17 @@ class PilBlur:
         return image.filter(ImageFilter.GaussianBlur(low + (high - low) * float(torch.rand(()))))
 
 
-class ViewImages(Dataset[tuple[Any, ...]]):
+class ViewImages(Dataset[tuple[object, ...]]):
     """(epoch, index) to the views of an image and its index; each triple of epoch, index and view seeds its own draws.
 
-    Args:
-        images: the train split; labels are not looked at.
-        transforms: of each view, to a uint8 tensor.
-        seed: of the run.
-        skip: another image stands in for one that cannot be read; the index is then that of the other image, and a
-            third value is the index of the one that cannot be read, or -1.
+    With `skip` another image, and its index, replace one that cannot be read; a third value is the index of the
+    unreadable one, or -1.
     """
 
     def __init__(self, images: ImageSet, transforms: tuple[Transform, ...], seed: int, skip: bool = False) -> None:
         self.images, self.transforms, self.seed, self.skip = images, transforms, seed, skip
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[object, ...]:
         epoch, index = key
         image, used = read_image(self.images, self.seed, epoch, index, self.skip)
         views = []

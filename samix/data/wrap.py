@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,11 +13,19 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from samix.data.dataset import ImageData
 from samix.data.decode import UnreadableImage, to_rgb
-from samix.data.folders import hold_out
+from samix.data.folders import divide
 from samix.data.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images")
 LABEL_KEYS = ("label", "labels", "fine_label", "target")
+
+
+class MapDataset(Protocol):
+    """A map-style dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> object: ...
 
 
 class DatasetImages:
@@ -30,7 +38,7 @@ class DatasetImages:
         rows: (N,) int64, of the dataset; None takes all.
     """
 
-    def __init__(self, dataset: Any, labels: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(self, dataset: MapDataset, labels: Tensor, rows: Tensor | None = None) -> None:
         self.dataset, self.labels = dataset, labels
         self.rows = torch.arange(len(labels)) if rows is None else rows
 
@@ -38,12 +46,7 @@ class DatasetImages:
         return len(self.rows)
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """Returns an RGB PIL image or uint8 tensor (3, H, W).
-
-        Raises:
-            UnreadableImage: the dataset cannot read its file.
-            ValueError: no image of one of the forms above.
-        """
+        """Returns an RGB PIL image or uint8 tensor (3, H, W)."""
         row = int(self.rows[index])
         try:
             image = _part(self.dataset[row], 0, IMAGE_KEYS)
@@ -57,8 +60,8 @@ class DatasetImages:
 
 
 def wrap_dataset(
-    train: Any,
-    val: Any = None,
+    train: object,
+    val: object = None,
     *,
     class_names: Sequence[str] | None = None,
     name: str = "dataset",
@@ -80,7 +83,7 @@ def wrap_dataset(
         std: of the three channels, with pixels in [0, 1].
 
     Raises:
-        TypeError: a dataset without length and places.
+        TypeError: a dataset that is not map-style.
         ValueError: labels that are not whole numbers in range, or a class without images.
 
     Example:
@@ -102,17 +105,17 @@ def wrap_dataset(
         raise ValueError(f"{name}: the labels of train must be in 0..{len(names) - 1}, got {low}..{high}")
     if val is not None:
         return ImageData(name, images, _images(val), names, mean, std)
-    rows, held_out = hold_out([str(row) for row in range(len(images))], images.labels, names, name)
     note = "without val, a fifth of each class is held out by place"
-    return ImageData(name, images.subset(rows), images.subset(held_out), names, mean, std, notes=(note,))
+    splits = divide(images, [str(row) for row in range(len(images))], names, name, (note,))
+    return ImageData(name, splits.train, splits.val, names, mean, std, notes=splits.notes)
 
 
-def _images(source: Any) -> DatasetImages:
+def _images(source: object) -> DatasetImages:
     dataset = source.dataset if isinstance(source, DataLoader) else source
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise TypeError(
-            f"{type(dataset).__name__} has no length or no places; give a dataset with __len__ and __getitem__, such "
-            "as list(dataset)"
+            f"{type(dataset).__name__} is not a map-style dataset; give one with __len__ and __getitem__, such as "
+            "list(dataset)"
         )
     if len(dataset) == 0:
         raise ValueError(f"{type(dataset).__name__} holds no samples; check how it was made")
@@ -124,7 +127,7 @@ def _labels(dataset: Any) -> Tensor:
     if isinstance(dataset, Subset):
         return _labels(dataset.dataset)[torch.as_tensor(list(dataset.indices))]
     columns = getattr(dataset, "column_names", None)
-    values: Any = None
+    values: object = None
     if isinstance(columns, list):
         key = next((key for key in LABEL_KEYS if key in columns), None)
         values = None if key is None else list(dataset[key])
@@ -138,12 +141,12 @@ def _labels(dataset: Any) -> Tensor:
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"the labels of {type(dataset).__name__} must be one whole number an image, got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}; the other kinds of targets are for loops of your own"
+            f"{tuple(labels.shape)}; for other targets write your own training loop"
         )
     return labels.long()
 
 
-def _class_names(dataset: Any) -> Sequence[str] | None:
+def _class_names(dataset: object) -> Sequence[str] | None:
     """Returns the names of the classes that a dataset knows; None without."""
     if isinstance(dataset, Subset):
         return _class_names(dataset.dataset)
@@ -154,7 +157,7 @@ def _class_names(dataset: Any) -> Sequence[str] | None:
     return [str(name) for name in classes] if isinstance(classes, Sequence) else None
 
 
-def _part(sample: Any, place: int, keys: Sequence[str]) -> Any:
+def _part(sample: object, place: int, keys: Sequence[str]) -> object:
     """Returns the image or the label of a sample."""
     if isinstance(sample, Mapping):
         key = next((key for key in keys if key in sample), None)
@@ -166,7 +169,7 @@ def _part(sample: Any, place: int, keys: Sequence[str]) -> Any:
     raise ValueError(f"a sample must be (image, label) or a mapping with both, got {type(sample).__name__}")
 
 
-def _pixels(image: Any, row: int) -> Tensor:
+def _pixels(image: object, row: int) -> Tensor:
     """Converts a tensor (C, H, W), or an array (H, W, C), to uint8 (3, H, W)."""
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.array(image))  # a copy, as PIL lends its memory

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from samix.hub.export import export_network
-from samix.hub.mixer_export import has_mixer, write_mixer
+from samix.hub.mixer_export import figures_of, has_mixer, write_mixer
+from samix.runtime.checks import Options
 from samix.train.callbacks import Callback
 from samix.train.folder import describe_data
 from samix.train.steps import Training
@@ -18,7 +19,7 @@ class ExportNetwork(Callback):
 
     required: ClassVar[bool] = True
 
-    def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:
+    def on_fit_end(self, run: Training, summary: Options) -> None:
         """Exports the network with its score."""
         score = summary.get("top1", summary.get("knn"))
         export_network(run.folder / "export", run.method.export(), run.recipe, run.data, score)
@@ -29,15 +30,12 @@ class ExportMixer(Callback):
 
     required: ClassVar[bool] = True
 
-    def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:
+    def on_fit_end(self, run: Training, summary: Options) -> None:
         """Exports the Mixer with the accuracy of its network and the figures of its masks."""
         if not has_mixer(run.method):
             return
-        final = run.rows[-1]
-        measured = {"held-out top-1 of its network, %": final["top1"]} if "top1" in final else {}
-        measured.update({k: final[k] for k in ("mask_std", "mask_error") if k in final})
-        data, picture = describe_data(run.data), run.folder / "mixed.png"
-        write_mixer(run.folder / "mixer", run.method, run.recipe, data, measured, picture)
+        data, figures = describe_data(run.data), figures_of(run.rows[-1])
+        write_mixer(run.folder / "mixer", run.method, run.recipe, data, figures, run.folder / "mixed.png")
 
 
 class MixerFolders(Callback):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -16,15 +16,12 @@ from samix.recipes import Recipe
 from samix.recipes.build import MIXER, build_method, build_mixup
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
+from samix.runtime.checks import Values
 from samix.train.checkpoint import load_checkpoint, load_into
 
 
-def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
-    """The method of a checkpoint in eval mode, its recipe, and what it remembers of its data.
-
-    Raises:
-        FileNotFoundError, ValueError: no checkpoint, a damaged one, or weights of another network.
-    """
+def load_method(path: Path) -> tuple[Method, Recipe, Values]:
+    """The method of a checkpoint in eval mode, its recipe, and what it remembers of its data."""
     state = load_checkpoint(path)
     recipe = recipe_of(state["recipe"])
     data = state["data"]
@@ -40,25 +37,20 @@ def load_method(path: Path) -> tuple[Method, Recipe, dict[str, Any]]:
 
 
 def without_paths(recipe: Recipe) -> Recipe:
-    """The recipe without what was only needed to start its run, and may be gone: weights to begin with, a Mixer."""
+    """The recipe without what only started its run and may be gone: weights to begin with, a Mixer."""
     options = {k: v for k, v in recipe.mixup_options.items() if k != "init"}
     plain = dataclasses.replace(recipe, pretrained=False, mixup_options=options)
-    if recipe.mixup.startswith(MIXER):
-        source = recipe.mixup[len(MIXER) :]
-        if source not in SHIPPED and not Path(source).exists():  # a file does not ask the hub
-            return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
-        try:
+    if not recipe.mixup.startswith(MIXER):
+        return plain
+    source = recipe.mixup[len(MIXER) :]
+    if source in SHIPPED or Path(source).exists():  # a file does not ask the hub
+        with suppress(FileNotFoundError, ValueError):
             build_mixup(recipe.mixup)
-        except (FileNotFoundError, ValueError):
-            return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
-    return plain
+            return plain
+    return dataclasses.replace(plain, mixup="vanilla", mixup_options={})
 
 
-def load_export_of(path: Path) -> tuple[nn.Module, NetworkConfig, dict[str, Any]]:
-    """The network that a run reports, from its checkpoint: in eval mode, with its config and its recipe's values.
-
-    Raises:
-        FileNotFoundError, ValueError: no checkpoint, a damaged one, or weights of another network.
-    """
+def load_export_of(path: Path) -> tuple[nn.Module, NetworkConfig, Values]:
+    """The network that a run reports, from its checkpoint: in eval mode, with its config and its recipe's values."""
     method, recipe, data = load_method(path)
     return method.export(), config_of(recipe, data), recipe.to_dict()

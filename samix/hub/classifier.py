@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -50,11 +50,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Prepares an image as the network's training evaluated it: resize, centre crop, normalise.
-
-    Args:
-        config: of the network.
-    """
+    """Prepares an image as the network's training evaluated it: resize, centre crop, normalise."""
 
     config: NetworkConfig
 
@@ -161,5 +157,4 @@ class Classifier(nn.Module):
         return self.class_names[index] if self.class_names else str(index)
 
     def _device(self) -> torch.device:
-        parameter: Any = next(self.network.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))

@@ -1,26 +1,26 @@
 """Exports a trained network: weights, a config that says how to build and feed it, and a card.
 
 A network with timm's own layers loads by timm alone. One with a stem for small images does not exist in timm, so its
-``config.json`` names an architecture that timm refuses, in place of one that timm would build differently.
+``config.json`` names an architecture that timm refuses, instead of one that timm would build differently.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 from torch import nn
 
-from samix.data import Augment, ImageData, default_augment
+from samix.data import ImageData
 from samix.hub.network_config import CONFIG, CUSTOM, WEIGHTS, NetworkConfig
 from samix.networks.create import sized_args
 from samix.recipes import Recipe
+from samix.recipes.build import augment_of
 from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.atomic_files import file_digest, write_text, write_whole
+from samix.runtime.checks import Options, Values
 from samix.runtime.environment import versions
+from samix.train.folder import describe_data
 
 CARD = "README.md"
 LOAD = """```python
@@ -59,13 +59,8 @@ timm alone cannot load it: the first layers were changed for small images (`stem
 """
 
 
-def config_of(recipe: Recipe, data: Mapping[str, Any]) -> NetworkConfig:
-    """The config of the network that a recipe trains.
-
-    Args:
-        recipe: of the run.
-        data: what a checkpoint remembers of its data: ``name``, ``classes``, ``mean``, ``std``, ``native_size``.
-    """
+def config_of(recipe: Recipe, data: Options) -> NetworkConfig:
+    """The config of the network that a recipe trains."""
     custom = recipe.model == CUSTOM
     names = () if without_labels(recipe) else tuple(data["classes"])
     augment = augment_of(recipe, str(data["name"]), data.get("native_size"))
@@ -83,38 +78,14 @@ def config_of(recipe: Recipe, data: Mapping[str, Any]) -> NetworkConfig:
     )
 
 
-def augment_of(recipe: Recipe, name: str, native_size: int | None) -> Augment:
-    """The augmentation of a recipe; ``auto`` is the one of its data."""
-    if recipe.augment != "auto":
-        return Augment(recipe.augment)  # type: ignore[arg-type]
-    return default_augment(cast(ImageData, SimpleNamespace(name=name, native_size=native_size)))
-
-
-def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: Any, score: float | None) -> None:
-    """Writes ``model.safetensors``, ``config.json`` and a card whose lines load the network.
-
-    Args:
-        folder: made if it does not exist.
-        network: what ``Method.export`` returned.
-        recipe: that trained it.
-        data: the ImageData that it was trained on.
-        score: in percent, for the card: held-out top-1, or kNN accuracy for a network without classes; None for none.
-    """
-    described = {"name": data.name, "classes": data.class_names, "native_size": data.native_size}
-    config = config_of(recipe, {**described, "mean": data.mean, "std": data.std})
+def export_network(folder: Path, network: nn.Module, recipe: Recipe, data: ImageData, score: float | None) -> None:
+    """Writes ``model.safetensors``, ``config.json`` and a card whose lines load the network."""
+    config = config_of(recipe, describe_data(data))
     write_export(folder, network, config, recipe.to_dict(), describe(recipe, config, score))
 
 
-def write_export(folder: Path, network: nn.Module, config: NetworkConfig, recipe: dict[str, Any], text: str) -> None:
-    """Writes an export.
-
-    Args:
-        folder: made if it does not exist.
-        network: its weights are written.
-        config: of the network.
-        recipe: plain values of the recipe that trained it.
-        text: first lines of the card.
-    """
+def write_export(folder: Path, network: nn.Module, config: NetworkConfig, recipe: Values, text: str) -> None:
+    """Writes an export."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +107,7 @@ def loads_in_timm(config: NetworkConfig) -> bool:
     return config.stem == "default" and config.architecture != CUSTOM
 
 
-def timm_fields(config: NetworkConfig, network: nn.Module) -> dict[str, Any]:
+def timm_fields(config: NetworkConfig, network: nn.Module) -> Values:
     """The fields of ``config.json`` that timm reads."""
     name = config.architecture
     if not loads_in_timm(config):
@@ -176,14 +147,14 @@ def describe(recipe: Recipe, config: NetworkConfig, score: float | None) -> str:
 
 def card(folder: Path, network: nn.Module, config: NetworkConfig, text: str) -> str:
     """The card of an export: what it is, and the lines that load it, run from the folder that holds the runs."""
-    place = "/".join(folder.parts[-3:])
+    path = "/".join(folder.parts[-3:])
     if config.architecture == CUSTOM:
-        load = LOAD_CUSTOM.format(folder=place)
+        load = LOAD_CUSTOM.format(folder=path)
     elif config.num_classes:
-        load = LOAD.format(folder=place)
+        load = LOAD.format(folder=path)
     else:
-        load = LOAD_FEATURES.format(folder=place, features=int(getattr(network, "num_features", 0)))
-    other = TIMM.format(folder=place) if loads_in_timm(config) else ""
+        load = LOAD_FEATURES.format(folder=path, features=int(getattr(network, "num_features", 0)))
+    other = TIMM.format(folder=path) if loads_in_timm(config) else ""
     if config.architecture != CUSTOM and not other:
         other = NOT_TIMM.format(stem=config.stem)
     mean, std = ([round(v, 4) for v in values] for values in (config.mean, config.std))

@@ -22,14 +22,14 @@ class InitReport:
     """What was taken from a source.
 
     Args:
-        place: of the source.
+        location: of the source.
         taken: names of the tensors that were copied.
         new: names of the network's tensors that keep their new values.
         unused: names of the source's tensors that the network does not have.
         config: how the source's network prepares images; None where nothing is known.
     """
 
-    place: str
+    location: str
     taken: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
@@ -39,7 +39,7 @@ class InitReport:
         """One line for the terminal."""
         count = len(self.taken) + len(self.new)
         return (
-            f"weights from {self.place}: {len(self.taken)} of {count} tensors taken; "
+            f"weights from {self.location}: {len(self.taken)} of {count} tensors taken; "
             f"new: {_some(self.new)}; unused: {_some(self.unused)}"
         )
 
@@ -94,7 +94,7 @@ def load_init(
     for name in fits:
         own[name].copy_(state[name])
     new = tuple(name for name in own if name not in set(fits))
-    return InitReport(given.place, tuple(fits), new, tuple(n for n in state if n not in own), given.config)
+    return InitReport(given.location, tuple(fits), new, tuple(n for n in state if n not in own), given.config)
 
 
 def _misfit(
@@ -114,7 +114,7 @@ def _misfit(
         args = f" --model-args '{dict(source.config.model_args)}'" if source.config.model_args else ""
         advice = f"they are of {source.config.architecture}, stem {source.config.stem}"
         advice += f": --model {source.config.architecture}{args}"
-    return f"{source.place} gives {share:.0%} of this network's weights: {'; '.join(examples)}; {advice}"
+    return f"{source.location} gives {share:.0%} of this network's weights: {'; '.join(examples)}; {advice}"
 
 
 def strip_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

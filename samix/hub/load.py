@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,27 +12,18 @@ from samix.hub.network_config import CUSTOM, NetworkConfig
 from samix.hub.source import read_source
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import recipe_of
+from samix.runtime.checks import Options, Values
 from samix.train.checkpoint import load_into
 
 
-def load_network(
-    source: str | Path, *, model: nn.Module | None = None
-) -> tuple[nn.Module, NetworkConfig, Mapping[str, Any]]:
-    """A trained network in eval mode, its config, and the plain values of its recipe.
-
-    Args:
-        source: as for :func:`samix.hub.source.read_source`.
-        model: the network itself, for a source that timm cannot build; changed in place.
-
-    Raises:
-        FileNotFoundError, ValueError: no such source, a damaged one, or a bare file of weights without ``model``.
-    """
+def load_network(source: str | Path, *, model: nn.Module | None = None) -> tuple[nn.Module, NetworkConfig, Options]:
+    """A trained network in eval mode, its config, and the plain values of its recipe."""
     given = read_source(source)
     if given.config is None and model is None:
-        raise ValueError(f"{given.place} holds weights alone; give their network: samix.load(SOURCE, model=network)")
+        raise ValueError(f"{given.location} holds weights alone; give their network: samix.load(SOURCE, model=network)")
     assert given.config is not None or model is not None
     network = model if model is not None else given.config.build()  # type: ignore[union-attr]
-    load_into(network, dict(given.state), Path(given.place))
+    load_into(network, dict(given.state), Path(given.location))
     config = given.config or NetworkConfig(architecture=CUSTOM, num_classes=0)
     return network.eval(), config, given.recipe
 
@@ -65,12 +54,8 @@ def load(source: str | Path, *, model: nn.Module | None = None, device: torch.de
     return Classifier(network, config).to(device)
 
 
-def load_export(folder: Path) -> tuple[nn.Module, Recipe, dict[str, Any]]:
-    """An export of samix: the network in eval mode, its recipe, and its classes, mean and std.
-
-    Raises:
-        FileNotFoundError, ValueError: not an export of samix.
-    """
+def load_export(folder: Path) -> tuple[nn.Module, Recipe, Values]:
+    """An export of samix: the network in eval mode, its recipe, and its classes, mean and std."""
     network, config, recipe = load_network(folder)
     if not recipe:
         raise ValueError(f"{folder} was not exported by samix: it names no recipe")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from samix.networks.create import create_network
 from samix.networks.untrusted import check_architecture, check_model_args
+from samix.runtime.checks import Options, Values
 
 Stem = Literal["default", "small", "half"]
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -46,7 +46,7 @@ class NetworkConfig:
 
     architecture: str
     num_classes: int
-    model_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model_args: Options = dataclasses.field(default_factory=dict)
     stem: Stem = "default"
     size: int = 224
     resize: int = 256
@@ -81,11 +81,7 @@ class NetworkConfig:
             )
 
     def build(self) -> nn.Module:
-        """Builds the network with new weights.
-
-        Raises:
-            ValueError: a custom network, an unknown name, or arguments that it does not take.
-        """
+        """Builds the network with new weights."""
         if self.architecture == CUSTOM:
             raise ValueError(
                 "this export holds a network that timm cannot build; make it yourself and give it: "
@@ -100,15 +96,8 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_config(path: Path) -> tuple[NetworkConfig, dict[str, Any]]:
-    """Reads ``config.json`` of an export of samix, or of a network that timm wrote.
-
-    Returns:
-        The network's config, and the section ``samix`` of the file (empty for timm's).
-
-    Raises:
-        ValueError: not JSON, not a network's config, or a value out of range.
-    """
+def read_config(path: Path) -> tuple[NetworkConfig, Values]:
+    """Reads ``config.json`` of an export of samix, or of a network that timm wrote."""
     if path.stat().st_size > 64_000_000:
         raise ValueError(f"{path} is too large for a network's config")
     try:
@@ -132,7 +121,7 @@ def read_config(path: Path) -> tuple[NetworkConfig, dict[str, Any]]:
     return _of_timm(values, path), {}
 
 
-def _of_timm(values: dict[str, Any], path: Path) -> NetworkConfig:
+def _of_timm(values: Values, path: Path) -> NetworkConfig:
     """The config of a network as ``timm`` saves it for the hub."""
     cfg = values.get("pretrained_cfg", values)
     if not isinstance(cfg, dict):

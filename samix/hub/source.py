@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from samix.hub.checkpoints import load_export_of
 from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, read_config
 from samix.hub.packaged import PACKAGES, packaged_weights
 from samix.runtime.atomic_files import file_digest
-from samix.runtime.checks import suggest
+from samix.runtime.checks import Options, suggest
 from samix.runtime.offline import Unreachable, check_hub
 
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -32,16 +31,16 @@ class Source:
     """Weights, and what is known of their network.
 
     Args:
-        place: where they were read, for messages.
+        location: where they were read, for messages.
         state: the state dict.
         config: of the network; None for a bare file of weights.
         recipe: the plain values of the recipe that trained it; empty where it is unknown.
     """
 
-    place: str
+    location: str
     state: Mapping[str, Tensor]
     config: NetworkConfig | None = None
-    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: Options = dataclasses.field(default_factory=dict)
 
 
 def read_source(source: str | Path) -> Source:
@@ -58,12 +57,12 @@ def read_source(source: str | Path) -> Source:
         ValueError: damaged, of another kind, or not finite.
     """
     text = str(source)
-    kind, _, rest = text.partition(":")
-    if kind == "local-dir":
+    prefix, _, rest = text.partition(":")
+    if prefix == "local-dir":
         return _from_path(Path(rest))
-    if kind in ("hf-hub", "hf_hub"):
+    if prefix in ("hf-hub", "hf_hub"):
         return _from_hub(rest)
-    if kind == "timm":
+    if prefix == "timm":
         return _from_timm(rest)
     if text in PACKAGES:
         return _from_package(text)
@@ -208,15 +207,11 @@ def _from_hub(name: str) -> Source:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(f"no folder {name!r} here, and the hub has no such network: {reason}") from None
-    return dataclasses.replace(_from_export(config.parent), place=f"hf-hub:{name}")
+    return dataclasses.replace(_from_export(config.parent), location=f"hf-hub:{name}")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file.
-
-    Raises:
-        ValueError: not a safetensors file, or values that are not finite.
-    """
+    """The tensors of a file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

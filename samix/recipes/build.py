@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import TypeVar, get_args
 
 import torch
 from torch import nn
 
-from samix.data import Augment, ImageData, default_augment
-from samix.data.transforms import Kind
+from samix.data import Augment, ImageData
+from samix.data.transforms import Kind, usual_augment
 from samix.losses.supervised import LOSSES
 from samix.methods.adautomix import AdAutoMix
 from samix.methods.automix import AutoMix
@@ -23,11 +23,12 @@ from samix.mixers.pretrained import Mixer
 from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
 from samix.networks.create import check_name, create_network
-from samix.recipes.option_groups import OptionGroup
 from samix.recipes.recipe import Recipe
-from samix.runtime.checks import check_choice, suggest
+from samix.recipes.task import OptionGroup
+from samix.runtime.checks import Options, Values, check_choice, suggest
 from samix.runtime.registry import MODULE_NAME, Registry
 
+T = TypeVar("T")
 METHODS: Registry[type[AutoMix]] = Registry(
     "learned_mixups", {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
 )
@@ -46,11 +47,7 @@ def is_mixup_name(word: str) -> bool:
 
 
 def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
-    """The class of a mixup by name: of a mixup, or of the method that trains one; ``mixer:PATH`` is a frozen Mixer.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones. Or something else than a mixup.
-    """
+    """The class of a mixup by name: of a mixup, or of the method that trains one; ``mixer:PATH`` is a frozen Mixer."""
     if name.startswith(MIXER):
         return Mixer
     registry = METHODS if name in METHODS.names() else MIXUPS
@@ -60,80 +57,71 @@ def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
             f"unknown mixup {name!r}; choose one of {', '.join(known)}, {MIXER}PATH, or your own as "
             f"package.module:Name{suggest(name, known)}"
         )
-    kind: object = registry.resolve(name, trusted=False)
-    if not isinstance(kind, type) or not issubclass(kind, Augmentation | AutoMix):
-        raise ValueError(f"{name} must be a subclass of samix.Augmentation or samix.AutoMix, got {kind!r}")
-    return kind
+    cls: object = registry.resolve(name, trusted=False)
+    if not isinstance(cls, type) or not issubclass(cls, Augmentation | AutoMix):
+        raise ValueError(f"{name} must be a subclass of samix.Augmentation or samix.AutoMix, got {cls!r}")
+    return cls
 
 
 def mixup_class(name: str) -> type[Augmentation]:
-    """The class of a mixup that needs no method of its own.
-
-    Raises:
-        ValueError: unknown name, or a mixup that is trained.
-    """
-    kind = named_mixup(name)
-    if not issubclass(kind, Augmentation):
+    """The class of a mixup that needs no method of its own."""
+    cls = named_mixup(name)
+    if not issubclass(cls, Augmentation):
         raise ValueError(f"{name} is trained with the network, so it cannot be called as other mixups are")
-    return kind
+    return cls
 
 
-def presets_of(kind: type[Augmentation] | type[AutoMix]) -> Mapping[str, Any]:
-    """The presets of a learned mixup by name; none for others."""
-    return {} if issubclass(kind, Augmentation) else kind.presets
+def options_class(presets: Mapping[str, T]) -> type[T]:
+    """The class of these presets."""
+    return type(next(iter(presets.values())))
 
 
-def options_owner(name: str) -> type[Any]:
+def options_owner(name: str) -> type[object]:
     """The class whose fields are the options of a mixup."""
-    kind = named_mixup(name)
-    return kind if issubclass(kind, Augmentation) else type(next(iter(kind.presets.values())))
+    cls = named_mixup(name)
+    return cls if issubclass(cls, Augmentation) else options_class(cls.presets)
 
 
-def mixup_defaults(name: str, preset: str = "") -> dict[str, Any]:
-    """The options of a mixup as plain values, at their defaults or at a preset's.
-
-    Raises:
-        ValueError: unknown name or preset; the message lists the known ones.
-    """
-    kind = named_mixup(name)
-    if not issubclass(kind, Augmentation):
-        return dataclasses.asdict(check_preset(name, kind.presets, preset))
+def mixup_defaults(name: str, preset: str = "") -> Values:
+    """The options of a mixup as plain values, at their defaults or at a preset's."""
+    cls = named_mixup(name)
+    if not issubclass(cls, Augmentation):
+        return preset_values(name, cls.presets, preset)
     if preset:
         raise ValueError(f"{name} has no presets; those that have are {', '.join(METHODS)}")
-    return kind(generator=torch.Generator()).options()  # no draw of the global generator
+    return cls(generator=torch.Generator()).options()  # no draw of the global generator
 
 
-def check_preset(name: str, presets: Mapping[str, Any], preset: str | None) -> Any:
-    """The options of a preset, the first one where none is named.
-
-    Raises:
-        ValueError: unknown preset; the message lists the known ones.
-    """
+def preset_values(name: str, presets: Options, preset: str) -> Values:
+    """The options of a preset as plain values, of the first one where none is named."""
     if preset and preset not in presets:
         raise ValueError(
             f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}{suggest(preset, presets)}"
         )
-    return presets[preset or next(iter(presets))]
+    return dataclasses.asdict(presets[preset or next(iter(presets))])
 
 
 MIXUP_GROUP = OptionGroup(mixup_names, mixup_defaults, options_owner)
 resolve_options = MIXUP_GROUP.resolve
 
 
-def build_mixup(name: str, options: Mapping[str, Any] | None = None) -> Augmentation:
-    """A mixup by name: any but those that are trained, which are methods.
-
-    Raises:
-        ValueError: unknown name or option, or a value out of range.
-    """
-    kind = mixup_class(name)
+def build_mixup(name: str, options: Options | None = None) -> Augmentation:
+    """A mixup by name: any but those that are trained, which are methods."""
+    cls = mixup_class(name)
     values = resolve_options(name, options or {})
-    return Mixer.from_pretrained(name[len(MIXER) :], **values) if kind is Mixer else kind(**values)
+    return Mixer.from_pretrained(name[len(MIXER) :], **values) if cls is Mixer else cls(**values)
 
 
 def build_augment(recipe: Recipe, data: ImageData) -> Augment:
     """The recipe's augmentation; ``auto`` is the published one of the data."""
-    return default_augment(data) if recipe.augment == "auto" else Augment(recipe.augment)  # type: ignore[arg-type]
+    return augment_of(recipe, data.name, data.native_size)
+
+
+def augment_of(recipe: Recipe, data: str, native_size: int | None) -> Augment:
+    """The same for the name of a data set, and the side of its images."""
+    if recipe.augment == "auto":
+        return usual_augment(data, native_size)
+    return Augment(recipe.augment)  # type: ignore[arg-type]  # which is checked there
 
 
 def check_names(recipe: Recipe, own_network: bool = False) -> None:
@@ -156,19 +144,9 @@ def check_names(recipe: Recipe, own_network: bool = False) -> None:
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The timm network of a recipe.
-
-    Raises:
-        ValueError: unknown name or arguments, or no small stem for it.
-    """
-    return create_network(
-        recipe.model,
-        num_classes,
-        recipe.model_kwargs,
-        size=recipe.size,
-        stem=recipe.stem,
-        pretrained=recipe.pretrained,
-    )
+    """The timm network of a recipe."""
+    how: Values = {"size": recipe.size, "stem": recipe.stem, "pretrained": recipe.pretrained}
+    return create_network(recipe.model, num_classes, recipe.model_kwargs, **how)
 
 
 def build_method(
@@ -177,23 +155,13 @@ def build_method(
     normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     network: nn.Module | None = None,
 ) -> Method:
-    """The training method of a recipe, with a new network or the one given.
-
-    Args:
-        recipe: the run.
-        num_classes: of the data.
-        normalization: mean and std by channel, for mixups that look at pixels.
-        network: to train, in the place of the recipe's.
-
-    Raises:
-        ValueError: a network, mixup or option of the recipe that cannot be used.
-    """
+    """The training method of a recipe, with a new network or the one given."""
     options = resolve_options(recipe.mixup, recipe.mixup_options)
     network = build_network(recipe, num_classes) if network is None else network
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    kind = named_mixup(recipe.mixup)
-    if not issubclass(kind, Augmentation):
+    cls = named_mixup(recipe.mixup)
+    if not issubclass(cls, Augmentation):
         if recipe.loss != "ce":
             raise ValueError(f"{recipe.mixup} trains on its own losses, so loss must be ce, got {recipe.loss}")
         if recipe.clean_weight:
@@ -207,11 +175,11 @@ def build_method(
             )
         if "smoothing" not in recipe.mixup_options:
             options["smoothing"] = recipe.smoothing
-        return kind(network, num_classes, options_owner(recipe.mixup)(**options), feature=recipe.feature)
+        return cls(network, num_classes, options_owner(recipe.mixup)(**options), feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
     if normalization is not None:
         mixup.set_normalization(*normalization)
-    common: dict[str, Any] = {
+    common: Values = {
         "num_classes": num_classes,
         "smoothing": recipe.smoothing,
         "loss": build_loss(recipe),
@@ -226,7 +194,7 @@ def build_loss(recipe: Recipe) -> Loss | None:
     """The recipe's loss of (logits, batch), with its options; None for mixed cross-entropy, the default."""
     if recipe.loss == "ce":
         return None
-    options: dict[str, Any] = {"smoothing": recipe.smoothing}
+    options: Values = {"smoothing": recipe.smoothing}
     if recipe.loss == "bce":
         options["threshold"] = recipe.bce_threshold
     if recipe.loss == "decoupled":

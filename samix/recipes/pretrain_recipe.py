@@ -1,25 +1,24 @@
-"""A recipe of learning without labels."""
+"""A recipe that learns without labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from samix.data.views import ViewAugment, ViewKind
 from samix.recipes.recipe import Recipe, from_dict
-from samix.runtime.checks import check_number
+from samix.runtime.checks import Options, check_number
 
 
 @dataclass(frozen=True)
 class ViewFields:
-    """The views of an image, and the kNN monitor.
+    """The views of each image, and the kNN monitor.
 
     Args:
         views: kind of the views, see ``samix.data.views.ViewAugment``.
         min_scale: smallest share of the area that a view's crop takes; None takes that of the kind.
         strength: factor of the colour jitter.
-        small_crops: number of further small views, for ``swav`` views.
+        small_crops: number of additional small views; ``swav`` only.
         knn: neighbours of the kNN monitor, at most the number of training images; 0 switches it off.
         knn_temperature: temperature of their weights.
     """
@@ -45,7 +44,7 @@ class PretrainRecipe(ViewFields, Recipe):
     """
 
     method: str = "moco"
-    method_options: Mapping[str, Any] = field(default_factory=dict)
+    method_options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,15 +67,11 @@ class PretrainRecipe(ViewFields, Recipe):
         return ViewAugment(self.views, self.min_scale, self.strength, self.small_crops)
 
 
-def recipe_of(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from its plain values; one of learning without labels where they name a method.
-
-    Raises:
-        ValueError: unknown fields; the message lists the known ones.
-    """
+def recipe_of(values: Options) -> Recipe:
+    """A recipe from its plain values: without labels where they name a method."""
     return from_dict(values, PretrainRecipe() if "method" in values else Recipe())
 
 
 def without_labels(recipe: Recipe) -> TypeGuard[PretrainRecipe]:
-    """Whether a recipe is one of learning without labels."""
+    """Whether a recipe learns without labels."""
     return isinstance(recipe, PretrainRecipe)

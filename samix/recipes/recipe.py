@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from samix.runtime.checks import (
     COUNT,
@@ -15,7 +15,9 @@ from samix.runtime.checks import (
     POSITIVE,
     SEED,
     WORKERS,
+    Options,
     Range,
+    Values,
     check_choice,
     check_fields,
     check_number,
@@ -56,17 +58,17 @@ class NetworkFields:
     Args:
         model: name of a timm network.
         model_args: its keyword arguments, as a JSON object.
-        stem: first layers: ``default``; ``small``, a 3x3 stride-1 convolution without pooling, for images of 32 or 64
-            pixels (ResNets only); ``half``, without the pooling only.
+        stem: first layers: ``default``; ``small``, a 3x3 convolution of stride 1 without pooling, for images of 32 or
+            64 pixels (ResNets only); ``half``, the default without its pooling.
         pretrained: start from timm's weights (downloads them).
         init: start from these weights: a run, checkpoint or export of samix, a file of weights, timm:NAME,
             hf-hub:OWNER/NAME, ...; see ``samix.load_init``.
-        freeze: ``norms`` keeps the BatchNorm statistics as they are; ``backbone`` also trains the classifier only.
+        freeze: ``norms`` freezes the BatchNorm statistics; ``backbone`` also freezes all layers but the classifier.
         probe_head: start the classifier from a logistic regression on the features of the training images.
         feature: stage whose feature map guides a learned mixup, counted as timm does; None is the third of four
             stages, or the middle block of a ViT.
         channels_last: store images and kernels in channels-last memory format.
-        compile: compile the networks with ``torch.compile``: slower start, faster steps, other rounding.
+        compile: compile the networks with ``torch.compile``: a slower start, faster steps, different rounding.
     """
 
     model: str = "resnet18"
@@ -93,7 +95,7 @@ class LossFields:
         decoupled_eta: for ``decoupled``: weight of the decoupled term.
         decoupled_mode: for ``decoupled``: which of an image's two classes have the term: ``both``, or that with the
             smaller (``less``) or the larger (``more``) share.
-        clean_weight: weight of the loss of the unmixed images; above 0 it costs a further pass.
+        clean_weight: weight of the loss of the unmixed images; above 0 it costs one more pass.
         ema_decay: decay of a running average of the network, which is then evaluated and exported; 0 keeps none.
     """
 
@@ -173,7 +175,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
 
     name: str = "custom"
     mixup: str = "samix"
-    mixup_options: Mapping[str, Any] = field(default_factory=dict)
+    mixup_options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self, RANGES)
@@ -189,12 +191,8 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
             raise ValueError(f"bce_threshold is an option of loss bce; set --loss bce, or leave it out ({self.loss})")
 
     @property
-    def model_kwargs(self) -> dict[str, Any]:
-        """``model_args`` as a dictionary.
-
-        Raises:
-            ValueError: not a JSON object.
-        """
+    def model_kwargs(self) -> Values:
+        """``model_args`` as a dictionary."""
         try:
             kwargs = json.loads(self.model_args, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
@@ -205,7 +203,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
             raise ValueError(f"model_args must be a JSON object, got {self.model_args!r}")
         return kwargs
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """Plain values, for JSON."""
         return dataclasses.asdict(self)
 
@@ -236,7 +234,7 @@ def with_model(recipe: AnyRecipe, model: str) -> AnyRecipe:
     return dataclasses.replace(recipe, model=model, model_args="{}", feature=None, stem=stem)
 
 
-def from_dict(values: Mapping[str, Any], base: AnyRecipe) -> AnyRecipe:
+def from_dict(values: Options, base: AnyRecipe) -> AnyRecipe:
     """The recipe ``base`` with these values.
 
     Raises:
@@ -250,25 +248,17 @@ def from_dict(values: Mapping[str, Any], base: AnyRecipe) -> AnyRecipe:
     return with_fields(base, values)
 
 
-def with_fields(recipe: AnyRecipe, values: Mapping[str, Any]) -> AnyRecipe:
-    """The recipe with these values. If they shorten the run below its warm-up, the warm-up keeps its share of the run.
-
-    Raises:
-        ValueError: a value out of range.
-    """
+def with_fields(recipe: AnyRecipe, values: Options) -> AnyRecipe:
+    """The recipe with these values. A run shortened below its warm-up keeps the warm-up's share of the run."""
     epochs, warmup = values.get("epochs", recipe.epochs), recipe.warmup_epochs
     if warmup and values.get("warmup_epochs", warmup) == warmup and epochs < warmup:
         values = {**values, "warmup_epochs": warmup * epochs / recipe.epochs}
     return dataclasses.replace(recipe, **values)
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object without duplicate keys.
-
-    Raises:
-        ValueError: a key appears twice.
-    """
-    values: dict[str, Any] = {}
+def unique_keys(pairs: Iterable[tuple[str, object]]) -> Values:
+    """A JSON object without duplicate keys."""
+    values: Values = {}
     for key, value in pairs:
         if key in values:
             raise ValueError(f"the key {key!r} appears twice; keep one")

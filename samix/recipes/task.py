@@ -1,17 +1,93 @@
-"""The two tasks, training with labels and without: their recipes, and what these name."""
+"""The two tasks, training with labels and without: their named recipes, and the options of what a recipe names."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic
 
-from samix.recipes.option_groups import OptionGroup, over_preset
+from samix.data import DatasetSpec, find_dataset
 from samix.recipes.recipe import AnyRecipe, Recipe, from_dict, with_fields, with_model
-from samix.runtime.checks import suggest
+from samix.runtime.checks import Options, Values, suggest
+from samix.runtime.registry import Registry
 
-Names = Mapping[str, str]  # what the mixup and the method are called, by field
+Names = Mapping[str, str]  # the names of the mixup and of the method, by field
+
+
+@dataclass(frozen=True)
+class OptionGroup:
+    """Something that a recipe names in a field, with options in the field ``NAME_options``.
+
+    Args:
+        names: all names, for help and messages.
+        defaults: (name, preset or "") -> all its options, plain values; raises ValueError for unknown ones.
+        owner: name -> the dataclass whose fields the options are.
+    """
+
+    names: Callable[[], tuple[str, ...]]
+    defaults: Callable[[str, str], Values]
+    owner: Callable[[str], type[object]]
+
+    def resolve(self, name: str, given: Options) -> Values:
+        """All options of ``name``: those given, over its defaults or those of the preset that is given.
+
+        Raises:
+            ValueError: unknown name, preset or option.
+        """
+        defaults = self.defaults(name, str(given.get("preset") or ""))
+        unknown = sorted(set(given) - set(defaults))
+        if unknown:
+            raise ValueError(
+                f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}"
+                f"{suggest(unknown[0], defaults)}"
+            )
+        return {**defaults, **given}
+
+    def differing(self, name: str, options: Options) -> Values:
+        """The options that differ from the defaults, or from those of their preset, which is among them."""
+        base = self.defaults(name, str(options.get("preset") or ""))
+        return {k: v for k, v in options.items() if k == "preset" or base[k] != v}
+
+
+@dataclass(frozen=True)
+class NamedRecipe(Generic[AnyRecipe]):
+    """A recipe by name: plain values, and what differs by mixup.
+
+    Args:
+        text: what it is, for ``samix recipes``.
+        recipe: the values that hold for every mixup; its method is taken where none is named.
+        mixup_options: options by mixup.
+        changes: other fields of the recipe, by mixup.
+        presets: options by mixup and preset, where a preset differs on these data: ``{("samix", "paper"): {...}}``.
+        published: published top-1 in percent, by mixup.
+        cost: rough cost of a run.
+        function: makes the recipe instead of these values, from the mixup's name, or from all names without
+            labels.
+    """
+
+    text: str
+    recipe: AnyRecipe
+    mixup_options: Mapping[str, Options] = field(default_factory=dict)
+    changes: Mapping[str, Options] = field(default_factory=dict)
+    presets: Mapping[tuple[str, str], Options] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
+    cost: str = ""
+    function: Callable[..., AnyRecipe] | None = None
+
+    def build(self, names: Names) -> AnyRecipe:
+        """The recipe for this mixup, and this method without labels."""
+        mixup = names["mixup"]
+        if self.function is not None:
+            return self.function(names if "method" in names else mixup)
+        options = self.mixup_options.get(mixup, self.recipe.mixup_options)
+        values = {**self.changes.get(mixup, {}), **names, "mixup_options": dict(options)}
+        return dataclasses.replace(self.recipe, **values)
+
+    def describe(self) -> str:
+        """The text, with the published figures."""
+        figures = ", ".join(f"{mixup} {top1:.2f}" for mixup, top1 in self.published.items())
+        return f"{self.text}\n\nPublished top-1: {figures}." if figures else self.text
 
 
 @dataclass(frozen=True)
@@ -20,25 +96,39 @@ class Task(Generic[AnyRecipe]):
 
     Args:
         recipe: type of its recipes.
-        recipes: names of the recipes.
-        build: (recipe, names of mixup and method) -> recipe; raises ValueError for unknown ones.
-        usual: data or "" -> the name of the recipe for these data.
-        groups: what a recipe names, by field: ``mixup``, and ``method`` without labels.
-        fallback: (field, recipe, names so far) -> the name where none is given.
-        preset_options: (recipe, mixup, preset) -> options of the preset that are different in this recipe.
+        recipes: the named ones.
+        usual_of: data set -> the name of its usual recipe.
+        groups: what a recipe names, by field: ``method`` without labels, and ``mixup``.
     """
 
     recipe: type[AnyRecipe]
-    recipes: Callable[[], Sequence[str]]
-    build: Callable[[str, Names], AnyRecipe]
-    usual: Callable[[str], str]
+    recipes: Registry[NamedRecipe[AnyRecipe]]
+    usual_of: Callable[[DatasetSpec], str]
     groups: Mapping[str, OptionGroup]
-    fallback: Callable[[str, str, Names], str]
-    preset_options: Callable[[str, str, str], Mapping[str, Any]] = lambda recipe, name, preset: {}
 
-    def resolve(
-        self, given: Mapping[str, str], values: Mapping[str, Any] | None = None, presets: Names | None = None
-    ) -> AnyRecipe:
+    def usual(self, data: str) -> str:
+        """The name of the usual recipe of data such as ``cifar10`` or ``folder:DIR``; empty is the digits."""
+        return self.usual_of(find_dataset(data or "digits")[0])
+
+    def named(self, name: str) -> NamedRecipe[AnyRecipe]:
+        """The recipe of that name, or the user's own, named as ``package.module:Name``."""
+        given: object = self.recipes.resolve(name, trusted=False)
+        if isinstance(given, NamedRecipe) and type(given.recipe) is self.recipe:
+            return given
+        if isinstance(given, self.recipe) and type(given) is self.recipe:
+            return NamedRecipe("", given)
+        if callable(given):
+            return NamedRecipe(given.__doc__ or "", self.recipe(), function=given)
+        kind = self.recipe.__name__
+        raise ValueError(f"{name} must be a samix.recipes.{kind}, or a function that returns one, got {given!r}")
+
+    def default_name(self, group: str, recipe: str, names: Names) -> str:
+        """The method or the mixup where none is named: SAMix with labels and beside MoCo, none beside others."""
+        if group == "mixup":
+            return "samix" if names.get("method", "moco") == "moco" else "vanilla"
+        return str(getattr(self.named(recipe).recipe, group))
+
+    def resolve(self, given: Names, values: Options | None = None, presets: Names | None = None) -> AnyRecipe:
         """The recipe of these names, with the values of a file over it.
 
         The only place where defaults are decided. Weakest first: defaults of the mixup or its preset, the named
@@ -53,41 +143,38 @@ class Task(Generic[AnyRecipe]):
         Raises:
             ValueError: unknown names or fields.
         """
-        values = dict(values or {})
-        presets = dict(presets or {})
-        name = given.get("recipe") or values.get("name") or self.usual(given.get("data") or values.get("data", ""))
+        values, presets = dict(values or {}), dict(presets or {})
+        name = str(given.get("recipe") or values.get("name") or self.usual(given.get("data") or values.get("data", "")))
         names: dict[str, str] = {}
         for group in self.groups:
-            names[group] = str(given.get(group) or values.get(group) or self.fallback(group, str(name), names))
+            names[group] = str(given.get(group) or values.get(group) or self.default_name(group, name, names))
             if values.get(group, names[group]) != names[group]:
                 values.pop(f"{group}_options", None)  # the file's options are those of its own mixup
-        recipe = self.build(str(name), names)
-        for group, called in names.items():
+        recipe = self.named(name).build(names)
+        for group, chosen in names.items():
             own = values.pop(f"{group}_options", {})
             preset = presets.get(group) or str(own.get("preset") or "")
-            options = {**self.with_preset(group, called, recipe, preset), **own}
+            options = {**self.with_preset(group, chosen, recipe, preset), **own}
             if preset:
                 options["preset"] = preset
-            self.groups[group].resolve(called, options)  # refuses unknown options
+            self.groups[group].resolve(chosen, options)  # refuses unknown options
             recipe = with_fields(recipe, {f"{group}_options": options})
         if "model" in values:
             recipe = with_model(recipe, str(values["model"]))
-        recipe = from_dict({**values, "name": str(name), **names}, recipe)
+        recipe = from_dict({**values, "name": name, **names}, recipe)
         if given.get("model"):
             recipe = with_model(recipe, given["model"])
         return dataclasses.replace(recipe, data=given["data"]) if given.get("data") else recipe
 
-    def with_preset(self, group: str, called: str, recipe: Recipe, preset: str) -> dict[str, Any]:
-        """The recipe's options of a group where this preset is named; what the preset itself chooses wins."""
-        named = dict(getattr(recipe, f"{group}_options"))
-        defaults = self.groups[group].defaults
-        if not preset or named.get("preset") == preset:
-            defaults(called, preset)  # refuses unknown names
-            return named
-        kept = over_preset(named, defaults(called, preset), defaults(called, str(named.get("preset") or "")))
-        return {**kept, **self.preset_options(recipe.name, called, preset)}
+    def with_preset(self, group: str, name: str, recipe: Recipe, preset: str) -> Values:
+        """The recipe's options of a group where this preset is named; the values that the preset itself chooses win.
 
-
-def unknown_recipe(name: str, known: Sequence[str]) -> ValueError:
-    """The error about a recipe that does not exist."""
-    return ValueError(f"unknown recipe {name!r}; choose one of {', '.join(known)}{suggest(name, known)}")
+        Recipes are written for the first preset, so a preset chooses the values in which it differs from that one.
+        """
+        options, defaults = dict(getattr(recipe, f"{group}_options")), self.groups[group].defaults
+        chosen = defaults(name, preset)  # refuses unknown names
+        if not preset or options.get("preset") == preset:
+            return options
+        first = defaults(name, str(options.get("preset") or ""))
+        kept = {k: v for k, v in options.items() if chosen[k] == first[k]}
+        return {**kept, **self.named(recipe.name).presets.get((name, preset), {})}

@@ -6,10 +6,9 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -22,11 +21,7 @@ class CannotWrite(RuntimeError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Inside, what the disk refuses becomes one line that says what to do.
-
-    Raises:
-        CannotWrite: no space left, a read-only or forbidden folder, or another error of the disk.
-    """
+    """Turns errors of the disk into one line that says what to do."""
     try:
         yield
     except OSError as error:
@@ -35,30 +30,22 @@ def writing(path: Path) -> Iterator[None]:
         elif error.errno in CLOSED:
             advice = "make the folder writable"
         else:
-            advice = "look after the disk"
+            advice = "check the disk"
         raise CannotWrite(
-            f"cannot write {path}: {error.strerror or error}; {advice}. What was there before is as it was: a run is "
-            "continued with --resume"
+            f"cannot write {path}: {error.strerror or error}; {advice}. The file that was there is unchanged; "
+            "continue a run with --resume"
         ) from error
 
 
-def write_whole(path: Path, write: Any) -> None:
-    """Calls ``write(temporary)`` and moves the result to ``path``: a reader sees the old file or the new one.
-
-    Args:
-        path: final place; its folder exists.
-        write: function of one path.
-
-    Raises:
-        CannotWrite: the disk refuses; the old file stays, and no part of the new one.
-    """
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls ``write(temporary)`` and moves the result to ``path``: a reader sees the old file or the new one."""
     with writing(path):
         temporary = make_temporary(path, write)
         temporary.replace(path)
         sync_folder(path.parent)
 
 
-def make_temporary(path: Path, write: Any) -> Path:
+def make_temporary(path: Path, write: Callable[[Path], object]) -> Path:
     """Writes a new file beside ``path`` by ``write(temporary)`` and syncs it; leaves none where that fails.
 
     Its name is unique and it is created anew, so two processes never share one, and no link is followed.
@@ -81,7 +68,7 @@ def make_temporary(path: Path, write: Any) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """The folder's names are on the disk after this."""
+    """Writes the folder's names to the disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -112,14 +99,6 @@ def refuse_foreign(path: Path, mark: str, advice: str = "move it, or write to an
 
     Every file that a command may later replace holds its mark in its bytes: a PNG in its metadata, a page in its
     ``generator``, JSON in a field.
-
-    Args:
-        path: to be written.
-        mark: such as ``samix show``, or with a digest of what the file is made of.
-        advice: for the message.
-
-    Raises:
-        FileExistsError: a file without the mark, or something that is no regular file, is there.
     """
     if not (path.exists() or path.is_symlink()):
         return

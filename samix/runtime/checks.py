@@ -1,4 +1,4 @@
-"""Range and choice checks of options, with one form of message, and suggestions for misspelt words."""
+"""Options as plain values; checks of their range, with one form of message; suggestions for misspelt words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+# Plain values by name, as JSON has them. The dataclass or the function that takes one decides its type, and checks it.
+Values = dict[str, Any]
+Options = Mapping[str, Any]
 LARGEST_INTEGER = 2**63 - 1  # of torch
 
 

@@ -1,4 +1,4 @@
-"""Output to the terminal: it never ends or blocks a run, and no control character of a file or name reaches it."""
+"""Output to the terminal: it never ends or blocks a run, and control characters in names are escaped."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 PIECE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes whole once it is ready to be written to
 PATIENCE = 2.0  # seconds that a line waits for a reader; a progress bar does not wait
 
 
 class SteadyStream:
-    """A text stream that drops what nobody reads: a closed pipe, and one that is full.
+    """A text stream that drops text where a pipe is closed or full.
 
-    Anything else that writes to the same descriptor is safe too once a pipe was found closed: it then leads to nowhere.
+    Once a pipe is closed, its descriptor leads to /dev/null, so that other writers to it do not fail.
 
     Args:
-        stream: such as ``sys.stderr``; None, as under pythonw, takes all and shows nothing.
+        stream: such as ``sys.stderr``; None, as under pythonw, drops everything.
         patience: seconds to wait while a pipe is full; None waits for as long as it takes.
     """
 
@@ -73,7 +73,7 @@ class SteadyStream:
                 os.close(nowhere)
         self.stream = None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,16 +73,11 @@ def texts_of_all(text: str) -> set[str]:
 
 
 def raise_together(error: BaseException | None) -> None:
-    """Raises on every process where any of them has an error; all of them call this.
-
-    Raises:
-        BaseException: this process's own error.
-        ValueError: another process's, with its message.
-    """
+    """Raises on every process where any of them has an error; all of them call this."""
     if world_size() > 1:
-        told = sorted(texts_of_all("" if error is None else str(error) or type(error).__name__))
-        if told and error is None:
-            raise ValueError(told[0])
+        messages = sorted(texts_of_all("" if error is None else str(error) or type(error).__name__))
+        if messages and error is None:
+            raise ValueError(messages[0])
     if error is not None:
         raise error
 
@@ -96,23 +90,21 @@ class AsyncFlag:
     """
 
     def __init__(self) -> None:
-        self.group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self.sent: tuple[Tensor, Any] | None = None
+        self.group: dist.ProcessGroup | None = None
+        if world_size() > 1:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self.group = group
+        self.sent: tuple[Tensor, dist.Work | None] | None = None
 
     def any(self, mine: bool) -> bool:
-        """Whether any process asked at the step before; to be called by all of them at every step.
-
-        Args:
-            mine: whether this process asks now.
-
-        Raises:
-            RuntimeError: a process has ended.
-        """
+        """Whether any process asked at the step before; to be called by all of them at every step."""
         if self.group is None:
             return mine
         answer = False
         if self.sent is not None:
             flag, work = self.sent
+            assert work is not None
             work.wait()
             answer = bool(flag.item())
         flag = torch.tensor([mine], dtype=torch.uint8)
@@ -121,14 +113,14 @@ class AsyncFlag:
 
 
 def lost_process(error: BaseException) -> str | None:
-    """What to tell where an error says that another process is gone; None where it says something else."""
+    """The message about a lost process; None for another error."""
     text = " ".join(str(error).split())
     lost = isinstance(error, dist.DistError) or "gloo" in text or "Connection closed by peer" in text
     if world_size() == 1 or not (isinstance(error, RuntimeError) and lost):
         return None
     return (
-        f"process {rank()} of {world_size()} lost another one, whose own last words say why ({text[:200]}); start all "
-        "again with --resume"
+        f"process {rank()} of {world_size()} lost the connection to another one ({text[:200]}); the output of that "
+        "process says why. Start all processes again with --resume"
     )
 
 
@@ -145,16 +137,12 @@ def exit_from_group(status: int) -> None:
 
 
 def check_not_sharded() -> None:
-    """Refuses engines that cut the weights into pieces.
-
-    Raises:
-        ValueError: accelerate is configured for FSDP, DeepSpeed or Megatron-LM.
-    """
+    """Refuses engines that split weights over the processes."""
     for variable, name in SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("1", "true", "yes", "y", "on"):
             raise ValueError(
-                f"accelerate is configured for {name}, which keeps a piece of each weight on each process; a momentum "
-                "copy, a Mixer, the checkpoints and the export need whole weights. Launch plain data parallelism: "
+                f"accelerate is configured for {name}, which splits each weight over the processes; the EMA model, the "
+                "Mixer, checkpoints and the export need whole weights. Launch plain data parallelism: "
                 "accelerate launch --multi_gpu, or torchrun"
             )
 
@@ -172,12 +160,6 @@ def leave_out_equal_buffers(model: nn.Module) -> list[str]:
 
     These are the buffers of modules with ``equal_on_all = True``: each process must begin with the same and must do
     the same to them. All others, as BatchNorm's statistics, are still the first process's at each step.
-
-    Args:
-        model: that DDP will be made of.
-
-    Returns:
-        The buffers' names.
     """
     modules = [(name, module) for name, module in model.named_modules() if getattr(module, "equal_on_all", False)]
     names = [f"{name}.{own}" if name else own for name, module in modules for own, _ in module.named_buffers()]

@@ -16,17 +16,10 @@ def versions() -> dict[str, str]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` takes a CUDA or Apple GPU where torch finds one.
-
-    Args:
-        name: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-
-    Raises:
-        ValueError: unknown name, or a device that torch does not find.
-    """
+    """The device of this name; ``auto`` takes a CUDA or Apple GPU where torch finds one."""
     if name == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,7 @@ GRADIENT = "gradient"
 
 @dataclass(frozen=True)
 class NonFiniteStep:
-    """A step with a number that is not finite.
-
-    Args:
-        step: its number, from 1.
-        parts: of the loss, by name, and ``gradient``.
-    """
+    """A step with a number that is not finite."""
 
     step: int
     parts: tuple[str, ...]
@@ -47,11 +41,7 @@ class NonFiniteMonitor:
         return [flags.float() for flags in self.flags]
 
     def first(self, values: Sequence[float]) -> NonFiniteStep | None:
-        """The first step with a number that is not finite.
-
-        Args:
-            values: all of :meth:`tensors` joined, or their mean over the processes.
-        """
+        """The first step with a number that is not finite."""
         bad: dict[int, list[str]] = {}
         left = iter(values)
         for step, names in self.notes:
@@ -76,7 +66,7 @@ def gradient_size(module: nn.Module, device: torch.device) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients, float("inf"))
 
 
-def copied(state: Any) -> Any:
+def copied(state: object) -> object:
     """Nested dictionaries and lists with a copy of every tensor, where it lies."""
     if isinstance(state, Tensor):
         return state.detach().clone()

@@ -12,15 +12,7 @@ class Unreachable(OSError):
 
 
 def check_hub(what: str, seconds: float = 3.0) -> None:
-    """Checks that the hub answers; a machine behind a proxy is trusted to reach it.
-
-    Args:
-        what: what would be downloaded, for the message.
-        seconds: how long to wait for an answer.
-
-    Raises:
-        Unreachable: offline mode is set, or no connection can be made.
-    """
+    """Checks that the hub answers; a machine behind a proxy is trusted to reach it."""
     from huggingface_hub import constants
 
     advice = "download it where there is a connection and give the folder or file"

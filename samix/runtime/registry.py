@@ -136,6 +136,12 @@ def allow(name: str) -> None:
     _ALLOWED.add(name)
 
 
+def allow_typed(*words: str) -> None:
+    """Allows those of the user's words that are names of the form ``package.module:Name``."""
+    for word in filter(MODULE_NAME.fullmatch, words):
+        allow(word)
+
+
 def allowed() -> frozenset[str]:
     """The names that the user typed or allowed, for processes that this one starts."""
     return frozenset(_ALLOWED)

@@ -1,24 +1,25 @@
-"""Callbacks of a run: what happens around the steps and cannot change them."""
+"""Callbacks of a run, which are called around the steps and cannot change them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from samix.methods.base import Method
 from samix.methods.supervised import Supervised
 from samix.recipes.pretrain_recipe import PretrainRecipe
+from samix.runtime.checks import Options, Values
 from samix.runtime.console import tell
 from samix.runtime.environment import device_name
 from samix.train.steps import Training
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}  # name: package
-GREY = 0.02  # a mean spread within a mask below this is a constant mask for the eye
-LAG = 1.0  # points by which the exported network may be behind another one without a word
+GREY = 0.02  # masks whose standard deviation is smaller look constant
+LAG = 1.0  # points by which the exported network may be behind another one without a warning
 
 
 class Callback:
@@ -46,28 +47,19 @@ class Callback:
     def on_epoch_end(self, run: Training, row: Mapping[str, float]) -> None:
         """Called after each epoch with its line of ``metrics.jsonl``."""
 
-    def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:
+    def on_fit_end(self, run: Training, summary: Options) -> None:
         """Called after the last epoch, before ``summary.json`` is written."""
 
 
 class CallbackList:
-    """Calls the callbacks of a run and reports those that fail.
-
-    Args:
-        callbacks: in the order of their calls.
-    """
+    """Calls the callbacks of a run and reports those that fail."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.callbacks = list(callbacks)
         self.failed: set[tuple[int, str]] = set()
 
     def call(self, hook: Callable[[Callback], None], name: str) -> Exception | None:
-        """Calls a hook of every callback; the first error of a required one is returned.
-
-        Args:
-            hook: calls it, given a callback.
-            name: of what was done, for the message.
-        """
+        """Calls a hook of every callback; the first error of a required one is returned."""
         first = None
         for number, callback in enumerate(self.callbacks):
             try:
@@ -107,7 +99,7 @@ class Trackers(Callback):
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         name, folder = run.folder.name, str(run.folder)
-        options: dict[str, dict[str, Any]] = {
+        options: dict[str, Values] = {
             "tensorboard": {"logging_dir": folder, "purge_step": run.step},
             "wandb": {"name": name, "dir": folder, "id": name, "resume": "allow"},
             "mlflow": {"experiment_name": "samix"},
@@ -130,7 +122,7 @@ class Trackers(Callback):
         for tracker in self.trackers:
             tracker.log(dict(row), step=int(row["step"]))
 
-    def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:
+    def on_fit_end(self, run: Training, summary: Options) -> None:
         """Closes the trackers."""
         for tracker in self.trackers:
             tracker.finish()
@@ -141,7 +133,7 @@ def acts_on_backbone(method: Method) -> bool:
     return not isinstance(method, Supervised) or method.mixup.requirements.inside_network
 
 
-def plain(value: Any) -> bool:
+def plain(value: object) -> bool:
     """Whether every tracker takes this value of a configuration."""
     return isinstance(value, int | float | str | bool)
 
@@ -221,15 +213,15 @@ class Warnings(Callback):
                 "by class is in summary.json"
             )
 
-    def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:
-        """Warns of masks that stayed grey, and of an average that lags behind the trained network."""
+    def on_fit_end(self, run: Training, summary: Options) -> None:
+        """Warns of almost constant masks, and of an average that lags behind the trained network."""
         row = run.rows[-1]
         spread = row.get("mask_std")
         if spread is not None and spread < GREY:
             tell(
-                f"samix: the masks stayed grey (spread {spread:.3f}, below {GREY}): the Mixer blends whole images as "
-                "MixUp does, so its steps cost more than MixUp's and teach the same. Train longer, or start from a "
-                "trained Mixer (--mixup.init default)"
+                f"samix: the masks are almost constant (standard deviation {spread:.3f}, below {GREY}): the Mixer "
+                "blends whole images as MixUp does, at a higher cost. Train longer, or start from a trained Mixer "
+                "(--mixup.init default)"
             )
         others = {k.removeprefix("top1_"): v for k, v in row.items() if k.startswith("top1_") and "mixed" not in k}
         best = max(others, key=others.__getitem__, default="")

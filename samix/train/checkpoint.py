@@ -9,18 +9,50 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from samix.networks.untrusted import check_architecture, check_model_args
 from samix.runtime.atomic_files import make_temporary, sync_folder, writing
-from samix.runtime.checks import IMAGE_SIDE, check_number
+from samix.runtime.checks import IMAGE_SIDE, Options, Values, check_number
+from samix.train.metrics import LossState
 
 FORMAT = 2
+
+
+class _Progress(LossState):
+    """What steps change, in every checkpoint."""
+
+    method: dict[str, Tensor]
+    extra: dict[str, Tensor] | None
+    optimizer: Values
+    step: int
+    best: float
+    rows: list[dict[str, float]]
+    seconds: float
+    skips: list[int]
+    bad_images: list[int]
+
+
+class Progress(_Progress, total=False):
+    """All that steps change; ``scaler`` in fp16 alone."""
+
+    scaler: Values
+
+
+class State(Progress):
+    """A checkpoint."""
+
+    recipe: Values
+    data: Values
+    versions: dict[str, str]
+    by_class: dict[str, float | None]
+
+
 PARTS: dict[str, type | tuple[type, ...]] = {  # of every checkpoint
     "recipe": dict,
     "data": dict,
@@ -51,7 +83,7 @@ class DamagedCheckpoint(ValueError):
     """A file that is not a whole checkpoint: cut, changed, or never one."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], keep: int = 1) -> None:
+def save_checkpoint(path: Path, state: State, keep: int = 1) -> None:
     """Writes a checkpoint, whole or not at all, with a hash of its bytes at its end.
 
     Args:
@@ -64,7 +96,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: int = 1) -> None:
         CannotWrite: the disk refuses; the files that were there stay.
     """
     with writing(path):
-        temporary = make_temporary(path, lambda place: write_sealed(place, {"format": FORMAT, **state}))
+        temporary = make_temporary(path, lambda temporary: write_sealed(temporary, {"format": FORMAT, **state}))
         push_back(path, keep)
         temporary.replace(path)
         sync_folder(path.parent)
@@ -95,11 +127,7 @@ def push_back(path: Path, keep: int) -> None:
 
 
 class WatchedFile:
-    """A file to write to that remembers what the disk refused: torch hides that behind an error of its own.
-
-    Args:
-        file: to write to.
-    """
+    """A file to write to that remembers what the disk refused: torch hides that behind an error of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -118,12 +146,8 @@ class WatchedFile:
         self.file.flush()
 
 
-def write_sealed(path: Path, state: dict[str, Any]) -> None:
-    """A file of torch with a seal: a comment at its end with the hash of all that stands before the comment.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+def write_sealed(path: Path, state: Mapping[str, object]) -> None:
+    """A file of torch with a seal: a comment at its end with the hash of all that stands before the comment."""
     with path.open("wb") as file:
         watched = WatchedFile(file)
         try:
@@ -146,22 +170,18 @@ def write_sealed(path: Path, state: dict[str, Any]) -> None:
 def hash_of(file: BinaryIO, length: int) -> bytes:
     """BLAKE2b of the first ``length`` bytes, in hexadecimal; the file is left at their end."""
     file.seek(0)
-    found = hashlib.blake2b(digest_size=HASH_BYTES)
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
     while length > 0:
         block = file.read(min(BLOCK, length))
         if not block:
             break
-        found.update(block)
+        digest.update(block)
         length -= len(block)
-    return found.hexdigest().encode()
+    return digest.hexdigest().encode()
 
 
 def check_seal(path: Path) -> None:
-    """Compares a checkpoint's bytes with the hash at its end.
-
-    Raises:
-        DamagedCheckpoint: other bytes than were written, or no hash.
-    """
+    """Compares a checkpoint's bytes with the hash at its end."""
     with path.open("rb") as file:
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - ZIP_END_BYTES - 0xFFFF))
@@ -179,11 +199,7 @@ def check_seal(path: Path) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Checks that an archive expands to no more than its own bytes.
-
-    Raises:
-        DamagedCheckpoint: compressed or overlapping parts, or no archive.
-    """
+    """Checks that an archive expands to no more than its own bytes."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
@@ -195,7 +211,7 @@ def check_archive(path: Path) -> None:
         raise DamagedCheckpoint(f"{path} is damaged: it would expand to more than its own size")
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
     """Reads a checkpoint; nothing in it is executed, and nothing of it is built.
 
     Raises:
@@ -215,20 +231,16 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: {reason}") from None
     check_state(state, path)
-    return state  # type: ignore[no-any-return]
+    return cast(State, state)
 
 
-def check_state(state: Any, path: Path) -> None:
-    """Checks format, types and values of what a checkpoint holds.
-
-    Raises:
-        ValueError: not a checkpoint of samix, of another version, or with values that none has.
-    """
-    check_version(state, path)
+def check_state(content: object, path: Path) -> None:
+    """Checks format, types and values of the content of a checkpoint."""
+    state = check_version(content, path)
     for name, kind in PARTS.items():
         if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
-            found = type(state[name]).__name__ if name in state else "missing"
-            raise ValueError(f"{path} is no checkpoint of samix: its {name} is {found}")
+            content = type(state[name]).__name__ if name in state else "missing"
+            raise ValueError(f"{path} is no checkpoint of samix: its {name} is {content}")
     for name in ("step", "seconds"):
         if not (math.isfinite(state[name]) and state[name] >= 0):
             raise ValueError(f"{path} is no checkpoint of samix: its {name} is {state[name]}")
@@ -241,7 +253,7 @@ def check_state(state: Any, path: Path) -> None:
     check_weights_of(state["method"], path)
 
 
-def check_recipe(recipe: dict[str, Any], path: Path) -> None:
+def check_recipe(recipe: Options, path: Path) -> None:
     """Raises ValueError where a checkpoint's recipe names files for a network to read, or sizes that none has."""
     check_architecture(str(recipe.get("model", "")).partition(".")[0], str(path))
     try:
@@ -252,8 +264,8 @@ def check_recipe(recipe: dict[str, Any], path: Path) -> None:
     check_number(f"size in {path}", recipe.get("size"), **IMAGE_SIDE._asdict(), integer=True)
 
 
-def check_version(state: Any, path: Path) -> None:
-    """Raises ValueError unless this is the content of a checkpoint in the format that is written now."""
+def check_version(state: object, path: Path) -> Values:
+    """The content of a checkpoint; raises ValueError unless it is one in the format that is written now."""
     version = state.get("format") if isinstance(state, dict) else None
     if type(version) is not int:
         raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
@@ -264,9 +276,10 @@ def check_version(state: Any, path: Path) -> None:
         )
     if version > FORMAT:
         raise ValueError(f"{path} has format {version}, this samix reads up to {FORMAT}; update samix")
+    return cast(Values, state)
 
 
-def check_weights_of(weights: dict[str, Any], path: Path) -> None:
+def check_weights_of(weights: Mapping[object, object], path: Path) -> None:
     """Raises ValueError unless these are finite tensors by name."""
     for name, value in weights.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
@@ -275,7 +288,7 @@ def check_weights_of(weights: dict[str, Any], path: Path) -> None:
             raise ValueError(f"{path} holds weights that are not finite (first: {name}); use an earlier checkpoint")
 
 
-def leaves(value: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def leaves(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, object]]:
     """What nested dictionaries, lists and tuples hold, each with its place; those nested too deeply as they are."""
     if isinstance(value, dict) and depth < DEPTH:
         for key, part in value.items():
@@ -302,20 +315,14 @@ def newest_of(path: Path) -> Path:
 class LastCheckpoint(NamedTuple):
     """The newest whole checkpoint of a run: what it holds, where it is, and which newer files are damaged."""
 
-    state: dict[str, Any]
+    state: State
     path: Path
     damaged: list[Path]
     messages: list[str]  # a line for each file that was passed over
 
 
 def load_last(folder: Path) -> LastCheckpoint:
-    """Reads the newest whole checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: there is none.
-        DamagedCheckpoint: all are damaged; of the newest.
-        ValueError: the newest whole one is of something else.
-    """
+    """Reads the newest whole checkpoint of a run."""
     damaged: dict[Path, DamagedCheckpoint] = {}
     messages: list[str] = []
     for path in kept_files(folder / LAST):
@@ -339,11 +346,7 @@ def set_aside(damaged: list[Path]) -> None:
 
 
 def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Loads weights of a checkpoint into a network or method.
-
-    Raises:
-        ValueError: weights of another network; names what differs.
-    """
+    """Loads weights of a checkpoint into a network or method."""
     own = module.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [k for k in own if k in state and (own[k].shape != state[k].shape or own[k].dtype != state[k].dtype)]

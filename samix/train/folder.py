@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from samix.data import ImageData
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import recipe_of
 from samix.runtime.atomic_files import remove_temporaries, writing
+from samix.runtime.checks import Values
 from samix.runtime.distributed import raise_together
 from samix.runtime.lock import LOCK, exclusive
-from samix.train.checkpoint import LAST, kept_files, load_last
+from samix.train.checkpoint import LAST, State, kept_files, load_last
 
 OTHER_NAME = "choose another name with --run NAME"
 BEFORE_TRAINING = {LOCK, "recipe.json", "metrics.jsonl", "views.png", "bad-images.txt", "log.txt", "cost.json"}
@@ -23,39 +23,20 @@ NOT_COMPARED = ("workers", "epochs")  # fields of a recipe that a continued run 
 
 @contextmanager
 def claimed(folder: Path, resume: bool, chief: bool, patience: float = 0.0) -> Iterator[bool]:
-    """Holds a run's folder, on the first of its processes, and says whether there is a run to continue.
-
-    Args:
-        folder: of the run; made where it is missing.
-        resume: whether a run that is there is to be continued.
-        chief: whether this is the first process.
-        patience: seconds to wait for another process that writes the folder.
-
-    Raises:
-        ValueError: another process writes it, it holds a run that is not to be continued or cannot be, or files that
-            no run wrote.
-        CannotWrite: it cannot be made or written.
-    """
-    lock = exclusive(folder, "samix train", f"wait for it, or {OTHER_NAME}", patience)
-    error: Exception | None = None
-    entered = there = False
-    try:
+    """Holds a run's folder, on the first of its processes, and says whether there is a run to continue."""
+    with ExitStack() as stack:
+        error: Exception | None = None
         if chief:
             try:
                 check_folder(folder, resume)
                 with writing(folder):
-                    lock.__enter__()
-                entered = True
+                    stack.enter_context(exclusive(folder, "samix train", f"wait for it, or {OTHER_NAME}", patience))
                 check_folder(folder, resume)  # again: another process may have finished in between
                 remove_temporaries(folder)
             except (ValueError, RuntimeError) as refused:
                 error = refused
         raise_together(error)
-        there = any(path.is_file() for path in kept_files(folder / LAST))
-        yield there
-    finally:
-        if entered:
-            lock.__exit__(None, None, None)
+        yield any(path.is_file() for path in kept_files(folder / LAST))
 
 
 def check_folder(folder: Path, resume: bool) -> None:
@@ -80,7 +61,7 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise ValueError(f"{folder} is not empty and holds no run (it has {foreign[0]!r}); {OTHER_NAME}")
 
 
-def describe_data(data: ImageData) -> dict[str, Any]:
+def describe_data(data: ImageData) -> Values:
     """What a checkpoint remembers of its data."""
     return {
         "name": data.name,
@@ -92,19 +73,8 @@ def describe_data(data: ImageData) -> dict[str, Any]:
     }
 
 
-def check_same(state: Mapping[str, Any], recipe: Recipe, data: ImageData, steps_per_epoch: int, path: Path) -> None:
-    """Compares a checkpoint with the run that is to continue it. A finished run may get more epochs.
-
-    Args:
-        state: of the checkpoint.
-        recipe: of the run.
-        data: of the run.
-        steps_per_epoch: of the run.
-        path: of the checkpoint, for the message.
-
-    Raises:
-        ValueError: it is of another recipe or of other data; names what differs.
-    """
+def check_same(state: State, recipe: Recipe, data: ImageData, steps_per_epoch: int, path: Path) -> None:
+    """Compares a checkpoint with the run that is to continue it. A finished run may get more epochs."""
     # Fields that are newer than the checkpoint were then what their defaults are.
     old, new = (json.loads(json.dumps(r.to_dict())) for r in (recipe_of(state["recipe"]), recipe))
     differing = [
@@ -123,11 +93,7 @@ def check_same(state: Mapping[str, Any], recipe: Recipe, data: ImageData, steps_
 
 
 def recipe_of_run(folder: Path) -> Recipe:
-    """The recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``.
-
-    Raises:
-        FileNotFoundError, ValueError: no run, a damaged one, or one of another version.
-    """
+    """The recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"--resume {folder}: no such folder; give the folder of a run, such as runs/NAME")
     return recipe_of(load_last(folder).state["recipe"])

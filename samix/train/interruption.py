@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 class NonFiniteLoss(RuntimeError):
@@ -27,7 +27,7 @@ def on_stop_signal(ask: Callable[[], None]) -> Iterator[None]:
     In other threads than the main one, signals are left as they are.
     """
 
-    def stop(_number: int, _frame: Any) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
         ask()
 
     try:

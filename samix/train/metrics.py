@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +17,18 @@ from samix.runtime.distributed import total, world_size
 BINS = 15  # of the calibration error
 
 
+class LossState(TypedDict):
+    """Sums of losses by name, and the passes in each."""
+
+    sums: dict[str, Tensor]
+    counts: dict[str, float]
+
+
 class LossSums:
     """Sums of an epoch's losses on the device; adding to them does not wait for it.
 
     The names are those that the method declares, the same on every process and in every step, so that processes can
     reduce the sums as one vector. A part that a pass lacks is not counted in its mean.
-
-    Args:
-        names: of the losses, in order.
-        device: of the sums.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
@@ -41,9 +44,6 @@ class LossSums:
         """The scalars of a pass under all names in order, 0 where the pass lacks one.
 
         On one process, a part that the method does not declare is taken up as it comes.
-
-        Raises:
-            ValueError: such a part, on several processes.
         """
         unknown = tuple(name for name in values if name not in self.names)
         if unknown and world_size() > 1:
@@ -65,29 +65,20 @@ class LossSums:
         self.counts = [count + (name in values) for name, count in zip(complete, self.counts, strict=True)]
 
     def means(self, passes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The mean over steps of every part that was counted, by name.
-
-        Args:
-            passes: of a step.
-            reduce: averages a vector over the processes.
-        """
+        """The mean over steps of every part that was counted, by name."""
         counts = reduce(torch.tensor(self.counts, device=self.device))
         means = reduce(self.sums) / (counts / passes)
-        found = zip(self.names, means.tolist(), counts.tolist(), strict=True)
-        return {name: mean for name, mean, count in found if count}
+        by_name = zip(self.names, means.tolist(), counts.tolist(), strict=True)
+        return {name: mean for name, mean, count in by_name if count}
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        sums, counts = zip(self.names, self.sums, strict=True), zip(self.names, self.counts, strict=True)
-        return {"sums": dict(sums), "counts": dict(counts)}
-
-    def averaged(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """As :meth:`state`, averaged over the processes by ``reduce``."""
-        sums = reduce(self.sums)
-        counts = reduce(torch.tensor(self.counts, device=self.device)).tolist()
+    def state(self, reduce: Callable[[Tensor], Tensor] | None = None) -> LossState:
+        """For a checkpoint; averaged over the processes by ``reduce``, where it is given."""
+        sums, counts = self.sums, self.counts
+        if reduce is not None:
+            sums, counts = reduce(sums), reduce(torch.tensor(counts, device=self.device)).tolist()
         return {"sums": dict(zip(self.names, sums, strict=True)), "counts": dict(zip(self.names, counts, strict=True))}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: LossState) -> None:
         """Takes back what :meth:`state` gave."""
         self.names = tuple(dict.fromkeys((*self.names, *state["sums"])))
         self.clear()
@@ -129,11 +120,7 @@ def classifier_sums(
     num_classes: int,
     device: torch.device,
 ) -> dict[str, Sums]:
-    """The sums of :func:`classification_metrics`, of this process's batches alone.
-
-    Raises:
-        ValueError: no batches.
-    """
+    """The sums of :func:`classification_metrics`, of this process's batches alone."""
     sums: dict[str, Sums] = {}
     for images, labels in batches:
         labels = to_device(labels, device)
@@ -148,10 +135,6 @@ class Sums:
     """Sums over batches: images, hits and losses; images, confidences and hits by bin; images and hits by class.
 
     Bins are closed below and open above, as in torchmetrics: a confidence of exactly 1 has a bin of its own.
-
-    Args:
-        num_classes: K.
-        device: where the logits are.
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
@@ -168,8 +151,8 @@ class Sums:
         loss = F.cross_entropy(logits, labels, reduction="none").nan_to_num(nan=math.inf, posinf=math.inf)
         ones = torch.ones_like(loss)
         self.totals += torch.stack([ones, hit, near, loss]).double().sum(1)
-        place = torch.bucketize(confidence, self.edges, right=True) - 1
-        self.bins.index_add_(0, place, torch.stack([ones, confidence, hit], 1).double())
+        bins = torch.bucketize(confidence, self.edges, right=True) - 1
+        self.bins.index_add_(0, bins, torch.stack([ones, confidence, hit], 1).double())
         self.classes.index_add_(0, labels, torch.stack([ones, hit], 1).double())
 
     def metrics(self) -> dict[str, float]:
@@ -192,13 +175,7 @@ class Sums:
 
 
 def summarise(rows: Sequence[Mapping[str, float]], score: str, headline: Sequence[str]) -> dict[str, float]:
-    """The figures of a finished run.
-
-    Args:
-        rows: of its epochs; not every one has a score.
-        score: the metric that the best checkpoint is kept by.
-        headline: names of the metrics to give of the last epoch.
-    """
+    """The figures of a finished run."""
     final = rows[-1]
     scores = [row[score] for row in rows if score in row]
     best = {f"{score}_best": max(scores), f"{score}_median_last_10": statistics.median(scores[-10:])} if scores else {}

@@ -11,10 +11,10 @@ from torch import nn
 
 from samix.methods.base import Method
 from samix.recipes import Recipe
-from samix.runtime.checks import check_choice
+from samix.runtime.checks import Values, check_choice
 
 
-def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(method: Method, recipe: Recipe) -> list[Values]:
     """The method's groups, each with ``lr_start`` and ``lr_end``; norms and biases apart where they are not decayed."""
     mixer_lr, mixer_end = recipe.mixer_lr, recipe.mixer_lr_end
     if mixer_end is None:
@@ -82,7 +82,7 @@ def exempt_from_decay(method: nn.Module) -> set[int]:
     return exempt
 
 
-def split_decay(group: dict[str, Any], exempt: Collection[int] = ()) -> list[dict[str, Any]]:
+def split_decay(group: Values, exempt: Collection[int] = ()) -> list[Values]:
     """The group in two: matrices and kernels, decayed; vectors, scalars and exempt parameters (by id), not."""
     matrices = [p for p in group["params"] if p.ndim > 1 and id(p) not in exempt]
     vectors = [p for p in group["params"] if p.ndim <= 1 or id(p) in exempt]
@@ -91,11 +91,7 @@ def split_decay(group: dict[str, Any], exempt: Collection[int] = ()) -> list[dic
 
 
 def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    """A timm optimiser by name over the method's groups.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """A timm optimiser by name over the method's groups."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
     groups = parameter_groups(method, recipe)

@@ -13,18 +13,18 @@ LOGS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a recipe is run; nothing here changes the result of a run on which all goes well.
+    """Where and how a recipe runs. No option here changes the result of a run without errors.
 
     Args:
         out: folder of all runs.
         run: name of this run's folder; empty is RECIPE-MIXUP-sSEED.
-        resume: continue from ``last.pt``, if it is there.
+        resume: continue from ``last.pt``, if it exists.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        data_root: where torchvision's data sets lie.
-        download: fetch those that are missing.
+        data_root: folder of torchvision's data sets.
+        download: download torchvision's data sets that are missing.
         log: trackers, separated by commas: ``tensorboard``, ``wandb``, ``trackio``, ``mlflow``.
         tensorboard: the same as ``log="tensorboard"``.
-        pictures: paint curves, mixed images and views.
+        pictures: draw curves, mixed images and views.
         quiet: no progress bar.
         keep: number of last checkpoints to keep: ``last.pt``, ``last-1.pt``, ...
         save_every: steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
@@ -70,6 +70,6 @@ class RunOptions:
 
 def short_name(mixup: str) -> str:
     """A mixup's name for a folder: of ``mixer:PATH`` and ``package.module:Name`` what is not a path."""
-    kind, _, path = mixup.partition(":")
+    prefix, _, path = mixup.partition(":")
     parts = [part for part in Path(path).parts if part not in ("mixer", "/", ".", "..")]
-    return f"{kind}-{parts[-1].removesuffix('.safetensors')}" if parts else kind
+    return f"{prefix}-{parts[-1].removesuffix('.safetensors')}" if parts else prefix

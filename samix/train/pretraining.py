@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,15 @@ from samix.methods.contrastive.base import ViewMethod
 from samix.recipes.build import build_augment
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.train.batches import batch_of_pass, common_options
+from samix.runtime.checks import Values
+from samix.train.batches import batch_of_pass
 from samix.train.callbacks import Callback
 from samix.train.options import RunOptions, short_name
 from samix.train.steps import Training
 from samix.train.trainer import Run
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Evaluator = Callable[["PretrainRun"], dict[str, float]]
 
@@ -32,7 +36,7 @@ def numbered(batches: EvalBatches) -> Iterator[tuple[Tensor, Tensor]]:
         yield images, torch.tensor(list(islice(readable, len(images))))
 
 
-def counted(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def counted(batches: Iterable[tuple[Tensor, Tensor]], bar: tqdm[NoReturn]) -> Iterator[tuple[Tensor, Tensor]]:
     """Passes batches on, and counts them on a bar."""
     for batch in batches:
         yield batch
@@ -80,8 +84,7 @@ class PretrainRun(Run):
 
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
         """Two views of training images, and held-out images."""
-        recipe = self.recipe
-        common = common_options(recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
+        recipe, common = self.recipe, self.batch_options()
         size = batch_of_pass(recipe, self.world_size)
         train = TrainBatches(self.data, batch_size=size, seed=recipe.seed, views=recipe.view_augment(), **common)
         return train, EvalBatches(self.data, batch_size=200, augment=build_augment(recipe, self.data), **common)
@@ -102,38 +105,24 @@ class PretrainRun(Run):
         clusters, teacher = self.method.clusters, self.method.teacher
         if clusters is None or not clusters.awaited:
             return
-        common = common_options(self.recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
-        augment = build_augment(self.recipe, self.data)
-        batches = EvalBatches(self.data, split="train", batch_size=200, augment=augment, **common)
+        batches = self.plain_batches()
         with self.accelerator.autocast(), self.bar(len(batches), "features for the first clusters", "batch") as bar:
             clusters.initialise_from(teacher, counted(numbered(batches), bar))
 
-    def measure(self) -> dict[str, float]:
-        """What the evaluator measures."""
-        return {} if self.evaluator is None else self.evaluator(self)
+    def measure(self) -> Callable[[], dict[str, float]]:
+        """Calls the evaluator; every process measures all images, so nothing is left to join."""
+        metrics = {} if self.evaluator is None else self.evaluator(self)
+        return lambda: metrics
 
-    def metrics_of(self, measured: dict[str, float]) -> dict[str, float]:
-        """The figures as they are: every process measures all images."""
-        return measured
-
-    def describe(self) -> str:
-        """Says what this run is."""
-        recipe = self.recipe
-        mixed = "" if recipe.mixup == "vanilla" else f" + {recipe.mixup}"
-        return (
-            f"{recipe.method}{mixed} on {recipe.data}, without labels ({self.count_images()}): recipe {recipe.name}, "
-            f"{recipe.model} at {recipe.size} px, {recipe.epochs} epochs of {self.steps_per_epoch} steps, on "
-            f"{self.device} -> {self.folder}"
-        )
+    def task(self) -> str:
+        """The method, the mixup and the data."""
+        mixed = "" if self.recipe.mixup == "vanilla" else f" + {self.recipe.mixup}"
+        return f"{self.recipe.method}{mixed} on {self.recipe.data}, without labels"
 
     def next_command(self) -> str:
         """What a user does with a finished run."""
         return f"samix train --data DIR --init {self.folder}   or   samix evaluate {self.folder}"
 
-    def conclude(self, summary: dict[str, Any]) -> str:
-        """Says what came of it."""
-        knn = f"kNN {summary['knn']:.2f} %   " if "knn" in summary else ""
-        return (
-            f"{knn}loss {summary['loss']:.4f} nats   {summary['seconds']:.0f} s, "
-            f"{summary['images_per_second']:.0f} images/s"
-        )
+    def figures(self, summary: Values) -> list[str]:
+        """The figures that were measured."""
+        return [*([f"kNN {summary['knn']:.2f} %"] if "knn" in summary else []), f"loss {summary['loss']:.4f} nats"]

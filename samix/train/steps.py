@@ -12,29 +12,41 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from samix.data import EvalBatches, ImageData, TrainBatches, load_data
+from samix.data import EvalBatches, ImageData, TrainBatches
 from samix.data.order import stream_seed
 from samix.losses.class_weights import class_weights, weighted_cross_entropy
 from samix.methods.base import Method
 from samix.methods.supervised import Supervised
 from samix.recipes import Recipe
-from samix.recipes.build import build_method
+from samix.recipes.build import build_augment, build_method
 from samix.runtime import distributed
+from samix.runtime.checks import Values
 from samix.runtime.console import tell
 from samix.runtime.distributed import AsyncFlag, check_not_sharded
 from samix.runtime.environment import pick_device
 from samix.runtime.nonfinite import GRADIENT, NonFiniteMonitor, NonFiniteStep, copied, gradient_size
-from samix.train.batches import BadImages, build_batches, channels_last, save_bad_batch
-from samix.train.checkpoint import LAST
+from samix.train.batches import (
+    BadImages,
+    BatchPart,
+    batch_of_pass,
+    channels_last,
+    common_options,
+    load_recipe_data,
+    save_bad_batch,
+)
+from samix.train.checkpoint import LAST, Progress
 from samix.train.interruption import NonFiniteLoss
 from samix.train.metrics import LossSums
 from samix.train.optim import build_optimizer, set_learning_rates
 from samix.train.options import RunOptions, short_name
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SYNC_EVERY = 20  # steps between reads of the loss, which wait for the device
 
@@ -62,8 +74,8 @@ class Training:
     Args:
         recipe: what to train.
         options: where and how.
-        data: in the place of the recipe's.
-        make_network: (run, number of classes) -> network, in the place of the recipe's; called once the data are known.
+        data: instead of the recipe's.
+        make_network: (run, number of classes) -> network, instead of the recipe's; called once the data are known.
     """
 
     def __init__(
@@ -88,7 +100,8 @@ class Training:
         self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"{len(self.data.train)} training images are less than one step of batch_size {recipe.batch_size}"
+                f"{len(self.data.train)} training images are fewer than one batch of {recipe.batch_size}; lower "
+                "batch_size"
             )
         torch.manual_seed(recipe.seed)
         self.method = self.make_method().to(self.device)
@@ -100,14 +113,15 @@ class Training:
         self.step, self.best, self.rows, self.seconds = 0, -1.0, list[dict[str, float]](), 0.0
         self.losses = LossSums(("loss", *self.method.loss_parts), self.device)  # of this epoch
         self.skips: list[int] = []  # numbers of the skipped steps, from 1
-        self.monitor, self.snapshot = NonFiniteMonitor(), dict[str, Any]()  # the state to go back to
+        self.monitor = NonFiniteMonitor()
+        self.snapshot: Progress | None = None  # the state to go back to
         self.stopping, self.saved = False, time.monotonic()
         self.stop_flag = AsyncFlag()
         self.bad_images = BadImages(self.data, self.folder, self.accelerator.is_main_process)
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
-    def make_accelerator(self) -> Any:
+    def make_accelerator(self) -> Accelerator:
         """The engine on the device of the options."""
         from accelerate import Accelerator
 
@@ -123,17 +137,14 @@ class Training:
 
     def load_data(self) -> ImageData:
         """The recipe's data set."""
-        recipe, options = self.recipe, self.options
-        return load_data(
-            recipe.data, root=options.data_root, download=options.download, limit=recipe.limit or None, seed=recipe.seed
-        )
+        return load_recipe_data(self.recipe, self.options)
 
     def check_data(self) -> None:
         """Raises ValueError unless there is something to learn from these data."""
         self.data.require_labels()
         if self.data.num_classes < 2:
             raise ValueError(
-                f"{self.data.name} has one class, {self.data.class_names[0]!r}; there is nothing to tell apart"
+                f"{self.data.name} has one class, {self.data.class_names[0]!r}; training needs at least two"
             )
 
     def default_name(self) -> str:
@@ -142,14 +153,23 @@ class Training:
 
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
         """Training and held-out batches of this rank."""
-        return build_batches(self.recipe, self.data, self.device, self.rank, self.world_size, self.options.on_bad_image)
+        recipe, size = self.recipe, batch_of_pass(self.recipe, self.world_size)
+        common = {**self.batch_options(), "augment": build_augment(recipe, self.data)}
+        balanced = recipe.class_balance == "sampling"
+        train = TrainBatches(self.data, batch_size=size, seed=recipe.seed, balanced=balanced, **common)
+        return train, EvalBatches(self.data, batch_size=max(size, 100), **common)
+
+    def batch_options(self) -> Values:
+        """Options that all batches of this process share."""
+        return common_options(self.recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
+
+    def plain_batches(self) -> EvalBatches:
+        """The training images of this process without augmentation, in order."""
+        augment = build_augment(self.recipe, self.data)
+        return EvalBatches(self.data, split="train", batch_size=200, augment=augment, **self.batch_options())
 
     def make_method(self) -> Method:
-        """The method, with a new network or the one that was given.
-
-        Raises:
-            ValueError: class weights for a method that has losses of its own.
-        """
+        """The method, with a new network or the one that was given."""
         classes = self.data.num_classes
         network = None if self.make_network is None else self.make_network(self, classes)
         method = build_method(self.recipe, classes, (self.data.mean, self.data.std), network)
@@ -165,11 +185,11 @@ class Training:
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
-    def batches_from(self, epoch: int, number: int) -> Iterator[Any]:
+    def batches_from(self, epoch: int, number: int) -> Iterator[tuple[BatchPart, ...]]:
         """The batches of an epoch, from a step on."""
         return self.train_batches.epoch(epoch, number * self.recipe.accumulate)
 
-    def one_step(self, batches: Iterator[Any], total: int) -> int:
+    def one_step(self, batches: Iterator[tuple[BatchPart, ...]], total: int) -> int:
         """Takes one step of the optimiser, or none where it is skipped; returns the number of images seen."""
         set_learning_rates(self.optimizer, self.recipe, self.step, self.steps_per_epoch)
         images_seen = 0
@@ -187,7 +207,7 @@ class Training:
             self.method.after_step(self.step / total)
         return images_seen
 
-    def train_step(self, batch: tuple[Any, ...]) -> None:
+    def train_step(self, batch: tuple[BatchPart, ...]) -> None:
         """Runs forward, backward, and (when enough is accumulated) the optimiser step."""
         with self.accelerator.accumulate(self.prepared):
             loss, parts = self.prepared(batch)
@@ -244,14 +264,10 @@ class Training:
     def take_snapshot(self) -> None:
         """Copies all that steps change, to go back to, where steps may be skipped."""
         if self.options.max_skips:
-            self.snapshot = copied(self.progress())
+            self.snapshot = cast(Progress, copied(self.progress()))
 
     def skip(self, bad: NonFiniteStep, epoch: int) -> None:
-        """Saves a bad step's batch, and goes back to before it; the step will be skipped.
-
-        Raises:
-            NonFiniteLoss: no more steps may be skipped.
-        """
+        """Saves a bad step's batch, and goes back to before it; the step will be skipped."""
         number = (bad.step - 1) % self.steps_per_epoch
         name = "bad-batch.pt" if self.world_size == 1 else f"bad-batch-{self.rank}.pt"
         saved = save_bad_batch(
@@ -261,18 +277,15 @@ class Training:
         if len(self.skips) >= allowed:
             after = f" after {len(self.skips)} skipped steps (--max-skips {allowed})" if allowed else ""
             raise self.not_finite(f"{bad}{after}; {saved}")
+        assert self.snapshot is not None
         skips = [*self.skips, bad.step]
-        self.restore(copied(self.snapshot))
+        self.restore(cast(Progress, copied(self.snapshot)))
         self.skips = self.snapshot["skips"] = skips
         if self.accelerator.is_main_process:
             tell(f"samix: {bad}; the step is skipped ({len(skips)} of at most {allowed}); {saved}")
 
     def check_weights(self) -> None:
-        """Checks every weight before it is saved: the last step of an epoch may have spoilt them unseen.
-
-        Raises:
-            NonFiniteLoss: names the first weight that is not finite.
-        """
+        """Checks every weight before it is saved: the last step of an epoch may have spoilt them unseen."""
         bad = bad_weights(self.method)
         if bad:
             raise self.not_finite(f"{len(bad)} weights are not finite after step {self.step} (first: {bad[0]})")
@@ -288,7 +301,7 @@ class Training:
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Progress) -> None:
         """Takes back what :meth:`progress` gave."""
         self.method.load_state_dict(state["method"])
         if state["extra"] is not None:
@@ -301,16 +314,18 @@ class Training:
         self.skips, self.train_batches.bad = list(state["skips"]), set(state["bad_images"])
         self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Progress:
         """All that steps change."""
-        state = {
+        sums = self.losses.state()
+        state: Progress = {
             "method": self.method.state_dict(),
             "extra": self.method.extra_state(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
             "rows": self.rows,
-            **self.losses.state(),
+            "sums": sums["sums"],
+            "counts": sums["counts"],
             "seconds": self.seconds,
             "skips": self.skips,
             "bad_images": sorted(self.train_batches.bad),

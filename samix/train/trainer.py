@@ -7,7 +7,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import torch
 from torch import nn
@@ -18,16 +19,20 @@ from samix.networks.inference import evaluating
 from samix.recipes import Recipe
 from samix.runtime import distributed
 from samix.runtime.atomic_files import write_text
+from samix.runtime.checks import Values
 from samix.runtime.console import SteadyStream, printable, tell
 from samix.runtime.distributed import lost_process
 from samix.runtime.environment import device_name, versions
 from samix.train.callbacks import Callback, CallbackList
-from samix.train.checkpoint import LAST, load_into, load_last, save_checkpoint, set_aside
+from samix.train.checkpoint import LAST, State, load_into, load_last, save_checkpoint, set_aside
 from samix.train.folder import check_same, claimed, describe_data
 from samix.train.interruption import Interrupted, LostProcess, on_stop_signal
-from samix.train.metrics import classifier_sums, summarise
+from samix.train.metrics import Sums, classifier_sums, summarise
 from samix.train.options import RunOptions
 from samix.train.steps import Training
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Run(Training):
@@ -60,7 +65,7 @@ class Run(Training):
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self) -> Values:
         """Trains to the end and returns the summary that is also written.
 
         Raises:
@@ -89,7 +94,7 @@ class Run(Training):
                 raise
             raise LostProcess(lost) from error
 
-    def train_epoch(self, epoch: int, first: int, total: int, bar: Any) -> None:
+    def train_epoch(self, epoch: int, first: int, total: int, bar: tqdm[NoReturn]) -> None:
         """Takes the steps of one epoch from ``first`` on, then evaluates and saves."""
         self.method.train()
         started, images_seen, stop = time.perf_counter(), 0, False
@@ -158,9 +163,9 @@ class Run(Training):
             self.callbacks.call(lambda callback: callback.on_epoch_end(self, row), "end of an epoch")
         self.accelerator.wait_for_everyone()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Values:
         """Calls the callbacks, writes the summary and returns it."""
-        summary: dict[str, Any] = {
+        summary: Values = {
             **summarise(self.rows, self.score, self.headline),
             "seconds": round(self.seconds, 1),
             "epochs": len(self.rows),
@@ -188,10 +193,10 @@ class Run(Training):
         An error on one process is one on all: none waits for figures that another will not send.
         """
         self.share_buffers()
-        result, error = None, ""
+        error = ""
         try:
             with evaluating(self.method), self.accelerator.autocast():
-                result = self.measure()
+                over_processes = self.measure()
         except Exception as failure:
             error = " ".join(str(failure).split()) or type(failure).__name__
         errors = sorted(distributed.texts_of_all(error))
@@ -201,17 +206,18 @@ class Run(Training):
             self.evaluation_failed = True
             return {}
         self.bad_images.report_held_out(self.val_batches.bad)
-        return self.metrics_of(result)
+        return over_processes()
 
-    def measure(self) -> Any:
-        """What this process measures on its held-out images, without a word to the others."""
-        return classifier_sums(self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device)
+    def measure(self) -> Callable[[], dict[str, float]]:
+        """Measures this process's held-out images; returns the function that joins the metrics of all processes."""
+        sums = classifier_sums(self.method.predict, self.val_batches.batches(), self.data.num_classes, self.device)
+        return partial(self.metrics_of, sums)
 
-    def metrics_of(self, measured: Any) -> dict[str, float]:
+    def metrics_of(self, sums: dict[str, Sums]) -> dict[str, float]:
         """Metrics of the reported classifier by name, and top-1 of the others, over all processes."""
-        metrics = {name: sums.metrics() for name, sums in measured.items()}
+        metrics = {name: own.metrics() for name, own in sums.items()}
         first, *others = metrics
-        self.by_class = dict(zip(self.data.class_names, measured[first].by_class(), strict=True))
+        self.by_class = dict(zip(self.data.class_names, sums[first].by_class(), strict=True))
         return {**metrics[first], **{f"top1_{name}": metrics[name]["top1"] for name in others}}
 
     def share_buffers(self) -> None:
@@ -238,11 +244,7 @@ class Run(Training):
         self.accelerator.wait_for_everyone()
 
     def check_held_out(self) -> None:
-        """Looks at this rank's held-out images before training on the others; those in memory are known already.
-
-        Raises:
-            UnreadableImage: one is damaged, and is not to be skipped.
-        """
+        """Looks at this rank's held-out images before training on the others; those in memory are known already."""
         rows, bad, error = self.val_batches.rows, set[int](), None
         if not self.recipe.device_data:
             mine = self.data.val.subset(torch.arange(rows.start, rows.stop))
@@ -254,12 +256,7 @@ class Run(Training):
         self.bad_images.report_held_out({rows.start + row for row in bad})
 
     def load(self) -> None:
-        """Continues from the newest whole checkpoint, and says so where a newer one is damaged.
-
-        Raises:
-            DamagedCheckpoint: none is whole.
-            ValueError: it is of another recipe; names the fields that differ.
-        """
+        """Continues from the newest whole checkpoint, and says so where a newer one is damaged."""
         state, path, damaged, messages = load_last(self.folder)
         check_same(state, self.recipe, self.data, self.steps_per_epoch, path)
         load_into(self.method, state["method"], path)
@@ -273,7 +270,7 @@ class Run(Training):
             for line in messages:
                 tell(f"samix: {line}; continuing from {path}, at step {self.step}")
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a run needs to continue."""
         return {
             **self.progress(),
@@ -299,7 +296,7 @@ class Run(Training):
     def save_inside_epoch(self, seconds: float) -> None:
         """Saves in the middle of an epoch, which has taken ``seconds`` so far."""
         own, bad, before = self.losses.state(), self.train_batches.bad, self.seconds
-        self.losses.restore(self.losses.averaged(self.mean))
+        self.losses.restore(self.losses.state(self.mean))
         self.train_batches.bad = distributed.set_of_all(bad)
         self.seconds += seconds
         self.check_weights()
@@ -325,13 +322,16 @@ class Run(Training):
         """Says what this run is."""
         recipe = self.recipe
         return (
-            f"{recipe.mixup} on {recipe.data} ({self.count_images()}): recipe {recipe.name}, {recipe.model} at "
-            f"{recipe.size} px, {recipe.epochs} epochs of {self.steps_per_epoch} steps, on {self.device} -> "
-            f"{self.folder}"
+            f"{self.task()} ({self.count_images()}): recipe {recipe.name}, {recipe.model} at {recipe.size} px, "
+            f"{recipe.epochs} epochs of {self.steps_per_epoch} steps, on {self.device} -> {self.folder}"
         )
 
+    def task(self) -> str:
+        """The mixup and the data."""
+        return f"{self.recipe.mixup} on {self.recipe.data}"
+
     def count_images(self) -> str:
-        """What was found of the data, and whether images are enlarged."""
+        """The numbers of images and classes, and whether images are enlarged."""
         native, size = self.data.native_size, self.recipe.size
         counts = self.data.describe()
         if native is None or size <= 2 * native:
@@ -339,33 +339,32 @@ class Run(Training):
         stem = " --stem small" if native <= 64 else ""
         return f"{counts}, enlarged from {native} px; --size {native}{stem} keeps them as they are"
 
-    def conclude(self, summary: dict[str, Any]) -> str:
-        """Says what came of it."""
-        figures = (
-            ("top1", "top-1 {:.2f} %"),
-            ("top5", "top-5 {:.2f} %"),
-            ("nll", "NLL {:.4f} nats"),
-            ("ece", "ECE {:.2f} %"),
-        )
-        parts = [text.format(summary[key]) for key, text in figures if key in summary] or ["not evaluated"]
-        return f"{'   '.join(parts)}   {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
+    def conclude(self, summary: Values) -> str:
+        """Says the final figures."""
+        speed = f"{summary['seconds']:.0f} s, {summary['images_per_second']:.0f} images/s"
+        return "   ".join([*self.figures(summary), speed])
+
+    def figures(self, summary: Values) -> list[str]:
+        """The figures that were measured."""
+        forms = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "nll": "NLL {:.4f} nats", "ece": "ECE {:.2f} %"}
+        return [form.format(summary[key]) for key, form in forms.items() if key in summary] or ["not evaluated"]
 
     def next_command(self) -> str:
         """What a user does with a finished run."""
         return f"samix predict {self.folder} IMAGES   or   samix evaluate {self.folder}"
 
-    def show(self, bar: Any, loss: float, rate: float) -> None:
+    def show(self, bar: tqdm[NoReturn], loss: float, rate: float) -> None:
         """Refreshes the progress bar, and calls the callbacks that follow it."""
         score = next((f"{row[self.score]:.2f}" for row in reversed(self.rows) if self.score in row), "-")
         bar.set_postfix({"loss": f"{loss:.3f}", self.score: score, "img_s": f"{rate:.0f}"})
         if self.accelerator.is_main_process:
             self.callbacks.call(lambda callback: callback.on_sync(self), "progress of the run")
 
-    def progress_bar(self, total: int) -> Any:
+    def progress_bar(self, total: int) -> tqdm[NoReturn]:
         """A bar over all steps of the run."""
         return self.bar(total, self.recipe.mixup, "step", self.step)
 
-    def bar(self, total: int, what: str, unit: str, first: int = 0) -> Any:
+    def bar(self, total: int, what: str, unit: str, first: int = 0) -> tqdm[NoReturn]:
         """A progress bar on the terminal of the first process."""
         from tqdm import tqdm
 

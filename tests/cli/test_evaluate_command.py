@@ -135,7 +135,7 @@ def test_what_is_refused(run, tmp_path):
         load_source("timm:resnet10t:best")
     with pytest.raises(FileNotFoundError, match="is no export"):
         load_source(str(tmp_path))
-    with pytest.raises(ValueError, match="must be at least 0"):
+    with pytest.raises(ValueError, match=r"must be a whole number in \[0, inf\)"):
         evaluate_representation("knn", TIMM, "digits", size=-1)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"x")

@@ -634,7 +634,9 @@ def test_pretraining_and_judging_what_came_of_it(tmp_path, capsys):
         assert code == 0
         assert "kNN top-1" in out
     assert "unknown ssl method" in fails(capsys, "pretrain", "--method", "mocoo")
-    assert "trained beside moco" in fails(capsys, "pretrain", "--method", "byol", "--mixup", "samix", "--device", "cpu")
+    assert "needs method moco, got byol" in fails(
+        capsys, "pretrain", "--method", "byol", "--mixup", "samix", "--device", "cpu"
+    )
     assert "a queue of 640 keys over 150 training images" in fails(
         capsys, "pretrain", "--mixup", "cutmix", "--limit", "150", "--device", "cpu", "--out", str(tmp_path)
     )

@@ -223,7 +223,9 @@ def test_each_ending_is_read(tmp_path, ending):
 def test_pipes_devices_and_folders_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", tmp_path, tmp_path.__class__("/dev/zero")):
-        with pytest.raises(UnreadableImage, match=rf"image {path} cannot be read .it is no regular file.; replace or"):
+        with pytest.raises(
+            UnreadableImage, match=rf"image {path} cannot be read .it is not a regular file.; replace or"
+        ):
             open_image(path)
 
 

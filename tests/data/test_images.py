@@ -11,7 +11,7 @@ from samix.data import ArrayImages, FileImages, load_images, open_image
 from samix.data.decode import UnreadableImage
 from samix.data.images import file_names
 from samix.data.order import epoch_order
-from samix.data.replacements import check_readable, read_image, report, stand_ins
+from samix.data.replacements import check_readable, read_image, report, with_replacements
 
 RED = (200, 30, 10)
 
@@ -125,20 +125,22 @@ def test_without_skip_the_error_is_the_images(some_bad):
         read_image(some_bad, 0, 0, 6, skip=False)
 
 
-def test_whole_orders_have_the_same_stand_ins_as_single_images(some_bad):
+def test_whole_orders_have_the_same_with_replacements_as_single_images(some_bad):
     for epoch in range(5):
         order = epoch_order(12, 3, epoch)
-        whole = stand_ins(order, {2, 5, 6}, 3, epoch)
+        whole = with_replacements(order, {2, 5, 6}, 3, epoch)
         assert whole.tolist() == [read_image(some_bad, 3, epoch, row, skip=True)[1] for row in order.tolist()]
-    assert torch.equal(stand_ins(order, set(), 3, 0), order)
+    assert torch.equal(with_replacements(order, set(), 3, 0), order)
 
 
 def test_nothing_but_unreadable_images_is_an_error(tmp_path):
     images = FileImages(tmp_path, file_names(["a.png", "b.png"]), torch.arange(2))
-    with pytest.raises(UnreadableImage, match=r"20 images in a row cannot be read; is the disk.*[ab]\.png is missing"):
+    with pytest.raises(
+        UnreadableImage, match=r"20 images in a row cannot be read; check that the disk.*[ab]\.png is missing"
+    ):
         read_image(images, 0, 0, 0, skip=True)
     with pytest.raises(UnreadableImage, match="20 images in a row cannot be read; 2 of 2 in all"):
-        stand_ins(torch.arange(2), {0, 1}, 0, 0)
+        with_replacements(torch.arange(2), {0, 1}, 0, 0)
 
 
 def test_a_report_names_the_first_ten(some_bad):

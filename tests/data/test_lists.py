@@ -163,7 +163,7 @@ def test_labels_that_do_not_begin_at_0_are_refused_with_the_lowest(folder):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (("image,label", "train/cat/1,cat", "train/dog/2"), r"row 3 has 1 cells, the first row 2; mend the row"),
+        (("image,label", "train/cat/1,cat", "train/dog/2"), r"row 3 has 1 cells, the first row 2; correct the row"),
         (("a,b,c", "1,2,3"), r"has 3 columns \(a, b, c\); name those to read in a first row: image and label"),
         (("image,label",), r"holds a header and no images; add one row an image"),
         (("image,label", "train/cat/1,"), r"the image 'train/cat/1' has no label; add it or remove the row"),

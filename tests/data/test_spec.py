@@ -8,8 +8,8 @@ from runs import SLIM, fit
 from samix.compare.plan import median_epochs
 from samix.data import DATASETS, DatasetSpec, default_augment, find_dataset, load_data, read_folder
 from samix.eval.held_out import evaluate_path
-from samix.recipes import Recipe, usual_recipe
-from samix.recipes.pretrain_named import usual_pretrain_recipe
+from samix.recipes import TRAINING, Recipe
+from samix.recipes.pretrain_named import PRETRAINING
 
 MODULE = """
 from samix.data import DatasetSpec, read_folder
@@ -49,7 +49,7 @@ def test_a_registered_data_set_is_trained_and_evaluated_by_name(birds, registry,
     data = load_data(name)
     assert (data.name, data.mean, data.native_size, len(data.train), len(data.val)) == ("birds", (0.5,) * 3, 8, 16, 4)
     assert default_augment(data).kind == "crop-flip"
-    assert (usual_recipe(name), usual_pretrain_recipe(name)) == ("cifar-slim", "cifar-slim-moco")
+    assert (TRAINING.usual(name), PRETRAINING.usual(name)) == ("cifar-slim", "cifar-slim-moco")
     recipe = Recipe(data=name, size=8, model_args=SLIM, mixup="cutmix", epochs=2, batch_size=8, workers=0)
     assert median_epochs(recipe) == 3
     folder = fit(recipe, tmp_path)

@@ -112,7 +112,7 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (Endless(), "Endless has no length or no places; give a dataset with __len__ and __getitem__, such as list"),
+        (Endless(), "Endless is not a map-style dataset; give one with __len__ and __getitem__, such as list"),
         ([], "list holds no samples"),
         ([(GREY[0][0], 0.5)] * 4, "labels of list must be one whole number an image, got torch.float64"),
         ([(GREY[0][0], [0, 1])] * 4, r"one whole number an image, got torch.int64 of shape \(4, 2\)"),

@@ -9,8 +9,9 @@ import torch
 from runs import small_recipe
 
 from samix.losses.supervised import LOSSES
-from samix.recipes import RECIPES, LossName, Recipe, from_dict, named_recipe, read_recipe_file
+from samix.recipes import RECIPES, TRAINING, LossName, Recipe, from_dict, named_recipe, read_recipe_file
 from samix.recipes.build import build_method, build_network, resolve_options
+from samix.recipes.pretrain_named import PRETRAINING
 
 SMALL = ("digits-quick", "cifar-slim", "cifar-few", "images", "finetune")  # ours, nothing is published of them
 
@@ -146,13 +147,22 @@ def test_every_network_of_a_recipe_is_known_and_has_its_stem(name):
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in SMALL])
-def test_published_numbers_stand_in_the_docstring_too(name):
+def test_a_published_recipe_states_its_figures_and_its_cost(name):
     entry = RECIPES[name]
-    text = " ".join((entry.build.__doc__ or "").split())
-    assert "Published top-1" in text
     assert entry.cost.endswith("GPU-hours")
-    for mixup in ("vanilla", "mixup", "cutmix", "automix", "samix"):
-        assert f"{entry.published[mixup]:.2f}" in text, mixup
+    figures = entry.describe().rpartition("Published top-1: ")[2].removesuffix(".")
+    assert dict(part.split() for part in figures.split(", ")) == {k: f"{v:.2f}" for k, v in entry.published.items()}
+    assert {"vanilla", "mixup", "cutmix", "automix", "samix"} <= set(entry.published)
+
+
+def test_a_user_s_recipe_is_a_value_of_its_task(monkeypatch):
+    """It keeps its options for every mixup, and its method where none is named."""
+    monkeypatch.setattr("samix.runtime.registry._ALLOWED", {"samix.recipes.pretrain_named:in1k_vits"})
+    name = "samix.recipes.pretrain_named:in1k_vits"
+    recipe = PRETRAINING.resolve({"recipe": name})
+    assert (recipe.name, recipe.method, recipe.mixup, recipe.lr) == (name, "mocov3", "vanilla", 2.4e-3)
+    with pytest.raises(ValueError, match=r"must be a samix\.recipes\.Recipe, or a function that returns one"):
+        TRAINING.resolve({"recipe": name})
 
 
 def test_every_field_is_documented():

@@ -152,7 +152,7 @@ def test_spectral_puzzlemix_has_no_clusters_and_says_so():
 
 
 def test_mixups_by_clusters_need_moco():
-    with pytest.raises(ValueError, match="interintra without labels takes its clusters from keys and runs beside moco"):
+    with pytest.raises(ValueError, match="interintra without labels needs method moco"):
         build_pretraining(by_command("--method", "byol", "--mixup", "interintra"), 1437)
 
 

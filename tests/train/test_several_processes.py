@@ -85,7 +85,7 @@ def test_where_one_of_two_is_killed_the_other_ends_and_says_so(tmp_path):
         (status, error), (killed, _) = processes.ends()
     assert (status, killed) == (1, -signal.SIGKILL)
     last = error.strip().splitlines()[-1]
-    assert last.startswith("samix: process 0 of 2 lost another one, whose own last words say why"), error
+    assert last.startswith("samix: process 0 of 2 lost the connection to another one"), error
     assert "start all again with --resume" in last
     assert "Traceback" not in error
     assert torch.load(folder / "last.pt", weights_only=True)["step"] >= 10  # the checkpoint is whole
@@ -97,7 +97,7 @@ def test_where_one_of_two_fails_it_says_why_and_the_other_that_it_is_gone(tmp_pa
         (first, error), (second, other_error) = processes.ends()
     assert (first, second) == (1, 1)
     assert "samix: image 7 is damaged" in other_error.splitlines()
-    assert "lost another one" in error
+    assert "lost the connection to another one" in error
     assert "Traceback" not in error + other_error
 
 

@@ -489,7 +489,7 @@ def test_damaged_images_are_skipped_counted_and_named(damaged, tmp_path, monkeyp
     whole = fit(recipe, tmp_path, "whole", on_bad_image="skip")
     assert [row["bad_images"] for row in rows(whole)] == [3, 3]
     error = capsys.readouterr().err
-    assert "3 of 60 training images could not be read in epoch 1; others stood in: " in error
+    assert "3 of 60 training images could not be read in epoch 1 and were replaced by others: " in error
     assert error.count("1 of 10 held-out images could not be read and are left out: ") == 1
     names = (whole / "bad-images.txt").read_text(encoding="utf-8").splitlines()
     assert names == [str(damaged / name) for name in ("train/a/3.png", "train/b/7.png", "train/b/8.png")]
@@ -503,7 +503,9 @@ def test_damaged_images_are_skipped_counted_and_named(damaged, tmp_path, monkeyp
 
 def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, monkeypatch):
     monkeypatch.setattr(samix.data.replacements, "TRIES", 1)
-    with pytest.raises(ValueError, match="1 images in a row cannot be read; is the disk of the data there"):
+    with pytest.raises(
+        ValueError, match="1 images in a row cannot be read; check that the disk of the data is mounted"
+    ):
         fit(damaged_recipe(damaged, device_data=False, workers=0), tmp_path, on_bad_image="skip")
 
 
@@ -514,7 +516,7 @@ def test_nothing_but_damaged_images_stops_a_run(damaged, tmp_path, monkeypatch):
         ({"batch_size": 101}, "a batch of 101 on 1 rank.* is larger than the 100 training images"),
         (
             {"batch_size": 100, "accumulate": 50, "limit": 50},
-            "50 training images are less than one step of batch_size 100",
+            "50 training images are fewer than one batch of 100; lower batch_size",
         ),
         ({"limit": 5}, "limit must be at least 10"),
         (
@@ -583,7 +585,7 @@ def test_one_class_is_refused_before_it_is_trained(tmp_path):
         folder.mkdir(parents=True)
         for number in range(4):
             Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(folder / f"{number}.png")
-    with pytest.raises(ValueError, match="folder has one class, 'only'; there is nothing to tell apart"):
+    with pytest.raises(ValueError, match="folder has one class, 'only'; training needs at least two"):
         new_run(small_recipe(data=f"folder:{tmp_path / 'data'}", limit=0, batch_size=2), tmp_path)
     assert not (tmp_path / "run").exists()
 
