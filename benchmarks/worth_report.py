@@ -66,6 +66,8 @@ def page(settings: Mapping[str, Results], name: str) -> str:
         f"and testing) of `benchmarks/worth.py`, commits {distinct(rows, 'commit')}, torch "
         f"{distinct(rows, 'torch')}; {distinct(rows, 'hardware')}.",
         "",
+        "Learned mixups against their constant-mask control and the best hand-made mixup:",
+        "",
         *summary(settings),
         "",
         *repeated(settings),
@@ -84,10 +86,7 @@ def page(settings: Mapping[str, Results], name: str) -> str:
 
 def summary(settings: Mapping[str, Results]) -> list[str]:
     """Whether learned masks paid, by setting."""
-    lines = []
-    for setting, results in settings.items():
-        lines += [f"- {setting}: {sentence}" for sentence in verdicts(results)]
-    return ["Learned mixups against their constant-mask control and the best hand-made mixup:", "", *lines]
+    return [f"- {setting}: {sentence}" for setting, results in settings.items() for sentence in verdicts(results)]
 
 
 def repeated(settings: Mapping[str, Results]) -> list[str]:
@@ -124,18 +123,23 @@ def forms_section(settings: Mapping[str, Results]) -> str:
     return "\n".join([*text, ""])
 
 
-def write_between(path: Path, name: str, text: str) -> None:
-    """Replaces what stands between ``<!-- NAME -->`` and ``<!-- end NAME -->`` in a page.
+def write_between(path: Path, texts: Mapping[str, str]) -> None:
+    """Replaces what stands between ``<!-- NAME -->`` and ``<!-- end NAME -->`` in a page, for each name that it has.
 
     Raises:
-        ValueError: the page has no such place.
+        ValueError: the page has none of them.
     """
-    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-    old = path.read_text(encoding="utf-8")
-    new, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{text}\n{end}", old, flags=re.S)
-    if count != 1:
-        raise ValueError(f"{path} has {count} places between {begin} and {end}; one is expected")
-    path.write_text(new, encoding="utf-8")
+    old = new = path.read_text(encoding="utf-8")
+    places = 0
+    for name, text in texts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        whole = f"{begin}\n{text}\n{end}"
+        new, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, whole=whole: whole, new, flags=re.S)
+        places += count
+    if not places:
+        raise ValueError(f"{path} has no place for any of {', '.join(texts)}: <!-- NAME --> and <!-- end NAME -->")
+    if new != old:
+        path.write_text(new, encoding="utf-8")
 
 
 def tuning_table(trials: Sequence[dict[str, Any]]) -> str:
@@ -232,9 +236,13 @@ def main() -> None:
         text += "\n" + tuning_page(arguments.tuning)
     arguments.csv.with_suffix(".md").write_text(text, encoding="utf-8")
     draw(arguments.csv.with_suffix(".png"), settings)
+    legend = "; ".join(f"{name}: {SETTINGS[name].title}" for name in settings)
+    texts = {
+        "worth table": f"{small_table(settings, README_ROWS)}\n\n{legend}. In brackets: runs.",
+        "worth verdicts": "\n".join(summary(settings)),
+    }
     for path in arguments.into:
-        legend = "; ".join(f"{name}: {SETTINGS[name].title}" for name in settings)
-        write_between(path, "worth table", f"{small_table(settings, README_ROWS)}\n\n{legend}.")
+        write_between(path, texts)
 
 
 if __name__ == "__main__":

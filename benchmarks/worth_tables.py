@@ -75,12 +75,13 @@ class Results:
                 names.append(method)
         return names
 
-    def best(self, methods: Iterable[str]) -> str | None:
-        """The most accurate of these methods among those with the most seeds."""
-        there = [method for method in methods if method in self.rows]
-        most = max((len(self.rows[method]) for method in there), default=0)
-        full = [method for method in there if len(self.rows[method]) == most]
-        return max(full, key=lambda m: self.mean(m, "top1") or 0.0, default=None)
+    def rival(self, method: str, others: Iterable[str]) -> str | None:
+        """The most accurate of the others among those that share the most seeds with a method."""
+        own = self.values(method, "top1")
+        shared = {other: [v for seed, v in self.values(other, "top1").items() if seed in own] for other in others}
+        most = max(map(len, shared.values()), default=0)
+        full = [other for other, values in shared.items() if values and len(values) == most]
+        return max(full, key=lambda other: statistics.fmean(shared[other]), default=None)
 
 
 def cell(values: Sequence[float], digits: int) -> str:
@@ -161,9 +162,9 @@ def claims(results: Results, names: Mapping[str, str] | None = None) -> list[str
 
 def verdicts(results: Results) -> list[str]:
     """For each learned mixup, its differences from its constant-mask control and from the best hand-made mixup."""
-    found, rival = [], results.best(HANDMADE)
+    found = []
     for method, control in LEARNED.items():
-        for base in (control, rival):
+        for base in (control, results.rival(method, HANDMADE)):
             difference = results.difference(method, base) if base else None
             if difference is None or difference.low is None or base is None:
                 continue
@@ -177,6 +178,11 @@ def verdicts(results: Results) -> list[str]:
     return found
 
 
+def counted_cell(values: Sequence[float]) -> str:
+    """Mean and standard error, with the number of runs."""
+    return f"{cell(values, 1)} ({len(values)})" if values else "–"
+
+
 def small_table(settings: Mapping[str, Results], methods: Sequence[str]) -> str:
     """Top-1 by method and setting, for pages that show no more."""
     rows = []
@@ -184,7 +190,7 @@ def small_table(settings: Mapping[str, Results], methods: Sequence[str]) -> str:
         if not any(method in results.rows for results in settings.values()):
             continue
         costs = [cost for results in settings.values() if (cost := results.mean(method, "counted_cost")) is not None]
-        cells = [cell(list(results.values(method, "top1").values()), 1) for results in settings.values()]
+        cells = [counted_cell(list(results.values(method, "top1").values())) for results in settings.values()]
         rows.append([TITLES[method], *cells, f"{statistics.fmean(costs):.1f}"])
     return table(["top-1 %, mean ± standard error", *settings, "cost of a step"], rows)
 

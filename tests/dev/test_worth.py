@@ -56,13 +56,15 @@ def test_rows_are_paired_within_a_machine():
     assert found.repeats() == ["vanilla, seed 0: 40.0 and 30.0"]
 
 
-def test_the_rival_is_one_with_the_most_seeds():
-    assert results(mixup=[40.0, 41.0], cutmix=[99.0]).best(["mixup", "cutmix"]) == "mixup"
+def test_the_rival_is_the_best_of_those_that_share_the_most_seeds():
+    found = results(samix=[45.0, 45.0], mixup=[40.0, 41.0], cutmix=[99.0], guidedmixup=[42.0, 38.0, 99.0])
+    assert found.rival("samix", ["mixup", "cutmix", "guidedmixup"]) == "mixup"
+    assert found.rival("vanilla", ["mixup"]) is None
 
 
 def test_the_small_table_leaves_out_what_was_not_run():
     table = worth_tables.small_table({"S": results(vanilla=[40.0, 42.0])}, README_ROWS)
-    assert table.splitlines()[2:] == ["| none | 41.0 ± 1.0 | 1.0 |"]
+    assert table.splitlines()[2:] == ["| none | 41.0 ± 1.0 (2) | 1.0 |"]
     assert set(README_ROWS) <= set(TITLES)
     assert set(README_ROWS) <= set(ROWS)
 
@@ -70,10 +72,10 @@ def test_the_small_table_leaves_out_what_was_not_run():
 def test_a_page_is_changed_between_its_marks_only(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
-    worth_report.write_between(page, "x", r"new \1")
+    worth_report.write_between(page, {"x": r"new \1", "y": "nowhere"})
     assert page.read_text() == "a\n<!-- x -->\nnew \\1\n<!-- end x -->\nb\n"
-    with pytest.raises(ValueError, match="0 places"):
-        worth_report.write_between(page, "y", "new")
+    with pytest.raises(ValueError, match="no place for any of y"):
+        worth_report.write_between(page, {"y": "new"})
 
 
 def mixer(form: Form | None) -> samix.Mixer:
