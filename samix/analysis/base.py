@@ -1,13 +1,14 @@
-"""What every analysis of ``samix analyse`` shares: its options, its run, and the numbers it writes."""
+"""The base of an analysis: its options, its run, and the numbers it writes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 from tyro.conf import Positional
@@ -15,14 +16,32 @@ from tyro.conf import Positional
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
 from samix.runtime.atomic_files import write_text, write_whole
-from samix.runtime.checks import COUNT_OR_0, SEED, Range, Ranges, check_fields
+from samix.viz.figures import save_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LAMS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The outcome of an analysis.
+
+    Args:
+        line: the numbers that matter, for the terminal.
+        results: by name, written as JSON; tensors in them are left out.
+        figure: the picture.
+    """
+
+    line: str
+    results: Mapping[str, object]
+    figure: Figure
+
+
 @dataclass(frozen=True)
 class Analysis:
-    """What every analysis is given.
+    """An analysis: a subclass declares ``name``, its options as fields, and :meth:`analyse`.
 
     Args:
         source: a run's folder, a checkpoint (.pt), or an export's folder.
@@ -36,7 +55,6 @@ class Analysis:
     """
 
     name: ClassVar[str] = ""
-    ranges: ClassVar[Ranges] = {}  # of an analysis's own numbers
 
     source: Positional[Path]
     out: str = ""
@@ -47,11 +65,8 @@ class Analysis:
     seed: int = 0
     device: str = "auto"
 
-    def __post_init__(self) -> None:
-        check_fields(self, {"images": COUNT_OR_0, "batch_size": Range(2), "seed": SEED, **self.ranges})
-
     def run(self) -> str:
-        """Does the analysis; the line to print.
+        """Runs the analysis and returns the line to print.
 
         Raises:
             FileNotFoundError, ValueError: wrong source, data or options.
@@ -64,43 +79,58 @@ class Analysis:
             self.source, self.data, self.data_root, self.images, self.batch_size, self.seed, self.device
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        line, results = self.analyse(subject, path)
-        options = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "out"}
-        told = {"analysis": self.name, "images": len(subject.images), "options": options, **plain(results)}
-        write_text(path.with_suffix(".json"), json.dumps(told, indent=1, allow_nan=False) + "\n")
-        return f"{path}: {line}"
+        findings = self.analyse(subject)
+        write_whole(path, lambda place: save_png(findings.figure, place))
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
+        numbers = {"analysis": self.name, "images": len(subject.images), "options": options, **findings.results}
+        write_text(path.with_suffix(".json"), json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n")
+        return f"{path}: {findings.line}"
 
     def check(self) -> None:
         """Raises ValueError for options that are out of range."""
 
-    def analyse(self, subject: Subject, path: Path) -> tuple[str, dict[str, Any]]:
-        """Writes the picture; the line, and the results by name."""
+    def analyse(self, subject: Subject) -> Findings:
+        """Computes the numbers and draws the picture."""
         raise NotImplementedError
 
 
-def plain(value: Any) -> Any:
-    """Results as JSON has them: NaN becomes null, paths text; tensors, which are for pictures, are left out."""
+@dataclass(frozen=True)
+class MixingAnalysis(Analysis):
+    """An analysis of mixed images.
+
+    Args:
+        mixup: by which images are mixed, by name or mixer:PATH; empty takes the run's own, or mixup.
+    """
+
+    mixup: str = ""
+
+
+def plain(value: object) -> object:
+    """Converts results to JSON: NaN becomes null, paths become text; tensors in dataclasses are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not_tensor(value, f.name)}
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
+        pairs = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {name: plain(part) for name, part in pairs.items() if not isinstance(part, Tensor)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(part) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
 
 
-def not_tensor(owner: Any, name: str) -> bool:
-    """Whether a field is no tensor."""
-    return not isinstance(getattr(owner, name), Tensor)
+def nearest_half(values: Sequence[float]) -> int:
+    """Returns the index of the value nearest to 0.5."""
+    return min(range(len(values)), key=lambda n: abs(values[n] - 0.5))
+
+
+def evenly(count: int, most: int) -> Tensor:
+    """Returns up to ``most`` of ``count`` rows, evenly spaced."""
+    import torch
+
+    return torch.linspace(0, count - 1, min(most, count)).long()
 
 
 def pixels_of(subject: Subject, images: Tensor) -> Tensor:
-    """Images for a picture: in [0, 1], on the CPU."""
+    """Returns images for a picture: in [0, 1], on the CPU."""
     return denormalize(images, subject.mean, subject.std).cpu()
-
-
-def paint(path: Path, draw: Any) -> None:
-    """Writes a picture, whole or not at all."""
-    write_whole(path, draw)

@@ -1,18 +1,28 @@
-"""Grad-CAM: where a network sees a class; on mixed images, where it sees each of the two."""
+"""``cam``: where a network sees each class of a mixed image, by Grad-CAM."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samix.analysis.base import Findings, MixingAnalysis, evenly, pixels_of
+from samix.analysis.subject import Subject
 from samix.batch import MixedBatch, check_images, check_labels
-from samix.networks.backbone import find_layer, hooked
 from samix.networks.inference import looking
 from samix.networks.last_map import LastMap, catch_last_map
+from samix.viz.figures import bare, figure
+from samix.viz.mixes import select_rows
+from samix.viz.pictures import show_image, tight
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,30 +66,16 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
     check_labels(classes, len(images))
     with looking(model, grad=True) as net:
         x = images.detach().clone().requires_grad_()
-        blocks: Any = getattr(net, "blocks", None)
-        named = find_layer(net, layer, "feature") if layer else getattr(blocks[-1], "norm1", None) if blocks else None
-        if named is None:
-            with catch_last_map(net) as caught:
-                logits = net(x)
-        else:
-            caught = LastMap()
-            with hooked(named.register_forward_hook(keeper(caught))):
-                logits = net(x)
+        blocks: Any = getattr(net, "blocks", ())
+        if not layer and len(blocks) and hasattr(blocks[-1], "norm1"):
+            layer = f"blocks.{len(blocks) - 1}.norm1"
+        with catch_last_map(net, layer) as caught:
+            logits = net(x)
         chosen = logits.float().gather(1, classes.long().clone()[:, None]).sum()
         slope = LastMap()
         (slope.found,) = torch.autograd.grad(chosen, caught.found)
         features, gradient = caught.read(net).detach().float(), slope.read(net).float()
     return (gradient.mean((2, 3), keepdim=True) * features).sum(1).clamp(min=0.0)
-
-
-def keeper(caught: LastMap) -> Any:
-    """A hook that keeps a layer's output and hands on a copy, as the layers behind may work in place."""
-
-    def keep(_layer: nn.Module, _args: Any, output: Any) -> Any:
-        caught.found = output
-        return output.clone() if isinstance(output, Tensor) else None
-
-    return keep
 
 
 def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:
@@ -115,3 +111,88 @@ def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, h, w) to (N, *size), bilinear."""
     return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def draw(
+    sources: Sequence[Tensor],
+    mixed: Tensor,
+    masks: Tensor | None,
+    found: MixedCam,
+    names: Sequence[Sequence[str]],
+    title: str,
+) -> Figure:
+    """Draws a row for each pair: images A and B, mask, mixed image, and the maps of both classes."""
+    heads = ["image A", "image B", "mask (white: A)", "mixed", "class of A", "class of B"]
+    fig = figure(1.3 * len(heads), 1.36 * len(mixed) + 0.55)
+    axes = tight(fig).subplots(len(mixed), len(heads), squeeze=False)
+    size = (mixed.shape[2], mixed.shape[3])
+    maps = [enlarge(part, size).cpu() for part in (found.own, found.partner)]
+    for row, line in enumerate(axes):
+        for ax, head in zip(line, heads, strict=True):
+            bare(ax, head if row == 0 else "", 9)
+        for ax, pixels in zip((line[0], line[1], line[3]), (*sources, mixed), strict=True):
+            show_image(ax, pixels[row].cpu())
+        if masks is not None:
+            show_image(line[2], masks[row].float().cpu().expand(1, *size))
+        for ax, cams in zip(line[4:], maps, strict=True):
+            show_image(ax, mixed[row].cpu())
+            top = float(cams[row].max())
+            shown = (cams[row] / max(top, 1e-12)).numpy()
+            ax.imshow(shown, cmap="inferno", alpha=0.55, vmin=0, vmax=1, interpolation="bilinear")
+            if top <= 0:
+                ax.set_xlabel("nowhere", fontsize=6)
+        for ax, name in zip(line[:2], names[row], strict=True):
+            ax.set_xlabel(name, fontsize=7)
+    fig.suptitle(title, fontsize=9)
+    return fig
+
+
+@dataclass(frozen=True)
+class Cam(MixingAnalysis):
+    """Grad-CAM of mixed images for both of their classes.
+
+    Args:
+        lam: share of image A.
+        rows: pairs in the picture.
+        layer: dotted name of the layer that gives the map; empty for timm's networks.
+    """
+
+    name: ClassVar[str] = "cam"
+
+    images: int = 100
+    lam: float = 0.5
+    rows: int = 4
+    layer: str = ""
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        if not 0.0 <= self.lam <= 1.0 or self.rows < 1:
+            raise ValueError(f"--lam must be in [0, 1] and --rows at least 1, got {self.lam} and {self.rows}")
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Measures all pairs of two classes, and shows some."""
+        mix, name = subject.classified().mixing(self.mixup, subject.partners(self.seed), self.seed)
+        batch = mix(self.lam)
+        kept = (batch.labels[:, 0] != batch.labels[:, 1]).nonzero().flatten()
+        if len(kept) == 0:
+            raise ValueError("no pair has two classes; take more images, or images of several classes")
+        batch = select_rows(batch, kept)
+        found = mixed_cam(subject.network, batch, self.layer)
+        few = evenly(len(kept), self.rows).to(kept.device)
+        figure = draw(
+            [pixels_of(subject, subject.images[batch.index[few, k]]) for k in (0, 1)],
+            pixels_of(subject, batch.images[few]),
+            None if batch.mask is None else batch.mask[few],
+            dataclasses.replace(found, own=found.own[few], partner=found.partner[few]),
+            [[subject.class_names[label] for label in pair] for pair in batch.labels[few, :2].tolist()],
+            f"{subject.title}; mixed by {name} at λ = {self.lam:g}",
+        )
+        nowhere = float(((found.own.amax((1, 2)) <= 0) | (found.partner.amax((1, 2)) <= 0)).float().mean())
+        share = "no masks to compare with"
+        if not math.isnan(found.inside):
+            share = (
+                f"{100 * found.inside:.1f} % of the maps lie on pixels of their class (a flat map: "
+                f"{100 * found.chance:.1f} %)"
+            )
+        line = f"mixed by {name} at lambda {self.lam:g}, {len(kept)} pairs: {share}; a class unseen in {nowhere:.1%}"
+        return Findings(line, {"mixup": name, "pairs": len(kept), "unseen": nowhere, "result": found}, figure)

@@ -1,4 +1,4 @@
-"""What a network and a training step cost: parameters, operations, time, memory."""
+"""``cost``: parameters, operations, time and memory of a network and of a training step."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from samix.analysis.base import Analysis, Findings
+from samix.analysis.subject import Subject
 from samix.networks.inference import evaluating, looking
+from samix.recipes.pretrain_recipe import without_labels
+from samix.viz.figures import IMAGE_A, IMAGE_B, label, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -124,3 +132,54 @@ def median_seconds(call: Callable[[], object], device: torch.device, repeats: in
     once()
     times = sorted(once() for _ in range(repeats))
     return times[len(times) // 2]
+
+
+def draw(network: Cost, step: StepCost | None, title: str) -> Figure:
+    """Draws the costs of a forward pass and of a training step side by side."""
+    fig, axes = panels(3, title, 3.1, 3.1)
+    names = ["forward", "training step"]
+    parameters, flops, rates = [network.parameters], [network.flops], [network.images_per_second]
+    if step:
+        parameters, flops, rates = [*parameters, step.trained], [*flops, step.flops], [*rates, step.images_per_second]
+    for ax, values, head in (
+        (axes[0], [count / 1e6 for count in parameters], "parameters, millions"),
+        (axes[1], [count / 1e9 for count in flops], "GFLOPs for one image"),
+        (axes[2], rates, f"images/s at batch {network.batch_size}"),
+    ):
+        ax.grid(visible=False)
+        bars = ax.bar(names[: len(values)], values, 0.6, color=[IMAGE_A, IMAGE_B][: len(values)])
+        ax.bar_label(bars, [f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in values], fontsize=8)
+        ax.set_ylim(0, 1.15 * max(values))
+        label(ax, head, "")
+    axes[0].set_xticks(range(len(parameters)), ["network", "trained"][: len(parameters)])
+    return fig
+
+
+@dataclass(frozen=True)
+class CostAnalysis(Analysis):
+    """Parameters, operations and throughput of a network and of one training step.
+
+    Args:
+        repeats: timed passes, of which the median counts.
+    """
+
+    name: ClassVar[str] = "cost"
+
+    images: int = 100
+    repeats: int = 5
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Times are meaningful on a quiet machine only; an export has no training step."""
+        images, labels = subject.images[: self.batch_size], subject.labels[: self.batch_size]
+        network = network_cost(subject.network, images, self.repeats)
+        step: StepCost | None = None
+        if subject.method is not None and not without_labels(subject.recipe):
+            step = step_cost(subject.method, images, labels, self.repeats)
+        line = (
+            f"{network.parameters / 1e6:.3f} M parameters, {network.flops / 1e9:.4f} GFLOPs an image, "
+            f"{network.images_per_second:.0f} images/s at batch {network.batch_size}"
+        )
+        if step is not None:
+            line += f"; training step {step.flops / 1e9:.4f} GFLOPs an image, {step.images_per_second:.0f} images/s"
+        figure = draw(network, step, f"{subject.title}, on {images.device}")
+        return Findings(line, {"network": network, "step": step}, figure)

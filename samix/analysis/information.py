@@ -1,4 +1,4 @@
-"""How much a mixed image tells of its sources: mutual information by MINE."""
+"""``information``: how much does a mixed image tell of its sources? Mutual information by MINE."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from samix.analysis.base import Findings, MixingAnalysis, nearest_half
+from samix.analysis.subject import Subject
+from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, label, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 SCALES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)  # of a trained critic, which is too sure of itself on new pairs
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # draws a joint batch: x (B, P), y (B, Q)
@@ -229,3 +238,60 @@ def information_curve(
             ]
         )
     return InformationCurve(tuple(map(float, lams)), tuple(row[0] for row in rows), tuple(row[1] for row in rows))
+
+
+def draw(curve: InformationCurve, title: str) -> Figure:
+    """Draws the information by lambda."""
+    fig, (ax,) = panels(1, title, 5.2, 3.6)
+    ax.plot(curve.lams, curve.own, color=IMAGE_A, marker="o", ms=4, label="mixed image and image A")
+    ax.plot(curve.lams, curve.partner, color=IMAGE_B, marker="o", ms=4, label="mixed image and image B")
+    total = [a + b for a, b in zip(curve.own, curve.partner, strict=True)]
+    ax.plot(curve.lams, total, color=NEUTRAL, ls="--", label="sum")
+    ax.set_ylim(bottom=0)
+    label(ax, "mutual information, lower bound", "λ, share of image A", "nats")
+    return fig
+
+
+@dataclass(frozen=True)
+class InformationAnalysis(MixingAnalysis):
+    """Mutual information between mixed and source images, by MINE.
+
+    Args:
+        lams: shares of image A.
+        rounds: how often each image is mixed, each time with another partner.
+        side: images are averaged to this many cells per side.
+        steps: of each critic.
+    """
+
+    name: ClassVar[str] = "information"
+
+    images: int = 1000
+    lams: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rounds: int = 4
+    side: int = 8
+    steps: int = 300
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        if self.rounds < 1 or self.side < 1 or self.steps < 1 or not self.lams:
+            raise ValueError("--rounds, --side and --steps must be at least 1, and --lams one or more numbers")
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Mixes all images several times, so that the critic sees many pairs."""
+        indices = [subject.partners(self.seed + n) for n in range(self.rounds)]
+        mixes = [subject.mixing(self.mixup, index, self.seed + n) for n, index in enumerate(indices)]
+
+        def mixed(lam: float) -> tuple[Tensor, Tensor, Tensor]:
+            # image by image, so that the pairs tested on are of images that were not trained on
+            images = torch.stack([mix(lam).images for mix, _ in mixes], 1).flatten(0, 1)
+            partners = torch.stack([subject.images[index] for index in indices], 1).flatten(0, 1)
+            return images, subject.images.repeat_interleave(self.rounds, 0), partners
+
+        curve = information_curve(mixed, self.lams, side=self.side, steps=self.steps, seed=self.seed)
+        name, n = mixes[0][1], nearest_half(curve.lams)
+        line = (
+            f"mixed by {name}, at lambda {curve.lams[n]:g}: at least {curve.own[n]:.2f} nats of image A, "
+            f"{curve.partner[n]:.2f} of image B"
+        )
+        figure = draw(curve, f"{subject.data.name}; mixed by {name}")
+        return Findings(line, {"mixup": name, "result": curve}, figure)

@@ -1,17 +1,27 @@
-"""The loss along lines: between two images, between two checkpoints, and away from one."""
+"""``landscape``: the loss along lines between two images, between two checkpoints, and away from one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from samix.analysis.base import Analysis, Findings, nearest_half
 from samix.analysis.passes import Predict, accuracy, check_classified
+from samix.analysis.subject import Subject
+from samix.hub.load import find_weights, load_trained
 from samix.networks.inference import evaluating
+from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 Weights = Mapping[str, Tensor]
 
@@ -180,3 +190,75 @@ def filter_direction(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         lengths = [value.detach().flatten(1).norm(dim=1).clamp(min=1e-12) for value in (weight, draw)]
         direction[name] = draw * (lengths[0] / lengths[1]).view(-1, *[1] * (weight.dim() - 1))
     return direction
+
+
+def draw(line: MixingLine, walks: Sequence[tuple[str, WeightLine]], title: str) -> Figure:
+    """Draws the loss on the mixing line, and along lines of weights."""
+    fig, axes = panels(1 + len(walks), title, 4.1)
+    axes[0].plot(line.lams, line.own, color=IMAGE_A, label="against a")
+    axes[0].plot(line.lams, line.partner, color=IMAGE_B, label="against b")
+    axes[0].plot(line.lams, line.mixed, color=THIRD, label="against the mixed label")
+    axes[0].plot(line.lams, line.excess, color=THIRD, ls=":", label="... minus its entropy")
+    axes[0].set_ylim(bottom=0)
+    label(axes[0], f"from image B to A; roughness {line.roughness:.4f}", "λ, share of image A", "loss, nats")
+    for ax, (name, walk) in zip(axes[1:], walks, strict=True):
+        ax.plot(walk.places, walk.loss, color=IMAGE_A, marker=".")
+        ax.locator_params(axis="x", nbins=5)
+        ax.set_ylim(bottom=0)
+        other = ax.twinx()
+        other.plot(walk.places, walk.accuracy, color=NEUTRAL, ls="--")
+        other.set_ylim(-3, 103)
+        other.set_ylabel("top-1, % (dashed)", fontsize=9)
+        other.tick_params(labelsize=8)
+        other.spines[["top"]].set_visible(False)
+        number = f"barrier {walk.barrier:.3f}" if walk.places[0] == 0 else f"rise {walk.rise:.3f}"
+        label(ax, f"{name}; {number}", "place on the line", "loss, nats (line)")
+    return fig
+
+
+@dataclass(frozen=True)
+class Landscape(Analysis):
+    """Loss along the mixing line between two images, between two checkpoints, or along a random direction.
+
+    Args:
+        other: a second run, checkpoint or export of the same architecture.
+        direction: walk along a random direction of the weights, each filter as long as the network's own.
+        reach: how far that walk goes on both sides.
+        points: on each line.
+    """
+
+    name: ClassVar[str] = "landscape"
+
+    other: str = ""
+    direction: bool = False
+    reach: float = 1.0
+    points: int = 11
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        if self.points < 3 or self.reach <= 0:
+            raise ValueError(f"--points must be at least 3 and --reach above 0, got {self.points} and {self.reach}")
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Measures the mixing line always, lines of weights where asked for."""
+        images, labels, index = subject.classified().images, subject.labels, subject.partners(self.seed)
+        lams = torch.linspace(0, 1, self.points).tolist()
+        line = mixing_line(subject.predict, images, images[index], labels, labels[index], lams)
+        network = subject.network
+        start = network.state_dict()
+        walks: list[tuple[str, WeightLine]] = []
+        if self.other:
+            other = load_trained(find_weights(Path(self.other))).network.to(images.device)
+            step = between(start, other.state_dict())
+            walk = weight_line(network, start, step, lams, images, labels, self.batch_size)
+            walks.append(("to the other network", walk))
+        if self.direction:
+            places, step = [self.reach * (2.0 * lam - 1.0) for lam in lams], filter_direction(network, self.seed)
+            walk = weight_line(network, start, step, places, images, labels, self.batch_size)
+            walks.append(("random direction", walk))
+        excess = line.excess[nearest_half(lams)]
+        text = f"mixing line: {excess:.3f} nats above the label's entropy at 0.5, roughness {line.roughness:.4f}"
+        for name, walk in walks:
+            text += f"; {name}: barrier {walk.barrier:.3f}, rise {walk.rise:.3f} nats"
+        results = {"mixing_line": line, **{name.replace(" ", "_"): walk for name, walk in walks}}
+        return Findings(text, results, draw(line, walks, subject.title))

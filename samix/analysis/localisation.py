@@ -1,19 +1,29 @@
-"""Weakly supervised localisation: does a classifier's activation map find the object? MaxBoxAcc."""
+"""``localisation``: does a classifier's activation map find the object? MaxBoxAcc."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samix.analysis.base import Analysis, Findings, evenly, pixels_of
 from samix.analysis.cam import enlarge
+from samix.analysis.subject import Subject
 from samix.data.decode import read_header
 from samix.eval.boxes import needed
+from samix.mixups.saliency import class_activation
+from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, bare, figure, label, style_axes
+from samix.viz.pictures import show_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 OVERLAPS = (0.3, 0.5, 0.7)
 
@@ -206,3 +216,81 @@ def shrink(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) and boxes (N, 4) at half the size, for networks that take one size only."""
     half = (images.shape[2] // 2, images.shape[3] // 2)
     return F.interpolate(images, half, mode="bilinear", antialias=True), boxes / 2.0
+
+
+def draw(found: Localisation, pixels: Tensor, maps: Tensor, boxes: Tensor, title: str) -> Figure:
+    """Draws accuracy by threshold, and images (n, 3, H, W) with map, true box and found box."""
+    columns = (len(pixels) + 1) // 2
+    fig = figure(4.2 + 1.5 * columns, 3.6)
+    grid = fig.add_gridspec(2, 1 + columns, width_ratios=(3.4, *[1.5] * columns))
+    ax = style_axes(fig.add_subplot(grid[:, 0]))
+    for overlap, values, best, floor, colour in zip(
+        found.overlaps, found.accuracy, found.max_box_acc, found.whole, (IMAGE_A, THIRD, IMAGE_B), strict=False
+    ):
+        name = f"IoU ≥ {overlap:g}: {best:.1f} % (whole image {floor:.1f})"
+        ax.plot(found.thresholds, values, color=colour, label=name)
+    ax.set_ylim(-3, 128)
+    ax.set_yticks(range(0, 101, 20))
+    label(ax, "objects found by the box around the map", "threshold of the map", "%", legend="upper left")
+    large = scaled(enlarge(maps.cpu(), (pixels.shape[2], pixels.shape[3])))
+    for number, (image, one) in enumerate(zip(pixels, large, strict=True)):
+        place = bare(fig.add_subplot(grid[number // columns, 1 + number % columns]))
+        show_image(place, image)
+        place.imshow(one.numpy(), cmap="magma", alpha=0.35, vmin=0, vmax=1)
+        for box, shade, style in (
+            (boxes[number].tolist(), "#7CFC00", "-"),
+            (region_box(one.numpy(), found.best), "white", "--"),
+        ):
+            x0, y0, x1, y1 = (value - 0.5 for value in box)
+            place.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=shade, lw=1.6, ls=style, clip_on=False)
+    fig.suptitle(f"{title}\ngreen: the object's box, white: found at threshold {found.best:g}", fontsize=9)
+    return fig
+
+
+@dataclass(frozen=True)
+class LocalisationAnalysis(Analysis):
+    """Weakly supervised localisation: MaxBoxAcc of the true class's activation map, at IoU 0.3, 0.5 and 0.7.
+
+    Boxes are known of tiny-imagenet:DIR and cub:DIR. Of other data each image is put at a random place of a canvas
+    twice as wide and high, and has to be found there.
+
+    Args:
+        steps: thresholds of the maps, evenly spaced.
+        planted: put images on a canvas where boxes are known too.
+        feature: dotted name of the layer that gives the map; empty for timm's networks.
+    """
+
+    name: ClassVar[str] = "localisation"
+
+    images: int = 200
+    steps: int = 100
+    planted: bool = False
+    feature: str = ""
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Compares the class activation map with the box."""
+        images, boxes, origin = self.boxes(subject.classified())
+        parts = zip(torch.split(images, self.batch_size), torch.split(subject.labels, self.batch_size), strict=True)
+        maps = torch.cat([class_activation(subject.network, x, y, feature=self.feature) for x, y in parts])
+        found = max_box_acc(maps, boxes, (images.shape[2], images.shape[3]), steps=self.steps)
+        rows = evenly(len(images), 6)
+        shown = pixels_of(subject, images[rows.to(images.device)])
+        figure = draw(found, shown, maps[rows.to(maps.device)], boxes[rows], f"{subject.title}; {origin}")
+        scores = ", ".join(f"{a:.1f} % at {o:g}" for o, a in zip(found.overlaps, found.max_box_acc, strict=True))
+        floors = ", ".join(f"{floor:.1f}" for floor in found.whole)
+        line = f"MaxBoxAcc {scores} of IoU (whole image: {floors}), {origin}"
+        return Findings(line, {"boxes": origin, "result": found}, figure)
+
+    def boxes(self, subject: Subject) -> tuple[Tensor, Tensor, str]:
+        """Returns images, their boxes (N, 4), and where the boxes come from."""
+        kind, _, place = (self.data or subject.recipe.data).partition(":")
+        readers = {"tiny-imagenet": read_tiny_boxes, "cub": read_cub_boxes}
+        if kind in readers and not self.planted:
+            known, size, short = readers[kind](Path(place).expanduser()), *subject.fit
+            top = subject.files()[0].parents[0 if kind == "tiny-imagenet" else 1]
+            boxes = [fitted_box(known[str(f.relative_to(top))], f, size, short) for f in subject.files()]
+            return subject.images, torch.tensor(boxes), f"boxes of {kind}"
+        images, planted = plant(subject.images, torch.Generator().manual_seed(self.seed))
+        if hasattr(subject.network, "patch_embed"):
+            images, planted = shrink(images, planted)
+        return images, planted, "objects planted on a canvas"

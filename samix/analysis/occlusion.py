@@ -1,18 +1,26 @@
-"""How much of an image a classifier needs: accuracy against the share of patches dropped."""
+"""``occlusion``: how much of an image does a classifier need? Accuracy against the share of patches dropped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samix.analysis.base import Analysis, Findings, nearest_half, pixels_of
 from samix.analysis.passes import Predict, accuracy, check_classified
+from samix.analysis.subject import Subject
 from samix.mixups.saliency import gradient_saliency
 from samix.networks.attention import attention_layers, class_attention
 from samix.networks.inference import evaluating
+from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, bare, figure, label, style_axes
+from samix.viz.pictures import show_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -134,3 +142,55 @@ def reads_attention(model: nn.Module) -> bool:
     except ValueError:
         return False
     return True
+
+
+def draw(curve: OcclusionCurve, examples: Sequence[tuple[str, Tensor]], kind: str, title: str) -> Figure:
+    """Draws accuracy by share dropped, and examples (3, H, W) in [0, 1] with their names."""
+    fig = figure(8.8, 3.7)
+    grid = fig.add_gridspec(2, 4, width_ratios=(2.6, 2.6, 1.5, 1.5))
+    ax = style_axes(fig.add_subplot(grid[:, :2]))
+    for name, values, colour in (
+        ("random", curve.random, THIRD),
+        ("most salient first", curve.salient, IMAGE_B),
+        ("least salient first", curve.non_salient, IMAGE_A),
+    ):
+        ax.plot([100.0 * share for share in curve.shares], values, color=colour, marker=".", label=name)
+    ax.set_ylim(-3, 103)
+    label(ax, f"patches dropped; salience by the network's {kind}", "% of patches dropped", "top-1, %")
+    for number, (name, pixels) in enumerate(examples):
+        show_image(bare(fig.add_subplot(grid[number // 2, 2 + number % 2]), name), pixels)
+    fig.suptitle(title, fontsize=10)
+    return fig
+
+
+@dataclass(frozen=True)
+class Occlusion(Analysis):
+    """Accuracy against the share of patches dropped: by chance, most or least salient first.
+
+    Args:
+        shares: of the patches dropped.
+        grid: cells per side for networks that are no plain ViT.
+    """
+
+    name: ClassVar[str] = "occlusion"
+
+    shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    grid: int = 8
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Drops a plain ViT's patches, or cells of a grid."""
+        images, labels = subject.classified().images, subject.labels
+        guide, kind = cell_saliency(subject.network, images, labels, self.grid, self.batch_size)
+        curve = occlusion_curve(subject.predict, images, labels, guide, self.shares, seed=self.seed)
+        random = torch.rand(guide[:1].shape, generator=torch.Generator().manual_seed(self.seed)).to(guide.device)
+        drops = {"whole": (random, 0.0), "random 50 %": (random, 0.5)}
+        drops |= {"salient 25 %": (guide[:1], 0.25), "non-salient 25 %": (-guide[:1], 0.25)}
+        examples = [(name, pixels_of(subject, drop_patches(images[:1], *drop))[0]) for name, drop in drops.items()]
+        n = nearest_half(curve.shares)
+        line = (
+            f"top-1 with {100 * curve.shares[n]:g} % of {guide.shape[1]} x {guide.shape[2]} patches dropped: random "
+            f"{curve.random[n]:.1f} %, salient {curve.salient[n]:.1f} %, non-salient "
+            f"{curve.non_salient[n]:.1f} %; mean of the random curve {curve.area:.1f} %"
+        )
+        results = {"salience": kind, "grid": list(guide.shape[1:]), "result": curve}
+        return Findings(line, results, draw(curve, examples, kind, subject.title))

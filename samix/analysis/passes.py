@@ -1,4 +1,4 @@
-"""Passes of a network over many images, in eval mode and without a trace."""
+"""Passes of a network over many images, in eval mode and without a gradient, and mixing of many images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from samix.batch import MixedBatch
 from samix.networks.inference import evaluating
 
 Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> logits (B, K)
+Mix = Callable[[Tensor, Tensor, float, Tensor], MixedBatch]  # images, labels, lam, partners' rows
 
 
 def predictor(network: nn.Module, batch_size: int = 100) -> Predict:
-    """A network as a function of any number of images, run in batches, without a gradient and in eval mode.
+    """Makes a function of any number of images, which runs the network in batches.
 
     Args:
         network: maps (B, C, H, W) to logits (B, K), or to features (B, F); left in the mode it had.
@@ -33,7 +35,7 @@ def predictor(network: nn.Module, batch_size: int = 100) -> Predict:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Top-1 in percent of logits (N, K) against labels (N,)."""
+    """Returns top-1 in percent of logits (N, K) against labels (N,)."""
     return 100.0 * float((logits.argmax(1) == labels).float().mean())
 
 
@@ -44,3 +46,40 @@ def check_classified(images: Tensor, labels: Tensor) -> None:
             f"labels must be class ids ({len(images)},) of at least one image, got {labels.dtype} "
             f"{tuple(labels.shape)} for images {tuple(images.shape)}"
         )
+
+
+def mixed_in_parts(
+    mix: Mix, images: Tensor, labels: Tensor, index: Tensor, batch_size: int
+) -> Callable[[float], MixedBatch]:
+    """Makes a function of lam that mixes all pairs part by part, for mixers that take one batch at a time.
+
+    Args:
+        mix: (images, labels, lam, index) to a mixed batch.
+        images: (N, C, H, W).
+        labels: (N,).
+        index: (N,) partner of each image; it lies in the same part of ``batch_size`` images.
+        batch_size: of a part.
+    """
+
+    def at(lam: float) -> MixedBatch:
+        slices = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+        parts = [mix(images[rows], labels[rows], lam, index[rows] - rows.start) for rows in slices]
+        masks = [part.mask for part in parts if part.mask is not None]
+        return MixedBatch(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.weights for part in parts]),
+            torch.cat([part.index + n * batch_size for n, part in enumerate(parts)]),
+            torch.cat(masks) if len(masks) == len(parts) else None,
+        )
+
+    return at
+
+
+def partners_within(count: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Draws (count,) partners, each another image of the same part; the image of a part of one is its own partner."""
+    parts = []
+    for start in range(0, count, batch_size):
+        order = torch.randperm(min(batch_size, count - start), generator=generator)
+        parts.append(start + torch.empty_like(order).scatter_(0, order, order.roll(-1)))
+    return torch.cat(parts)

@@ -1,30 +1,36 @@
-"""Does a mixed image carry both labels in proportion? Predictions against lambda."""
+"""``lambda``: does a mixed image carry both labels in proportion? Predictions against lambda."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
+from samix.analysis.base import LAMS, Findings, MixingAnalysis, nearest_half
 from samix.analysis.passes import Predict
+from samix.analysis.subject import Subject
 from samix.batch import MixedBatch
+from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class LambdaCurve:
-    """Predictions of mixed images at each lambda; every list has one value for each.
+    """Predictions of mixed images; every tuple has one value for each lambda.
 
     Args:
-        lams: lambda asked for, the share of the own image a.
-        given: mean share that the label of a has got; CutMix's box, for one, may be cut by the border.
+        lams: lambda asked for, the share of image A with class a.
+        given: mean share of a in the label; CutMix's box, for one, may be cut by the border.
         either: percent of mixed images whose top class is a or b.
         both: percent whose two top classes are a and b.
         share: mean of p(a) / (p(a) + p(b)).
         own: mean of p(a).
         partner: mean of p(b).
-        error: mean over all mixed images of |p(a) / (p(a) + p(b)) - share of a's label|.
+        error: mean over all mixed images of |p(a) / (p(a) + p(b)) - share of a in the label|.
         pairs: pairs of two classes that were mixed at each lambda.
     """
 
@@ -44,16 +50,13 @@ def lambda_curve(predict: Predict, mix: Callable[[float], MixedBatch], lams: Seq
 
     As in AutoMix's and SAMix's figures (arXiv:2103.13027, arXiv:2111.15454): a mixed image should be classified as one
     of its sources (top-1 in {a, b}), both should be the two best (top-2 = {a, b}), and their probabilities should be
-    as lam : 1 - lam. Pairs of one class say nothing and are left out. Of a mixup of more than two images, b is the
-    further source with the largest share.
+    as lam : 1 - lam. Pairs of one class are left out. Of a mixup of more than two images, b is the further source with
+    the largest share.
 
     Args:
         predict: images to logits (N, K), K at least 2.
-        mix: lam to the batch of the pairs, mixed; its labels are class ids.
+        mix: lam to the batch of the mixed pairs; its labels are class ids.
         lams: in [0, 1].
-
-    Returns:
-        LambdaCurve.
 
     Raises:
         ValueError: no lambda, one outside [0, 1], no pair of two classes, or labels that are no class ids.
@@ -67,7 +70,7 @@ def lambda_curve(predict: Predict, mix: Callable[[float], MixedBatch], lams: Seq
 
 
 def _measure(predict: Predict, batch: MixedBatch) -> tuple[list[float], float, int]:
-    """Means over a batch in the order of LambdaCurve's fields, the sum of errors, and the number of pairs."""
+    """Returns means over a batch in the order of LambdaCurve's fields, the sum of errors, and the number of pairs."""
     if batch.labels.dim() != 2 or batch.labels.is_floating_point():
         raise ValueError(f"lambda_curve needs class ids (B, k), got {batch.labels.dtype} {tuple(batch.labels.shape)}")
     other = 1 + batch.weights[:, 1:].argmax(1, keepdim=True)
@@ -83,54 +86,64 @@ def _measure(predict: Predict, batch: MixedBatch) -> tuple[list[float], float, i
     among = (best == a[:, None]) | (best == b[:, None])
     share = p_a / (p_a + p_b).clamp(min=1e-12)
     wanted = weight[0] / weight.sum(0).clamp(min=1e-12)
-    found = [wanted, 100.0 * among[:, 0].float(), 100.0 * among.all(1).float(), share, p_a, p_b]
-    return [float(value.mean()) for value in found], float((share - wanted).abs().sum()), len(kept)
+    columns = [wanted, 100.0 * among[:, 0].float(), 100.0 * among.all(1).float(), share, p_a, p_b]
+    return [float(value.mean()) for value in columns], float((share - wanted).abs().sum()), len(kept)
 
 
 def chance(num_classes: int) -> tuple[float, float]:
-    """Percent of top-1 in {a, b}, and of top-2 = {a, b}, that guessing gets."""
+    """Returns the percentage of top-1 in {a, b}, and of top-2 = {a, b}, by guessing."""
     return 200.0 / num_classes, 200.0 / (num_classes * (num_classes - 1))
 
 
-def mixed_in_parts(
-    mix: Callable[[Tensor, Tensor, float, Tensor], MixedBatch],
-    images: Tensor,
-    labels: Tensor,
-    index: Tensor,
-    batch_size: int,
-) -> Callable[[float], MixedBatch]:
-    """Lam to all pairs mixed, part by part, for mixers that take one batch at a time.
+def draw(curve: LambdaCurve, num_classes: int, title: str) -> Figure:
+    """Draws the predicted classes and their probabilities by lambda."""
+    fig, (left, middle, right) = panels(3, title, 3.7)
+    for values, level, colour, name in (
+        (curve.either, chance(num_classes)[0], IMAGE_A, "best is a or b"),
+        (curve.both, chance(num_classes)[1], IMAGE_B, "two best are a and b"),
+    ):
+        left.plot(curve.lams, values, color=colour, marker=".", label=name)
+        left.axhline(level, color=colour, ls=":", lw=1)
+    left.set_ylim(-3, 103)
+    label(left, "predicted classes (dotted: chance)", "λ, share of image A", "% of mixed images")
+    ideal = [1.0 - lam for lam in curve.lams]
+    for values, given, colour, name in (
+        (curve.own, curve.lams, IMAGE_A, "p(a)"),
+        (curve.partner, ideal, IMAGE_B, "p(b)"),
+    ):
+        middle.plot(curve.lams, values, color=colour, marker=".", label=name)
+        middle.plot(curve.lams, given, color=colour, ls=":", lw=1)
+    label(middle, "probabilities (dotted: the label)", "λ, share of image A")
+    right.plot(curve.lams, curve.share, color=THIRD, marker=".", label="predicted")
+    right.plot(curve.lams, curve.given, color=NEUTRAL, ls=":", label="in the label")
+    label(right, f"p(a) / (p(a) + p(b)), mean error {curve.error:.3f}", "λ, share of image A")
+    for ax in (middle, right):
+        ax.set_ylim(-0.03, 1.03)
+    return fig
+
+
+@dataclass(frozen=True)
+class Lambda(MixingAnalysis):
+    """Prediction against lambda: does a mixed image carry both labels in proportion?
 
     Args:
-        mix: (images, labels, lam, index) to a mixed batch.
-        images: (N, C, H, W).
-        labels: (N,).
-        index: (N,) partner of each image; it lies in the same part of ``batch_size`` images.
-        batch_size: of a part.
+        lams: shares of image A.
     """
 
-    def at(lam: float) -> MixedBatch:
-        parts = []
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
-            parts.append(mix(images[rows], labels[rows], lam, index[rows] - start))
-        masks = [part.mask for part in parts if part.mask is not None]
-        return MixedBatch(
-            torch.cat([part.images for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat([part.weights for part in parts]),
-            torch.cat([part.index + n * batch_size for n, part in enumerate(parts)]),
-            torch.cat(masks) if len(masks) == len(parts) else None,
+    name: ClassVar[str] = "lambda"
+
+    lams: tuple[float, ...] = LAMS
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Mixes each image with one of another class where there is one."""
+        mix, name = subject.classified().mixing(self.mixup, subject.partners(self.seed), self.seed)
+        curve = lambda_curve(subject.predict, mix, self.lams)
+        n = nearest_half(curve.lams)
+        line = (
+            f"mixed by {name}, at lambda {curve.lams[n]:g} top-1 in {{a, b}} {curve.either[n]:.1f} %, "
+            f"top-2 = {{a, b}} {curve.both[n]:.1f} %; mean error of the predicted share of image A: {curve.error:.3f}"
         )
-
-    return at
-
-
-def partners_within(count: int, batch_size: int, generator: torch.Generator) -> Tensor:
-    """(count,) partners, each another image of the same part of ``batch_size``; a part of one is its own partner."""
-    parts = []
-    for start in range(0, count, batch_size):
-        size = min(batch_size, count - start)
-        order = torch.randperm(size, generator=generator)
-        parts.append(start + torch.empty_like(order).scatter_(0, order, order.roll(-1)))
-    return torch.cat(parts)
+        classes = subject.predict(subject.images[:1]).shape[1]
+        return Findings(
+            line, {"mixup": name, "result": curve}, draw(curve, classes, f"{subject.title}; mixed by {name}")
+        )

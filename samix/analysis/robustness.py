@@ -1,19 +1,26 @@
-"""What small changes of the pixels do to a classifier: FGSM, PGD, and common corruptions."""
+"""``robustness``: what do small changes of the pixels do? FGSM, PGD, and common corruptions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samix.analysis.base import Analysis, Findings
 from samix.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from samix.analysis.passes import accuracy, check_classified, predictor
+from samix.analysis.subject import Subject
 from samix.data import denormalize, normalize
 from samix.data.spec import Channels
 from samix.networks.inference import looking
+from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, axes_grid, figure, label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -247,3 +254,78 @@ def corruption_table(
     table = tuple(tuple(score(name, severity) for severity in SEVERITIES) for name in chosen)
     total = [value for row in table for value in row]
     return CorruptionTable(accuracy(predict(images), labels), chosen, table, sum(total) / len(total))
+
+
+def draw(
+    attack: AttackCurve, descent: AttackCurve | None, table: CorruptionTable, num_classes: int, title: str
+) -> Figure:
+    """Draws accuracy under FGSM and PGD, and by corruption and severity."""
+    fig = figure(9.6, 4.6)
+    ((left, right),) = axes_grid(fig, 1, 2, (1, 1.35))
+    curves = [(attack, "FGSM", IMAGE_B, "o")] + ([(descent, "PGD", IMAGE_A, "s")] if descent else [])
+    for curve, name, colour, marker in curves:
+        epsilons = [255.0 * epsilon for epsilon in curve.epsilons]
+        left.plot(epsilons, curve.accuracy, color=colour, marker=marker, ms=4, label=name)
+    left.axhline(100.0 / num_classes, color=NEUTRAL, ls=":", lw=1)
+    left.set_ylim(-3, 103)
+    label(left, "attacks (dotted: chance)", "largest change of a pixel, in 1/255", "top-1, %")
+    right.grid(visible=False)
+    right.imshow(table.accuracy, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for row, values in enumerate(table.accuracy):
+        for column, value in enumerate(values):
+            colour = "black" if value > 60 else "white"
+            right.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    right.set_xticks(range(len(SEVERITIES)), list(map(str, SEVERITIES)))
+    right.set_yticks(range(len(table.names)), [name.replace("_", " ") for name in table.names])
+    label(right, f"corruptions: top-1 %, mean {table.mean:.1f}, clean {table.clean:.1f}", "severity")
+    fig.suptitle(title, fontsize=10)
+    return fig
+
+
+@dataclass(frozen=True)
+class Robustness(Analysis):
+    """Accuracy under FGSM and PGD, and under common corruptions.
+
+    Args:
+        epsilons: largest change of a pixel, in 1/255.
+        pgd_steps: of projected gradient descent, each as much work as FGSM; 0 leaves it out.
+        corruptions: by name; empty takes all.
+    """
+
+    name: ClassVar[str] = "robustness"
+
+    epsilons: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+    pgd_steps: int = 10
+    corruptions: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Checks ranges and names."""
+        unknown = [name for name in self.corruptions if name not in CORRUPTIONS]
+        if self.pgd_steps < 0:
+            raise ValueError(f"--pgd-steps must be at least 0, got {self.pgd_steps}")
+        if unknown or not self.epsilons or min(self.epsilons) < 0:
+            raise ValueError(
+                f"--epsilons must be at least 0 and --corruptions among {', '.join(CORRUPTIONS)}; got {self.epsilons} "
+                f"and {', '.join(self.corruptions)}"
+            )
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Measures everything on the same images."""
+        given = (subject.classified().network, subject.images, subject.labels)
+        scale, epsilons = (subject.mean, subject.std), [epsilon / 255.0 for epsilon in self.epsilons]
+        attack, descent, batch = (
+            attack_curve(*given, epsilons, *scale, batch_size=self.batch_size),
+            None,
+            self.batch_size,
+        )
+        if self.pgd_steps:
+            descent = pgd_curve(*given, epsilons, *scale, steps=self.pgd_steps, seed=self.seed, batch_size=batch)
+        table = corruption_table(*given, *scale, self.corruptions, seed=self.seed, batch_size=batch)
+        by_descent = f", PGD-{self.pgd_steps} {descent.accuracy[-1]:.1f} %" if descent else ""
+        line = (
+            f"clean {table.clean:.1f} %, FGSM {self.epsilons[-1]:g}/255 {attack.accuracy[-1]:.1f} %{by_descent}, "
+            f"mean of {len(table.names)} corruptions {table.mean:.1f} %"
+        )
+        classes = subject.predict(subject.images[:1]).shape[1]
+        results = {"fgsm": attack, **({"pgd": descent} if descent else {}), "corruptions": table}
+        return Findings(line, results, draw(attack, descent, table, classes, subject.title))

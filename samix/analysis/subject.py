@@ -1,46 +1,44 @@
-"""What is analysed: a run's network, its mixup, and held-out images; read from a checkpoint or an export."""
+"""The subject of an analysis: a run's network, its mixup, and held-out images."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from samix.analysis.passes import Predict, predictor
-from samix.analysis.prediction import mixed_in_parts, partners_within
+from samix.analysis.passes import Predict, mixed_in_parts, partners_within, predictor
 from samix.batch import MixedBatch
 from samix.data import EvalBatches, FileImages, ImageData, load_data
 from samix.data.names import balanced_rows
 from samix.data.spec import Channels
 from samix.data.transforms import test_transform
-from samix.hub.checkpoints import load_method
-from samix.hub.load import load_export
+from samix.hub.load import find_weights, load_trained
 from samix.methods.base import Method
 from samix.mixups import MIXUPS
 from samix.mixups.handmade import NoMixup
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, MIXER, NAMES, build_augment, is_mixup_name
 from samix.recipes.pretrain_recipe import without_labels
-from samix.runtime.environment import check_device
+from samix.runtime.environment import pick_device
 from samix.train.checkpoint import load_checkpoint
 from samix.viz.mixes import named_mixup
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network and what it is tried on.
+    """A network and the images it is tried on.
 
     Args:
         source: where it was read.
         network: the exported network, in eval mode, on the device: logits, or features of a run without labels.
         method: of a checkpoint; None for an export.
         recipe: it was trained by.
-        data: held-out images are of it.
-        rows: of these images in ``data.val``.
+        data: the data set of the images.
+        rows: of the images in ``data.val``.
         images: (N, 3, H, W), normalised as in training, on the device.
         labels: (N,) class ids, as the network counts them.
         mean: by channel.
@@ -69,14 +67,14 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """What this is, for a picture."""
+        """Network, mixup and data, for a picture."""
         return f"{self.recipe.model}, {self.recipe.mixup}, on {self.data.name}"
 
     def classified(self) -> Subject:
-        """This one, if it classifies.
+        """Returns this subject.
 
         Raises:
-            ValueError: a run without labels.
+            ValueError: a run without labels, which has no classifier.
         """
         if without_labels(self.recipe):
             raise ValueError(
@@ -86,12 +84,12 @@ class Subject:
         return self
 
     def partners(self, seed: int) -> Tensor:
-        """(N,) a partner for each image, among those of the same pass."""
+        """Draws (N,) a partner for each image, among those of the same pass."""
         generator = torch.Generator().manual_seed(seed)
         return partners_within(len(self.images), self.batch_size, generator).to(self.images.device)
 
     def mixing(self, mixup: str, index: Tensor, seed: int) -> tuple[Callable[[float], MixedBatch], str]:
-        """Lam to all images mixed with their partners, and the mixup's name.
+        """Makes the function from lam to all images mixed with their partners; also returns the mixup's name.
 
         Args:
             mixup: a name; empty takes the run's own, or mixup where that leaves images as they are.
@@ -105,26 +103,26 @@ class Subject:
         own = not mixup and self.method is not None
         if not mixup and _leaves_images(name):
             name, own = "mixup", False
-        if own:
-            return self._joined(self._previewing(seed), index), name
-        if name in METHODS or not is_mixup_name(name):
+        if not own and (name in METHODS or not is_mixup_name(name)):
             known = ", ".join(n for n in NAMES if n not in METHODS)
             raise ValueError(
                 f"{name!r} cannot be used here: give the run's checkpoint instead of its export, or one of {known}, "
                 f"{MIXER}PATH as --mixup"
             )
+        mix = self._own_mix(seed) if own else self._mix_by(name, seed)
+        return mixed_in_parts(mix, self.images, self.labels, index, self.batch_size), name
+
+    def _mix_by(self, name: str, seed: int) -> Callable[[Tensor, Tensor, float, Tensor], MixedBatch]:
         policy = named_mixup(name, (self.mean, self.std))
 
         def mix(images: Tensor, labels: Tensor, lam: float, partner: Tensor) -> MixedBatch:
             policy.generator.manual_seed(seed)
-            looks_at = self.network if policy.requirements.model else None
-            return policy(images, labels, lam=lam, index=partner, model=looks_at)
+            model = self.network if policy.requirements.model else None
+            return policy(images, labels, lam=lam, index=partner, model=model)
 
-        return self._joined(mix, index), name
+        return mix
 
-    def _previewing(self, seed: int) -> Callable[[Tensor, Tensor, float, Tensor], MixedBatch]:
-        """The run's own mix, whose further draws are the same each time."""
-
+    def _own_mix(self, seed: int) -> Callable[[Tensor, Tensor, float, Tensor], MixedBatch]:
         def preview(images: Tensor, labels: Tensor, lam: float, index: Tensor) -> MixedBatch:
             assert self.method is not None
             for generator in self.method.generators():
@@ -136,13 +134,8 @@ class Subject:
 
         return preview
 
-    def _joined(
-        self, mix: Callable[[Tensor, Tensor, float, Tensor], MixedBatch], index: Tensor
-    ) -> Callable[[float], MixedBatch]:
-        return mixed_in_parts(mix, self.images, self.labels, index, self.batch_size)
-
     def files(self) -> list[Path]:
-        """The files of the images.
+        """Returns the files of the images.
 
         Raises:
             ValueError: the images lie in no files.
@@ -159,47 +152,16 @@ class Subject:
 
 
 def _leaves_images(name: str) -> bool:
-    """Whether a run's own mixup, by its name, leaves the images as they are."""
     if name not in MIXUPS:
         return False
     mixup = MIXUPS[name](generator=torch.Generator())
     return isinstance(mixup, NoMixup) or mixup.requirements.inside_network
 
 
-def find_weights(source: Path) -> Path:
-    """A checkpoint or an export: of a run's folder its ``last.pt``, or else its ``best.pt``.
-
-    Raises:
-        FileNotFoundError: nothing there.
-    """
-    if source.is_dir() and not (source / "config.json").is_file():
-        for name in ("last.pt", "best.pt"):
-            if (source / name).is_file():
-                return source / name
-        raise FileNotFoundError(f"{source} is neither a run's folder (last.pt) nor an export (config.json)")
-    if not source.exists():
-        raise FileNotFoundError(f"nothing at {source}; give a run's folder, a checkpoint (.pt) or an export's folder")
-    return source
-
-
-def read_source(source: Path) -> tuple[nn.Module, Method | None, Recipe, dict[str, Any]]:
-    """Network, method, recipe and data's description of a checkpoint or an export.
-
-    Raises:
-        FileNotFoundError, ValueError: nothing there, or damaged.
-    """
-    place = find_weights(source)
-    if place.is_dir():
-        network, recipe, described = load_export(place)
-        return network, None, recipe, described
-    method, recipe, described = load_method(place)
-    return method.export(), method, recipe, described
-
-
 def load_subject(
     source: Path, data: str, data_root: str, count: int, batch_size: int, seed: int, device: str
 ) -> Subject:
-    """Reads a run and held-out images.
+    """Loads a run and held-out images.
 
     Args:
         source: a run's folder, a checkpoint or an export.
@@ -208,45 +170,46 @@ def load_subject(
         count: images, of all classes alike; 0 takes all.
         batch_size: images in a pass.
         seed: of the choice of images.
-        device: auto, cpu or cuda.
+        device: see :func:`samix.runtime.environment.pick_device`.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, or data without the network's classes.
     """
-    check_device(device)
+    place = pick_device(device)
     if count < 0 or batch_size < 2:
         raise ValueError(f"--images must be at least 0 and --batch-size at least 2, got {count} and {batch_size}")
-    place = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
-    network, method, recipe, described = read_source(source)
-    found = load_data(data or recipe.data, root=data_root)
-    found = found.with_labels() or found
-    names = list(found.class_names) if without_labels(recipe) else list(described["classes"])
-    labels, rows = known_rows(found, names)
+    trained = load_trained(find_weights(source))
+    recipe, method = trained.recipe, trained.method
+    if recipe is None:
+        raise ValueError(f"{source} was not exported by samix: it names no recipe")
+    whole = load_data(data or recipe.data, root=data_root)
+    whole = whole.with_labels() or whole
+    names = whole.class_names if without_labels(recipe) else trained.config.class_names
+    labels, rows = known_rows(whole, names)
     if count and count < len(rows):
-        rows = rows[balanced_rows(labels, len(names), max(count, len(names)), seed)]
-    mean, std = tuple(described["mean"]), tuple(described["std"])
-    part = dataclasses.replace(found, val=found.val.subset(rows), mean=mean, std=std)
-    batches = EvalBatches(part, batch_size=batch_size, size=recipe.size, augment=build_augment(recipe, found))
-    images = torch.cat([images for images, _ in batches.batches()]).to(place)
-    ids = torch.tensor([names.index(found.class_names[int(label)]) for label in found.val.labels[rows]])
+        chosen = balanced_rows(labels, len(names), max(count, len(names)), seed)
+        labels, rows = labels[chosen], rows[chosen]
+    mean, std = cast(Channels, trained.config.mean), cast(Channels, trained.config.std)
+    part = dataclasses.replace(whole, val=whole.val.subset(rows), mean=mean, std=std)
+    batches = EvalBatches(part, batch_size=batch_size, size=recipe.size, augment=build_augment(recipe, whole))
     return Subject(
-        source,
-        network.to(place).eval(),
-        None if method is None else method.to(place).eval(),
-        recipe,
-        found,
-        rows,
-        images,
-        ids.to(place),
-        mean,
-        std,
-        batch_size,
-        tuple(names),
+        source=source,
+        network=trained.network.to(place).eval(),
+        method=None if method is None else method.to(place).eval(),
+        recipe=recipe,
+        data=whole,
+        rows=rows,
+        images=torch.cat([images for images, _ in batches.batches()]).to(place),
+        labels=labels.to(place),
+        mean=mean,
+        std=std,
+        batch_size=batch_size,
+        class_names=tuple(names),
     )
 
 
-def known_rows(data: ImageData, names: list[str]) -> tuple[Tensor, Tensor]:
-    """Labels as a network with these classes counts them, and rows, of the held-out images that are of them.
+def known_rows(data: ImageData, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Returns labels, as a network with these classes counts them, and rows of the held-out images of these classes.
 
     Raises:
         ValueError: a class of the network is not in the data.
@@ -257,24 +220,24 @@ def known_rows(data: ImageData, names: list[str]) -> tuple[Tensor, Tensor]:
             f"{data.name} has no images of {len(missing)} of the network's {len(names)} classes, such as "
             f"{missing[0]!r}; give data with the same classes"
         )
-    place = torch.full((len(data.class_names),), -1)
-    place[[data.class_names.index(name) for name in names]] = torch.arange(len(names))
-    labels = place[data.val.labels]
+    numbers = torch.full((len(data.class_names),), -1)
+    numbers[[data.class_names.index(name) for name in names]] = torch.arange(len(names))
+    labels = numbers[data.val.labels]
     rows = (labels >= 0).nonzero().flatten()
     return labels[rows], rows
 
 
 def checkpoints(source: Path) -> list[Path]:
-    """The checkpoints of a run's folder in order of training, or the one that is given."""
+    """Returns the checkpoints of a run's folder in order of training, or the one that is given."""
     if not source.is_dir():
         return [find_weights(source)]
-    found = sorted(source.glob("*.pt"))
-    if not found:
+    paths = sorted(source.glob("*.pt"))
+    if not paths:
         raise FileNotFoundError(f"no checkpoint in {source}; a run writes last.pt and best.pt into its folder")
-    return sorted(found, key=lambda path: (epoch_of(path), path.name))
+    return sorted(paths, key=lambda path: (epoch_of(path), path.name))
 
 
 def epoch_of(path: Path) -> int:
-    """The epoch after which a checkpoint was written."""
+    """Returns the epoch after which a checkpoint was written."""
     rows = load_checkpoint(path)["rows"]
     return int(rows[-1]["epoch"]) if rows else 0

@@ -1,11 +1,22 @@
-"""Features in the plane by t-SNE, and how well classes keep apart."""
+"""``tsne``: do classes keep apart? Features in the plane by t-SNE."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+
+from samix.analysis.base import Analysis, Findings
+from samix.analysis.subject import Subject
+from samix.eval.features import headless
+from samix.viz.figures import bare, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +71,47 @@ def feature_map(features: Tensor, labels: Tensor, *, perplexity: float = 30.0, s
         float(silhouette_score(points.numpy(), y.numpy())),
         float(perplexity),
     )
+
+
+def draw(found: FeatureMap, labels: Tensor, names: Sequence[str], title: str) -> Figure:
+    """Draws the points coloured by class; with up to twenty classes a legend."""
+    from matplotlib import colormaps
+
+    fig, (ax,) = panels(1, title, 6.2 if len(names) <= 20 else 5.0, 4.6)
+    bare(ax).spines[:].set_visible(False)
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "gist_rainbow"]
+    y = labels.cpu()
+    for number, name in enumerate(names):
+        points = found.points[y == number]
+        shade = colours(number if len(names) <= 20 else number / len(names))
+        ax.scatter(points[:, 0], points[:, 1], s=9, color=shade, linewidths=0, label=name)
+    ax.set_title(f"silhouette of features {found.silhouette:.3f}, of the map {found.silhouette_map:.3f}", fontsize=9)
+    if len(names) <= 20:
+        ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2)
+    return fig
+
+
+@dataclass(frozen=True)
+class Tsne(Analysis):
+    """Features in the plane by t-SNE, coloured by class, with silhouettes.
+
+    Args:
+        perplexity: of t-SNE.
+    """
+
+    name: ClassVar[str] = "tsne"
+
+    perplexity: float = 30.0
+
+    def analyse(self, subject: Subject) -> Findings:
+        """Takes the input of the last layer, or the features of a run without labels."""
+        network = subject.network
+        backbone = headless(network) if getattr(network, "num_classes", 0) else network
+        features = dataclasses.replace(subject, network=backbone).predict(subject.images)
+        found = feature_map(features, subject.labels, perplexity=self.perplexity, seed=self.seed)
+        line = (
+            f"silhouette of {features.shape[1]} features {found.silhouette:.3f}, of the map {found.silhouette_map:.3f}"
+        )
+        points = [[round(float(v), 3) for v in point] for point in found.points]
+        results = {"result": found, "points": points, "labels": subject.labels.tolist()}
+        return Findings(line, results, draw(found, subject.labels, subject.class_names, subject.title))

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from samix.data import Augment, EvalBatches, ImageData, load_data, load_labelled_folder
 from samix.data.replacements import OnBadImage
 from samix.data.spec import Channels
-from samix.hub.checkpoints import load_method
-from samix.hub.export import config_of
-from samix.hub.load import load_network
+from samix.hub.load import load_trained
 from samix.hub.network_config import NetworkConfig
-from samix.recipes.pretrain_recipe import recipe_of, without_labels
 from samix.runtime.environment import pick_device
-from samix.train.checkpoint import newest_of
 from samix.train.metrics import classification_metrics
 
 
@@ -67,12 +61,18 @@ def evaluate_path(
         FileNotFoundError, ValueError: wrong path, a network without classes, or data with other classes.
     """
     place = pick_device(device)
-    predict, config, trained_on = _classifiers(path, place)
+    trained = load_trained(path)
+    config, trained_on = trained.config, trained.recipe.data if trained.recipe else ""
     if config.num_classes == 0:
         raise ValueError(
             f"{path} gives features and has no classes; evaluate the features: samix evaluate knn {path}, or linear"
         )
     images = _images(data, trained_on, data_root, config)
+    network = (trained.method or trained.network).to(place)
+
+    def predict(pixels: Tensor) -> dict[str, Tensor]:
+        return trained.method.predict(pixels) if trained.method else {"export": network(pixels)}
+
     mean, std = cast(Channels, config.mean), cast(Channels, config.std)
     images = dataclasses.replace(images, mean=mean, std=std)
     batches = EvalBatches(
@@ -86,20 +86,6 @@ def evaluate_path(
     metrics = classification_metrics(predict, batches.batches(), config.num_classes, place)
     bad = len(batches.bad)
     return HeldOutResult(metrics, len(images.val) - bad, bad, f"{data or trained_on} ({images.describe()})")
-
-
-def _classifiers(
-    path: str | Path, device: torch.device
-) -> tuple[Callable[[Tensor], dict[str, Tensor]], NetworkConfig, str]:
-    """Predictions of every classifier, how its images are prepared, and the data that it was trained on."""
-    checkpoint = newest_of(Path(path))
-    if checkpoint.is_file() and checkpoint.suffix == ".pt":
-        method, recipe, described = load_method(checkpoint)
-        return method.to(device).predict, config_of(recipe, described), recipe.data
-    network, config, values = load_network(path)
-    network.to(device)
-    name = recipe_of(values).data if values and not without_labels(recipe_of(values)) else ""
-    return lambda images: {"export": network(images)}, config, name
 
 
 def evaluation_augment(config: NetworkConfig) -> Augment:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from samix.hub.checkpoints import load_method
 from samix.hub.classifier import Classifier
-from samix.hub.network_config import CUSTOM, NetworkConfig
+from samix.hub.export import config_of
+from samix.hub.network_config import CONFIG, CUSTOM, NetworkConfig
 from samix.hub.source import read_source
+from samix.methods.base import Method
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import recipe_of
-from samix.runtime.checks import Options, Values
-from samix.train.checkpoint import load_into
+from samix.runtime.checks import Options
+from samix.train.checkpoint import load_into, newest_of
 
 
 def load_network(source: str | Path, *, model: nn.Module | None = None) -> tuple[nn.Module, NetworkConfig, Options]:
@@ -54,10 +58,51 @@ def load(source: str | Path, *, model: nn.Module | None = None, device: torch.de
     return Classifier(network, config).to(device)
 
 
-def load_export(folder: Path) -> tuple[nn.Module, Recipe, Values]:
-    """An export of samix: the network in eval mode, its recipe, and its classes, mean and std."""
-    network, config, recipe = load_network(folder)
-    if not recipe:
-        raise ValueError(f"{folder} was not exported by samix: it names no recipe")
-    described = {"classes": list(config.class_names), "mean": list(config.mean), "std": list(config.std)}
-    return network, recipe_of({**recipe, "pretrained": False}), described
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network with everything that its source says of it.
+
+    Args:
+        network: the exported network, in eval mode: logits, or features of a run without labels.
+        config: how it is built and how its images are prepared.
+        method: its training method, in eval mode, of a checkpoint; None for other sources.
+        recipe: it was trained by; None where that is unknown.
+    """
+
+    network: nn.Module
+    config: NetworkConfig
+    method: Method | None
+    recipe: Recipe | None
+
+
+def find_weights(source: Path) -> Path:
+    """Finds a checkpoint or an export on disk: of a run's folder its ``last.pt``, or else its ``best.pt``.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    if source.is_dir() and not (source / CONFIG).is_file():
+        for name in ("last.pt", "best.pt"):
+            if (source / name).is_file():
+                return source / name
+        raise FileNotFoundError(f"{source} is neither a run's folder (last.pt) nor an export ({CONFIG})")
+    if not source.exists():
+        raise FileNotFoundError(f"nothing at {source}; give a run's folder, a checkpoint (.pt) or an export's folder")
+    return source
+
+
+def load_trained(source: str | Path) -> Trained:
+    """Loads a trained network, with its method where the source is a run or a checkpoint.
+
+    Args:
+        source: a run's folder, a checkpoint of samix, or any other source of :func:`load_network`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such source, or a damaged one.
+    """
+    path = newest_of(Path(source))
+    if path.is_file() and path.suffix == ".pt":
+        method, recipe, data = load_method(path)
+        return Trained(method.export(), config_of(recipe, data), method, recipe)
+    network, config, values = load_network(source)
+    return Trained(network, config, None, recipe_of({**values, "pretrained": False}) if values else None)

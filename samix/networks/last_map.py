@@ -51,9 +51,9 @@ def catch_last_map(model: nn.Module, layer: str = "") -> Iterator[LastMap]:
     caught = LastMap()
     if layer:
 
-        def keep_output(_layer: nn.Module, _args: Any, output: Any) -> None:
-            # a clone, as the layers behind may work in place
-            caught.found = output.clone() if isinstance(output, Tensor) else output
+        def keep_output(_layer: nn.Module, _args: Any, output: Any) -> Any:
+            caught.found = output
+            return output.clone() if isinstance(output, Tensor) else None  # the layers behind may work in place
 
         with hooked(find_layer(inner, layer, "feature").register_forward_hook(keep_output)):
             yield caught

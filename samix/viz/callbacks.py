@@ -1,11 +1,11 @@
-"""The pictures that a run paints."""
+"""The pictures that a run draws of its course, its mixed images and its views."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,45 +20,47 @@ from samix.runtime.atomic_files import write_whole
 from samix.train.batches import common_options
 from samix.train.callbacks import Callback
 from samix.train.steps import Training
+from samix.viz.mixes import select_rows
 from samix.viz.pictures import mix_grid, plot_curves, view_grid
 
 PREVIEW_LAMS = (0.1, 0.3, 0.5, 0.7, 0.9)
-TIMES = 12  # that a run paints its pictures
+TIMES = 12  # that a run draws its pictures
 VIEWED = 8  # images in views.png
+Preview = Callable[[Tensor, Tensor, float, Tensor], MixedBatch | None]  # images, labels, lam, partners' rows
 
 
 class Pictures(Callback):
-    """Paints ``curves.png`` and ``mixed.png``, and ``views.png`` for a run without labels.
+    """Draws ``curves.png`` and ``mixed.png``, and ``views.png`` for a run without labels.
 
     Args:
-        times: during the run, beside the end; 0 paints at the end only.
+        times: during the run, beside the end; 0 draws at the end only.
     """
 
     def __init__(self, times: int = TIMES) -> None:
         self.times = times
 
     def on_fit_start(self, run: Training) -> None:
-        """Paints the views, once."""
+        """Draws the views, once."""
         path = run.folder / "views.png"
         if isinstance(run.recipe, PretrainRecipe) and not path.exists():
             draw_views(path, run.data, run.recipe, run.device)
 
     def on_epoch_end(self, run: Training, row: Mapping[str, float]) -> None:
-        """Paints after some epochs."""
-        if self.times and int(row["epoch"]) % max(run.recipe.epochs // self.times, 1) == 0:
-            if row["epoch"] < run.recipe.epochs:
-                self.paint(run)
+        """Draws after some epochs."""
+        due = self.times and int(row["epoch"]) % max(run.recipe.epochs // self.times, 1) == 0
+        if due and row["epoch"] < run.recipe.epochs:
+            self.draw(run)
 
-    def on_fit_end(self, run: Training, summary: Mapping[str, Any]) -> None:
-        """Paints the last epoch."""
-        self.paint(run)
+    def on_fit_end(self, run: Training, summary: Mapping[str, object]) -> None:
+        """Draws the last epoch."""
+        self.draw(run)
 
-    def paint(self, run: Training) -> None:
+    def draw(self, run: Training) -> None:
         """Refreshes ``curves.png`` and ``mixed.png``."""
 
-        def preview(*pair: Any) -> MixedBatch | None:
+        def preview(images: Tensor, labels: Tensor, lam: float, index: Tensor) -> MixedBatch | None:
             with run.accelerator.autocast():
-                return run.method.preview(*pair)
+                return run.method.preview(images, labels, lam, index)
 
         write_whole(run.folder / "curves.png", lambda path: plot_curves(path, run.rows))
         title = f"{run.recipe.mixup}, epoch {int(run.rows[-1]['epoch'])}"
@@ -66,26 +68,24 @@ class Pictures(Callback):
 
 
 def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Up to eight images of different classes to look at: images, labels, and partners half a round away.
+    """Returns up to eight images of different classes: images, labels, and partners half a round away.
 
     Args:
         data: its held-out images are taken, or its training images where none are held out. Images that cannot be
             read are left out.
         recipe: gives size and augmentation.
-        device: where they are wanted.
+        device: of the result.
 
     Raises:
         ValueError: none can be read.
     """
-    split = "val" if len(data.val) else "train"
-    labels = (data.val if split == "val" else data.train).labels
+    split = data.val if len(data.val) else data.train
+    labels = split.labels
     classes = labels[labels >= 0].bincount().nonzero().squeeze(1).tolist()
     rows = [int((labels == c).nonzero()[0]) for c in classes[:8]]
     rows += [row for row in range(min(len(labels), 16)) if row not in rows][: 8 - len(rows)]
-    subset = (data.val if split == "val" else data.train).subset(torch.tensor(rows))
-    chosen = dataclasses.replace(data, val=subset)
     batches = EvalBatches(
-        chosen,
+        dataclasses.replace(data, val=split.subset(torch.tensor(rows))),
         batch_size=len(rows),
         size=recipe.size,
         augment=build_augment(recipe, data),
@@ -97,21 +97,8 @@ def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = 
     raise ValueError("no image of the preview can be read")
 
 
-def first_rows(batch: MixedBatch, count: int) -> MixedBatch:
-    """The first samples of a mixed batch, for a picture."""
-    mask = None if batch.mask is None else batch.mask[:count]
-    return dataclasses.replace(batch, images=batch.images[:count], mask=mask)
-
-
-def draw_mixed(
-    path: Path,
-    data: ImageData,
-    recipe: Recipe,
-    device: torch.device,
-    preview: Callable[..., MixedBatch | None],
-    title: str,
-) -> None:
-    """Paints up to four pairs of images at five lam; nothing for a method that mixes no images.
+def draw_mixed(path: Path, data: ImageData, recipe: Recipe, device: torch.device, preview: Preview, title: str) -> None:
+    """Draws up to four pairs of images at five lam; nothing for a method that mixes no images.
 
     Args:
         path: of the PNG.
@@ -130,16 +117,14 @@ def draw_mixed(
 
     def mix(lam: float) -> MixedBatch | None:
         batch = preview(images, labels, lam, index)
-        return None if batch is None else first_rows(batch, 4)
+        return None if batch is None else select_rows(batch, torch.arange(min(len(images), 4)))
 
-    def pixels(x: Tensor) -> Tensor:
-        return denormalize(x, data.mean, data.std)
-
+    pixels = partial(denormalize, mean=data.mean, std=data.std)
     write_whole(path, lambda p: mix_grid(p, images[:4], images[index][:4], mix, PREVIEW_LAMS, pixels, title))
 
 
 def draw_views(path: Path, data: ImageData, recipe: PretrainRecipe, device: torch.device) -> None:
-    """Paints two views of some training images, and the images.
+    """Draws two views of some training images, and the images.
 
     Args:
         path: of the PNG.
@@ -151,17 +136,14 @@ def draw_views(path: Path, data: ImageData, recipe: PretrainRecipe, device: torc
         CannotWrite: the disk refuses.
     """
     rows = torch.linspace(0, len(data.train) - 1, min(len(data.train), VIEWED)).long()
-    chosen: Any = data.train.subset(rows)
-    chosen = dataclasses.replace(chosen, labels=no_labels(len(rows)))  # some classes may have none of these
+    # without labels: some classes may have none of these images
+    chosen = dataclasses.replace(data.train.subset(rows), labels=no_labels(len(rows)))  # type: ignore[type-var]
     some = dataclasses.replace(data, train=chosen, labelled=None)
     common = common_options(recipe, device, on_bad_image="skip") | {"workers": 0}
     views = TrainBatches(some, batch_size=len(rows), seed=recipe.seed, views=recipe.view_augment(), **common)
     view_q, view_k, ids, *_ = next(views.epoch(0))
     plain = EvalBatches(some, split="train", batch_size=len(rows), augment=build_augment(recipe, data), **common)
     originals = torch.cat([images for images, _ in plain.batches()])
-
-    def pixels(images: Tensor) -> Tensor:
-        return denormalize(images, data.mean, data.std)
-
-    shown = None if plain.bad else pixels(originals[ids])  # others stand in for images that cannot be read
+    pixels = partial(denormalize, mean=data.mean, std=data.std)
+    shown = None if plain.bad else pixels(originals[ids])  # others replace images that cannot be read
     write_whole(path, lambda place: view_grid(place, view_q, view_k, pixels, shown))

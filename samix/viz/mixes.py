@@ -1,9 +1,9 @@
-"""A mixup over lambda: the same pairs mixed at any lambda, by name or by a trained method, and how its masks behave."""
+"""The same pairs mixed at any lambda, by name or by a trained method, and how the masks follow lambda."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def trained_at(method: Method, images: Tensor, labels: Tensor, index: Tensor) -> Callable[[float], MixedBatch | None]:
-    """Lam -> the pairs as a trained method mixes them."""
+    """Makes the function from lam to the pairs as a trained method mixes them."""
     return lambda lam: method.preview(images, labels, lam, index)
 
 
-def named_mixup(name: str, normalization: Normalization, options: Mapping[str, Any] | None = None) -> Augmentation:
-    """A mixup that knows how the pixels are scaled."""
+def named_mixup(name: str, normalization: Normalization, options: Mapping[str, object] | None = None) -> Augmentation:
+    """Builds a mixup that knows how the pixels are scaled."""
     mixup = build_mixup(name, options)
     mixup.set_normalization(*normalization)
     return mixup
@@ -33,28 +33,41 @@ def named_mixup(name: str, normalization: Normalization, options: Mapping[str, A
 def mixup_at(
     mixup: Augmentation, images: Tensor, labels: Tensor, index: Tensor, seed: int, guide: Tensor | None
 ) -> Callable[[float], MixedBatch]:
-    """Lam -> the pairs as a mixup mixes them, with the same further draws each time.
+    """Makes the function from lam to the mixed pairs, with the same further draws each time.
 
-    Of a choice between mixups, each lam is another draw, so that all are seen.
+    A choice between mixups draws another one at each lam, so that all are seen.
     """
-    given: dict[str, Any] = {"index": index} if guide is None else {"index": index, "guide": guide}
+    given = {} if guide is None else {"guide": guide}
 
     def mix(lam: float) -> MixedBatch:
         mixup.generator.manual_seed(seed + (round(10 * lam) if len(mixup.members) > 1 else 0))
-        return mixup(images, labels, lam=lam, **given)
+        return mixup(images, labels, lam=lam, index=index, **given)  # type: ignore[arg-type]
 
     return mix
 
 
 def guide_of(mixup: Augmentation, images: Tensor, labels: Tensor) -> Tensor | None:
-    """The maps that a guided mixup is shown with: its own, or, where these are the network's, spectral residuals."""
+    """Returns the maps that a guided mixup is shown with: its own, or spectral residuals for those of a network."""
     return mixup.preview_guide(images, labels)
 
 
 def title_of(name: str, mixup: Augmentation) -> str:
-    """What a picture of a mixup by name shows."""
+    """Describes a mixup by name above its picture."""
     note = mixup.describe()
     return note if isinstance(mixup, Mixer) else f"{name}: {note}" if note else name
+
+
+def select_rows(batch: MixedBatch, rows: Tensor) -> MixedBatch:
+    """Selects rows (n,) of a mixed batch, in their order."""
+    return dataclasses.replace(
+        batch,
+        images=batch.images[rows],
+        labels=batch.labels[rows],
+        weights=batch.weights[rows],
+        index=batch.index[rows],
+        mask=None if batch.mask is None else batch.mask[rows],
+        target=None if batch.target is None else batch.target[rows],
+    )
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ from samix.analysis.calibration import calibration
 from samix.analysis.corruptions import CORRUPTIONS, corrupt
 from samix.analysis.filters import plasma
 from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curve
-from samix.analysis.passes import predictor
-from samix.analysis.prediction import chance, lambda_curve, mixed_in_parts, partners_within
+from samix.analysis.passes import mixed_in_parts, partners_within, predictor
+from samix.analysis.prediction import chance, lambda_curve
 from samix.analysis.robustness import attack_curve, corruption_table, fgsm, gradient_sign, pgd, pgd_curve
 from samix.batch import MixedBatch
 from samix.data import denormalize, normalize

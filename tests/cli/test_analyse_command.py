@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from runs import fit, small_recipe, vit_recipe
 
-from samix.analysis.subject import checkpoints, find_weights, load_subject
-from samix.cli.analyse import KINDS
+from samix.analysis import ANALYSES
+from samix.analysis.subject import checkpoints, load_subject
 from samix.cli.main import main
+from samix.hub.load import find_weights
 
 QUICK = {
     "robustness": ["--corruptions", "contrast", "jpeg", "--epsilons", "0", "8", "--pgd-steps", "2"],
@@ -53,7 +54,7 @@ def digest(folder):
     return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ANALYSES)
 def test_each_analysis_prints_a_line_and_writes_picture_and_numbers(runs, tmp_path, capsys, name):
     before = digest(runs["samix"])
     line, numbers = analyse(capsys, name, runs["samix"], tmp_path / "a.png", *QUICK.get(name, []))
@@ -66,6 +67,46 @@ def test_each_analysis_prints_a_line_and_writes_picture_and_numbers(runs, tmp_pa
         assert min(pixels.shape[:2]) > 250
         assert pixels.std() > 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
+
+
+OWN_ANALYSIS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from samix.analysis.base import Analysis, Findings
+from samix.viz.figures import panels
+
+@dataclass(frozen=True)
+class Confidence(Analysis):
+    \"\"\"Mean confidence of a classifier.
+
+    Args:
+        temperature: divides the logits.
+    \"\"\"
+
+    name: ClassVar[str] = "confidence"
+    temperature: float = 1.0
+
+    def analyse(self, subject):
+        logits = subject.classified().predict(subject.images) / self.temperature
+        confidence = logits.softmax(1).amax(1)
+        figure, (axes,) = panels(1, subject.title)
+        axes.hist(confidence.cpu().numpy())
+        return Findings(f"mean {confidence.mean():.3f}", {"mean": float(confidence.mean())}, figure)
+"""
+
+
+def test_an_analysis_of_another_package_runs_by_name(runs, tmp_path, capsys, monkeypatch):
+    (tmp_path / "own_analyses.py").write_text(OWN_ANALYSIS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    line, numbers = analyse(
+        capsys, "own_analyses:Confidence", runs["samix"], tmp_path / "own.png", "--temperature", "1e9"
+    )
+    assert line.endswith("mean 0.100")  # ten digits, all alike at this temperature
+    assert numbers["analysis"] == "confidence"
+    assert numbers["options"]["temperature"] == 1e9
+    assert numbers["mean"] == pytest.approx(0.1, abs=1e-4)
+    assert (tmp_path / "own.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["lambda", "robustness", "information", "landscape"])  # those that draw

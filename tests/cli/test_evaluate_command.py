@@ -127,17 +127,17 @@ def test_what_is_refused(run, tmp_path):
         evaluate_representation("magic", "x")
     with pytest.raises(ValueError, match="knn has no option shots; it has source, data"):
         evaluate_representation("knn", "x", shots=(1,))
-    with pytest.raises(FileNotFoundError, match="no nowhere: give a run's folder"):
+    with pytest.raises(FileNotFoundError, match="nothing at nowhere; give a run's folder"):
         evaluate_representation("knn", "nowhere", device="cpu")
     with pytest.raises(ValueError, match=r"does not say what it was trained on; give --data"):
         evaluate_representation("knn", TIMM, **SMALL)
     with pytest.raises(ValueError, match="only :pretrained may follow"):
         load_source("timm:resnet10t:best")
-    with pytest.raises(FileNotFoundError, match="is no export"):
+    with pytest.raises(FileNotFoundError, match=r"neither a run's folder \(last\.pt\) nor an export"):
         load_source(str(tmp_path))
     with pytest.raises(ValueError, match=r"must be a whole number in \[0, inf\)"):
         evaluate_representation("knn", TIMM, "digits", size=-1)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(ValueError, match="is damaged, or no export of samix"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         load_source(str(tmp_path))

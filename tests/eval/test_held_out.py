@@ -10,7 +10,7 @@ from runs import fit, rows, small_recipe
 
 from samix.eval.held_out import evaluate_path
 from samix.hub.checkpoints import load_method
-from samix.hub.load import load_export
+from samix.hub.load import load_trained
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,11 @@ def test_an_export_with_weights_of_another_network_is_refused(runs, tmp_path):
 
 def test_loading_gives_the_trained_weights(runs):
     method, recipe, data = load_method(runs["samix"] / "last.pt")
-    network, same, data_too = load_export(runs["samix"] / "export")
+    loaded = load_trained(runs["samix"] / "export")
+    network = loaded.network
     images = torch.randn(2, 3, recipe.size, recipe.size)
-    assert recipe == same
-    assert data["classes"] == data_too["classes"]
+    assert recipe == loaded.recipe
+    assert data["classes"] == list(loaded.config.class_names)
     assert not method.training
     assert not network.training
     with torch.no_grad():

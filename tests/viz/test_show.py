@@ -12,8 +12,9 @@ from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.hub.checkpoints import load_method
 from samix.mixups import MIXUPS
 from samix.recipes.build import build_mixup
+from samix.viz.figures import figure
 from samix.viz.mixes import guide_of, mask_statistics, mixup_at, title_of, trained_at
-from samix.viz.pictures import figure, mix_grid, plot_curves, source_grid
+from samix.viz.pictures import mix_grid, plot_curves, source_grid
 from samix.viz.show import held_out, pairs_of, show_mixup
 
 
@@ -168,10 +169,14 @@ def shown_texts(monkeypatch, paint):
 @pytest.mark.parametrize(
     ("weights", "above", "legend"),
     [
-        ((0.5, 0.5), "0.50", "white keeps the own pixel; above a mask its mean"),
-        ((0.3, 0.7), "0.50", "white keeps the own pixel; above a mask its mean"),  # lam, which stands over the column
-        ((0.8, 0.2), "0.50 | 0.80", "above a mask its mean | the own share in the label"),
-        ((0.4, 0.2), "0.50 | 0.40 + 0.20", "above a mask its mean | the shares of own + partner in the label"),
+        ((0.5, 0.5), "0.50", "White: pixel from image A. Number: mean of the mask."),
+        (
+            (0.3, 0.7),
+            "0.50",
+            "White: pixel from image A. Number: mean of the mask.",
+        ),  # lam
+        ((0.8, 0.2), "0.50 | 0.80", "mean of the mask | share of A in the label."),
+        ((0.4, 0.2), "0.50 | 0.40 + 0.20", "mean of the mask | shares of A + B in the label."),
     ],
 )
 def test_a_label_is_told_where_neither_mask_nor_lam_tells_it(weights, above, legend, tmp_path, monkeypatch):
@@ -183,7 +188,7 @@ def test_a_label_is_told_where_neither_mask_nor_lam_tells_it(weights, above, leg
         monkeypatch,
         lambda: mix_grid(tmp_path / "a.png", pixels, pixels, lambda lam: batch, (0.3,), lambda x: x, "name"),
     )
-    assert texts == ["partner", "λ = 0.3", "own", above, above]
+    assert texts == ["image B", "λ = 0.3", "image A", above, above]
     assert title.startswith("name\n")
     assert title.endswith(legend)
 
@@ -197,7 +202,7 @@ def test_constant_masks_are_left_out_and_maps_are_painted(tmp_path, monkeypatch)
     title, texts, fig = shown_texts(
         monkeypatch, lambda: mix_grid(tmp_path / "a.png", pixels, pixels, mix, (0.3, 0.6), lambda x: x, "name")
     )
-    assert (title, texts, len(fig.axes)) == ("name", ["partner", "λ = 0.3", "λ = 0.6", "own"], 8)
+    assert (title, texts, len(fig.axes)) == ("name", ["image B", "λ = 0.3", "λ = 0.6", "image A"], 8)
     maps = torch.zeros(2, 3, 3), torch.rand(2, 3, 3)
     _, texts, fig = shown_texts(
         monkeypatch,

@@ -9,7 +9,7 @@ from runs import SLIM
 
 from samix import SSL_METHODS
 from samix.__main__ import main
-from samix.hub.load import load_export
+from samix.hub.load import load_trained
 from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_named import PRETRAIN_RECIPES
 from samix.runtime import registry
@@ -90,7 +90,8 @@ def test_a_method_of_another_package_is_trained_saved_resumed_and_loaded_by_name
     assert "distance" in rows
     assert "mixed" in rows
     assert main(arguments("--epochs", "3", "--resume")) == 0
-    network, recipe, _ = load_export(outside / "runs/own/export")
+    loaded = load_trained(outside / "runs/own/export")
+    network, recipe = loaded.network, loaded.recipe
     assert (recipe.method, recipe.mixup) == (NAME, "cutmix")
     trained = torch.load("runs/own/last.pt", weights_only=True)["method"]
     for name, value in network.state_dict().items():
