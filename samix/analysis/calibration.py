@@ -19,35 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a classifier's confidence compares with its accuracy.
+    """How a classifier's confidence compares with its accuracy."""
 
-    Args:
-        ece: expected calibration error in percent, ``sum_m n_m / N |accuracy_m - confidence_m|``.
-        mce: the largest |accuracy_m - confidence_m| of a bin, in percent.
-        overconfidence: mean confidence minus accuracy, in percent; below 0 the classifier is too modest.
-        overconfidence_error: ``sum_m n_m / N confidence_m max(confidence_m - accuracy_m, 0)``, in percent.
-        accuracy: top-1 in percent.
-        confidence: mean of the largest probability, in percent.
-        edges: of the bins, one more than there are bins.
-        bin_accuracy: by bin, in [0, 1]; 0 where it is empty.
-        bin_confidence: by bin, in [0, 1]; 0 where it is empty.
-        bin_count: by bin.
-    """
-
-    ece: float
-    mce: float
-    overconfidence: float
-    overconfidence_error: float
-    accuracy: float
-    confidence: float
-    edges: tuple[float, ...]
-    bin_accuracy: tuple[float, ...]
-    bin_confidence: tuple[float, ...]
-    bin_count: tuple[int, ...]
+    ece: float  # expected calibration error in percent, ``sum_m n_m / N |accuracy_m - confidence_m|``
+    mce: float  # the largest |accuracy_m - confidence_m| of a bin, in percent
+    overconfidence: float  # mean confidence minus accuracy, in percent; below 0 the classifier is too modest
+    overconfidence_error: float  # ``sum_m n_m / N confidence_m max(confidence_m - accuracy_m, 0)``, in percent
+    accuracy: float  # top-1 in percent
+    confidence: float  # mean of the largest probability, in percent
+    edges: tuple[float, ...]  # of the bins, one more than there are bins
+    bin_accuracy: tuple[float, ...]  # by bin, in [0, 1]; 0 where it is empty
+    bin_confidence: tuple[float, ...]  # by bin, in [0, 1]; 0 where it is empty
+    bin_count: tuple[int, ...]  # by bin
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Calibration:
-    """Calibration of a classifier.
+    """Computes the calibration of a classifier.
 
     ECE and MCE are torchmetrics' (Guo et al. 2017, arXiv:1706.04599): bins of equal width, closed below and open above.
     The overconfidence error is that of Thulasidasan et al. 2019 (arXiv:1905.11001).
@@ -56,9 +43,6 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Cali
         probabilities: (N, K), rows sum to 1.
         labels: (N,) class ids.
         bins: of equal width over [0, 1].
-
-    Returns:
-        Calibration.
 
     Raises:
         ValueError: other shapes, no images, rows that do not sum to 1, or fewer than one bin.

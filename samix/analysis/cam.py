@@ -27,23 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MixedCam:
-    """Where a network sees the two classes of mixed images.
+    """Where a network sees the two classes of mixed images."""
 
-    Args:
-        own: (N, h, w) map of class a, at least 0.
-        partner: (N, h, w) map of class b.
-        inside: mean over maps of the share that lies on pixels of its own class, by the mask; NaN without masks.
-        chance: mean share of the pixels that are, which a flat map gets.
-    """
-
-    own: Tensor
-    partner: Tensor
-    inside: float
-    chance: float
+    own: Tensor  # (N, h, w) map of class a, at least 0
+    partner: Tensor  # (N, h, w) map of class b
+    inside: float  # mean over maps of the share that lies on pixels of its own class, by the mask; NaN without masks
+    chance: float  # mean share of the pixels that are, which a flat map gets
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "") -> Tensor:
-    """Gradient-weighted class activation map.
+    """Computes the gradient-weighted class activation map, (N, h, w) float32, at least 0, not scaled.
 
     Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Eq. (1) and (2): ``relu(sum_k a_k A_k)``, where ``a_k`` is the
     mean over the map of the logit's gradient with respect to channel k.
@@ -55,9 +48,6 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
         layer: dotted name of the layer whose output is the map. Empty takes the last map of a timm network; of a ViT
             the patches that enter its last block's attention, as those that leave it have no gradient where a class
             token is read.
-
-    Returns:
-        (N, h, w) float32, at least 0, not scaled.
 
     Raises:
         ValueError: no such layer, or one whose output is no map.
@@ -79,11 +69,11 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
 
 
 def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:
-    """Grad-CAM of both classes of each mixed image, and how much of each lies where its class is.
+    """Computes Grad-CAM of both classes of each mixed image, and how much of each map lies on pixels of its class.
 
     Args:
         model: classifier; left as it was.
-        batch: mixed images with class ids; masks are compared with where they are there and not constant.
+        batch: mixed images with class ids, and masks to compare with.
         layer: see :func:`grad_cam`.
 
     Raises:

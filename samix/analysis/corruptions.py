@@ -30,16 +30,13 @@ Corruption = Callable[[Tensor, Any, Generator], Tensor]  # pixels (N, 3, H, W) i
 
 
 def corrupt(pixels: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
-    """Corrupts images.
+    """Corrupts images: (N, 3, H, W) float32 on the CPU, whole grey levels in [0, 1].
 
     Args:
         pixels: (N, 3, H, W) in [0, 1]. Not modified.
         name: one of CORRUPTIONS.
         severity: 1 to 5.
         seed: of the draws; each corruption and severity has draws of its own.
-
-    Returns:
-        (N, 3, H, W) float32 on the CPU, whole grey levels in [0, 1].
 
     Raises:
         ValueError: unknown corruption or severity, or other shapes.

@@ -24,51 +24,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """What a network costs."""
 
-    Args:
-        parameters: all of them.
-        flops: floating point operations for one image; a multiplication and an addition are two. Papers often count
-            them as one: halve it then. Only matrix products, convolutions and attention are counted.
-        images_per_second: of the forward pass, without reading images.
-        batch_size: it was measured at.
-    """
-
-    parameters: int
+    parameters: int  # all of them
+    # floating point operations for one image; a multiplication and an addition are two. Papers often count them as
+    # one: halve it then. Only matrix products, convolutions and attention are counted
     flops: int
-    images_per_second: float
-    batch_size: int
+    images_per_second: float  # of the forward pass, without reading images
+    batch_size: int  # it was measured at
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a training step costs.
+    """What a training step costs."""
 
-    Args:
-        trained: parameters with a gradient, with Mixers and further heads.
-        flops: floating point operations of forward and backward pass, for one image.
-        images_per_second: of forward and backward pass.
-        peak_bytes: largest memory held on a GPU; 0 on a CPU.
-        batch_size: it was measured at.
-    """
-
-    trained: int
-    flops: int
-    images_per_second: float
-    peak_bytes: int
-    batch_size: int
+    trained: int  # parameters with a gradient, with Mixers and further heads
+    flops: int  # floating point operations of forward and backward pass, for one image
+    images_per_second: float  # of forward and backward pass
+    peak_bytes: int  # largest memory held on a GPU; 0 on a CPU
+    batch_size: int  # it was measured at
 
 
 def network_cost(network: nn.Module, images: Tensor, repeats: int = 10) -> Cost:
-    """Parameters, operations and throughput of a forward pass, in eval mode and without a gradient.
+    """Measures parameters, operations and throughput of a forward pass, in eval mode and without a gradient.
 
     Args:
         network: left as it was.
         images: (B, C, H, W).
-        repeats: passes of which the median time counts, after one that does not.
-
-    Raises:
-        ValueError: repeats below 1.
+        repeats: passes of which the median time counts, after one that does not; below 1 raises ValueError.
     """
     with looking(network) as net, evaluating(network):
         with FlopCounterMode(display=False) as counter:
@@ -80,16 +63,13 @@ def network_cost(network: nn.Module, images: Tensor, repeats: int = 10) -> Cost:
 
 
 def step_cost(method: nn.Module, images: Tensor, labels: Tensor, repeats: int = 5) -> StepCost:
-    """Operations, throughput and memory of one training step: forward and backward pass, without the optimiser.
+    """Measures operations, throughput and memory of one training step: both passes, without the optimiser.
 
     Args:
         method: maps (images, labels) to (loss, parts); a copy is trained, and random states stay as they were.
         images: (B, C, H, W).
         labels: (B,).
-        repeats: steps of which the median time counts, after one that does not.
-
-    Raises:
-        ValueError: repeats below 1.
+        repeats: steps of which the median time counts, after one that does not; below 1 raises ValueError.
     """
     trained = copy.deepcopy(method).train()
 
@@ -114,11 +94,7 @@ def step_cost(method: nn.Module, images: Tensor, labels: Tensor, repeats: int = 
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of a call, after one that warms up; waits for a GPU.
-
-    Raises:
-        ValueError: repeats below 1.
-    """
+    """Measures the median time of a call, after one that warms up; waits for a GPU."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
 

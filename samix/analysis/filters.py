@@ -18,14 +18,7 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
 
 
 def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
-    """Half a Gaussian along a line, by ImageMagick's formula, in floating point.
-
-    Args:
-        x: (N, C, H, W).
-        radius: the line has 2 radius + 1 pixels.
-        sigma: in pixels.
-        angle: (N,) of the line, in radians from the horizontal.
-    """
+    """Half a Gaussian along lines of (N,) angles, 2 radius + 1 pixels long, by ImageMagick's formula."""
     (height, width), steps = x.shape[2:], torch.arange(2 * radius + 1).float()
     weights = torch.exp(-(steps**2) / (2.0 * sigma**2))
     right, down = ((f(angle)[:, None] * steps - 0.5).ceil().long() for f in (torch.cos, torch.sin))
@@ -81,15 +74,9 @@ def plasmas(x: Tensor, decay: float, generator: Generator) -> Tensor:
 
 
 def canny(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Edges by Canny (1986) as OpenCV finds them: Sobel gradients, |dx| + |dy|, thinned, and followed from strong ones.
+    """Finds edges (H, W) bool of (H, W) uint8 by Canny (1986) as OpenCV does: Sobel gradients, |dx| + |dy|, thinned.
 
-    Args:
-        image: (H, W) uint8.
-        low: strength above which an edge is followed.
-        high: strength above which an edge begins.
-
-    Returns:
-        (H, W) bool.
+    Edges are followed above the strength ``low``, from where they exceed ``high``.
     """
     from scipy.ndimage import label, sobel
 

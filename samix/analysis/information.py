@@ -26,42 +26,31 @@ Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # draws a joint batc
 
 @dataclass(frozen=True)
 class Information:
-    """A lower bound of the mutual information.
+    """A lower bound of the mutual information."""
 
-    Args:
-        nats: the bound on pairs that were not trained on.
-        trained: the bound over training, averaged over tenths of it, on the training batches.
-    """
-
-    nats: float
-    trained: tuple[float, ...]
+    nats: float  # the bound on pairs that were not trained on
+    trained: tuple[float, ...]  # the bound over training, averaged over tenths of it, on the training batches
 
 
 @dataclass(frozen=True)
 class InformationCurve:
-    """Information at each lambda, in nats.
+    """Information at each lambda, in nats."""
 
-    Args:
-        lams: share of the own image.
-        own: between mixed and own image.
-        partner: between mixed image and partner.
-    """
-
-    lams: tuple[float, ...]
-    own: tuple[float, ...]
-    partner: tuple[float, ...]
+    lams: tuple[float, ...]  # share of the own image
+    own: tuple[float, ...]  # between mixed and own image
+    partner: tuple[float, ...]  # between mixed image and partner
 
 
 def mutual_information(
     train: Pairs, test: Pairs, *, steps: int = 400, width: int = 128, lr: float = 1e-3, seed: int = 0
 ) -> Information:
-    """MINE (Belghazi et al. 2018, arXiv:1801.04062): trains a critic T of pairs, and gives the bound it reaches.
+    """Trains a critic T of pairs, and returns the lower bound of the mutual information that it reaches.
 
-    ``I(x; y) >= E_joint[T] - log E_marginal[exp T]`` (Donsker and Varadhan), pairs that were torn apart as marginals.
-    The gradient of the second term is divided by a moving average, their correction of its bias. The critic is a
-    product ``f(x) g(y)`` of two networks (Poole et al. 2019, arXiv:1905.06922), so that all B (B - 1) pairs of a batch
-    that do not belong together serve as marginals. The bound is taken on other pairs than those trained on: a critic
-    that learns pairs by heart does not raise it. As such a critic is too sure of itself there, the bound of the best of
+    MINE (Belghazi et al. 2018, arXiv:1801.04062): ``I(x; y) >= E_joint[T] - log E_marginal[exp T]`` (Donsker and
+    Varadhan). The gradient of the second term is divided by a moving average, their correction of its bias. The critic
+    is a product ``f(x) g(y)`` of two networks (Poole et al. 2019, arXiv:1905.06922), so that all B (B - 1) pairs of a
+    batch that do not belong together serve as marginals. The bound is taken on other pairs: a
+    critic that memorises pairs does not raise it. As such a critic is overconfident there, the bound of the best of
     five stages of training and six scales of T counts, chosen on other draws of these pairs.
 
     Args:
@@ -71,9 +60,6 @@ def mutual_information(
         width: of the critic's two hidden layers.
         lr: rate of Adam.
         seed: of weights and batches.
-
-    Returns:
-        Information; at least 0, as the bound 0 is always known.
 
     Raises:
         ValueError: steps or width below 1, or batches that are no pairs.
@@ -133,13 +119,7 @@ def _train(
 
 
 class Critic(nn.Module):
-    """T of all pairs of a batch: ``f(x) g(y)``.
-
-    Args:
-        x_dim: P.
-        y_dim: Q.
-        width: of the hidden layers, and of what is multiplied.
-    """
+    """T of all pairs of a batch, ``f(x) g(y)``: two networks of P and Q inputs with hidden layers of ``width``."""
 
     def __init__(self, x_dim: int, y_dim: int, width: int) -> None:
         super().__init__()
@@ -168,7 +148,7 @@ def _bound(joint: Tensor, marginal: Tensor) -> Tensor:
 
 
 def image_pairs(first: Tensor, second: Tensor, side: int = 8, batch_size: int = 128) -> tuple[Pairs, Pairs]:
-    """Two sets of images that belong together as pairs for :func:`mutual_information`: four fifths train, a fifth test.
+    """Makes pairs for :func:`mutual_information` of two sets of images: four fifths to train on, a fifth to test.
 
     Images are averaged to ``side`` x ``side`` cells, of all channels unless these are equal, and each is scaled by the
     spread of its set.
@@ -177,7 +157,7 @@ def image_pairs(first: Tensor, second: Tensor, side: int = 8, batch_size: int = 
         first: (N, C, H, W), N at least 10.
         second: (N, C, H, W).
         side: of the smaller images.
-        batch_size: of a draw; at most as many as there are.
+        batch_size: of a draw.
 
     Raises:
         ValueError: fewer than ten images, or sets of other lengths.

@@ -28,61 +28,42 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class MixingLine:
-    """Loss of images on the line between two, in nats; means over pairs.
+    """Loss of images on the line between two, in nats; means over pairs."""
 
-    Args:
-        lams: share of the own image.
-        mixed: cross-entropy against the mixed label.
-        excess: what of it is not the mixed label's own entropy: the divergence of prediction from label, at least 0.
-        own: cross-entropy against the own label.
-        partner: against the partner's.
-        roughness: mean over the line's inner points of |second difference of ``excess``|.
-    """
-
-    lams: tuple[float, ...]
-    mixed: tuple[float, ...]
+    lams: tuple[float, ...]  # share of the own image
+    mixed: tuple[float, ...]  # cross-entropy against the mixed label
+    # what of it is not the mixed label's own entropy: the divergence of prediction from label, at least 0
     excess: tuple[float, ...]
-    own: tuple[float, ...]
-    partner: tuple[float, ...]
-    roughness: float
+    own: tuple[float, ...]  # cross-entropy against the own label
+    partner: tuple[float, ...]  # against the partner's
+    roughness: float  # mean over the line's inner points of |second difference of ``excess``|
 
 
 @dataclass(frozen=True)
 class WeightLine:
-    """Loss and accuracy of networks on a line.
+    """Loss and accuracy of networks on a line."""
 
-    Args:
-        places: along the line.
-        loss: cross-entropy in nats.
-        accuracy: top-1 in percent.
-        barrier: largest loss above the straight line between the losses at both ends, at least 0.
-        rise: mean loss on the line minus the lowest: 0 on flat ground.
-    """
-
-    places: tuple[float, ...]
-    loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    barrier: float
-    rise: float
+    places: tuple[float, ...]  # along the line
+    loss: tuple[float, ...]  # cross-entropy in nats
+    accuracy: tuple[float, ...]  # top-1 in percent
+    barrier: float  # largest loss above the straight line between the losses at both ends, at least 0
+    rise: float  # mean loss on the line minus the lowest: 0 on flat ground
 
 
 def mixing_line(
     predict: Predict, images: Tensor, partners: Tensor, labels: Tensor, partner_labels: Tensor, lams: Sequence[float]
 ) -> MixingLine:
-    """Loss along the mixing line ``lam x + (1 - lam) partner`` in pixels.
+    """Measures the loss along the mixing line ``lam x + (1 - lam) partner`` in pixels.
 
     The line of mixup (Zhang et al. 2018, arXiv:1710.09412), along which it asks for ``lam : 1 - lam``.
 
     Args:
         predict: images to logits (N, K).
-        images: (N, C, H, W). Not modified.
-        partners: (N, C, H, W).
-        labels: (N,) class ids.
-        partner_labels: (N,) class ids.
+        images: (N, C, H, W) images A, of labels (N,). Not modified.
+        partners: (N, C, H, W) images B, of partner_labels (N,).
+        labels: class ids.
+        partner_labels: class ids.
         lams: in [0, 1], evenly spaced.
-
-    Returns:
-        MixingLine.
 
     Raises:
         ValueError: fewer than three lambdas, or wrong shapes.
@@ -116,7 +97,7 @@ def weight_line(
     labels: Tensor,
     batch_size: int = 100,
 ) -> WeightLine:
-    """Loss of the networks ``start + place step``, in eval mode; the network itself is not written to.
+    """Measures the loss of the networks ``start + place step``, in eval mode; the network itself is not written to.
 
     Linear interpolation as of Goodfellow et al. 2015 (arXiv:1412.6544); the barrier is that of Frankle et al. 2020
     (arXiv:1912.05671). Statistics of BatchNorm are on the line too, as they come; none are measured anew.
@@ -129,9 +110,6 @@ def weight_line(
         images: (N, C, H, W), normalised.
         labels: (N,) class ids.
         batch_size: images in a pass.
-
-    Returns:
-        WeightLine.
 
     Raises:
         ValueError: fewer than two places, or weights of another network.
@@ -161,25 +139,17 @@ def weight_line(
 
 
 def between(start: Weights, end: Weights) -> dict[str, Tensor]:
-    """The step from one state to another, of all floating point entries.
-
-    Raises:
-        ValueError: states of two networks.
-    """
+    """Returns the step from one state to another, of all floating point entries; ValueError for two architectures."""
     if {k: v.shape for k, v in start.items()} != {k: v.shape for k, v in end.items()}:
         raise ValueError("the two checkpoints hold weights of different networks; give two of one architecture")
     return {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
 
 
 def filter_direction(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """A random direction in which each filter is as long as the network's own.
+    """Draws a random direction in which each filter is as long as the network's own.
 
     Li et al. 2018 (arXiv:1712.09913), Sec. 4: ``d <- d / |d| |w|`` for each filter, which is a row of the weight;
     biases and norms stay where they are.
-
-    Args:
-        network: not written to.
-        seed: of the direction.
     """
     generator = torch.Generator().manual_seed(seed)
     direction = {}

@@ -30,23 +30,14 @@ OVERLAPS = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class Localisation:
-    """How often the box around a map's largest region meets the object's.
+    """How often the box around a map's largest region meets the object's."""
 
-    Args:
-        thresholds: of the maps scaled to [0, 1].
-        overlaps: smallest IoU that counts as found.
-        accuracy: for each overlap, percent of images found at each threshold.
-        max_box_acc: for each overlap, the largest of them.
-        whole: for each overlap, percent that a box around the whole image gets: the floor.
-        best: threshold with the most images found at the overlap nearest to 0.5.
-    """
-
-    thresholds: tuple[float, ...]
-    overlaps: tuple[float, ...]
-    accuracy: tuple[tuple[float, ...], ...]
-    max_box_acc: tuple[float, ...]
-    whole: tuple[float, ...]
-    best: float
+    thresholds: tuple[float, ...]  # of the maps scaled to [0, 1]
+    overlaps: tuple[float, ...]  # smallest IoU that counts as found
+    accuracy: tuple[tuple[float, ...], ...]  # for each overlap, percent of images found at each threshold
+    max_box_acc: tuple[float, ...]  # for each overlap, the largest of them
+    whole: tuple[float, ...]  # for each overlap, percent that a box around the whole image gets: the floor
+    best: float  # threshold with the most images found at the overlap nearest to 0.5
 
 
 def max_box_acc(
@@ -57,7 +48,7 @@ def max_box_acc(
     steps: int = 100,
     overlaps: Sequence[float] = OVERLAPS,
 ) -> Localisation:
-    """MaxBoxAcc (Choe et al. 2020, arXiv:2001.07437).
+    """Computes MaxBoxAcc (Choe et al. 2020, arXiv:2001.07437).
 
     Each map is scaled to [0, 1] by its own range and enlarged bilinearly; at each threshold t a box is drawn around the
     largest connected region (of 8 neighbours) that is above t. Theirs takes 1001 thresholds, and for MaxBoxAccV2, the
@@ -70,9 +61,6 @@ def max_box_acc(
         size: (H, W) of the images.
         steps: thresholds are 0, 1 / steps, ..., below 1.
         overlaps: smallest IoU that counts.
-
-    Returns:
-        Localisation.
 
     Raises:
         ValueError: other shapes, an image without a box, or steps or overlaps out of range.
@@ -133,7 +121,7 @@ def overlap_of(found: Tensor, boxes: Tensor) -> Tensor:
 
 
 def read_tiny_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
-    """The boxes of Tiny-ImageNet's held-out images, by file name, from val/val_annotations.txt.
+    """Reads the boxes of Tiny-ImageNet's held-out images, by file name, from val/val_annotations.txt.
 
     The file gives the first and the last pixel of a box in a 64 x 64 image, so the box ends one pixel later.
 
@@ -141,8 +129,7 @@ def read_tiny_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
         folder: of the data set, that holds wnids.txt; or the one above it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line of another form.
+        FileNotFoundError, ValueError: no such file, or a line of another form.
     """
     inner = folder if (folder / "val").is_dir() else folder / "tiny-imagenet-200"
     path = needed(inner / "val" / "val_annotations.txt")
@@ -157,14 +144,9 @@ def read_tiny_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
 
 
 def read_cub_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
-    """The boxes of CUB-200-2011's images, by file below images/, from images.txt and bounding_boxes.txt.
+    """Reads the boxes of CUB-200-2011's images, by file below images/, from images.txt and bounding_boxes.txt.
 
-    Args:
-        folder: of the data set, that holds images.txt; or the one above it.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a line of another form.
+    Folder and errors as of :func:`read_tiny_boxes`.
     """
     inner = folder if (folder / "images.txt").is_file() else folder / "CUB_200_2011"
     names = dict(line.split() for line in needed(inner / "images.txt").read_text(encoding="utf-8").splitlines())
@@ -189,13 +171,7 @@ def fitted_box(box: Sequence[float], image: Path, size: int, short: int) -> tupl
 
 
 def plant(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Puts each image at a random place of a canvas twice as wide and high, so that its box is known.
-
-    The canvas has the mean colour of the image's border.
-
-    Args:
-        images: (N, C, H, W). Not modified.
-        generator: of the places.
+    """Puts each image at a random place of a canvas twice as wide and high, of the mean colour of the image's border.
 
     Returns:
         (N, C, 2 H, 2 W), and boxes (N, 4).

@@ -25,45 +25,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskNumbers:
-    """How masks follow lambda.
+    """How masks follow lambda."""
 
-    Args:
-        spread: standard deviation within a mask, averaged over masks: 0 is plain mixup, 0.5 a binary mask of half.
-        correlation: of the masks' means with lambda, 0 where either is constant.
-        error: mean of |mean of a mask - lambda|.
-        lams: lambda asked for.
-        means: mean of all masks at each lambda.
-    """
-
-    spread: float
-    correlation: float
-    error: float
-    lams: tuple[float, ...]
-    means: tuple[float, ...]
+    spread: float  # standard deviation within a mask, averaged over masks: 0 is plain mixup, 0.5 a binary mask of half
+    correlation: float  # of the masks' means with lambda, 0 where either is constant
+    error: float  # mean of |mean of a mask - lambda|
+    lams: tuple[float, ...]  # lambda asked for
+    means: tuple[float, ...]  # mean of all masks at each lambda
 
 
 @dataclass(frozen=True)
 class MaskHistory:
-    """Mask statistics by epoch, as a run has logged them on its training batches or previews.
+    """Mask statistics by epoch, as a run has logged them on its training batches or previews."""
 
-    Args:
-        epochs: with a log.
-        spread: standard deviation within a mask.
-        error: |mean of a mask - lambda|.
-    """
-
-    epochs: tuple[int, ...]
-    spread: tuple[float, ...]
-    error: tuple[float, ...]
+    epochs: tuple[int, ...]  # with a log
+    spread: tuple[float, ...]  # standard deviation within a mask
+    error: tuple[float, ...]  # |mean of a mask - lambda|
 
 
 @torch.no_grad()
 def mask_numbers(mix: Callable[[float], MixedBatch | None], lams: Sequence[float]) -> MaskNumbers:
-    """Statistics of the masks of fixed pairs at several lambdas.
-
-    Args:
-        mix: lam to the mixed batch.
-        lams: in [0, 1], one or more.
+    """Measures the masks of fixed pairs at several lambdas in [0, 1].
 
     Raises:
         ValueError: no lambda, or a mixup without masks.
@@ -85,11 +67,7 @@ def mask_numbers(mix: Callable[[float], MixedBatch | None], lams: Sequence[float
 
 
 def mask_history(rows: Sequence[Mapping[str, float]]) -> MaskHistory:
-    """What ``metrics.jsonl`` says of the masks; empty where nothing was logged.
-
-    Args:
-        rows: one mapping for each epoch, in order.
-    """
+    """Reads the mask statistics of ``metrics.jsonl``'s rows; empty where none were logged."""
     logged = [row for row in rows if "mask_std" in row and "mask_error" in row]
     return MaskHistory(
         tuple(int(row["epoch"]) for row in logged),

@@ -22,20 +22,17 @@ LEAST_SPREAD, LEAST_CORRELATION, MOST_ERROR = 0.02, 0.5, 0.05
 
 @torch.no_grad()
 def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
-    """How the masks of a Mixer behave on these images.
+    """Measures the masks of a Mixer.
 
     Args:
         source: as for :meth:`Mixer.from_pretrained`.
         images: (B, C, H, W), normalised by mean and std; paired half a round away.
         mean: by channel.
-        std: as mean.
+        std: by channel.
 
     Returns:
         ``std`` within a mask; ``correlation`` of the masks' means with lam and ``error`` |mean - lam|, both before
         they are adjusted; ``adjusted_error`` after.
-
-    Raises:
-        FileNotFoundError, ValueError: not a Mixer.
     """
     index = torch.arange(len(images)).roll(-max(len(images) // 2, 1))
     labels = torch.zeros(len(images), dtype=torch.long)
@@ -55,15 +52,10 @@ def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: S
 
 @dataclass(frozen=True)
 class MixerReport:
-    """What ``samix mixer check`` found.
+    """What ``samix mixer check`` found."""
 
-    Args:
-        text: what to print.
-        faults: what is wrong with the masks; empty for a Mixer that does its work.
-    """
-
-    text: str
-    faults: tuple[str, ...]
+    text: str  # what to print
+    faults: tuple[str, ...]  # what is wrong with the masks; empty for a Mixer that does its work
 
 
 def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) -> MixerReport:
@@ -99,7 +91,7 @@ def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) 
 
 
 def faults_of(measured: dict[str, float]) -> tuple[str, ...]:
-    """What the figures of :func:`check_mixer` say against a Mixer."""
+    """Lists the faults that the figures of :func:`check_mixer` show."""
     faults = []
     if measured["std"] < LEAST_SPREAD:
         faults.append(f"masks are grey (spread below {LEAST_SPREAD}): it mixes as MixUp does")

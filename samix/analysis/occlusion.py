@@ -25,21 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OcclusionCurve:
-    """Accuracy in percent, by share of the patches dropped.
+    """Accuracy in percent, by share of the patches dropped."""
 
-    Args:
-        shares: of the patches that are dropped, in [0, 1].
-        random: top-1 where patches are drawn.
-        salient: where the most salient go first.
-        non_salient: where the least salient go first.
-        area: mean of ``random`` over the shares.
-    """
-
-    shares: tuple[float, ...]
-    random: tuple[float, ...]
-    salient: tuple[float, ...]
-    non_salient: tuple[float, ...]
-    area: float
+    shares: tuple[float, ...]  # of the patches that are dropped, in [0, 1]
+    random: tuple[float, ...]  # top-1 where patches are drawn
+    salient: tuple[float, ...]  # where the most salient go first
+    non_salient: tuple[float, ...]  # where the least salient go first
+    area: float  # mean of ``random`` over the shares
 
 
 def drop_patches(images: Tensor, score: Tensor, share: float) -> Tensor:
@@ -47,14 +39,8 @@ def drop_patches(images: Tensor, score: Tensor, share: float) -> Tensor:
 
     Args:
         images: (N, C, H, W), normalised. Not modified.
-        score: (N, h, w) of each cell of a grid; ties go by place.
-        share: of the h w cells to drop; ``round(share h w)`` cells of each image are.
-
-    Returns:
-        (N, C, H, W). A pixel belongs to the cell ``floor(y h / H), floor(x w / W)``.
-
-    Raises:
-        ValueError: share outside [0, 1], or scores of other images.
+        score: (N, h, w) of each cell of a grid; a pixel belongs to ``floor(y h / H), floor(x w / W)``.
+        share: in [0, 1]; ``round(share h w)`` cells of each image are dropped.
     """
     if not 0.0 <= share <= 1.0 or score.dim() != 3 or len(score) != len(images):
         raise ValueError(
@@ -75,7 +61,7 @@ def drop_patches(images: Tensor, score: Tensor, share: float) -> Tensor:
 def occlusion_curve(
     predict: Predict, images: Tensor, labels: Tensor, guide: Tensor, shares: Sequence[float], *, seed: int = 0
 ) -> OcclusionCurve:
-    """Drops patches by chance, and by saliency in both orders.
+    """Measures accuracy with patches dropped by chance, and by saliency in both orders.
 
     Naseer et al. 2021 (arXiv:2105.10497), their random, salient and non-salient PatchDrop. Each image has a random
     order of its own, and a larger share drops the same patches and more.
@@ -87,12 +73,6 @@ def occlusion_curve(
         guide: (N, h, w) saliency of each cell, see :func:`cell_saliency`.
         shares: of the cells dropped, in [0, 1].
         seed: of the random order.
-
-    Returns:
-        OcclusionCurve.
-
-    Raises:
-        ValueError: no shares, or wrong shapes.
     """
     check_classified(images, labels)
     if not shares:
@@ -110,7 +90,7 @@ def occlusion_curve(
 def cell_saliency(
     model: nn.Module, images: Tensor, labels: Tensor, grid: int = 8, batch_size: int = 100
 ) -> tuple[Tensor, str]:
-    """What the network looks at, by cell: a plain ViT's attention to its patches, else the gradient by grid cells.
+    """Computes saliency by cell (N, h, w), and its name: a plain ViT's attention to its patches, else the gradient.
 
     Args:
         model: classifier; left as it was.
@@ -118,12 +98,6 @@ def cell_saliency(
         labels: (N,) class ids, for the gradient.
         grid: cells per side of networks without patches, at most the images' shorter side.
         batch_size: images in a pass.
-
-    Returns:
-        (N, h, w) float32, and the name of what it is.
-
-    Raises:
-        ValueError: grid out of range.
     """
     parts = torch.split(images, batch_size)
     if reads_attention(model):

@@ -20,29 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LambdaCurve:
-    """Predictions of mixed images; every tuple has one value for each lambda.
+    """Predictions of mixed images; every tuple has one value for each lambda."""
 
-    Args:
-        lams: lambda asked for, the share of image A with class a.
-        given: mean share of a in the label; CutMix's box, for one, may be cut by the border.
-        either: percent of mixed images whose top class is a or b.
-        both: percent whose two top classes are a and b.
-        share: mean of p(a) / (p(a) + p(b)).
-        own: mean of p(a).
-        partner: mean of p(b).
-        error: mean over all mixed images of |p(a) / (p(a) + p(b)) - share of a in the label|.
-        pairs: pairs of two classes that were mixed at each lambda.
-    """
-
-    lams: tuple[float, ...]
-    given: tuple[float, ...]
-    either: tuple[float, ...]
-    both: tuple[float, ...]
-    share: tuple[float, ...]
-    own: tuple[float, ...]
-    partner: tuple[float, ...]
-    error: float
-    pairs: int
+    lams: tuple[float, ...]  # lambda asked for, the share of image A with class a
+    given: tuple[float, ...]  # mean share of a in the label; CutMix's box, for one, may be cut by the border
+    either: tuple[float, ...]  # percent of mixed images whose top class is a or b
+    both: tuple[float, ...]  # percent whose two top classes are a and b
+    share: tuple[float, ...]  # mean of p(a) / (p(a) + p(b))
+    own: tuple[float, ...]  # mean of p(a)
+    partner: tuple[float, ...]  # mean of p(b)
+    error: float  # mean over all mixed images of |p(a) / (p(a) + p(b)) - share of a in the label|
+    pairs: int  # pairs of two classes that were mixed at each lambda
 
 
 def lambda_curve(predict: Predict, mix: Callable[[float], MixedBatch], lams: Sequence[float]) -> LambdaCurve:

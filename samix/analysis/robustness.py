@@ -25,47 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttackCurve:
-    """Accuracy under attack.
+    """Accuracy under attack."""
 
-    Args:
-        epsilons: largest change of a pixel in [0, 1].
-        accuracy: top-1 in percent at each.
-    """
-
-    epsilons: tuple[float, ...]
-    accuracy: tuple[float, ...]
+    epsilons: tuple[float, ...]  # largest change of a pixel in [0, 1]
+    accuracy: tuple[float, ...]  # top-1 in percent at each
 
 
 @dataclass(frozen=True)
 class CorruptionTable:
-    """Accuracy under common corruptions.
+    """Accuracy under common corruptions."""
 
-    Args:
-        clean: top-1 in percent on the images as they are.
-        names: of the corruptions.
-        accuracy: for each corruption, top-1 in percent at severities 1 to 5.
-        mean: over corruptions and severities.
-    """
-
-    clean: float
-    names: tuple[str, ...]
-    accuracy: tuple[tuple[float, ...], ...]
-    mean: float
+    clean: float  # top-1 in percent on the images as they are
+    names: tuple[str, ...]  # of the corruptions
+    accuracy: tuple[tuple[float, ...], ...]  # for each corruption, top-1 in percent at severities 1 to 5
+    mean: float  # over corruptions and severities
 
 
 def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 100) -> Tensor:
-    """The sign of dL / d(pixel), L the cross-entropy of the true label; the model is left as it was.
+    """Computes the sign of dL / d(pixel), L the cross-entropy of the true label: (N, C, H, W) float32.
 
     Pixels are normalised by a positive std, so the sign is the same before and after.
-
-    Args:
-        model: classifier of normalised images.
-        images: (N, C, H, W), normalised. Not modified.
-        labels: (N,) class ids.
-        batch_size: images in a pass.
-
-    Returns:
-        (N, C, H, W) float32 of -1, 0 and 1.
     """
     check_classified(images, labels)
     signs = []
@@ -78,7 +57,7 @@ def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor, batch_size: 
 
 
 def fgsm(images: Tensor, sign: Tensor, epsilon: float, mean: Channels, std: Channels) -> Tensor:
-    """One step of the fast gradient sign method (Goodfellow et al. 2015, arXiv:1412.6572), in pixels.
+    """Takes one step of the fast gradient sign method (Goodfellow et al. 2015, arXiv:1412.6572), in pixels.
 
     ``clip(x + epsilon sign(dL / dx), 0, 1)`` of pixels in [0, 1], normalised again. In normalised images a channel thus
     moves by epsilon / std of that channel.
@@ -86,15 +65,9 @@ def fgsm(images: Tensor, sign: Tensor, epsilon: float, mean: Channels, std: Chan
     Args:
         images: (N, C, H, W), normalised. Not modified.
         sign: of the gradient, see :func:`gradient_sign`.
-        epsilon: in units of pixels in [0, 1], so 8 / 255 for eight grey levels; 0 gives the images back.
+        epsilon: in units of pixels in [0, 1], so 8 / 255 for eight grey levels; 0 returns the images.
         mean: by channel, with which images were normalised.
-        std: as mean.
-
-    Returns:
-        (N, C, H, W), normalised.
-
-    Raises:
-        ValueError: a negative epsilon.
+        std: by channel.
     """
     if epsilon < 0:
         raise ValueError(f"epsilon must be at least 0, got {epsilon}")
@@ -117,28 +90,22 @@ def pgd(
     seed: int = 0,
     batch_size: int = 100,
 ) -> Tensor:
-    """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083), in pixels.
+    """Runs projected gradient descent (Madry et al. 2018, arXiv:1706.06083), in pixels.
 
     From a random place within epsilon, ``steps`` times ``x + step sign(dL / dx)``, each time cut to what is within
-    epsilon of the image and in [0, 1].
+    epsilon of the image and in [0, 1]. Model, images and scale as of :func:`attack_curve`.
 
     Args:
-        model: classifier of normalised images; left as it was.
+        model: classifier of normalised images.
         images: (N, C, H, W), normalised. Not modified.
         labels: (N,) class ids.
-        epsilon: largest change of a pixel, in units of pixels in [0, 1]; 0 gives the images back.
-        mean: by channel, with which images were normalised.
-        std: as mean.
+        epsilon: largest change of a pixel, in units of pixels in [0, 1]; 0 returns the images.
+        mean: by channel.
+        std: by channel.
         steps: at least 1.
         step: length of a step, as epsilon; None is 2.5 epsilon / steps.
         seed: of the place to start.
         batch_size: images in a pass.
-
-    Returns:
-        (N, C, H, W), normalised.
-
-    Raises:
-        ValueError: a negative epsilon, or no step.
     """
     if epsilon < 0 or steps < 1:
         raise ValueError(f"epsilon must be at least 0 and steps at least 1, got {epsilon} and {steps}")
@@ -166,11 +133,7 @@ def pgd_curve(
     seed: int = 0,
     batch_size: int = 100,
 ) -> AttackCurve:
-    """Accuracy against the strength of PGD; arguments as of :func:`pgd` and :func:`attack_curve`.
-
-    Raises:
-        ValueError: no or a negative epsilon, or no step.
-    """
+    """Measures accuracy against the strength of PGD; arguments as of :func:`pgd` and :func:`attack_curve`."""
     check_epsilons(epsilons)
     predict = predictor(model, batch_size)
 
@@ -197,19 +160,16 @@ def attack_curve(
     std: Channels,
     batch_size: int = 100,
 ) -> AttackCurve:
-    """Accuracy against the strength of FGSM.
+    """Measures accuracy against the strength of FGSM.
 
     Args:
         model: classifier of normalised images; left as it was.
         images: (N, C, H, W), normalised.
         labels: (N,) class ids.
-        epsilons: see :func:`fgsm`.
+        epsilons: see :func:`fgsm`; none or a negative one raises ValueError.
         mean: by channel.
         std: by channel.
         batch_size: images in a pass.
-
-    Raises:
-        ValueError: no or a negative epsilon.
     """
     check_epsilons(epsilons)
     sign, predict = gradient_sign(model, images, labels, batch_size), predictor(model, batch_size)
@@ -228,20 +188,10 @@ def corruption_table(
     seed: int = 0,
     batch_size: int = 100,
 ) -> CorruptionTable:
-    """Accuracy under common corruptions at five severities.
+    """Measures accuracy under common corruptions at five severities.
 
-    Args:
-        model: classifier of normalised images; left as it was.
-        images: (N, 3, H, W), normalised.
-        labels: (N,) class ids.
-        mean: by channel.
-        std: by channel.
-        names: of corruptions, see :mod:`samix.analysis.corruptions`; empty takes all.
-        seed: of the corruptions' draws.
-        batch_size: images in a pass.
-
-    Raises:
-        ValueError: an unknown corruption.
+    Model, images (N, 3, H, W), labels and scale as of :func:`attack_curve`; ``names`` of corruptions, see
+    :mod:`samix.analysis.corruptions`, empty takes all; ``seed`` of their draws.
     """
     check_classified(images, labels)
     predict, chosen = predictor(model, batch_size), tuple(names) or tuple(CORRUPTIONS)

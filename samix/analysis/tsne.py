@@ -21,32 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """Features in the plane.
+    """Features in the plane."""
 
-    Args:
-        points: (N, 2) float32.
-        silhouette: mean silhouette of the features by class, cosine distance, in [-1, 1]; 1 is well apart.
-        silhouette_map: the same of the points, Euclidean; t-SNE may flatter.
-        perplexity: that t-SNE was run with.
-    """
-
-    points: Tensor
-    silhouette: float
-    silhouette_map: float
-    perplexity: float
+    points: Tensor  # (N, 2) float32
+    silhouette: float  # mean silhouette of the features by class, cosine distance, in [-1, 1]; 1 is well apart
+    silhouette_map: float  # the same of the points, Euclidean; t-SNE may flatter
+    perplexity: float  # that t-SNE was run with
 
 
 def feature_map(features: Tensor, labels: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> FeatureMap:
-    """t-SNE (van der Maaten and Hinton 2008) and silhouettes (Rousseeuw 1987), both scikit-learn's.
+    """Computes t-SNE (van der Maaten and Hinton 2008) and silhouettes (Rousseeuw 1987), both scikit-learn's.
 
     Args:
         features: (N, F), N at least 5.
         labels: (N,) class ids of at least two classes.
         perplexity: at most (N - 1) / 3, to which it is cut.
         seed: of t-SNE, which starts from principal components.
-
-    Returns:
-        FeatureMap.
 
     Raises:
         ValueError: too few images or classes, or features that are not finite.

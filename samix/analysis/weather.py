@@ -38,15 +38,7 @@ def frost(x: Tensor, c: tuple[float, float], g: Generator) -> Tensor:
 
 
 def crystals(x: Tensor, g: Generator) -> Tensor:
-    """Frost for each image of a batch: needles in some directions over the ridges of a fractal, bluish white.
-
-    Args:
-        x: (N, C, H, W); only its shape counts.
-        g: of the draws.
-
-    Returns:
-        (N, 3, H, W) in [0, 1], of mean brightness ICE_MEAN before it is cut.
-    """
+    """Draws frost for each image of a batch: needles in some directions over the ridges of a fractal, bluish white."""
     ridges = 1.0 - (2.0 * plasmas(x, 1.7, g) - 1.0).abs()
     needles = torch.zeros_like(ridges)
     for _ in range(6):
@@ -63,13 +55,10 @@ def crystals(x: Tensor, g: Generator) -> Tensor:
 
 
 def snow(x: Tensor, c: tuple[float, float, float, float, int, float, float], g: Generator) -> Tensor:
-    """Flakes that fall in two opposite directions over a paler image.
+    """Draws flakes that fall in two opposite directions over a paler image.
 
-    Args:
-        x: (N, 3, H, W).
-        c: mean and deviation of the flakes' noise, its zoom, what is cut off, radius and sigma of the fall, and the
-            weight of the image beside its paler self.
-        g: of noise and direction, 45 to 135 degrees from the horizontal.
+    The constants: mean and deviation of the flakes' noise, its zoom, the level that is cut off, radius and sigma of the
+    fall, and the weight of the image beside its paler self.
     """
     level, spread, zoom, floor, radius, sigma, weight = c
     noise = level + spread * torch.randn(len(x), 1, *x.shape[2:], generator=g)
@@ -86,13 +75,10 @@ def snow(x: Tensor, c: tuple[float, float, float, float, int, float, float], g: 
 
 
 def spatter(x: Tensor, c: tuple[float, float, float, float, float, str], g: Generator) -> Tensor:
-    """Drops of water on the lens, which shine at their rims, or spots of mud, which cover.
+    """Draws drops of water on the lens, which shine at their rims, or spots of mud, which cover.
 
-    Args:
-        x: (N, 3, H, W).
-        c: mean and deviation of the liquid's noise, sigma of its blur, what is cut off, the water's strength or the
-            sigma of the mud's edge, and ``water`` or ``mud``.
-        g: of the noise.
+    The constants: mean and deviation of the liquid's noise, sigma of its blur, the level that is cut off, the water's
+    strength or the sigma of the mud's edge, and ``water`` or ``mud``.
     """
     level, spread, sigma, floor, strength, kind = c
     noise = level + spread * torch.randn(len(x), 1, *x.shape[2:], generator=g)
@@ -112,14 +98,7 @@ def colour(levels: tuple[int, int, int]) -> Tensor:
 
 
 def water(liquid: np.ndarray) -> np.ndarray:
-    """How drops shine, by OpenCV's filters: by distance from their edges, levelled and embossed.
-
-    Args:
-        liquid: (H, W) float32, 0 where there is none.
-
-    Returns:
-        (H, W) float32 in [0, 1], with maximum 1 unless all is 0.
-    """
+    """Computes the shine (H, W) of drops by OpenCV's filters: by distance from their edges, levelled and embossed."""
     from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
     levels = (liquid * 255.0).astype(np.int64).astype(np.uint8)  # whole levels; above 255 they wrap, as there

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +15,7 @@ from samix.eval.source import Source, load_source, scaled
 from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, SEED, WORKERS, Ranges, check_fields
 from samix.runtime.environment import pick_device
 
-if TYPE_CHECKING:
-    from samix.eval.finetune import FinetuneProtocol
-    from samix.eval.linear import Protocol
-
 Numbers = dict[str, float]
-Steps = TypeVar("Steps", "Protocol", "FinetuneProtocol")
 
 
 @dataclass(frozen=True)
@@ -105,14 +99,6 @@ class Options:
     def both(self, source: Source, data: ImageData, features: Features) -> list[tuple[Tensor, Tensor]]:
         """Features and labels of train and val."""
         return [extract(features, self.split(source, data, split).batches()) for split in ("train", "val")]
-
-
-def in_epochs(protocol: Steps, epochs: int) -> Steps:
-    """The protocol with another number of epochs, and its steps of the learning rate in proportion; 0 keeps it."""
-    if not epochs:
-        return protocol
-    steps = tuple(round(step * epochs / protocol.epochs) for step in protocol.steps)
-    return dataclasses.replace(protocol, epochs=epochs, steps=steps)
 
 
 def line(kind: str, data: str, numbers: Numbers) -> str:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samix.cli.evaluate_base import Numbers, Options, in_epochs, line
+from samix.cli.evaluate_base import Numbers, Options, line
 from samix.data import FileImages, ImageData
 from samix.data.images import file_names
 from samix.eval.features import Features, extract, stage_features
@@ -67,9 +67,10 @@ class Linear(Options):
 
     def run(self) -> tuple[Numbers, str]:
         """``top1`` and ``top5`` in percent of the best rate, the rate ``lr``, and ``top1@RATE`` of each of several."""
-        from samix.eval.linear import probe_augmented, probe_features, protocol_named
+        from samix.eval.linear import PROTOCOLS, probe_augmented, probe_features
+        from samix.eval.protocol import named_protocol
 
-        protocol = in_epochs(protocol_named(self.protocol), self.epochs)
+        protocol = named_protocol(PROTOCOLS, self.protocol).with_epochs(self.epochs)
         protocol = dataclasses.replace(protocol, batch_size=self.batch_size or protocol.batch_size)
         source = self.load()
         data = self.load_images(source)

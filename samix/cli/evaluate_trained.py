@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from samix.cli.evaluate_base import Numbers, Options, in_epochs, line
+from samix.cli.evaluate_base import Numbers, Options, line
 from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, Range, Ranges
 
 
@@ -34,14 +34,15 @@ class Finetune(Options):
     def run(self) -> tuple[Numbers, str]:
         """``top1``, ``top5``, ``nll``, ``ece`` and the two learning rates."""
         from samix.eval.finetune import (
+            FINETUNE_PROTOCOLS,
             fine_tune,
             finetune_metrics,
-            finetune_protocol_named,
             labelled_part,
             toolbox_grid,
         )
+        from samix.eval.protocol import named_protocol
 
-        protocol = in_epochs(finetune_protocol_named(self.protocol), self.epochs)
+        protocol = named_protocol(FINETUNE_PROTOCOLS, self.protocol).with_epochs(self.epochs)
         source = self.load()
         data = self.load_images(source)
         names = Path(self.names) if self.names else None

@@ -13,36 +13,23 @@ ABLATION = "ablation:"  # and a name, in place of a mixup
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a comparison.
+    """A row of a comparison."""
 
-    Args:
-        label: as tables name it.
-        spec: a mixup with options as on the command line; ``recipe.FIELD=value`` changes a field of the recipe.
-        mixer_of: label of the row whose Mixer, frozen, is this one's mixup; ``spec`` is then ``mixer`` with options.
-        at: share of that run's epochs after which its Mixer is taken; 1 is its end.
-    """
-
-    label: str
-    spec: str
+    label: str  # as tables name it
+    spec: str  # a mixup with options as on the command line; ``recipe.FIELD=value`` changes a field of the recipe
+    # label of the row whose Mixer, frozen, is this one's mixup; ``spec`` is then ``mixer`` with options
     mixer_of: str = ""
-    at: float = 1.0
+    at: float = 1.0  # share of that run's epochs after which its Mixer is taken; 1 is its end
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A question and the rows that answer it.
+    """A question and the rows that answer it."""
 
-    Args:
-        question: what is varied.
-        published: what the papers conclude.
-        variants: rows; vanilla comes first, where there is a gain to measure.
-        recipe: the one that is taken where none is named.
-    """
-
-    question: str
-    published: str
-    variants: tuple[Variant, ...]
-    recipe: str = "digits-quick"
+    question: str  # what is varied
+    published: str  # what the papers conclude
+    variants: tuple[Variant, ...]  # rows; vanilla comes first, where there is a gain to measure
+    recipe: str = "digits-quick"  # the one that is taken where none is named
 
 
 VANILLA, SAMIX, AUTOMIX = Variant("vanilla", "vanilla"), Variant("samix", "samix"), Variant("automix", "automix")

@@ -23,23 +23,14 @@ MOST_CURVES = 7  # in the summary picture; more are too many to tell apart
 
 @dataclass(frozen=True)
 class Curve:
-    """A mean by epoch with a band around it.
+    """A mean by epoch with a band around it."""
 
-    Args:
-        name: of the row.
-        style: its number, see :func:`number_styles`.
-        epochs: of the values.
-        mean: at each epoch.
-        low: lower edge of the band.
-        high: upper edge.
-    """
-
-    name: str
-    style: int
-    epochs: Sequence[float]
-    mean: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
+    name: str  # of the row
+    style: int  # its number, see :func:`number_styles`
+    epochs: Sequence[float]  # of the values
+    mean: Sequence[float]  # at each epoch
+    low: Sequence[float]  # lower edge of the band
+    high: Sequence[float]  # upper edge
 
 
 @dataclass(frozen=True)

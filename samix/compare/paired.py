@@ -16,18 +16,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference of two methods over the seeds that both have.
+    """The mean difference of two methods over the seeds that both have."""
 
-    Args:
-        mean: of the differences.
-        low, high: the interval; None for a single seed.
-        n: number of seeds that both methods have.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
+    mean: float  # of the differences
+    low: float | None  # the interval; None for a single seed
+    high: float | None  # the interval; None for a single seed
+    n: int  # number of seeds that both methods have
 
     @property
     def significant(self) -> bool:

@@ -60,42 +60,25 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the comparison.
+    """One row of the comparison."""
 
-    Args:
-        label: name in tables.
-        mixup: its name, or mixer:PATH.
-        recipe: with seed 0.
-        variant: as the user or an ablation named it.
-        published: score of the recipe for this mixup, where its options are the recipe's.
-    """
-
-    label: str
-    mixup: str
-    recipe: Recipe
-    variant: Variant
-    published: float | None = None
+    label: str  # name in tables
+    mixup: str  # its name, or mixer:PATH
+    recipe: Recipe  # with seed 0
+    variant: Variant  # as the user or an ablation named it
+    published: float | None = None  # score of the recipe for this mixup, where its options are the recipe's
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity
 class Job:
-    """One run: a row with a seed, and its folder.
+    """One run: a row with a seed, and its folder."""
 
-    Args:
-        label: of the row.
-        seed: of the run.
-        recipe: with this seed.
-        folder: of the run.
-        after: folder of the run whose Mixer it uses, which must be finished before; None for most.
-        mixers: epochs after which its own Mixer is kept for other rows.
-    """
-
-    label: str
-    seed: int
-    recipe: Recipe
-    folder: Path
-    after: Path | None = None
-    mixers: tuple[int, ...] = ()
+    label: str  # of the row
+    seed: int  # of the run
+    recipe: Recipe  # with this seed
+    folder: Path  # of the run
+    after: Path | None = None  # folder of the run whose Mixer it uses, which must be finished before; None for most
+    mixers: tuple[int, ...] = ()  # epochs after which its own Mixer is kept for other rows
 
 
 @dataclass(frozen=True)

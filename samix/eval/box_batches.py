@@ -17,13 +17,7 @@ from samix.eval.detector import DetectionProtocol
 
 
 class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """(iteration, place, index) to an image (3, H, W) uint8 and its target, half of them mirrored.
-
-    Args:
-        split: images and objects.
-        masks: give masks (n, H, W) uint8 as well.
-        seed: of the mirroring.
-    """
+    """Maps (iteration, place, index) to an image (3, H, W) uint8 and its target, half of them mirrored by ``seed``."""
 
     def __init__(self, split: BoxSplit, masks: bool, seed: int) -> None:
         self.split, self.masks, self.seed = split, masks, seed
@@ -43,11 +37,7 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def training_target(objects: Objects, image: Tensor, masks: bool) -> dict[str, Tensor]:
-    """What torchvision's detectors learn from: boxes, labels, and masks; crowds and empty boxes are left out.
-
-    Raises:
-        ValueError: masks are wanted where objects have no outlines.
-    """
+    """Returns the target of torchvision's detectors: boxes, labels, and masks; crowds and empty boxes are left out."""
     rows = objects.trained_on
     target = {"boxes": objects.boxes[rows], "labels": objects.labels[rows]}
     if masks:
@@ -56,11 +46,7 @@ def training_target(objects: Objects, image: Tensor, masks: bool) -> dict[str, T
 
 
 def object_masks(objects: Objects, image: Tensor) -> Tensor:
-    """(n, H, W) bool.
-
-    Raises:
-        ValueError: the objects have no outlines.
-    """
+    """Returns masks (n, H, W) bool; raises ValueError where the objects have no outlines."""
     height, width = image.shape[1:]
     if len(objects.outlines) != len(objects.labels):
         raise ValueError("masks need outlines, which this data set has not; choose a protocol without masks")
@@ -69,13 +55,13 @@ def object_masks(objects: Objects, image: Tensor) -> Tensor:
 
 
 def with_objects(split: BoxSplit) -> BoxSplit:
-    """The images that have something to learn from."""
+    """Returns the images that have an object to learn from."""
     rows = [row for row, objects in enumerate(split.objects) if bool(objects.trained_on.any())]
     return BoxSplit(tuple(split.files[row] for row in rows), tuple(split.objects[row] for row in rows))
 
 
 def batch_keys(count: int, batch_size: int, iterations: int, seed: int) -> Iterator[list[tuple[int, int, int]]]:
-    """(iteration, place, index) of each image of each batch; epochs follow one another without a gap."""
+    """Yields (iteration, place, index) of each image of each batch; epochs follow one another without a gap."""
     order, epoch = torch.empty(0, dtype=torch.int64), -1
     for iteration in range(iterations):
         keys = []
@@ -90,7 +76,7 @@ def batch_keys(count: int, batch_size: int, iterations: int, seed: int) -> Itera
 def box_batches(
     split: BoxSplit, protocol: DetectionProtocol, iterations: int, seed: int, device: torch.device, workers: int
 ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-    """Training batches: images (3, H, W) float32 in [0, 1] and targets, on the device."""
+    """Yields training batches on the device: images (3, H, W) float32 in [0, 1], and targets."""
     split = with_objects(split)
     loader: DataLoader[Any] = DataLoader(
         BoxImages(split, protocol.masks, seed),

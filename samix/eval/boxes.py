@@ -26,21 +26,13 @@ VOC_CLASSES = (
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """What is in one image.
+    """What is in one image."""
 
-    Args:
-        boxes: (n, 4) float32.
-        labels: (n,) int64 in 1..K.
-        difficult: (n,) bool; trained on, but neither asked for nor held against a detector (VOC).
-        crowd: (n,) bool; a box around many, not trained on and not asked for (COCO).
-        outlines: COCO's "segmentation" of each object; empty where there are none.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    difficult: Tensor
-    crowd: Tensor
-    outlines: tuple[Any, ...] = ()
+    boxes: Tensor  # (n, 4) float32
+    labels: Tensor  # (n,) int64 in 1..K
+    difficult: Tensor  # (n,) bool; trained on, but neither asked for nor held against a detector (VOC)
+    crowd: Tensor  # (n,) bool; a box around many, not trained on and not asked for (COCO)
+    outlines: tuple[Any, ...] = ()  # COCO's "segmentation" of each object; empty where there are none
 
     @property
     def trained_on(self) -> Tensor:
@@ -50,15 +42,10 @@ class Objects:
 
 @dataclass(frozen=True, eq=False)
 class BoxSplit:
-    """Images and what is in them.
+    """Images and what is in them."""
 
-    Args:
-        files: of the images.
-        objects: one for each.
-    """
-
-    files: tuple[Path, ...]
-    objects: tuple[Objects, ...]
+    files: tuple[Path, ...]  # of the images
+    objects: tuple[Objects, ...]  # one for each
 
     def __len__(self) -> int:
         return len(self.files)
@@ -68,20 +55,14 @@ class BoxSplit:
 class BoxData:
     """A detection data set.
 
-    Args:
-        name: ``voc`` or ``coco``, which says how it is judged.
-        train: images to learn from.
-        test: images to test on.
-        class_names: of the labels 1, 2, ...
-
     Raises:
         ValueError: a split without images, or no object to learn from.
     """
 
-    name: str
-    train: BoxSplit
-    test: BoxSplit
-    class_names: tuple[str, ...]
+    name: str  # ``voc`` or ``coco``, which says how it is judged
+    train: BoxSplit  # images to learn from
+    test: BoxSplit  # images to test on
+    class_names: tuple[str, ...]  # of the labels 1, 2,
 
     def __post_init__(self) -> None:
         if not len(self.train) or not len(self.test):
@@ -116,11 +97,7 @@ def load_boxes(spec: str) -> BoxData:
 
 
 def needed(path: Path) -> Path:
-    """The path.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
+    """Returns the path, or raises FileNotFoundError."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; it belongs to the data set's layout")
     return path
@@ -132,17 +109,13 @@ def read_voc(
     test: Sequence[tuple[str, str]],
     classes: Sequence[str] = VOC_CLASSES,
 ) -> BoxData:
-    """Pascal VOC (Everingham et al. 2010): one XML file for each image.
+    """Reads Pascal VOC (Everingham et al. 2010): one XML file for each image.
 
     Args:
         folder: that holds VOC2007 and the like.
         train: (year, split) pairs to learn from.
         test: (year, split) pairs to test on.
-        classes: names of labels 1, 2, ...
-
-    Raises:
-        FileNotFoundError: a file of the layout is missing.
-        ValueError: a class that is not among ``classes``.
+        classes: names of labels 1, 2, ...; another class raises ValueError.
     """
     ids = {name: number for number, name in enumerate(classes, start=1)}
 
@@ -161,11 +134,7 @@ def read_voc(
 
 
 def read_voc_objects(path: Path, ids: dict[str, int]) -> Objects:
-    """The objects of one XML file. Its first pixel is 1, so the upper left corner moves by one.
-
-    Raises:
-        ValueError: a class that is not known, or a file that is not of this form.
-    """
+    """Reads the objects of one XML file. Its first pixel is 1, so the upper left corner moves by one."""
     boxes, labels, difficult = [], [], []
     try:
         for entry in ElementTree.parse(path).getroot().findall("object"):
@@ -186,12 +155,7 @@ def read_voc_objects(path: Path, ids: dict[str, int]) -> Objects:
 
 
 def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> BoxData:
-    """COCO (Lin et al. 2014, arXiv:1405.0312): one JSON file for each split; categories in the order of their ids.
-
-    Args:
-        folder: that holds images and annotations.
-        train: split to learn from.
-        test: split to test on.
+    """Reads COCO (Lin et al. 2014, arXiv:1405.0312): a JSON file for each split; categories in the order of their ids.
 
     Raises:
         FileNotFoundError: a file of the layout is missing.
@@ -213,12 +177,7 @@ def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> 
 
 
 def parse_coco(table: dict[str, Any], images: Path) -> tuple[BoxSplit, tuple[str, ...]]:
-    """A split and its class names, from what its JSON file holds.
-
-    Args:
-        table: with ``images``, ``annotations`` and ``categories``.
-        images: folder of the files.
-    """
+    """Returns a split and its class names from the content of its JSON file; ``images`` is the folder of the files."""
     categories = sorted(table["categories"], key=lambda c: int(c["id"]))
     ids = {category["id"]: number for number, category in enumerate(categories, start=1)}
     by_image: dict[Any, list[Any]] = {image["id"]: [] for image in table["images"]}
@@ -242,7 +201,7 @@ def parse_coco(table: dict[str, Any], images: Path) -> tuple[BoxSplit, tuple[str
 
 
 def outline_mask(outline: Any, height: int, width: int) -> Tensor:
-    """COCO's "segmentation" of an object as pixels.
+    """Converts COCO's "segmentation" of an object to pixels (height, width) bool.
 
     Polygons are filled by PIL, which may differ from COCO's own code by a pixel at the border; run lengths are exact.
 
@@ -250,9 +209,6 @@ def outline_mask(outline: Any, height: int, width: int) -> Tensor:
         outline: polygons as lists x, y, x, y, ...; or run lengths ``{"counts": ..., "size": ...}``, plain or as text.
         height: of the image.
         width: of the image.
-
-    Returns:
-        (height, width) bool.
 
     Raises:
         ValueError: neither, or run lengths of another size.
@@ -273,7 +229,7 @@ def outline_mask(outline: Any, height: int, width: int) -> Tensor:
 
 
 def text_counts(text: str) -> list[int]:
-    """COCO's run lengths written as text: groups of 5 bits, low ones first; from the third on, differences by two."""
+    """Decodes COCO's run lengths: groups of 5 bits, low ones first; from the third on, differences by two."""
     counts: list[int] = []
     value, shift = 0, 0
     for character in text:
@@ -290,11 +246,7 @@ def text_counts(text: str) -> list[int]:
 
 
 def image_targets(objects: Sequence[Objects], num_classes: int) -> Tensor:
-    """Which classes an image shows, for SVMs: 1 yes, 0 no, -1 only as "difficult" objects.
-
-    Returns:
-        (N, K) int64.
-    """
+    """Returns the classes of each image as SVM targets (N, K): 1 yes, 0 no, -1 only as "difficult" objects."""
     targets = torch.zeros(len(objects), num_classes, dtype=torch.int64)
     for row, found in zip(targets, objects, strict=True):
         row[found.labels[found.difficult] - 1] = -1

@@ -33,7 +33,7 @@ def train_detector(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> nn.Module:
-    """Trains a detector on a copy of a ResNet, and measures its BatchNorm statistics.
+    """Trains a detector on a copy of a ResNet, measures its BatchNorm statistics, and returns it in eval mode.
 
     Args:
         network: a ResNet of torchvision or timm; it stays as it is.
@@ -42,9 +42,6 @@ def train_detector(
         seed: of new layers, order, mirroring and sampling.
         device: to train on.
         workers: processes that read images.
-
-    Returns:
-        The detector, in eval mode.
 
     Raises:
         ValueError: no ResNet, or masks where there are no outlines.
@@ -75,13 +72,9 @@ def train_detector(
 
 @torch.no_grad()
 def precise_statistics(model: nn.Module, batches: Iterator[Any]) -> None:
-    """BatchNorm's statistics as plain means over batches, in place of the moving ones.
+    """Measures BatchNorm's statistics as plain means over batches, in place of the moving ones.
 
-    Wu and Johnson 2021 (arXiv:2105.07576), "precise BatchNorm".
-
-    Args:
-        model: a detector; left in training mode.
-        batches: (images, targets); none leaves everything as it is.
+    Wu and Johnson 2021 (arXiv:2105.07576), "precise BatchNorm". The model is left in training mode.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
@@ -100,7 +93,7 @@ def precise_statistics(model: nn.Module, batches: Iterator[Any]) -> None:
 
 @torch.no_grad()
 def detect(model: nn.Module, split: BoxSplit, device: torch.device) -> Iterator[tuple[Found, Tensor]]:
-    """What a detector finds in each image, on the CPU, and the image (3, H, W) uint8."""
+    """Yields the detections of each image, on the CPU, and the image (3, H, W) uint8."""
     with evaluating(model):
         for file in split.files:
             image = to_uint8(open_image(file, exif_rotation=False))
@@ -111,12 +104,12 @@ def detect(model: nn.Module, split: BoxSplit, device: torch.device) -> Iterator[
 def detection_metrics(
     model: nn.Module, data: BoxData, protocol: DetectionProtocol, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Average precision on the test images: VOC's for VOC, COCO's, of boxes and masks, for COCO.
+    """Computes average precision on the test images: VOC's for VOC, COCO's, of boxes and masks, for COCO.
 
     Args:
         model: of :func:`train_detector`.
         data: its test split is used.
-        protocol: for the size of test images.
+        protocol: gives the size of test images.
         device: of the model.
 
     Raises:
@@ -137,7 +130,7 @@ def detection_metrics(
 def coco_pairs(
     found: Iterator[tuple[Found, Tensor]], split: BoxSplit, masks: bool
 ) -> Iterator[tuple[Found, dict[str, Tensor]]]:
-    """Detections and truth of each image, as torchmetrics wants them."""
+    """Yields detections and truth of each image in the form of torchmetrics."""
     for (row, image), objects in zip(found, split.objects, strict=True):
         truth = {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.crowd.long()}
         if masks:

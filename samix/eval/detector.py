@@ -66,18 +66,18 @@ class DetectionProtocol:
             raise ValueError("short_sides and anchors must not be empty")
 
     def learning_rate(self, iteration: int) -> float:
-        """Of an update, 0 is the first."""
+        """Returns the rate of an update; 0 is the first."""
         done = min(iteration / self.warmup, 1.0) if self.warmup else 1.0
         return float(self.lr * (0.001 * (1.0 - done) + done) * 0.1 ** sum(iteration >= step for step in self.steps))
 
     def shortened(self, iterations: int) -> DetectionProtocol:
-        """The same in fewer updates: steps in proportion, warm-up at most a tenth."""
+        """Returns the protocol with fewer updates: steps in proportion, warm-up at most a tenth."""
         share = iterations / self.iterations
         steps = tuple(round(step * share) for step in self.steps)
         return replace(self, iterations=iterations, steps=steps, warmup=min(self.warmup, iterations // 10))
 
     def resized(self, test_side: int) -> DetectionProtocol:
-        """The same for smaller or larger images: sides and anchors in proportion, each at least 1 pixel."""
+        """Returns the protocol for other image sizes: sides and anchors in proportion, each at least 1 pixel."""
 
         def in_proportion(sides: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(dict.fromkeys(max(1, round(side * test_side / self.test_side)) for side in sides))
@@ -98,12 +98,7 @@ DETECTION_PROTOCOLS: dict[str, DetectionProtocol] = {
 
 
 class Stage(nn.Module):
-    """The ResNet's last stage and one more BatchNorm: maps of regions to maps (n, D, h, w).
-
-    Args:
-        layer: ``layer4`` of the ResNet.
-        width: D.
-    """
+    """``layer4`` of a ResNet and one more BatchNorm: maps of regions to maps (n, width, h, w)."""
 
     def __init__(self, layer: nn.Module, width: int) -> None:
         super().__init__()
@@ -115,11 +110,7 @@ class Stage(nn.Module):
 
 
 class PooledStage(nn.Module):
-    """A stage and the mean over its map.
-
-    Args:
-        stage: shared with the head of the masks, where there is one.
-    """
+    """A stage, shared with the head of the masks where there is one, and the mean over its map."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -132,7 +123,7 @@ class PooledStage(nn.Module):
 
 @torch.no_grad()
 def cut(network: nn.Module) -> tuple[nn.Module, nn.Module, int]:
-    """A copy of a ResNet in two: stem to ``layer3`` with its ``out_channels``, and ``layer4`` with its width.
+    """Copies a ResNet in two: stem to ``layer3`` with its ``out_channels``, and ``layer4`` with its width.
 
     Raises:
         ValueError: no ResNet of torchvision or timm.
@@ -155,16 +146,13 @@ def cut(network: nn.Module) -> tuple[nn.Module, nn.Module, int]:
 
 
 def build_detector(network: nn.Module, num_classes: int, protocol: DetectionProtocol, seed: int = 0) -> nn.Module:
-    """A Faster R-CNN, or Mask R-CNN, on a copy of a ResNet, cut at C4 (Ren et al. 2015, arXiv:1506.01497).
+    """Builds a Faster R-CNN, or Mask R-CNN, on a copy of a ResNet, cut at C4 (Ren et al. 2015, arXiv:1506.01497).
 
     Args:
         network: a ResNet of torchvision or timm; its classifier is not used. It stays as it is.
         num_classes: K, without the background.
         protocol: sizes, anchors, and whether there are masks.
         seed: of the new layers.
-
-    Raises:
-        ValueError: no ResNet.
     """
     trunk, layer, width = cut(network)
     place = next(network.parameters()).device

@@ -24,11 +24,11 @@ COUNTER = "num_batches_tracked"
 
 
 def to_torchvision(state: Mapping[str, Tensor], prefix: str | None = None) -> dict[str, Tensor]:
-    """The backbone's entries under torchvision's names: loads with ``strict=True`` into a ResNet without ``fc``.
+    """Returns the backbone's entries under torchvision's names, for a ResNet without ``fc`` and ``strict=True``.
 
     Args:
         state: of a network, or of a whole method; classifiers, projectors and all else are left out.
-        prefix: what stands before ``conv1.weight``, such as ``module.encoder_q.``; None finds it.
+        prefix: the text before ``conv1.weight``, such as ``module.encoder_q.``; None finds it.
 
     Raises:
         ValueError: no ResNet, several (then give a prefix), or one of another form.
@@ -44,11 +44,7 @@ def to_torchvision(state: Mapping[str, Tensor], prefix: str | None = None) -> di
 
 
 def find_prefix(state: Mapping[str, Tensor]) -> str:
-    """What stands before the names of the only ResNet in a state.
-
-    Raises:
-        ValueError: none, or several; lists them.
-    """
+    """Returns the text before the names of the only ResNet in a state; raises ValueError for none or several."""
     ends = ("layer1.0.conv1.weight",)
     found = sorted({name[: -len(end)] for name in state for end in ends if name.endswith(end)})
     if len(found) != 1:
@@ -62,22 +58,16 @@ def find_prefix(state: Mapping[str, Tensor]) -> str:
 def to_detectron2(
     state: Mapping[str, Tensor], prefix: str | None = None, *, counters: bool = False
 ) -> dict[str, Tensor]:
-    """The backbone's entries under detectron2's names: ``stem.conv1.norm.weight``, ``res2.0.shortcut.weight``, ...
+    """Returns the backbone's entries under detectron2's names, such as ``res2.0.shortcut.weight``.
 
-    Args:
-        state: see :func:`to_torchvision`.
-        prefix: see :func:`to_torchvision`.
-        counters: keep BatchNorm's step counters, of which detectron2 has no use.
-
-    Raises:
-        ValueError: see :func:`to_torchvision`.
+    State, prefix and errors as of :func:`to_torchvision`; ``counters`` keeps BatchNorm's step counters.
     """
     found = {renamed(name): value for name, value in to_torchvision(state, prefix).items()}
     return {name: value for name, value in found.items() if counters or not name.endswith(COUNTER)}
 
 
 def renamed(name: str) -> str:
-    """One name of torchvision as detectron2's."""
+    """Converts one name of torchvision to detectron2's."""
     name = re.sub(r"\bbn(\d)\b", r"conv\1.norm", name)
     name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     stage = re.match(r"layer(\d)(.*)", name)
@@ -85,7 +75,7 @@ def renamed(name: str) -> str:
 
 
 def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`to_detectron2`."""
+    """Inverts :func:`to_detectron2`."""
     found = {}
     for name, value in state.items():
         name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
@@ -97,13 +87,7 @@ def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_detectron2(path: Path, state: Mapping[str, Tensor], prefix: str | None = None) -> None:
     """Writes a ``.pth`` file for detectron2's ``MODEL.WEIGHTS``; it holds plain tensors and runs no code when read.
 
-    Args:
-        path: of the file; detectron2 goes by its ending.
-        state: see :func:`to_torchvision`.
-        prefix: see :func:`to_torchvision`.
-
-    Raises:
-        ValueError: another ending, or see :func:`to_torchvision`.
+    State, prefix and errors as of :func:`to_torchvision`; another ending than ``.pth`` raises ValueError.
     """
     if path.suffix != ".pth":
         raise ValueError(f"detectron2 reads such a file by the ending .pth, got {path.name}")

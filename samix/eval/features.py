@@ -16,13 +16,9 @@ Features = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> (B, F)
 
 
 def frozen(backbone: nn.Module) -> Features:
-    """A backbone as a function of images that leaves no trace: eval mode, no gradient, and the mode put back.
+    """Makes a function of images from a backbone (B, C, H, W) -> (B, F): eval mode, no gradient, and the mode restored.
 
-    Args:
-        backbone: maps (B, C, H, W) to (B, F), such as a timm network with ``num_classes=0``.
-
-    Returns:
-        The function; it raises ValueError where the backbone does not give (B, F).
+    The function raises ValueError where the backbone does not give (B, F).
     """
 
     def features(images: Tensor) -> Tensor:
@@ -34,11 +30,7 @@ def frozen(backbone: nn.Module) -> Features:
 
 
 def checked(found: Any, count: int) -> Tensor:
-    """The features, if they are (count, F).
-
-    Raises:
-        ValueError: anything else.
-    """
+    """Returns the features, or raises ValueError if they are not (count, F)."""
     if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != count:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"features must be ({count}, F), one vector an image, got {got}; give the pooled features")
@@ -46,7 +38,7 @@ def checked(found: Any, count: int) -> Tensor:
 
 
 def headless(network: nn.Module) -> nn.Module:
-    """A copy of a timm network that gives pooled features (B, F) instead of logits.
+    """Copies a timm network so that it gives pooled features (B, F) instead of logits.
 
     Raises:
         ValueError: not a timm network; give a module that maps images to (B, F) instead.
@@ -63,7 +55,7 @@ def headless(network: nn.Module) -> nn.Module:
 
 
 def stage_features(network: nn.Module, stage: int, target: int = 9000) -> Features:
-    """Features after an inner stage of a timm network, pooled to a square of cells so that F is about ``target``.
+    """Makes features after an inner stage of a timm network, pooled to a square of cells so that F is about ``target``.
 
     The size is that of Goyal et al. 2019 (arXiv:1905.01235), who compare stages at about nine thousand numbers each: a
     ResNet-50 gives 12 x 12 x 64, 6 x 6 x 256, 4 x 4 x 512, 3 x 3 x 1024 and 2 x 2 x 2048.
@@ -99,14 +91,11 @@ def stage_features(network: nn.Module, stage: int, target: int = 9000) -> Featur
 
 @torch.no_grad()
 def extract(features: Features, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Features and labels of all batches, in their order and on their device, which is waited for once, at the end.
+    """Computes features (N, F) float32 and labels (N,) int64 of all batches, in their order and on their device.
 
     Args:
         features: images (B, C, H, W) to (B, F), see :func:`frozen`.
         batches: (images, labels (B,)) pairs, such as ``EvalBatches(...).batches()``.
-
-    Returns:
-        Features (N, F) float32 and labels (N,) int64.
 
     Raises:
         ValueError: no batches, features of another shape, or features that are not finite.

@@ -10,9 +10,9 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from samix.data import EvalBatches, FileImages, ImageData, TrainBatches
 from samix.data.names import balanced_rows
 from samix.data.order import stream_seed
+from samix.eval.protocol import Protocol
 from samix.eval.seeding import seeded
 from samix.networks.inference import evaluating
 from samix.train.metrics import classification_metrics
 
 
 def fraction_rows(labels: Tensor, num_classes: int, fraction: float, seed: int = 0) -> Tensor:
-    """Rows of a share of the images, drawn by class: as many of each as can be, at least one.
+    """Draws a share of the images by class, equally many of each where possible, at least one.
 
     Args:
         labels: (N,) int64.
@@ -36,7 +37,7 @@ def fraction_rows(labels: Tensor, num_classes: int, fraction: float, seed: int =
         seed: of the draw.
 
     Returns:
-        (max(K, round(fraction * N)),) int64, rising.
+        (max(K, round(fraction * N)),) int64 rows, rising.
 
     Raises:
         ValueError: fraction out of range.
@@ -47,60 +48,44 @@ def fraction_rows(labels: Tensor, num_classes: int, fraction: float, seed: int =
 
 
 def listed_rows(images: FileImages, listed: Sequence[str]) -> Tensor:
-    """Rows of the images in a list of file names, in the list's order.
-
-    A name without a folder, as in the public lists, is looked for in all folders.
+    """Finds the images of a list of file names, in the list's order.
 
     Args:
         images: images in files.
-        listed: names relative to the data set's folder, or names alone.
+        listed: names relative to the data set's folder; or names alone, as in the public lists, for any folder.
 
     Returns:
-        (len(listed),) int64.
+        (len(listed),) int64 rows.
 
     Raises:
         ValueError: an empty list, or a name that is missing, that is there twice, or that is listed twice.
     """
     if not listed:
         raise ValueError("the list of file names is empty")
-    if len(set(listed)) < len(listed):
-        twice = Counter(listed).most_common(1)[0][0]
+    twice, count = Counter(listed).most_common(1)[0]
+    if count > 1:
         raise ValueError(f"the list of file names has {twice!r} more than once")
     places: dict[str, list[int]] = {}
     for row in range(len(images)):
         path = PurePosixPath(images.path(row).relative_to(images.root).as_posix())
         for name in {str(path), path.name}:
             places.setdefault(name, []).append(row)
-    rows = []
     for name in listed:
-        found = places.get(name, [])
-        if len(found) != 1:
+        if len(places.get(name, [])) != 1:
             raise ValueError(
-                f"{name!r} of the list is in the data set {len(found)} times, once is wanted; give names relative to "
-                f"{images.root}"
+                f"{name!r} of the list is in the data set {len(places.get(name, []))} times, once is expected; give "
+                f"names relative to {images.root}"
             )
-        rows.append(found[0])
-    return torch.tensor(rows)
-
-
-def read_names(path: Path) -> list[str]:
-    """The names in a text file, one a line; empty lines are left out.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of file names at {path}")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return torch.tensor([places[name][0] for name in listed])
 
 
 def labelled_part(data: ImageData, *, fraction: float = 0.01, names: Path | None = None, seed: int = 0) -> ImageData:
-    """The data set with a small train split; the held-out images stay.
+    """Returns the data set with a small train split; the held-out images stay.
 
     Args:
         data: the whole.
         fraction: share of the training images, by class; not used with ``names``.
-        names: a file of image names.
+        names: a file of image names, one a line.
         seed: of the draw.
 
     Raises:
@@ -109,56 +94,48 @@ def labelled_part(data: ImageData, *, fraction: float = 0.01, names: Path | None
     """
     if names is None:
         rows = fraction_rows(data.train.labels, data.num_classes, fraction, seed)
-    elif isinstance(data.train, FileImages):
-        rows = listed_rows(data.train, read_names(names))
-    else:
+    elif not isinstance(data.train, FileImages):
         raise ValueError(f"{data.name} has no image files, so a list of names cannot choose from it; give a fraction")
+    elif not names.is_file():
+        raise FileNotFoundError(f"no list of file names at {names}")
+    else:
+        lines = names.read_text(encoding="utf-8").splitlines()
+        rows = listed_rows(data.train, [line.strip() for line in lines if line.strip()])
     return replace(data, train=data.train.subset(rows))
 
 
 @dataclass(frozen=True)
-class FinetuneProtocol:
+class FinetuneProtocol(Protocol):
     """How all layers are trained.
+
+    LARS adapts the kernels and matrices of the backbone; norms, biases and the head have the plain rate and no decay,
+    as in SimCLR's code.
 
     Args:
         backbone_lr: learning rate of the backbone.
         head_lr: of the new linear layer.
-        epochs: passes over the labelled part.
-        batch_size: images per step.
-        schedule: ``steps`` or ``cosine``; both change the rates once per epoch.
-        steps: epochs at which the rates are multiplied by ``gamma``.
-        gamma: see ``steps``.
-        weight_decay: on every parameter; with LARS only on those that it adapts.
-        optimizer: ``sgd``, or ``lars`` (timm's, see :func:`build_finetune_optimizer`).
         scaling: ``sqrt`` multiplies both rates by the root of the batch size.
-        momentum: of either optimiser.
     """
 
     backbone_lr: float
     head_lr: float
+    _: KW_ONLY
     epochs: int = 20
-    batch_size: int = 256
     schedule: Literal["steps", "cosine"] = "steps"
     steps: tuple[int, ...] = (12, 16)
     gamma: float = 0.2
-    weight_decay: float = 0.0
-    optimizer: Literal["sgd", "lars"] = "sgd"
     scaling: Literal["none", "sqrt"] = "none"
-    momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.backbone_lr >= 0 or not self.head_lr > 0 or self.epochs < 1 or self.batch_size < 1:
+        super().__post_init__()
+        if not self.backbone_lr >= 0 or not self.head_lr > 0:
             raise ValueError(
-                "backbone_lr must be at least 0, head_lr positive, epochs and batch_size at least 1, got "
-                f"{self.backbone_lr}, {self.head_lr}, {self.epochs}, {self.batch_size}"
+                f"backbone_lr must be at least 0 and head_lr positive, got {self.backbone_lr} and {self.head_lr}"
             )
 
     def factor(self, epoch: int, batch_size: int) -> float:
-        """What both rates are multiplied by in an epoch; 0 is the first."""
-        scale = math.sqrt(batch_size) if self.scaling == "sqrt" else 1.0
-        if self.schedule == "cosine":
-            return scale * 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
-        return scale * float(self.gamma ** sum(epoch >= step for step in self.steps))
+        """Returns the factor of both rates in an epoch; 0 is the first."""
+        return (math.sqrt(batch_size) if self.scaling == "sqrt" else 1.0) * self.decay(epoch)
 
 
 # The number is the percentage. The toolbox (OpenMixup) searches nine pairs of rates, see `toolbox_grid`; its entries
@@ -175,24 +152,10 @@ FINETUNE_PROTOCOLS: dict[str, FinetuneProtocol] = {
 }
 
 
-def finetune_protocol_named(name: str) -> FinetuneProtocol:
-    """The protocol of that name.
-
-    Raises:
-        ValueError: unknown; lists the known ones.
-    """
-    if name not in FINETUNE_PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(FINETUNE_PROTOCOLS)}")
-    return FINETUNE_PROTOCOLS[name]
-
-
 def toolbox_grid(protocol: FinetuneProtocol) -> list[FinetuneProtocol]:
-    """The nine pairs of rates of which the toolbox reports the best: backbone 0.001 to 0.1, head 1, 10, 100 times."""
-    return [
-        replace(protocol, backbone_lr=lr, head_lr=lr * times)
-        for lr in (0.001, 0.01, 0.1)
-        for times in (1.0, 10.0, 100.0)
-    ]
+    """Returns the toolbox's nine pairs of rates: backbone 0.001 to 0.1, head 1, 10 and 100 times as much."""
+    rates = [(lr, lr * times) for lr in (0.001, 0.01, 0.1) for times in (1.0, 10.0, 100.0)]
+    return [replace(protocol, backbone_lr=backbone, head_lr=head) for backbone, head in rates]
 
 
 class WithHead(nn.Module):
@@ -220,27 +183,17 @@ class WithHead(nn.Module):
 
 
 def build_finetune_optimizer(network: WithHead, protocol: FinetuneProtocol) -> torch.optim.Optimizer:
-    """The backbone's parameters that ask for a gradient, and the head's; a group keeps its learning rate as ``base``.
-
-    LARS adapts the kernels and matrices of the backbone; norms, biases and the head have the plain rate, as in SimCLR's
-    code. timm's default would adapt nothing here, as nothing is decayed.
-    """
+    """Builds the optimiser of the backbone's trainable parameters and the head; a group keeps its rate as ``base``."""
     backbone = [p for p in network.backbone.parameters() if p.requires_grad]
     head = {"params": list(network.head.parameters()), "lr": protocol.head_lr, "base": protocol.head_lr}
-    base: dict[str, Any] = {"lr": protocol.backbone_lr, "base": protocol.backbone_lr}
-    momentum, decay = protocol.momentum, protocol.weight_decay
+    base = {"lr": protocol.backbone_lr, "base": protocol.backbone_lr}
     if protocol.optimizer == "sgd":
-        return torch.optim.SGD([{**base, "params": backbone}, head], momentum=momentum, weight_decay=decay)
-    from timm.optim import Lars
-
+        return protocol.build_optimizer([{**base, "params": backbone}, head])
     matrices, vectors = [p for p in backbone if p.ndim > 1], [p for p in backbone if p.ndim <= 1]
-    groups = [{**base, "params": matrices, "always_adapt": True}, {**base, "params": vectors, "weight_decay": 0.0}]
-    lars: torch.optim.Optimizer = Lars(
-        [group for group in [*groups, {**head, "weight_decay": 0.0}] if group["params"]],
-        momentum=momentum,
-        weight_decay=decay,
+    adapted = {**base, "params": matrices, "always_adapt": True}  # timm's default adapts only what is decayed
+    return protocol.build_optimizer(
+        [adapted, {**base, "params": vectors, "weight_decay": 0.0}, {**head, "weight_decay": 0.0}]
     )
-    return lars
 
 
 def fine_tune(
@@ -248,7 +201,7 @@ def fine_tune(
 ) -> WithHead:
     """Trains a copy of the backbone and a new head; the backbone itself stays as it is.
 
-    Dropout draws from torch's global generator, which is seeded here and put back afterwards.
+    Dropout draws from torch's global generator, which is seeded here and restored afterwards.
 
     Args:
         backbone: maps (B, C, H, W) to (B, F), on the device of the batches.
@@ -274,9 +227,8 @@ def fine_tune(
         network = WithHead(copied, features.shape[1], num_classes, seed).to(images.device)
         optimizer = build_finetune_optimizer(network, protocol)
         for epoch in range(protocol.epochs):
-            factor = protocol.factor(epoch, batches.batch_size)
             for group in optimizer.param_groups:
-                group["lr"] = group["base"] * factor
+                group["lr"] = group["base"] * protocol.factor(epoch, batches.batch_size)
             network.train()
             total = torch.zeros((), device=images.device)
             for batch, labels in batches.epoch(epoch):
@@ -291,7 +243,7 @@ def fine_tune(
 
 
 def finetune_metrics(network: WithHead, batches: EvalBatches, num_classes: int) -> dict[str, float]:
-    """``top1``, ``top5``, ``nll`` and ``ece`` of a fine-tuned network, see :mod:`samix.train.metrics`."""
+    """Returns ``top1``, ``top5``, ``nll`` and ``ece`` of a fine-tuned network, see :mod:`samix.train.metrics`."""
     device = next(network.parameters()).device
 
     def predict(images: Tensor) -> dict[str, Tensor]:

@@ -19,13 +19,7 @@ CHUNK = 256  # queries at a time: with a bank of a million, their similarities t
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """The k rows of the bank that are most similar to each query, by the cosine.
-
-    Args:
-        bank: (N, F), on the device of the queries.
-        queries: (M, F).
-        k: neighbours, in 1..N.
-        chunk: queries at a time, a matter of memory only.
+    """Finds the k rows of the bank (N, F) that are most similar to each query (M, F) by the cosine.
 
     Returns:
         Similarities (M, k) in [-1, 1], falling, and rows (M, k) int64.
@@ -50,26 +44,21 @@ def nearest(bank: Tensor, queries: Tensor, k: int, chunk: int = CHUNK) -> tuple[
 
 
 def unhalved(features: Tensor) -> Tensor:
-    """Float32, or float64 where it is that already."""
+    """Converts to float32, unless it is float64."""
     return features if features.dtype == torch.float64 else features.float()
 
 
 def vote(similarity: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
-    """Class scores: the sum of exp(similarity / temperature) over the neighbours of each class.
-
-    Every query's weights are divided by its largest, so that a low temperature does not overflow.
+    """Sums exp(similarity / temperature) over the neighbours of each class; the largest weight of a query is 1.
 
     Args:
         similarity: (M, k).
         labels: (M, k) int64, of the neighbours.
-        temperature: > 0.
+        temperature: > 0, else ValueError.
         num_classes: K.
 
     Returns:
-        (M, K), at least 0.
-
-    Raises:
-        ValueError: temperature <= 0.
+        Scores (M, K), at least 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -87,7 +76,7 @@ def knn_predict(
     num_classes: int | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """The class with the most votes of each query; equal votes go to the lower class id.
+    """Predicts the class (M,) with the most votes of each query; equal votes go to the lower class id.
 
     Args:
         bank: (N, F) features, normalised here.
@@ -96,10 +85,7 @@ def knn_predict(
         k: neighbours, in 1..N.
         temperature: of the votes, > 0.
         num_classes: K; None takes the largest label of the bank.
-        chunk: queries at a time, a matter of memory only.
-
-    Returns:
-        (M,) int64.
+        chunk: queries at a time.
 
     Raises:
         ValueError: k > N, wrong shapes, or a number out of range.
@@ -122,20 +108,9 @@ def knn_accuracy(
     num_classes: int,
     chunk: int = CHUNK,
 ) -> dict[int, float]:
-    """Top-1 in percent by k, from one search for the most neighbours asked for.
+    """Computes top-1 in percent by k, from one search for the most neighbours asked for.
 
-    Args:
-        bank: (N, F) features.
-        bank_labels: (N,) int64.
-        queries: (M, F).
-        query_labels: (M,) int64.
-        ks: numbers of neighbours, each in 1..N.
-        temperature: of the votes, > 0.
-        num_classes: K.
-        chunk: queries at a time.
-
-    Raises:
-        ValueError: no ks, one > N, wrong shapes, or a number out of range.
+    Arguments and errors as of :func:`knn_predict`; ``ks`` are the numbers of neighbours, and query_labels (M,) int64.
     """
     check_bank(bank, bank_labels)
     if not ks or min(ks) < 1:
@@ -163,7 +138,7 @@ def knn_monitor(
     k: int = 200,
     temperature: float = 0.1,
 ) -> dict[str, float]:
-    """How pre-training goes: kNN top-1 of the held-out images, with the monitor's k = 200 and temperature 0.1.
+    """Computes kNN top-1 of the held-out images during pre-training, with k = 200 and temperature 0.1.
 
     k is cut to the size of the bank, so that small data sets can be watched; :func:`knn_predict` raises instead. The
     numbers are of the batches given: with several processes, give each the whole split, or ask one of them only.
@@ -178,9 +153,6 @@ def knn_monitor(
 
     Returns:
         ``{"knn": percent}``.
-
-    Raises:
-        ValueError: an empty split, or a number out of range.
     """
     bank, bank_labels = extract(features, train_batches)
     queries, labels = extract(features, val_batches)

@@ -7,10 +7,8 @@ are to be called "features". Both train several learning rates at once, as heads
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,102 +16,63 @@ from torch import Tensor
 from samix.data import TrainBatches
 from samix.data.order import epoch_order, stream_seed
 from samix.eval.features import Features, checked
+from samix.eval.protocol import Protocol
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How the linear layer is trained.
+@dataclass(frozen=True, kw_only=True)
+class LinearProtocol(Protocol):
+    """How the linear layer is trained; LARS adapts although nothing is decayed, as the papers' code does.
 
     Args:
-        optimizer: ``sgd``, or ``lars`` (timm's, which also adapts where nothing is decayed, as the papers' code does).
         lr: learning rate; per 256 images if ``scaled``.
-        batch_size: images per step.
-        epochs: passes over the training images.
-        schedule: ``steps`` or ``cosine``; both change the rate once per epoch.
-        steps: epochs at which the rate is multiplied by ``gamma``.
-        gamma: see ``steps``.
         scaled: multiply lr by batch size / 256.
-        momentum: of either optimiser.
-        nesterov: momentum's form.
-        weight_decay: on weights and biases.
+        nesterov: the form of momentum.
         smoothing: label smoothing in [0, 1).
     """
 
-    optimizer: Literal["sgd", "lars"] = "sgd"
     lr: float = 0.1
-    batch_size: int = 256
-    epochs: int = 100
-    schedule: Literal["steps", "cosine"] = "cosine"
-    steps: tuple[int, ...] = ()
-    gamma: float = 0.1
     scaled: bool = False
-    momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "lars") or self.schedule not in ("steps", "cosine"):
-            raise ValueError(
-                f"optimizer must be sgd or lars and schedule steps or cosine, got {self.optimizer} and {self.schedule}"
-            )
-        if not self.lr > 0 or self.batch_size < 1 or self.epochs < 1:
-            raise ValueError(
-                f"lr must be positive, batch_size and epochs at least 1, got {self.lr}, {self.batch_size} and "
-                f"{self.epochs}"
-            )
-
-    def factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied by in an epoch; 0 is the first."""
-        if self.schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
-        return float(self.gamma ** sum(epoch >= step for step in self.steps))
+        super().__post_init__()
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
 
     def learning_rate(self, epoch: int, batch_size: int | None = None) -> float:
-        """Of an epoch (0 is the first), at the protocol's batch size or another."""
+        """Returns the rate of an epoch (0 is the first), at the protocol's batch size or another."""
         scale = (batch_size or self.batch_size) / 256 if self.scaled else 1.0
-        return self.lr * scale * self.factor(epoch)
+        return self.lr * scale * self.decay(epoch)
 
 
 # Sources: MoCo (He et al. 2020, arXiv:1911.05722), whose setting SAMix (arXiv:2111.15454) takes for its ResNets;
 # MoCo v3 (arXiv:2104.02057); SimSiam (arXiv:2011.10566); SwAV (arXiv:2006.09882); Barlow Twins (arXiv:2103.03230);
 # SimCLR (arXiv:2002.05709); i-Mix (arXiv:2010.08887).
-PROTOCOLS: dict[str, Protocol] = {
-    "moco": Protocol(lr=30.0, schedule="steps", steps=(60, 80)),
-    "moco-small": Protocol(lr=0.1, schedule="steps", steps=(60, 80)),  # STL-10 and Tiny-ImageNet
-    "mocov3": Protocol(lr=0.1, scaled=True, batch_size=1024, epochs=90),  # ResNet-50
-    "samix-vits": Protocol(lr=3.0, scaled=True, batch_size=1024, epochs=90),  # and MoCo v3's ViTs: 12 at 1024
-    "simsiam": Protocol("lars", lr=0.1, scaled=True, batch_size=4096, epochs=90),
-    "swav": Protocol(lr=0.3, weight_decay=1e-6),
-    "barlow": Protocol(lr=0.3, weight_decay=1e-6),
-    "simclr": Protocol(lr=0.1, scaled=True, batch_size=4096, epochs=90, nesterov=True),
-    "imix": Protocol(lr=10.0, schedule="steps", steps=(80, 90, 95), gamma=0.2),
+PROTOCOLS: dict[str, LinearProtocol] = {
+    "moco": LinearProtocol(lr=30.0, schedule="steps", steps=(60, 80)),
+    "moco-small": LinearProtocol(lr=0.1, schedule="steps", steps=(60, 80)),  # STL-10 and Tiny-ImageNet
+    "mocov3": LinearProtocol(lr=0.1, scaled=True, batch_size=1024, epochs=90),  # ResNet-50
+    "samix-vits": LinearProtocol(lr=3.0, scaled=True, batch_size=1024, epochs=90),  # and MoCo v3's ViTs: 12 at 1024
+    "simsiam": LinearProtocol(optimizer="lars", lr=0.1, scaled=True, batch_size=4096, epochs=90),
+    "swav": LinearProtocol(lr=0.3, weight_decay=1e-6),
+    "barlow": LinearProtocol(lr=0.3, weight_decay=1e-6),
+    "simclr": LinearProtocol(lr=0.1, scaled=True, batch_size=4096, epochs=90, nesterov=True),
+    "imix": LinearProtocol(lr=10.0, schedule="steps", steps=(80, 90, 95), gamma=0.2),
 }
-
-
-def protocol_named(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-        ValueError: unknown; lists the known ones.
-    """
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
 
 
 class LinearProbe:
     """L linear layers, one for each learning rate, trained side by side on the same features.
 
-    They start alike (weights N(0, 0.01^2), biases 0) and never meet: each has the loss, the gradient and the update
-    that it would have alone.
+    They start alike (weights N(0, 0.01^2), biases 0); each has the loss, gradient and update that it would have alone.
 
     Args:
         width: F of the features.
         num_classes: K.
         protocol: how to train.
         batch_size: images per step, for rates that scale with it; None takes the protocol's.
-        lrs: learning rates in the place of ``protocol.lr``, scaled alike; empty takes that one.
+        lrs: learning rates in place of ``protocol.lr``, scaled alike; empty takes that one.
         seed: of the weights.
         device: of the features.
 
@@ -125,7 +84,7 @@ class LinearProbe:
         self,
         width: int,
         num_classes: int,
-        protocol: Protocol,
+        protocol: LinearProtocol,
         *,
         batch_size: int | None = None,
         lrs: Sequence[float] = (),
@@ -141,12 +100,12 @@ class LinearProbe:
         count = len(self.lrs)
         self.weight = weight[:, None].repeat(1, count, 1).to(device)  # (F, L, K), so that all layers are one product
         self.bias = torch.zeros(count, num_classes, device=device)  # (L, K)
-        # One optimiser group for each layer; its tensors are views of the two above.
-        groups = []
-        for number in range(count):
-            pair = [torch.nn.Parameter(view) for view in (self.weight[:, number], self.bias[number])]
-            groups.append({"params": pair, "lr": self.lrs[number]})
-        self.optimizer = build_optimizer(groups, protocol)
+        groups = [  # one for each layer; its tensors are views of the two above
+            {"params": [torch.nn.Parameter(self.weight[:, n]), torch.nn.Parameter(self.bias[n])], "lr": lr}
+            for n, lr in enumerate(self.lrs)
+        ]
+        adapt = {"always_adapt": True} if protocol.optimizer == "lars" else {}
+        self.optimizer = protocol.build_optimizer(groups, nesterov=protocol.nesterov, **adapt)
 
     def start_epoch(self, epoch: int) -> None:
         """Sets the learning rates of an epoch; 0 is the first."""
@@ -161,15 +120,7 @@ class LinearProbe:
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
-        """One update of every layer.
-
-        Args:
-            features: (B, F) float32, without a graph.
-            labels: (B,) int64.
-
-        Returns:
-            (L,) losses before the update.
-        """
+        """Updates every layer once; features (B, F) float32, labels (B,) int64. Returns (L,) losses before it."""
         logs = self.logits(features).log_softmax(2)  # (B, L, K)
         smoothing = self.protocol.smoothing
         targets = torch.full_like(logs[:, 0], smoothing / self.num_classes)  # (B, K)
@@ -185,7 +136,7 @@ class LinearProbe:
 
     @torch.no_grad()
     def accuracy(self, features: Tensor, labels: Tensor, chunk: int = 4096) -> dict[float, dict[str, float]]:
-        """By learning rate: ``top1`` and ``top5`` (top-K when K < 5) in percent.
+        """Returns, by learning rate, ``top1`` and ``top5`` (top-K when K < 5) in percent.
 
         Args:
             features: (M, F), under the test transform.
@@ -206,39 +157,16 @@ class LinearProbe:
         return {lr: {"top1": row[0], "top5": row[1]} for lr, row in zip(self.lrs, rows, strict=True)}
 
 
-def build_optimizer(groups: list[dict[str, object]], protocol: Protocol) -> torch.optim.Optimizer:
-    """SGD, or timm's LARS, which SimSiam's code applies to every tensor although nothing is decayed."""
-    if protocol.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=protocol.lr,
-            momentum=protocol.momentum,
-            nesterov=protocol.nesterov,
-            weight_decay=protocol.weight_decay,
-        )
-    from timm.optim import Lars
-
-    lars: torch.optim.Optimizer = Lars(
-        groups,
-        lr=protocol.lr,
-        momentum=protocol.momentum,
-        nesterov=protocol.nesterov,
-        weight_decay=protocol.weight_decay,
-        always_adapt=True,
-    )
-    return lars
-
-
 def probe_features(
     features: Tensor,
     labels: Tensor,
     num_classes: int,
-    protocol: Protocol,
+    protocol: LinearProtocol,
     *,
     lrs: Sequence[float] = (),
     seed: int = 0,
 ) -> LinearProbe:
-    """The fast form: trains on features that were taken once.
+    """Trains on features that were taken once, the fast form.
 
     Batches are those of the protocol, or the whole split where that is smaller; the last of an epoch may be short.
 
@@ -247,31 +175,22 @@ def probe_features(
         labels: (N,) int64.
         num_classes: K.
         protocol: how to train.
-        lrs: learning rates in the place of the protocol's, each with a layer of its own.
+        lrs: learning rates in place of the protocol's, each with a layer of its own.
         seed: of weights and order.
 
     Raises:
         ValueError: wrong shapes, or a number out of range.
     """
     if features.dim() != 2 or tuple(labels.shape) != (len(features),) or len(features) == 0:
-        raise ValueError(
-            f"features (N, F) and labels (N,) are wanted, got {tuple(features.shape)}, {tuple(labels.shape)}"
-        )
-    features = features.float()
-    batch_size = min(protocol.batch_size, len(features))
+        raise ValueError(f"expected features (N, F), labels (N,); got {tuple(features.shape)}, {tuple(labels.shape)}")
+    features, size = features.float(), min(protocol.batch_size, len(features))
     probe = LinearProbe(
-        features.shape[1],
-        num_classes,
-        protocol,
-        batch_size=batch_size,
-        lrs=lrs,
-        seed=seed,
-        device=features.device,
+        features.shape[1], num_classes, protocol, batch_size=size, lrs=lrs, seed=seed, device=features.device
     )
     for epoch in range(protocol.epochs):
         probe.start_epoch(epoch)
         order = epoch_order(len(features), seed, epoch).to(features.device)
-        for rows in torch.split(order, batch_size):
+        for rows in torch.split(order, size):
             probe.step(features[rows], labels[rows])
     return probe
 
@@ -280,41 +199,36 @@ def probe_augmented(
     features: Features,
     batches: TrainBatches,
     num_classes: int,
-    protocol: Protocol,
+    protocol: LinearProtocol,
     *,
     lrs: Sequence[float] = (),
     seed: int = 0,
 ) -> LinearProbe:
-    """The protocol's own form: every epoch varies the images anew and passes them through the frozen backbone.
+    """Trains by the protocol's own form: every epoch varies the images anew and passes them through the backbone.
 
     Args:
         features: images to (B, F), in eval mode and without a gradient, see :func:`samix.eval.features.frozen`.
         batches: of the train split, with the train transform; their batch size is the one that rates scale with.
         num_classes: K.
         protocol: how to train.
-        lrs: learning rates in the place of the protocol's, each with a layer of its own.
+        lrs: learning rates in place of the protocol's, each with a layer of its own.
         seed: of the weights; the order is that of ``batches``.
 
     Raises:
         ValueError: features of another shape, or a number out of range.
     """
     probe: LinearProbe | None = None
+    size = batches.batch_size
     for epoch in range(protocol.epochs):
         for step, (images, labels) in enumerate(batches.epoch(epoch)):
             with torch.no_grad():
-                found = checked(features(images), len(images)).float()
+                x = checked(features(images), len(images)).float()
             if probe is None:
                 probe = LinearProbe(
-                    found.shape[1],
-                    num_classes,
-                    protocol,
-                    batch_size=batches.batch_size,
-                    lrs=lrs,
-                    seed=seed,
-                    device=found.device,
+                    x.shape[1], num_classes, protocol, batch_size=size, lrs=lrs, seed=seed, device=x.device
                 )
             if step == 0:
                 probe.start_epoch(epoch)
-            probe.step(found, labels)
+            probe.step(x, labels)
     assert probe is not None  # TrainBatches refuses to be empty
     return probe

@@ -12,7 +12,7 @@ from samix.train.pretraining import PretrainRun
 
 
 def knn_of_run(run: PretrainRun) -> dict[str, float]:
-    """Top-1 of the held-out images by their nearest neighbours among the training images' features.
+    """Computes top-1 of the held-out images by their nearest neighbours among the training images' features.
 
     Returns:
         ``{"knn": percent}``; empty for data without labels, without held-out images, or with ``knn`` 0.

@@ -20,23 +20,18 @@ Found = dict[str, Tensor]  # boxes (n, 4), labels (n,), scores (n,) of one image
 
 
 def eleven_points(recall: Array, precision: Array) -> float:
-    """VOC07's average precision: the mean, over recalls 0, 0.1, ..., 1, of the largest precision there or above.
-
-    Args:
-        recall: (n,), rising.
-        precision: (n,).
-    """
+    """Computes VOC07's average precision: the mean of the best precision at recalls 0, 0.1, ..., 1 or above."""
     # With a margin for rounding: 3 of 5 reach a recall of 0.6. Common code compares with 0.1 * 6 = 0.6000000000000001.
     best = [precision[recall >= point / 10 - 1e-9].max(initial=0.0) for point in range(11)]
     return float(np.mean(best))
 
 
 def ranked(found: Sequence[Found], truth: Sequence[Objects], label: int) -> tuple[Array, Array, Array, Array]:
-    """All detections of a class, the surest first, each with the object it covers best.
+    """Ranks all detections of a class, the surest first, each with the object it covers best.
 
     Returns:
         overlap (n,), the object's number over all images (n,) or -1, whether that object is difficult (n,); and the
-        number of objects that count, as an array of one.
+        number of objects that count.
     """
     scores: list[Tensor] = []
     overlaps: list[Tensor] = []
@@ -66,7 +61,7 @@ def ranked(found: Sequence[Found], truth: Sequence[Objects], label: int) -> tupl
 
 
 def class_precision(overlap: Array, place: Array, difficult: Array, wanted: int, threshold: float) -> float:
-    """11-point average precision of one class, from what :func:`ranked` gives.
+    """Computes the 11-point average precision of one class from the result of :func:`ranked`.
 
     VOC's rule: a detection is judged by the object it covers best. Above the threshold it is right if it is the first
     to claim that object, wrong if not; where the object is difficult, it does not count.
@@ -86,7 +81,7 @@ def voc_precision(
     num_classes: int,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[str, float]:
-    """VOC07's average precision, by overlap; means over the classes that have an object.
+    """Computes VOC07's average precision by overlap; means over the classes that have an object.
 
     ``ap`` is the mean over overlaps 0.5 to 0.95, each with the 11-point interpolation, as the transfer tables of MoCo
     and others have it (detectron2's evaluator).
@@ -101,7 +96,7 @@ def voc_precision(
         ``ap``, and ``ap50`` and ``ap75`` where they are asked for, in percent.
 
     Raises:
-        ValueError: as many images are not there, or no object counts.
+        ValueError: images and detections differ in number, or no object counts.
     """
     if len(found) != len(truth) or not found:
         raise ValueError(f"one set of detections for each image is wanted, got {len(found)} for {len(truth)} images")
@@ -118,10 +113,10 @@ def voc_precision(
 
 
 def coco_precision(pairs: Iterable[tuple[Found, dict[str, Tensor]]], *, masks: bool = False) -> dict[str, float]:
-    """COCO's average precision, by torchmetrics and pycocotools.
+    """Computes COCO's average precision by torchmetrics and pycocotools.
 
     Args:
-        pairs: of each image, what was found, and the truth: boxes, labels, iscrowd; and masks (n, H, W) in both.
+        pairs: of each image, detections, and the truth: boxes, labels, iscrowd; and masks (n, H, W) in both.
         masks: judge masks too.
 
     Returns:

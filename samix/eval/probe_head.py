@@ -13,11 +13,7 @@ PENALTY, ITERATIONS = 0.05, 60  # of the squared weights on standardised feature
 
 
 def linear_classifier(model: nn.Module) -> nn.Linear:
-    """The last linear layer of a timm network.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """Returns the last linear layer of a timm network; raises ValueError if it has none."""
     network: Any = model
     classifier = network.get_classifier() if hasattr(network, "get_classifier") else None
     if not isinstance(classifier, nn.Linear):
@@ -35,9 +31,6 @@ def start_head(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devic
         model: a timm network with a linear classifier.
         batches: training images without augmentation (B, 3, H, W), and labels (B,).
         device: where to compute.
-
-    Raises:
-        ValueError: no linear classifier.
     """
     classifier, network = linear_classifier(model), model.to(device).eval()
     timm_model: Any = network

@@ -56,10 +56,8 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
         name, _, weights = source.removeprefix(TIMM).partition(":")
         if weights not in ("", "pretrained"):
             raise ValueError(f"after {TIMM}{name} only :pretrained may follow, got {weights!r}")
-        network: Any = (
-            create_network(name, 0, {}, size=size or 224, stem=stem, pretrained=bool(weights)).to(device).eval()
-        )
-        cfg = network.pretrained_cfg
+        network: Any = create_network(name, 0, {}, size=size or 224, stem=stem, pretrained=bool(weights))
+        network, cfg = network.to(device).eval(), network.pretrained_cfg
         scale = (tuple(cfg["mean"]), tuple(cfg["std"])) if weights else None
         return Source(network, frozen(network), size, scale)
     try:

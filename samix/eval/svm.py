@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,19 @@ from torch import Tensor
 
 from samix.data.order import stream_seed
 
+if TYPE_CHECKING:
+    from sklearn.svm import LinearSVC
+
 COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 FOLDS = 3
-Array = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[np.generic]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
 
 
 def average_precision(targets: Array, scores: Array) -> float:
-    """Area under the monotone envelope of precision over recall; not the 11-point value of VOC07's detection.
+    """Computes the area under the monotone envelope of precision over recall; not VOC07's 11-point value.
 
     The envelope at a recall is the largest precision at that recall or above. Images of one score enter together, so
     that their order does not matter.
@@ -56,15 +61,15 @@ def average_precision(targets: Array, scores: Array) -> float:
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
-def svm_features(features: Tensor) -> Array:
-    """(N, F) float64, each row divided by its L2 norm + 1e-5."""
+def svm_features(features: Tensor) -> Floats:
+    """Converts features to (N, F) float64, each row divided by its L2 norm + 1e-5."""
     rows = features.detach().cpu().double()
     return (rows / (rows.norm(dim=1, keepdim=True) + 1e-5)).numpy()  # type: ignore[no-any-return]
 
 
 @dataclass
 class Fit:
-    """Settings of every SVM, and how many did not converge within ``max_iter``, which the protocol allows.
+    """Settings of every SVM. ``unconverged`` counts those that stopped at ``max_iter``, which the protocol allows.
 
     Args:
         costs: to choose from.
@@ -85,11 +90,11 @@ class Fit:
         if self.folds < 2 or self.max_iter < 1:
             raise ValueError(f"folds must be at least 2 and max_iter at least 1, got {self.folds}, {self.max_iter}")
 
-    def one(self, features: Array, labels: Array, cost: float, *, weighted: bool) -> Any:
-        """A fitted scikit-learn LinearSVC: squared hinge, L2, dual; a positive weighs two negatives if ``weighted``.
+    def one(self, features: Floats, labels: Array, cost: float, *, weighted: bool) -> LinearSVC:
+        """Fits a LinearSVC: squared hinge, L2, dual.
 
         Args:
-            features: (N, F) float64.
+            features: (N, F).
             labels: (N,), 1 and -1, or class ids.
             cost: C.
             weighted: classes 1 and -1 with weights 2 and 1.
@@ -113,41 +118,47 @@ class Fit:
         self.unconverged += int(np.max(svm.n_iter_) >= self.max_iter)
         return svm
 
-    def split(self, labels: Array) -> list[tuple[Array, Array]]:
-        """Stratified folds, as (train rows, test rows).
+    def best_cost(self, features: Floats, labels: Array, *, weighted: bool) -> float:
+        """Returns the first cost with the best cross-validated score: AP if ``weighted``, else accuracy.
 
         Raises:
             ValueError: a class with fewer images than folds.
         """
         from sklearn.model_selection import StratifiedKFold
 
+        if len(self.costs) == 1:
+            return self.costs[0]
         smallest = int(np.unique(labels, return_counts=True)[1].min())
         if smallest < self.folds:
             raise ValueError(
                 f"{self.folds}-fold cross-validation needs {self.folds} images of each class, one has {smallest}; give "
                 "one cost, so that none has to be chosen"
             )
-        return list(StratifiedKFold(self.folds).split(labels, labels))
-
-    def best_cost(self, features: Array, labels: Array, *, weighted: bool) -> float:
-        """The cost of the best cross-validated score (AP if ``weighted``, else accuracy); of equal ones the first."""
-        if len(self.costs) == 1:
-            return self.costs[0]
-        folds = self.split(labels)
-        scores = []
-        for cost in self.costs:
-            found = []
-            for train, test in folds:
+        scores = np.zeros((len(self.costs), self.folds))
+        for fold, (train, test) in enumerate(StratifiedKFold(self.folds).split(labels, labels)):
+            for row, cost in enumerate(self.costs):
                 svm = self.one(features[train], labels[train], cost, weighted=weighted)
                 if weighted:
-                    found.append(average_precision(labels[test] == 1, svm.decision_function(features[test])))
+                    scores[row, fold] = average_precision(labels[test] == 1, svm.decision_function(features[test]))
                 else:
-                    found.append(float(svm.score(features[test], labels[test])))
-            scores.append(np.mean(found))
-        return self.costs[int(np.argmax(scores))]
+                    scores[row, fold] = float(svm.score(features[test], labels[test]))
+        return self.costs[int(scores.mean(1).argmax())]
+
+    def mean_precision(
+        self, x: Floats, targets: Integers, y: Floats, wanted: Integers, cost: float | None = None
+    ) -> float:
+        """Returns the mean average precision over the classes, in [0, 1]; cost None chooses one for each class."""
+        values = []
+        for number in range(targets.shape[1]):
+            rows, labels = binary(targets, number)
+            test_rows, test_labels = binary(wanted, number)
+            chosen = self.best_cost(x[rows], labels, weighted=True) if cost is None else cost
+            svm = self.one(x[rows], labels, chosen, weighted=True)
+            values.append(average_precision(test_labels == 1, svm.decision_function(y[test_rows])))
+        return float(np.mean(values))
 
 
-def check_targets(features: Array, targets: Array, split: str) -> None:
+def check_targets(features: Floats, targets: Integers, split: str) -> None:
     """Raises ValueError unless targets are (N, K) of 1, 0 and -1, with a positive and a negative of every class."""
     if targets.ndim != 2 or len(targets) != len(features) or not np.isin(targets, (-1, 0, 1)).all():
         raise ValueError(
@@ -159,8 +170,8 @@ def check_targets(features: Array, targets: Array, split: str) -> None:
             raise ValueError(f"class {int(count.argmin())} has no {word} image in the {split} split")
 
 
-def binary(targets: Array, number: int) -> tuple[Array, Array]:
-    """Rows that count for a class, and their labels 1 and -1."""
+def binary(targets: Integers, number: int) -> tuple[npt.NDArray[np.intp], Integers]:
+    """Returns the rows that count for a class, and their labels 1 and -1."""
     rows = np.flatnonzero(targets[:, number] != -1)
     return rows, np.where(targets[rows, number] == 1, 1, -1)
 
@@ -168,7 +179,7 @@ def binary(targets: Array, number: int) -> tuple[Array, Array]:
 def svm_map(
     train: Tensor, train_targets: Tensor, test: Tensor, test_targets: Tensor, fit: Fit | None = None
 ) -> dict[str, float]:
-    """Mean average precision of one SVM for each class, its cost chosen by 3-fold cross-validated average precision.
+    """Computes the mean average precision of one SVM for each class, its cost chosen by 3-fold cross-validation.
 
     Args:
         train: (N, F) features.
@@ -188,20 +199,13 @@ def svm_map(
     targets, wanted = train_targets.cpu().numpy(), test_targets.cpu().numpy()
     check_targets(x, targets, "train")
     check_targets(y, wanted, "test")
-    found = []
-    for number in range(targets.shape[1]):
-        rows, labels = binary(targets, number)
-        test_rows, test_labels = binary(wanted, number)
-        cost = fit.best_cost(x[rows], labels, weighted=True)
-        svm = fit.one(x[rows], labels, cost, weighted=True)
-        found.append(average_precision(test_labels == 1, svm.decision_function(y[test_rows])))
-    return {"map": 100.0 * float(np.mean(found)), "unconverged": float(fit.unconverged)}
+    return {"map": 100.0 * fit.mean_precision(x, targets, y, wanted), "unconverged": float(fit.unconverged)}
 
 
 def svm_accuracy(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, fit: Fit | None = None
 ) -> dict[str, float]:
-    """Top-1 of a multi-class linear SVM (one against the rest), for plain class labels. Ours: no paper's protocol.
+    """Computes top-1 of a multi-class linear SVM (one against the rest), for plain class labels; no paper's protocol.
 
     Features as in :func:`svm_map`; one cost for all classes, by cross-validated accuracy; no class weights.
 
@@ -227,13 +231,13 @@ def svm_accuracy(
 
 
 def low_shot_rows(targets: Tensor, shots: int, draw: int = 0, seed: int = 0) -> Tensor:
-    """Positives of each class, drawn at random without repetition.
+    """Draws positives of each class at random without repetition.
 
     The order of a class's positives depends on (seed, draw, class) alone, so a smaller draw is part of a larger one.
 
     Args:
         targets: (N, K) of 1, 0 and -1.
-        shots: k, positives wanted of each class.
+        shots: k, positives of each class.
         draw: which of the independent draws.
         seed: of all draws.
 
@@ -245,32 +249,24 @@ def low_shot_rows(targets: Tensor, shots: int, draw: int = 0, seed: int = 0) -> 
     """
     if shots < 1:
         raise ValueError(f"shots must be at least 1, got {shots}")
-    found = []
+    drawn = []
     for number, column in enumerate(targets.cpu().T):
         rows = (column == 1).nonzero().flatten()
         if len(rows) < shots:
             raise ValueError(f"class {number} has {len(rows)} positives, {shots} shots were asked for; ask for fewer")
         generator = torch.Generator().manual_seed(stream_seed("shots", seed, draw, number))
-        found.append(rows[torch.randperm(len(rows), generator=generator)[:shots]])
-    return torch.stack(found)
+        drawn.append(rows[torch.randperm(len(rows), generator=generator)[:shots]])
+    return torch.stack(drawn)
 
 
 def low_shot_targets(targets: Tensor, shots: int, draw: int = 0, seed: int = 0) -> Tensor:
-    """Targets with k positives of each class; its negatives are the other classes' images, all else does not count.
+    """Keeps k positives of each class; its negatives are the other classes' images, all else does not count.
 
     An image drawn for another class that shows this one too is left out of this one, so that exactly k remain.
-
-    Args:
-        targets: (N, K) of 1, 0 and -1.
-        shots: k.
-        draw: which of the independent draws.
-        seed: of all draws.
+    Arguments and errors as of :func:`low_shot_rows`.
 
     Returns:
         (N, K) int64 of 1, 0 and -1.
-
-    Raises:
-        ValueError: see :func:`low_shot_rows`.
     """
     rows = low_shot_rows(targets, shots, draw, seed)
     targets = targets.cpu()
@@ -291,7 +287,7 @@ def low_shot_map(
     seed: int = 0,
     fit: Fit | None = None,
 ) -> dict[int, dict[str, float]]:
-    """Mean average precision from k positives of each class, over independent draws.
+    """Computes the mean average precision from k positives of each class, over independent draws.
 
     The cost is the best one for each k on the test split, as the benchmark reports it: too few images to choose by
     cross-validation.
@@ -318,29 +314,17 @@ def low_shot_map(
     x, y = svm_features(train), svm_features(test)
     wanted = test_targets.cpu().numpy()
     check_targets(y, wanted, "test")
-    found = {}
+    results = {}
     for k in shots:
         scores = np.zeros((draws, len(fit.costs)))
         for draw in range(draws):
             targets = low_shot_targets(train_targets, k, draw, seed).numpy()
             check_targets(x, targets, f"{k}-shot")
-            for place, cost in enumerate(fit.costs):
-                scores[draw, place] = _low_shot(fit, x, targets, y, wanted, cost)
+            scores[draw] = [fit.mean_precision(x, targets, y, wanted, cost) for cost in fit.costs]
         best = int(scores.mean(0).argmax())
         std = float(scores[:, best].std(ddof=1)) if draws > 1 else 0.0
-        found[k] = {"map": 100.0 * float(scores[:, best].mean()), "std": 100.0 * std, "cost": fit.costs[best]}
-    return found
-
-
-def _low_shot(fit: Fit, x: Array, targets: Array, y: Array, wanted: Array, cost: float) -> float:
-    """Mean average precision over the classes at one cost, in [0, 1]."""
-    values = []
-    for number in range(targets.shape[1]):
-        rows, labels = binary(targets, number)
-        test_rows, test_labels = binary(wanted, number)
-        svm = fit.one(x[rows], labels, cost, weighted=True)
-        values.append(average_precision(test_labels == 1, svm.decision_function(y[test_rows])))
-    return float(np.mean(values))
+        results[k] = {"map": 100.0 * float(scores[:, best].mean()), "std": 100.0 * std, "cost": fit.costs[best]}
+    return results
 
 
 def one_hot_targets(labels: Tensor, num_classes: int) -> Tensor:

@@ -18,21 +18,13 @@ FAMILIES = ("Learned", "Hand-made", "Guided by maps", "By patches", "In hidden l
 
 @dataclass(frozen=True)
 class Sheet:
-    """The frames of a mixup.
+    """The frames of a mixup."""
 
-    Args:
-        title: its name, and what it goes by.
-        family: heading under which it stands.
-        mixed: (F, C, H, W) in [0, 1].
-        masks: (F, 1, H, W), or None.
-        shares: of own and partner in the label, by frame.
-    """
-
-    title: str
-    family: str
-    mixed: Tensor
-    masks: Tensor | None
-    shares: list[tuple[float, float]]
+    title: str  # its name, and what it goes by
+    family: str  # heading under which it stands
+    mixed: Tensor  # (F, C, H, W) in [0, 1]
+    masks: Tensor | None  # (F, 1, H, W), or None
+    shares: list[tuple[float, float]]  # of own and partner in the label, by frame
 
     def same_pictures(self, other: Sheet) -> bool:
         """Whether no frame differs."""

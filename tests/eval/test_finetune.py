@@ -18,12 +18,12 @@ from samix.eval.finetune import (
     build_finetune_optimizer,
     fine_tune,
     finetune_metrics,
-    finetune_protocol_named,
     fraction_rows,
     labelled_part,
     listed_rows,
     toolbox_grid,
 )
+from samix.eval.protocol import named_protocol
 
 
 def test_a_share_has_as_many_images_of_each_class_as_can_be():
@@ -93,7 +93,7 @@ def test_the_rates_of_the_protocols():
     assert {round(p.head_lr / p.backbone_lr) for p in grid} == {1, 10, 100}
     assert {p.weight_decay for p in grid} == {1e-4}
     with pytest.raises(ValueError, match="unknown protocol 'x'; choose one of toolbox-1"):
-        finetune_protocol_named("x")
+        named_protocol(FINETUNE_PROTOCOLS, "x")
     with pytest.raises(ValueError, match="head_lr positive"):
         FinetuneProtocol(0.1, 0.0)
 

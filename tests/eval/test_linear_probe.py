@@ -11,7 +11,8 @@ from torch import nn
 from samix.data import Augment, TrainBatches, load_data
 from samix.data.order import epoch_order
 from samix.eval.features import frozen, headless
-from samix.eval.linear import PROTOCOLS, LinearProbe, Protocol, probe_augmented, probe_features, protocol_named
+from samix.eval.linear import PROTOCOLS, LinearProbe, LinearProtocol, probe_augmented, probe_features
+from samix.eval.protocol import named_protocol
 
 
 def test_the_rate_of_the_60_80_protocol():
@@ -70,7 +71,7 @@ def torch_layer(features, labels, classes, protocol, seed, optimizer, lr):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_each_of_several_layers_is_the_one_torch_would_train_alone(nesterov, smoothing):
     features, labels = data()
-    protocol = Protocol(
+    protocol = LinearProtocol(
         batch_size=16, epochs=4, nesterov=nesterov, weight_decay=1e-3, smoothing=smoothing, schedule="cosine"
     )
     lrs = (0.01, 0.3, 2.0)
@@ -88,7 +89,7 @@ def test_each_of_several_layers_is_the_one_torch_would_train_alone(nesterov, smo
 def test_lars_adapts_every_tensor_although_nothing_is_decayed():
     """SimSiam's code: lr * 0.001 * |p| / |grad|, and the plain rate while a tensor is zero."""
     features, labels = data()
-    protocol = Protocol("lars", lr=0.1, batch_size=64, epochs=3, momentum=0.0)
+    protocol = LinearProtocol(optimizer="lars", lr=0.1, batch_size=64, epochs=3, momentum=0.0)
     probe = probe_features(features, labels, 4, protocol, seed=2)
     start = LinearProbe(6, 4, protocol, seed=2)
     weight, bias = start.weight[:, 0].clone(), start.bias[0].clone()
@@ -127,7 +128,7 @@ def test_it_starts_small_and_alike():
 def test_separable_features_are_learned_and_counted():
     labels = torch.arange(60) % 6
     features = torch.eye(6)[labels]
-    probe = probe_features(features, labels, 6, Protocol(lr=5.0, epochs=30), lrs=(1e-6, 5.0))
+    probe = probe_features(features, labels, 6, LinearProtocol(lr=5.0, epochs=30), lrs=(1e-6, 5.0))
     found = probe.accuracy(features, labels, chunk=7)
     assert found[5.0] == {"top1": 100.0, "top5": 100.0}
     assert found[1e-6]["top1"] < 100
@@ -139,7 +140,7 @@ def test_separable_features_are_learned_and_counted():
 
 def test_the_same_seed_gives_the_same_layer():
     features, labels = data()
-    protocol = Protocol(batch_size=16, epochs=3)
+    protocol = LinearProtocol(batch_size=16, epochs=3)
     first, again, other = (probe_features(features, labels, 4, protocol, seed=seed).weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -157,7 +158,7 @@ def test_the_augmented_form_leaves_the_backbone_as_it_was():
     backbone = headless(randomised(tiny_cnn(), 0.1)).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     grads = [p.requires_grad for p in backbone.parameters()]
-    probe_augmented(frozen(backbone), train_batches(32), 10, Protocol(epochs=2))
+    probe_augmented(frozen(backbone), train_batches(32), 10, LinearProtocol(epochs=2))
     after = backbone.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(p.grad is None for p in backbone.parameters())
@@ -173,7 +174,7 @@ def test_the_augmented_form_sees_new_images_each_epoch_and_scales_its_rate_by_it
         return images.flatten(1)
 
     batches = train_batches()
-    protocol = Protocol(lr=2.56, scaled=True, epochs=2)
+    protocol = LinearProtocol(lr=2.56, scaled=True, epochs=2)
     probe = probe_augmented(features, batches, 10, protocol, seed=4)
     assert probe.optimizer.param_groups[0]["lr"] == pytest.approx(2.56 * 20 / 256 * 0.5)
     fed = [images for epoch in range(2) for images, _ in batches.epoch(epoch)]
@@ -184,14 +185,14 @@ def test_the_augmented_form_sees_new_images_each_epoch_and_scales_its_rate_by_it
 def test_what_is_refused():
     features, labels = data()
     with pytest.raises(ValueError, match="unknown protocol 'mocov9'; choose one of moco,"):
-        protocol_named("mocov9")
+        named_protocol(PROTOCOLS, "mocov9")
     with pytest.raises(ValueError, match="learning rates must be positive"):
         probe_features(features, labels, 4, PROTOCOLS["moco"], lrs=(1.0, 0.0))
-    with pytest.raises(ValueError, match=r"features \(N, F\) and labels \(N,\) are wanted"):
+    with pytest.raises(ValueError, match=r"expected features \(N, F\), labels \(N,\)"):
         probe_features(features, labels[:3], 4, PROTOCOLS["moco"])
     with pytest.raises(ValueError, match="optimizer must be sgd or lars"):
-        Protocol("adam")
+        LinearProtocol(optimizer="adam")
     with pytest.raises(ValueError, match="lr must be positive"):
-        Protocol(lr=0.0)
+        LinearProtocol(lr=0.0)
     with pytest.raises(ValueError, match="the split is empty"):
-        probe_features(features, labels, 4, Protocol(epochs=1)).accuracy(features[:0], labels[:0])
+        probe_features(features, labels, 4, LinearProtocol(epochs=1)).accuracy(features[:0], labels[:0])

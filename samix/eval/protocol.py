@@ -1,0 +1,79 @@
+"""The base of training protocols: schedule, optimiser, and protocols by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+
+P = TypeVar("P", bound="Protocol")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a network or a layer is trained.
+
+    Args:
+        optimizer: ``sgd``, or ``lars`` (timm's).
+        batch_size: images per step.
+        epochs: passes over the training images.
+        schedule: ``steps`` or ``cosine``; both change the rates once per epoch.
+        steps: epochs at which the rates are multiplied by ``gamma``.
+        gamma: see ``steps``.
+        momentum: of either optimiser.
+        weight_decay: on every parameter that the optimiser's groups do not exempt.
+
+    Raises:
+        ValueError: an unknown optimiser or schedule, or a number out of range.
+    """
+
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    batch_size: int = 256
+    epochs: int = 100
+    schedule: Literal["steps", "cosine"] = "cosine"
+    steps: tuple[int, ...] = ()
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "lars") or self.schedule not in ("steps", "cosine"):
+            raise ValueError(
+                f"optimizer must be sgd or lars and schedule steps or cosine, got {self.optimizer} and {self.schedule}"
+            )
+        if self.batch_size < 1 or self.epochs < 1:
+            raise ValueError(f"batch_size and epochs must be at least 1, got {self.batch_size} and {self.epochs}")
+
+    def decay(self, epoch: int) -> float:
+        """Returns the factor of the learning rates in an epoch; 0 is the first."""
+        if self.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
+        return float(self.gamma ** sum(epoch >= step for step in self.steps))
+
+    def with_epochs(self: P, epochs: int) -> P:
+        """Returns the protocol with other epochs, and the steps in proportion; 0 keeps its own."""
+        steps = tuple(round(step * epochs / self.epochs) for step in self.steps)
+        return dataclasses.replace(self, epochs=epochs, steps=steps) if epochs else self
+
+    def build_optimizer(self, groups: Sequence[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+        """Builds SGD or LARS over groups that have parameters; ``options`` are those of this optimiser."""
+        from timm.optim import Lars
+
+        cls: type[torch.optim.Optimizer] = Lars if self.optimizer == "lars" else torch.optim.SGD
+        filled = [group for group in groups if group["params"]]
+        return cls(filled, momentum=self.momentum, weight_decay=self.weight_decay, **options)  # type: ignore[call-arg]
+
+
+def named_protocol(protocols: Mapping[str, P], name: str) -> P:
+    """Returns the protocol of that name.
+
+    Raises:
+        ValueError: unknown; lists the known ones.
+    """
+    if name not in protocols:
+        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(protocols)}")
+    return protocols[name]
