@@ -10,6 +10,7 @@ from torch import Tensor
 
 from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
+from samix.runtime.checks import Range, Ranges
 from samix.train.metrics import BINS
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, label, panels
 
@@ -116,6 +117,7 @@ class CalibrationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "calibration"
+    ranges: ClassVar[Ranges] = {"bins": Range(1, 10_000)}
 
     images: int = 0
     bins: int = BINS

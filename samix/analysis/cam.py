@@ -17,6 +17,7 @@ from samix.analysis.subject import Subject
 from samix.batch import MixedBatch, check_images, check_labels
 from samix.networks.inference import looking
 from samix.networks.last_map import LastMap, catch_last_map
+from samix.runtime.checks import COUNT, SHARE, Ranges
 from samix.viz.figures import bare, figure
 from samix.viz.mixes import select_rows
 from samix.viz.pictures import show_image, tight
@@ -148,16 +149,12 @@ class Cam(MixingAnalysis):
     """
 
     name: ClassVar[str] = "cam"
+    ranges: ClassVar[Ranges] = {"lam": SHARE, "rows": COUNT}
 
     images: int = 100
     lam: float = 0.5
     rows: int = 4
     layer: str = ""
-
-    def check(self) -> None:
-        """Checks the ranges."""
-        if not 0.0 <= self.lam <= 1.0 or self.rows < 1:
-            raise ValueError(f"--lam must be in [0, 1] and --rows at least 1, got {self.lam} and {self.rows}")
 
     def analyse(self, subject: Subject) -> Findings:
         """Measures all pairs of two classes, and shows some."""

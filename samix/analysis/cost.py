@@ -16,6 +16,7 @@ from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
 from samix.networks.inference import evaluating, looking
 from samix.recipes.pretrain_recipe import without_labels
+from samix.runtime.checks import COUNT, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, label, panels
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class CostAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "cost"
+    ranges: ClassVar[Ranges] = {"repeats": COUNT}
 
     images: int = 100
     repeats: int = 5

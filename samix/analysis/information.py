@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from samix.analysis.base import Findings, MixingAnalysis, nearest_half
 from samix.analysis.subject import Subject
+from samix.runtime.checks import COUNT, IMAGE_SIDE, SHARE, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, label, panels
 
 if TYPE_CHECKING:
@@ -244,6 +245,7 @@ class InformationAnalysis(MixingAnalysis):
     """
 
     name: ClassVar[str] = "information"
+    ranges: ClassVar[Ranges] = {"lams": SHARE, "rounds": COUNT, "side": IMAGE_SIDE, "steps": COUNT}
 
     images: int = 1000
     lams: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -252,9 +254,9 @@ class InformationAnalysis(MixingAnalysis):
     steps: int = 300
 
     def check(self) -> None:
-        """Checks the ranges."""
-        if self.rounds < 1 or self.side < 1 or self.steps < 1 or not self.lams:
-            raise ValueError("--rounds, --side and --steps must be at least 1, and --lams one or more numbers")
+        """Checks that there is a lambda."""
+        if not self.lams:
+            raise ValueError("--lams must be one or more numbers")
 
     def analyse(self, subject: Subject) -> Findings:
         """Mixes all images several times, so that the critic sees many pairs."""

@@ -17,6 +17,7 @@ from samix.analysis.passes import Predict, accuracy, check_classified
 from samix.analysis.subject import Subject
 from samix.hub.load import find_weights, load_trained
 from samix.networks.inference import evaluating
+from samix.runtime.checks import POSITIVE, Range, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
 
 if TYPE_CHECKING:
@@ -198,16 +199,12 @@ class Landscape(Analysis):
     """
 
     name: ClassVar[str] = "landscape"
+    ranges: ClassVar[Ranges] = {"reach": POSITIVE, "points": Range(3)}
 
     other: str = ""
     direction: bool = False
     reach: float = 1.0
     points: int = 11
-
-    def check(self) -> None:
-        """Checks the ranges."""
-        if self.points < 3 or self.reach <= 0:
-            raise ValueError(f"--points must be at least 3 and --reach above 0, got {self.points} and {self.reach}")
 
     def analyse(self, subject: Subject) -> Findings:
         """Measures the mixing line always, lines of weights where asked for."""

@@ -18,6 +18,7 @@ from samix.analysis.subject import Subject
 from samix.data.decode import read_header
 from samix.eval.boxes import needed
 from samix.mixups.saliency import class_activation
+from samix.runtime.checks import COUNT, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, bare, figure, label, style_axes
 from samix.viz.pictures import show_image
 
@@ -237,6 +238,7 @@ class LocalisationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "localisation"
+    ranges: ClassVar[Ranges] = {"steps": COUNT}
 
     images: int = 200
     steps: int = 100

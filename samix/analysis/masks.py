@@ -15,6 +15,7 @@ from samix.analysis.base import LAMS, Findings, MixingAnalysis
 from samix.analysis.subject import Subject, checkpoints, epoch_of
 from samix.batch import MixedBatch
 from samix.hub.load import load_trained
+from samix.runtime.checks import SHARE, Ranges
 from samix.train.checkpoint import load_checkpoint
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
 from samix.viz.mixes import mask_statistics
@@ -110,6 +111,7 @@ class Masks(MixingAnalysis):
     """
 
     name: ClassVar[str] = "masks"
+    ranges: ClassVar[Ranges] = {"lams": SHARE}
 
     images: int = 100
     more: Positional[tuple[Path, ...]] = ()

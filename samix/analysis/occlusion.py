@@ -16,6 +16,7 @@ from samix.analysis.subject import Subject
 from samix.mixups.saliency import gradient_saliency
 from samix.networks.attention import attention_layers, class_attention
 from samix.networks.inference import evaluating
+from samix.runtime.checks import SHARE, Range, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, bare, figure, label, style_axes
 from samix.viz.pictures import show_image
 
@@ -147,6 +148,7 @@ class Occlusion(Analysis):
     """
 
     name: ClassVar[str] = "occlusion"
+    ranges: ClassVar[Ranges] = {"shares": SHARE, "grid": Range(1, 1024)}
 
     shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     grid: int = 8

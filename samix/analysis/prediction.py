@@ -12,6 +12,7 @@ from samix.analysis.base import LAMS, Findings, MixingAnalysis, nearest_half
 from samix.analysis.passes import Predict
 from samix.analysis.subject import Subject
 from samix.batch import MixedBatch
+from samix.runtime.checks import SHARE, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Lambda(MixingAnalysis):
     """
 
     name: ClassVar[str] = "lambda"
+    ranges: ClassVar[Ranges] = {"lams": SHARE}
 
     lams: tuple[float, ...] = LAMS
 

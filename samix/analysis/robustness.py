@@ -17,6 +17,7 @@ from samix.analysis.subject import Subject
 from samix.data import denormalize, normalize
 from samix.data.spec import Channels
 from samix.networks.inference import looking
+from samix.runtime.checks import COUNT_OR_0, Range, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, axes_grid, figure, label
 
 if TYPE_CHECKING:
@@ -243,21 +244,19 @@ class Robustness(Analysis):
     """
 
     name: ClassVar[str] = "robustness"
+    ranges: ClassVar[Ranges] = {"epsilons": Range(0, 255), "pgd_steps": COUNT_OR_0}
 
     epsilons: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
     pgd_steps: int = 10
     corruptions: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Checks ranges and names."""
+        """Checks the names before the work."""
         unknown = [name for name in self.corruptions if name not in CORRUPTIONS]
-        if self.pgd_steps < 0:
-            raise ValueError(f"--pgd-steps must be at least 0, got {self.pgd_steps}")
-        if unknown or not self.epsilons or min(self.epsilons) < 0:
-            raise ValueError(
-                f"--epsilons must be at least 0 and --corruptions among {', '.join(CORRUPTIONS)}; got {self.epsilons} "
-                f"and {', '.join(self.corruptions)}"
-            )
+        if not self.epsilons:
+            raise ValueError("--epsilons must be one or more numbers")
+        if unknown:
+            raise ValueError(f"--corruptions must be among {', '.join(CORRUPTIONS)}; got {', '.join(unknown)}")
 
     def analyse(self, subject: Subject) -> Findings:
         """Measures everything on the same images."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
 from samix.eval.features import headless
+from samix.runtime.checks import POSITIVE, Ranges
 from samix.viz.figures import bare, panels
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Tsne(Analysis):
     """
 
     name: ClassVar[str] = "tsne"
+    ranges: ClassVar[Ranges] = {"perplexity": POSITIVE}
 
     perplexity: float = 30.0
 

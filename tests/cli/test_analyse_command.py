@@ -201,7 +201,7 @@ def test_what_cannot_be_analysed_is_told_in_one_line(runs, tmp_path, capsys):
     assert "nothing at" in refused(capsys, "cam", tmp_path / "none", *out)
     assert "neither a run's folder (last.pt) nor an export" in refused(capsys, "cam", tmp_path, *out)
     assert "--out must end in .png" in refused(capsys, "cam", runs["samix"], "--out", tmp_path / "a.jpg")
-    assert "--corruptions among gaussian_noise" in refused(
+    assert "--corruptions must be among gaussian_noise" in refused(
         capsys, "robustness", runs["samix"], "--corruptions", "rain", *out
     )
     assert "'samix' cannot be used here" in refused(capsys, "lambda", runs["vanilla"], "--mixup", "samix", *out)

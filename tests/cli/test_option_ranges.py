@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from samix.cli.analyse import KINDS as ANALYSES
+from samix.analysis import ANALYSES
 from samix.cli.evaluate import KINDS, Evaluate
 from samix.cli.main import main
 from samix.cli.mixer import MixerCheck
