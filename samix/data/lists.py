@@ -154,11 +154,7 @@ def read_list(path: Path, root: Path) -> ImageList:
 
 
 def _repeats(path: Path, names: Sequence[str], labels: Sequence[str] | None) -> tuple[str, ...]:
-    """Says how many images are listed more than once.
-
-    Raises:
-        ValueError: one has two labels.
-    """
+    """Says how many images are listed more than once."""
     labelled: dict[str, str] = {}
     for name, label in zip(names, labels or [""] * len(names), strict=True):
         if labelled.setdefault(name, label) != label:

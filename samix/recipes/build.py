@@ -125,15 +125,7 @@ def augment_of(recipe: Recipe, data: str, native_size: int | None) -> Augment:
 
 
 def check_names(recipe: Recipe, own_network: bool = False) -> None:
-    """Checks the names in a recipe that are looked up late, before data are read.
-
-    Args:
-        recipe: the run.
-        own_network: the user gives the network.
-
-    Raises:
-        ValueError: an augmentation, an optimiser or a network that does not exist, or arguments that are no JSON.
-    """
+    """Checks the names in a recipe that are looked up late, before data are read."""
     from timm.optim import list_optimizers
 
     check_choice("augment", recipe.augment, ("auto", *get_args(Kind)))

@@ -40,9 +40,6 @@ def layer_factors(method: nn.Module, decay: float) -> dict[int, float]:
     """The factor of the learning rate by parameter (its id): ``decay`` to the number of layers above its own.
 
     Layers are timm's, for ``layer_decay`` in its training script; the classifier is the last, with factor 1.
-
-    Raises:
-        ValueError: the network does not say what its layers are.
     """
     from timm.models import group_parameters
 
@@ -59,7 +56,7 @@ def layer_factors(method: nn.Module, decay: float) -> dict[int, float]:
     return factors
 
 
-def split_layers(group: dict[str, Any], factors: Mapping[int, float]) -> list[dict[str, Any]]:
+def split_layers(group: Values, factors: Mapping[int, float]) -> list[Values]:
     """The group in parts of one factor of the learning rate each; other parameters have 1."""
     parts: dict[float, list[nn.Parameter]] = {}
     for parameter in group["params"]:
