@@ -25,7 +25,7 @@ from samix.viz.webpage import write_page
 
 
 def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | None = None) -> int:
-    """``samix compare``: runs what is not finished, writes the report, prints the table."""
+    """``samix compare``: finishes the runs, writes the report, prints the table."""
     out = out or sys.stdout
     plan = read_plan(arguments)
     refuse_other_report(plan.out / "results.json", plan)
@@ -48,7 +48,7 @@ def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | N
 
 
 def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Results:
-    """Runs all jobs; the report is written anew whenever one ends, and at the end."""
+    """Runs all jobs; the report is written again whenever one ends, and at the end."""
     errors: dict[tuple[str, int], str] = {}
 
     def ended(job: Job, error: str) -> None:
@@ -68,7 +68,7 @@ def run_and_write(plan: Plan, command: str, start: Start, out: IO[str]) -> Resul
 
 
 def read_and_write(plan: Plan, command: str) -> Results:
-    """Reads what is finished and writes the report; trains nothing, so a comparison at work there is left in peace."""
+    """Reads the finished runs and writes the report; trains nothing, so another comparison may work there."""
     if not any(is_finished(job.folder) for job in plan.jobs):
         raise ValueError(f"--read trains nothing, and {plan.out} holds no finished run of this comparison")
     preview_others(plan, elsewhere=True)

@@ -61,7 +61,7 @@ class ComparePretraining(CompareArguments):
 
 
 def read_plan(arguments: Sequence[str]) -> Plan:
-    """The plan of a command line: mixups first, then options."""
+    """Returns the plan of a command line: mixups first, then options."""
     count = next((n for n, a in enumerate(arguments) if a.startswith("-")), len(arguments))
     specs, words = arguments[:count], arguments[count:]
     choice, flags = read_known(Choice, words, "samix compare")
@@ -98,7 +98,7 @@ def check_choice(choice: Choice, flags: Sequence[str]) -> None:
 
 
 def file_values(path: str) -> Values:
-    """The fields in the file of ``--config``."""
+    """Returns the fields in the file of ``--config``."""
     values = read_config(path, PretrainRecipe)
     decided = sorted(set(values) & set(FIXED))
     if decided:
@@ -107,7 +107,7 @@ def file_values(path: str) -> Values:
 
 
 def read_variants(specs: Sequence[str]) -> list[Variant]:
-    """The rows that are asked for; of an ablation all of them, but for those that are there already."""
+    """Returns the rows that are asked for; of an ablation all of them, but for those that are there already."""
     variants: list[Variant] = []
     for spec in specs:
         if spec.startswith(ABLATION):
@@ -126,7 +126,7 @@ def read_variants(specs: Sequence[str]) -> list[Variant]:
 
 
 def mixup_of(variant: Variant) -> str:
-    """The name of a row's mixup; of a Mixer that is still to be trained a stand-in."""
+    """Returns the name of a row's mixup; a placeholder for a Mixer that is not trained yet."""
     name = split_spec(variant.spec)[0]
     return f"{MIXER}{variant.mixer_of}" if variant.mixer_of else name
 
@@ -141,7 +141,7 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def label_of(spec: str) -> str:
-    """What tables call it: the name, of a path what tells it apart, and the options."""
+    """Returns a row's label: the mixup's name, or the end of its path, and the options."""
     name, options = split_spec(spec)
     options_text = ",".join(f"{k}={v}" for k, v in options.items())
     return (short_name(name) if name.startswith(MIXER) else name) + (f":{options_text}" if options else "")
@@ -166,7 +166,7 @@ def read_recipe(
 
 
 def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entry:
-    """The row of a mixup."""
+    """Returns the row of a mixup."""
     given, name = split_spec(variant.spec)[1], mixup_of(variant)
     group = scored.task.groups["mixup"]
     changes = {key.removeprefix(FIELD): text for key, text in given.items() if key.startswith(FIELD)}
@@ -192,7 +192,7 @@ def new_entry(variant: Variant, recipe: Recipe, scored: ScoredTask) -> Entry:
 
 
 def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask) -> Values:
-    """What a row changes in the recipe."""
+    """Returns the fields of the recipe that a row changes."""
     hints = get_type_hints(type(recipe))
     free = [name for name in hints if name not in (*FIXED, *scored.skipped, "name", "method")]
     for name in changes:
@@ -202,7 +202,7 @@ def field_values(changes: Mapping[str, str], recipe: Recipe, scored: ScoredTask)
 
 
 def option_value(key: str, hint: object, text: str) -> object:
-    """The text of an option as its field's type."""
+    """Returns the text of an option as its field's type."""
     choices = get_args(hint)
     if text in choices or (str in (choices or (hint,)) and text not in ("null", "none")):
         return text
@@ -213,7 +213,7 @@ def option_value(key: str, hint: object, text: str) -> object:
 
 
 def overridden(recipes: Sequence[Recipe], scored: ScoredTask) -> Values:
-    """Fields in which any of the recipes differs from the named one, with the first value that does."""
+    """Returns fields in which any of the recipes differs from the named one, with the first value that does."""
     changed: Values = {}
     for recipe in recipes:
         own = recipe.to_dict()

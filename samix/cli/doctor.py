@@ -39,7 +39,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def described() -> list[str]:
-    """The installed versions, and the hardware."""
+    """Returns the installed versions, and the hardware."""
     rows = {
         "system": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         **versions(),
@@ -51,13 +51,13 @@ def described() -> list[str]:
 
 
 def devices() -> list[str]:
-    """The devices that `--device` takes, besides `auto`."""
+    """Returns the devices that `--device` takes, besides `auto`."""
     gpus = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def installed(name: str) -> str:
-    """The version of a package; empty if it is not installed."""
+    """Returns the version of a package; empty if it is not installed."""
     if find_spec(name) is None:
         return ""
     try:
@@ -67,7 +67,7 @@ def installed(name: str) -> str:
 
 
 def find_troubles() -> list[str]:
-    """The known troubles that this machine has, each with what to do."""
+    """Returns the known troubles that this machine has, each with what to do."""
     troubles = []
     if has_amx() and not os.environ.get("ONEDNN_MAX_CPU_ISA"):
         troubles.append(
@@ -93,6 +93,6 @@ def find_troubles() -> list[str]:
 
 
 def has_amx() -> bool:
-    """Whether the CPU reports AMX instructions."""
+    """Returns whether the CPU reports AMX instructions."""
     info = Path("/proc/cpuinfo")
     return info.is_file() and "amx_tile" in info.read_text(encoding="utf-8", errors="replace")

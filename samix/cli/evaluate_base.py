@@ -1,4 +1,4 @@
-"""What every kind of ``samix evaluate KIND`` shares: its options, its images, the line it prints."""
+"""The base of every ``samix evaluate KIND``: its options, its images, the line that it prints."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Options:
         raise NotImplementedError
 
     def load(self) -> Source:
-        """The source on the device."""
+        """Returns the source on the device."""
         return load_source(self.source, size=self.size, stem=self.stem, device=self.torch_device)
 
     def load_images(self, source: Source) -> ImageData:
-        """The data set, with pixels scaled as the source was trained."""
+        """Returns the data set, with pixels scaled as the source was trained."""
         name = self.data or source.data
         if not name:
             raise ValueError(f"{self.source} does not say what it was trained on; give --data")
@@ -71,7 +71,7 @@ class Options:
         return pick_device(self.device)
 
     def split(self, source: Source, data: ImageData, split: Literal["train", "val"]) -> EvalBatches:
-        """A split under the test transform."""
+        """Returns a split under the test transform."""
         return EvalBatches(
             data,
             batch_size=self.batch_size or 256,
@@ -83,7 +83,7 @@ class Options:
         )
 
     def train_batches(self, source: Source, data: ImageData, batch_size: int) -> TrainBatches:
-        """The train split under the train transform, in batches of that size or of the whole split."""
+        """Returns the train split under the train transform, in batches of that size or of the whole split."""
         # The probes of STL-10 take crops of at least 0.2 of the area.
         augment = Augment("resized-crop", min_scale=0.2) if data.name == "stl10" else default_augment(data)
         return TrainBatches(
@@ -97,7 +97,7 @@ class Options:
         )
 
     def both(self, source: Source, data: ImageData, features: Features) -> list[tuple[Tensor, Tensor]]:
-        """Features and labels of train and val."""
+        """Returns features and labels of train and val."""
         return [extract(features, self.split(source, data, split).batches()) for split in ("train", "val")]
 
 

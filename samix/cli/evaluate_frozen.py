@@ -159,7 +159,7 @@ class Fewshot(Options):
 def voc_features(
     options: Options, source: Source, features: Features
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Features and (N, K) targets of a VOC data set, train and test."""
+    """Returns features and (N, K) targets of a VOC data set, train and test."""
     from samix.eval.boxes import image_targets, load_boxes
 
     boxes = load_boxes(options.data)

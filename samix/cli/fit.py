@@ -209,7 +209,7 @@ def run_recipe(
 
 
 def _named(mixup: str | Augmentation) -> tuple[str, Options]:
-    """The name of a mixup, and its options where it is an object."""
+    """Returns the name of a mixup, and its options where it is an object."""
     if isinstance(mixup, str):
         return mixup, {}
     cls = type(mixup)
@@ -224,7 +224,7 @@ def _named(mixup: str | Augmentation) -> tuple[str, Options]:
 
 
 def _data(train: object, val: object, class_names: Sequence[str] | None) -> ImageData | None:
-    """The data set where it is given as objects, or as two folders; None where it has a name."""
+    """Returns the data set where it is given as objects, or as two folders; None where it has a name."""
     if isinstance(train, ImageData):
         return train
     if train is None or (isinstance(train, str | Path) and val is None):
@@ -243,7 +243,7 @@ def _data(train: object, val: object, class_names: Sequence[str] | None) -> Imag
 
 
 def _small(data: ImageData, model: str | nn.Module | None) -> Values:
-    """The size of small images, and the stem that goes with them; nothing for others."""
+    """Returns the size of small images, and the stem that goes with them; nothing for others."""
     image = data.train.image(0)
     side = max(image.shape[1:]) if isinstance(image, Tensor) else max(image.size)
     if side > SMALL:

@@ -100,14 +100,14 @@ def explain(error: Exception) -> int:
 
 
 def find_command(name: str) -> Command:
-    """The function of a command."""
+    """Returns the function of a command."""
     module, _, function = COMMANDS[name].partition(":")
     command: Command = getattr(import_module(module), function)
     return command
 
 
 def without_allowed(words: Sequence[str]) -> list[str]:
-    """The words without ``--allow NAME``, after allowing these names."""
+    """Returns the words without ``--allow NAME``, after allowing these names."""
     rest, values = [], iter(words)
     for word in values:
         flag, equals, value = word.partition("=")

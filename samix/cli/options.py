@@ -67,7 +67,7 @@ def read(
 
 
 def known_options(cls: type[object], options: Values, prog: str) -> list[str]:
-    """All options of a command."""
+    """Returns all options of a command."""
     return re.findall(r"^  (--[\w.-]+)", help_text(cls, options, prog), re.MULTILINE)
 
 
@@ -92,7 +92,7 @@ def one_line(prog: str, known: Callable[[], Collection[str]]) -> Iterator[None]:
 
 
 def help_text(cls: type[object], options: Values, prog: str, common: Collection[str] = ()) -> str:
-    """The help of a command: of the common options, or of all."""
+    """Returns the help of a command: of the common options, or of all."""
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         tyro.cli(cls, args=["--help"], **{**options, "description": ""})
@@ -119,7 +119,7 @@ ROW = re.compile(r"^  (?! )((?:-\w[^,\n]*, )?(?:--([\w.-]+))?(?:\S| (?! ))*)((?:
 
 
 def entry(flags: str, explained: str, width: int) -> list[str]:
-    """The lines of help about an option."""
+    """Returns the lines of help about an option."""
     lines = textwrap.wrap(" ".join(explained.split()), width, initial_indent=" " * 26, subsequent_indent=" " * 26)
     if len(flags) > 23 or not lines:
         return [f"  {flags}", *lines]
@@ -127,7 +127,7 @@ def entry(flags: str, explained: str, width: int) -> list[str]:
 
 
 def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str:
-    """A mistake that tyro reports, as one line with the option that was probably meant."""
+    """Returns a mistake that tyro reports, as one line with the option that was probably meant."""
     parts = re.split(r"^ *-{10,} *$", report, flags=re.MULTILINE)  # title, message, hints
     message = " ".join(parts[1].split()) if len(parts) > 1 else "the options cannot be read"
     more = f"({prog} {HELP_ALL} explains all options)"
@@ -157,7 +157,7 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
 
 
 def options_type(owner: type[Any]) -> type[Any]:
-    """The dataclass that a command line reads for the options of ``owner``: without its keyword-only fields."""
+    """Returns the dataclass that a command line reads for the options of ``owner``: without its keyword-only fields."""
     hidden = [f.name for f in dataclasses.fields(owner) if f.kw_only and f.init]
     if not hidden:
         return owner
@@ -172,7 +172,7 @@ def options_type(owner: type[Any]) -> type[Any]:
 
 
 def plain_options(options: Any) -> Values:
-    """The options as plain values, without keyword-only fields."""
+    """Returns the options as plain values, without keyword-only fields."""
     return {
         f.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
         for f in dataclasses.fields(options)
@@ -182,5 +182,5 @@ def plain_options(options: Any) -> Values:
 
 
 def generator_of(cls: type[Any]) -> Values:
-    """A generator for a mixup that is made for its options only, so that it draws no seed."""
+    """Returns a generator for a mixup that is made for its options only, so that it draws no seed."""
     return {"generator": torch.Generator()} if "generator" in {f.name for f in dataclasses.fields(cls)} else {}

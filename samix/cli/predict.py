@@ -115,7 +115,7 @@ def write_csv(file: TextIO, predictions: Iterator[object], top: int) -> int:
 
 
 def image_files(given: Sequence[str]) -> list[str]:
-    """The image files that are meant by files, folders and patterns, without repeats, in order."""
+    """Returns the image files that are meant by files, folders and patterns, without repeats, in order."""
     files: dict[str, None] = {}
     for name in given:
         path = Path(name)
@@ -136,7 +136,7 @@ def image_files(given: Sequence[str]) -> list[str]:
 
 
 def is_image(path: Path, root: Path) -> bool:
-    """Whether a file below root has an image's ending and is not hidden."""
+    """Returns whether a file below root has an image's ending and is not hidden."""
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
     return not hidden and path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
 

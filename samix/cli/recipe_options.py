@@ -75,7 +75,7 @@ class Choice:
 
     @property
     def named(self) -> dict[str, str]:
-        """What the user named."""
+        """The names that the user gave."""
         names = {name: getattr(self, name) for name in ("recipe", "data", "model", "mixup", "method")}
         return {name: value for name, value in names.items() if value}
 
@@ -113,12 +113,12 @@ class RecipeArguments:
 
     @classmethod
     def at(cls: type[Arguments], recipe: Recipe, choice: Choice, values: Values) -> Arguments:
-        """The options at the values of a recipe; ``values`` are those of a subclass."""
+        """Returns the options at the values of a recipe; ``values`` are those of a subclass."""
         groups: Values = {f.name: fields_of(recipe, GROUPS[f.name]) for f in fields(cls) if f.name in GROUPS}
         return cls(recipe=recipe.name, config=choice.config or "", **groups, **values)
 
     def changes(self) -> Values:
-        """The fields of the recipe, at the values of the command line."""
+        """Returns the fields of the recipe, at the values of the command line."""
         groups = [getattr(self, f.name) for f in fields(self) if f.name in GROUPS]
         return {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
 
@@ -158,7 +158,7 @@ class PretrainArguments(TrainArguments[MixupOptions], Generic[MixupOptions, Meth
 def read_run(
     task: Task[AnyRecipe], arguments: Sequence[str], prog: str, run_options: RunOptions | None = None
 ) -> tuple[AnyRecipe, RunOptions]:
-    """The recipe and the run options of a command line; errors are one line."""
+    """Returns the recipe and the run options of a command line; errors are one line."""
     choice, rest = read_known(Choice, arguments, prog)
     for name in ("method", "method_preset"):
         if getattr(choice, name) and "method" not in task.groups:
@@ -184,7 +184,7 @@ def read_run(
 
 
 def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[AnyRecipe, RunOptions]:
-    """The recipe that the first words give, and the run options with the run to resume."""
+    """Returns the recipe that the first words give, and the run options with the run to resume."""
     if not choice.resume:
         options = dataclasses.replace(options, resume=choice.resume is not None)
         values = read_config(choice.config or "", task.recipe)
@@ -213,7 +213,7 @@ def with_weights(
     init: str | None,
     pretrained: bool,
 ) -> AnyRecipe:
-    """The recipe of these names, see :meth:`Task.resolve`, and of the weights to start from.
+    """Returns the recipe of these names, see :meth:`Task.resolve`, and of the weights to start from.
 
     The network is that of the weights unless it is named, and the recipe of the user's own images is ``finetune``.
     """
@@ -273,12 +273,12 @@ def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:
 
 
 def fields_of(recipe: Recipe, group: type[Owner]) -> Owner:
-    """A group of a recipe's fields."""
+    """Returns a group of a recipe's fields."""
     values: Values = {f.name: getattr(recipe, f.name) for f in fields(group)}  # type: ignore[arg-type]
     return group(**values)
 
 
 def instance(task: Task[AnyRecipe], recipe: AnyRecipe, name: str, owner: type[Owner]) -> Owner:
-    """The options of the mixup or the method of a recipe."""
+    """Returns the options of the mixup or the method of a recipe."""
     values = task.groups[name].resolve(getattr(recipe, name), getattr(recipe, f"{name}_options"))
     return owner(**values, **generator_of(owner))

@@ -49,7 +49,7 @@ def recipes(arguments: Sequence[str]) -> int:
 
 
 def listed() -> list[str]:
-    """The recipes with their published top-1 in percent by mixup, and a rough cost."""
+    """Returns the recipes with their published top-1 in percent by mixup, and a rough cost."""
     lines = [f"{'recipe':15}" + "".join(f"{c:>9}" for c in COLUMNS) + "   epochs   rough cost"]
     for name in RECIPES.names():
         entry = TRAINING.named(name)

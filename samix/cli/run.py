@@ -28,7 +28,7 @@ from samix.viz.callbacks import Pictures
 
 
 def default_callbacks(recipe: Recipe, options: RunOptions) -> list[Callback]:
-    """The callbacks of ``samix train`` and ``samix pretrain``, in the order of their calls."""
+    """Returns the callbacks of ``samix train`` and ``samix pretrain``, in the order of their calls."""
     callbacks: list[Callback] = [Warnings()]
     if not options.quiet:
         callbacks.append(TimeEstimate())
@@ -46,7 +46,7 @@ def build_run(
     data: ImageData | None = None,
     network: nn.Module | None = None,
 ) -> Run:
-    """The run of a recipe, with or without labels."""
+    """Returns the run of a recipe, with or without labels."""
     check_names(recipe, own_network=network is not None)
     source = read_source(recipe.init) if recipe.init else None
     if source is not None and source.config is not None:  # pixels are scaled as the weights know them

@@ -24,12 +24,12 @@ def pretrain(arguments: Sequence[str]) -> int:
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
-    """The recipe and run options of ``samix train``."""
+    """Returns the recipe and run options of ``samix train``."""
     return read_run(TRAINING, arguments, "samix train")
 
 
 def parse_pretrain(arguments: Sequence[str]) -> tuple[PretrainRecipe, RunOptions]:
-    """The recipe and run options of ``samix pretrain``."""
+    """Returns the recipe and run options of ``samix pretrain``."""
     return read_run(PRETRAINING, arguments, "samix pretrain")
 
 

@@ -40,7 +40,7 @@ def check_input_stage(mixup: Augmentation) -> None:
 
 
 class InputStage:
-    """What the adapters share: a mixup of images alone, and what its labels are to become."""
+    """The base of the adapters: a mixup of images alone, and the form of its targets."""
 
     def __init__(self, mixup: Augmentation, num_classes: int | None = None, smoothing: float = 0.0) -> None:
         check_input_stage(mixup)

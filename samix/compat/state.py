@@ -1,4 +1,4 @@
-"""What a loop of its own has to save beside the weights, so that training resumes exactly."""
+"""The state that your own loop saves beside the weights, so that training resumes exactly."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         return self.eval_model
 
     def has_ema(self) -> bool:
-        """Whether timm is to keep an average of its own: no."""
+        """Returns whether timm is to keep an average of its own: no."""
         return False
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> Values:

@@ -119,7 +119,7 @@ def read_digits(location: DataLocation) -> Splits:
     A fifth of every class is held out. The split is fixed, so that runs with different seeds can be compared.
     """
     if location.place:
-        raise ValueError(f"digits lies inside scikit-learn and takes no folder, got digits:{location.place}")
+        raise ValueError(f"digits is part of scikit-learn and takes no folder, got digits:{location.place}")
     scans, target = read_scans()
     grey = scans.mul(255 / 16).round().to(torch.uint8)  # (N, 8, 8)
     images, labels = grey[:, None].repeat(1, 3, 1, 1), target

@@ -124,7 +124,7 @@ def _split_rank(name: str, words: Sequence[str]) -> int | None:
 
 
 def _is_flat(folder: Path) -> bool:
-    """Whether a folder holds images and no visible folder."""
+    """Returns whether a folder holds images and no visible folder."""
     entries = [entry for entry in _entries(folder) if not is_hidden(entry.name)]
     return not any(map(_is_folder, entries)) and any(not _reason_against(entry) for entry in entries)
 

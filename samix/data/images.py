@@ -73,7 +73,7 @@ class ArrayImages:
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Images in files. The names lie in one fixed-width array, which forked workers share instead of copying.
+    """Images in files. The names are in one fixed-width array, which forked workers share instead of copying.
 
     Args:
         root: folder that the names are relative to.
@@ -119,7 +119,7 @@ def _check_labels(labels: Tensor, count: int) -> None:
 
 
 def none_of(images: ImageSet) -> ImageSet:
-    """The empty set of these images."""
+    """Returns the empty set of these images."""
     return images.subset(torch.zeros(0, dtype=torch.int64))
 
 

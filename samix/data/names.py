@@ -130,7 +130,7 @@ def load_data(
 
 
 def _suspicions(data: ImageData) -> tuple[str, ...]:
-    """Says what a user may not know of their own images: copies in both splits, classes that differ by a slip."""
+    """Notes faults of a user's own images: copies in both splits, and class names that differ by a typing error."""
     notes = []
     copied = copied_images(data.train, data.val)
     if copied:

@@ -27,7 +27,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
-    """Rows that an epoch visits where every class is seen equally often, (N,) int64 for N labels.
+    """Returns rows that an epoch visits where every class is seen equally often, (N,) int64 for N labels.
 
     A class with more images than its share is seen in part, another part in each epoch; one with fewer is repeated,
     each of its images equally often but for one.
@@ -75,7 +75,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return self.count // (self.batch_size * self.world_size)
 
     def order(self, epoch: int) -> Tensor:
-        """Rows that an epoch visits on all ranks together, (count,) int64."""
+        """Returns rows that an epoch visits on all ranks together, (count,) int64."""
         if self.labels is None:
             return epoch_order(self.count, self.seed, epoch)
         return balanced_order(self.labels, self.seed, epoch)

@@ -292,7 +292,7 @@ def _kept(path: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
             if not plain or not np.array_equal(stored["stamp"], stamp):
                 return None
             index = Index(stored["offsets"], stored["sizes"], stored["labels"], stored["names"])
-    except Exception:  # damaged: readers of archives stumble in many ways; it is made again
+    except Exception:  # damaged, in any of many ways: it is made again
         return None
     numbers = (index.offsets, index.sizes, index.labels)
     right = all(values.dtype == np.int64 and values.shape == index.names.shape for values in numbers)
@@ -303,7 +303,7 @@ def _kept(path: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
 
 
 def _keep(path: Path, stamp: npt.NDArray[np.int64], index: Index) -> None:
-    """Writes the index whole, under a name of its own first as other processes may do the same; or not at all."""
+    """Writes the index whole or not at all; other processes may do so at the same time."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError:

@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Splits(NamedTuple):
-    """What a reader returns.
+    """The result of a reader.
 
     Args:
         train: images to learn from.

@@ -30,7 +30,7 @@ SMALL_FROM = 0.05  # least share of the area that SwAV's small crops take
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """What happens to one view; every step but the crop with its probability.
+    """The steps that make one view; every step but the crop has a probability.
 
     Args:
         scale: least and largest share of the area that the random resized crop takes.

@@ -1,4 +1,4 @@
-"""What a run exports: its network, and its Mixer."""
+"""Callbacks that export a run's network and its Mixer."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from samix.train.checkpoint import load_checkpoint, load_into
 
 
 def load_method(path: Path) -> tuple[Method, Recipe, Values]:
-    """The method of a checkpoint in eval mode, its recipe, and what it remembers of its data."""
+    """Returns the method of a checkpoint in eval mode, its recipe, and what it remembers of its data."""
     state = load_checkpoint(path)
     recipe = recipe_of(state["recipe"])
     data = state["data"]
@@ -37,7 +37,7 @@ def load_method(path: Path) -> tuple[Method, Recipe, Values]:
 
 
 def without_paths(recipe: Recipe) -> Recipe:
-    """The recipe without what only started its run and may be gone: weights to begin with, a Mixer."""
+    """Returns the recipe without what only started its run and may be gone: weights to begin with, a Mixer."""
     options = {k: v for k, v in recipe.mixup_options.items() if k != "init"}
     plain = dataclasses.replace(recipe, pretrained=False, mixup_options=options)
     if not recipe.mixup.startswith(MIXER):

@@ -55,7 +55,7 @@ class ImageTransform:
     config: NetworkConfig
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """An RGB PIL image or a uint8 tensor (3, H, W) to a float32 tensor (3, size, size)."""
+        """Returns an RGB PIL image or a uint8 tensor (3, H, W) to a float32 tensor (3, size, size)."""
         c = self.config
         if isinstance(image, Image.Image):
             image = image.convert("RGB")

@@ -60,7 +60,7 @@ timm alone cannot load it: the first layers were changed for small images (`stem
 
 
 def config_of(recipe: Recipe, data: Options) -> NetworkConfig:
-    """The config of the network that a recipe trains."""
+    """Returns the config of the network that a recipe trains."""
     custom = recipe.model == CUSTOM
     names = () if without_labels(recipe) else tuple(data["classes"])
     augment = augment_of(recipe, str(data["name"]), data.get("native_size"))
@@ -103,12 +103,12 @@ def write_export(folder: Path, network: nn.Module, config: NetworkConfig, recipe
 
 
 def loads_in_timm(config: NetworkConfig) -> bool:
-    """Whether timm alone builds this network from ``config.json``."""
+    """Returns whether timm alone builds this network from ``config.json``."""
     return config.stem == "default" and config.architecture != CUSTOM
 
 
 def timm_fields(config: NetworkConfig, network: nn.Module) -> Values:
-    """The fields of ``config.json`` that timm reads."""
+    """Returns the fields of ``config.json`` that timm reads."""
     name = config.architecture
     if not loads_in_timm(config):
         name += (
@@ -136,7 +136,7 @@ def timm_fields(config: NetworkConfig, network: nn.Module) -> Values:
 
 
 def describe(recipe: Recipe, config: NetworkConfig, score: float | None) -> str:
-    """The first lines of a card: what was trained, how, and its accuracy."""
+    """Returns the first lines of a card: what was trained, how, and its accuracy."""
     how = f"with samix, recipe `{recipe.name}`, mixup `{recipe.mixup}`, on `{recipe.data}`"
     if without_labels(recipe):
         text = f"# {recipe.model}, features\n\nTrained without labels by `{recipe.method}` {how}."

@@ -19,7 +19,7 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.", "network
 
 @dataclass(frozen=True)
 class InitReport:
-    """What was taken from a source.
+    """The tensors that were taken from a source.
 
     Args:
         location: of the source.
@@ -135,7 +135,7 @@ def strip_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict
 
 
 def head_names(model: nn.Module) -> set[str]:
-    """Names of the classifier's tensors: timm's, else those of the last linear layer."""
+    """Returns names of the classifier's tensors: timm's, else those of the last linear layer."""
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     layers = [classifier] if isinstance(classifier, str) else list(classifier or ())
     if not layers:

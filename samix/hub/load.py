@@ -21,7 +21,7 @@ from samix.train.checkpoint import load_into, newest_of
 
 
 def load_network(source: str | Path, *, model: nn.Module | None = None) -> tuple[nn.Module, NetworkConfig, Options]:
-    """A trained network in eval mode, its config, and the plain values of its recipe."""
+    """Returns a trained network in eval mode, its config, and the plain values of its recipe."""
     given = read_source(source)
     if given.config is None and model is None:
         raise ValueError(f"{given.location} holds weights alone; give their network: samix.load(SOURCE, model=network)")

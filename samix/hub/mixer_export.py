@@ -22,7 +22,7 @@ from samix.train.checkpoint import load_checkpoint, newest_of
 
 
 def has_mixer(method: Method) -> bool:
-    """Whether a method trains a Mixer that can be shared: a registered one, on a network that timm knows."""
+    """Returns whether a method trains a Mixer that can be shared: a registered one, on a network that timm knows."""
     return (
         isinstance(method, AutoMix)
         and MASK_GENERATORS.get(method.mixer.config.name) is type(method.mixer)
@@ -33,7 +33,7 @@ def has_mixer(method: Method) -> bool:
 def mixer_network(
     method: Method, recipe: Recipe, mean: Sequence[float], std: Sequence[float], about: Options
 ) -> MixerWithEncoder:
-    """The Mixer of a method with its encoder, the averaged copy up to the feature stage; a copy of its own."""
+    """Returns the Mixer of a method with its encoder, the averaged copy up to the feature stage; a copy of its own."""
     if not has_mixer(method):
         raise ValueError(f"{type(method).__name__} holds no Mixer to share: train AutoMix or SAMix on a timm network")
     assert isinstance(method, AutoMix)
@@ -61,7 +61,7 @@ def mixer_network(
 
 
 def figures_of(row: Mapping[str, float]) -> dict[str, float]:
-    """The figures of an epoch that a Mixer's card gives."""
+    """Returns the figures of an epoch that a Mixer's card gives."""
     names = {"top1": "held-out top-1 of its network, %", "mask_std": "mask_std", "mask_error": "mask_error"}
     return {title: row[name] for name, title in names.items() if name in row}
 
@@ -96,7 +96,7 @@ def write_mixer(
 
 
 def export_mixer(checkpoint: Path, folder: Path, licence: str = "") -> str:
-    """A Mixer's folder from a checkpoint; returns what to print."""
+    """Returns a Mixer's folder from a checkpoint; returns what to print."""
     checkpoint = newest_of(checkpoint)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not empty and holds no Mixer; give a new folder")
@@ -119,7 +119,7 @@ def describe(network: MixerWithEncoder) -> str:
 
 
 def write_card(folder: Path, licence: str) -> str:
-    """Writes a Mixer's card anew, with this licence where one is given; returns its text."""
+    """Writes a Mixer's card again, with this licence where one is given; returns its text."""
     network = MixerWithEncoder.read(folder)
     if licence:
         about = {**network.config.about, "licence": licence}

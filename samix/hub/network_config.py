@@ -1,4 +1,4 @@
-"""What an exported network is, as plain values: enough to build it again and to prepare images for it.
+"""The config of an exported network, as plain values: enough to build it again and to prepare images for it.
 
 ``config.json`` of an export holds these values under ``samix.network`` beside the fields that timm reads. Files come
 from anywhere, so every value is checked when it is read.
@@ -122,7 +122,7 @@ def read_config(path: Path) -> tuple[NetworkConfig, Values]:
 
 
 def _of_timm(values: Values, path: Path) -> NetworkConfig:
-    """The config of a network as ``timm`` saves it for the hub."""
+    """Returns the config of a network as ``timm`` saves it for the hub."""
     cfg = values.get("pretrained_cfg", values)
     if not isinstance(cfg, dict):
         raise ValueError(f"{path} is damaged: pretrained_cfg must be a table")

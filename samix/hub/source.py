@@ -28,7 +28,7 @@ KINDS = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Weights, and what is known of their network.
+    """Weights, and the known facts about their network.
 
     Args:
         location: where they were read, for messages.
@@ -115,7 +115,7 @@ def _from_checkpoint(path: Path) -> Source:
 
 
 def _from_pickle(path: Path) -> Source:
-    """A checkpoint of samix, or a state dict of any training script."""
+    """Returns a checkpoint of samix, or a state dict of any training script."""
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the reader of pickles fails in many ways over foreign files
@@ -211,7 +211,7 @@ def _from_hub(name: str) -> Source:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file."""
+    """Returns the tensors of a file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

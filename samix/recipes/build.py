@@ -37,7 +37,7 @@ MIXER = "mixer:"  # and a path: a frozen Mixer
 
 
 def mixup_names() -> tuple[str, ...]:
-    """All mixups by name, also those of installed packages."""
+    """Returns all mixups by name, also those of installed packages."""
     return (*MIXUPS.names(), *METHODS.names())
 
 
@@ -64,7 +64,7 @@ def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
 
 
 def mixup_class(name: str) -> type[Augmentation]:
-    """The class of a mixup that needs no method of its own."""
+    """Returns the class of a mixup that needs no method of its own."""
     cls = named_mixup(name)
     if not issubclass(cls, Augmentation):
         raise ValueError(f"{name} is trained with the network, so it cannot be called as other mixups are")
@@ -72,18 +72,18 @@ def mixup_class(name: str) -> type[Augmentation]:
 
 
 def options_class(presets: Mapping[str, T]) -> type[T]:
-    """The class of these presets."""
+    """Returns the class of these presets."""
     return type(next(iter(presets.values())))
 
 
 def options_owner(name: str) -> type[object]:
-    """The class whose fields are the options of a mixup."""
+    """Returns the class whose fields are the options of a mixup."""
     cls = named_mixup(name)
     return cls if issubclass(cls, Augmentation) else options_class(cls.presets)
 
 
 def mixup_defaults(name: str, preset: str = "") -> Values:
-    """The options of a mixup as plain values, at their defaults or at a preset's."""
+    """Returns the options of a mixup as plain values, at their defaults or at a preset's."""
     cls = named_mixup(name)
     if not issubclass(cls, Augmentation):
         return preset_values(name, cls.presets, preset)
@@ -93,7 +93,7 @@ def mixup_defaults(name: str, preset: str = "") -> Values:
 
 
 def preset_values(name: str, presets: Options, preset: str) -> Values:
-    """The options of a preset as plain values, of the first one where none is named."""
+    """Returns the options of a preset as plain values, of the first one where none is named."""
     if preset and preset not in presets:
         raise ValueError(
             f"unknown preset {preset!r} of {name}; choose one of {', '.join(presets)}{suggest(preset, presets)}"
@@ -106,19 +106,19 @@ resolve_options = MIXUP_GROUP.resolve
 
 
 def build_mixup(name: str, options: Options | None = None) -> Augmentation:
-    """A mixup by name: any but those that are trained, which are methods."""
+    """Returns a mixup by name: any but those that are trained, which are methods."""
     cls = mixup_class(name)
     values = resolve_options(name, options or {})
     return Mixer.from_pretrained(name[len(MIXER) :], **values) if cls is Mixer else cls(**values)
 
 
 def build_augment(recipe: Recipe, data: ImageData) -> Augment:
-    """The recipe's augmentation; ``auto`` is the published one of the data."""
+    """Returns the recipe's augmentation; ``auto`` is the published one of the data."""
     return augment_of(recipe, data.name, data.native_size)
 
 
 def augment_of(recipe: Recipe, data: str, native_size: int | None) -> Augment:
-    """The same for the name of a data set, and the side of its images."""
+    """Returns the same for the name of a data set, and the side of its images."""
     if recipe.augment == "auto":
         return usual_augment(data, native_size)
     return Augment(recipe.augment)  # type: ignore[arg-type]  # which is checked there
@@ -136,7 +136,7 @@ def check_names(recipe: Recipe, own_network: bool = False) -> None:
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The timm network of a recipe."""
+    """Returns the timm network of a recipe."""
     how: Values = {"size": recipe.size, "stem": recipe.stem, "pretrained": recipe.pretrained}
     return create_network(recipe.model, num_classes, recipe.model_kwargs, **how)
 
@@ -147,7 +147,7 @@ def build_method(
     normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     network: nn.Module | None = None,
 ) -> Method:
-    """The training method of a recipe, with a new network or the one given."""
+    """Returns the training method of a recipe, with a new network or the one given."""
     options = resolve_options(recipe.mixup, recipe.mixup_options)
     network = build_network(recipe, num_classes) if network is None else network
     if recipe.channels_last:
@@ -183,7 +183,7 @@ def build_method(
 
 
 def build_loss(recipe: Recipe) -> Loss | None:
-    """The recipe's loss of (logits, batch), with its options; None for mixed cross-entropy, the default."""
+    """Returns the recipe's loss of (logits, batch), with its options; None for mixed cross-entropy, the default."""
     if recipe.loss == "ce":
         return None
     options: Values = {"smoothing": recipe.smoothing}

@@ -34,22 +34,22 @@ MIXUP_NAMES = (*MIXUPS, *(name for name in BY_CLUSTERS if name not in MIXUPS), *
 
 
 def method_class(name: str) -> type[ViewMethod]:
-    """The self-supervised method of this name."""
+    """Returns the self-supervised method of this name."""
     return SSL_METHODS.resolve(name, trusted=False)
 
 
 def method_defaults(name: str, preset: str = "") -> Values:
-    """The options of a method as plain values, at its first preset or at the one named."""
+    """Returns the options of a method as plain values, at its first preset or at the one named."""
     return preset_values(name, method_class(name).presets, preset)
 
 
 def view_mixup_names() -> tuple[str, ...]:
-    """The mixups without labels by name, also those of installed packages."""
+    """Returns the mixups without labels by name, also those of installed packages."""
     return (*MIXUP_NAMES, *(name for name in MIXUPS.names() if name not in MIXUP_NAMES))
 
 
 def view_mixup_defaults(name: str, preset: str = "") -> Values:
-    """The options of a mixup without labels as plain values."""
+    """Returns the options of a mixup without labels as plain values."""
     if name in LEARNED:
         return preset_values(name, LEARNED[name], preset)
     known = view_mixup_names()
@@ -66,7 +66,7 @@ def view_mixup_defaults(name: str, preset: str = "") -> Values:
 
 
 def view_mixup_owner(name: str) -> type[object]:
-    """The class whose fields are the options of a mixup without labels."""
+    """Returns the class whose fields are the options of a mixup without labels."""
     if name in LEARNED:
         return options_class(LEARNED[name])
     if name in BY_CLUSTERS:
@@ -84,7 +84,7 @@ def build_pretraining(
     normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     network: nn.Module | None = None,
 ) -> ViewMethod:
-    """The method of a recipe, with a new network."""
+    """Returns the method of a recipe, with a new network."""
     cls = method_class(recipe.method)
     values = METHOD_GROUP.resolve(recipe.method, recipe.method_options)
     mixup_values = MIXUP_GROUP.resolve(recipe.mixup, recipe.mixup_options)

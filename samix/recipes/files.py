@@ -15,7 +15,7 @@ from samix.runtime.checks import Values
 
 
 def read_config(path: str, recipe_type: type[Recipe]) -> Values:
-    """The fields in a file, each of its field's type.
+    """Returns the fields in a file, each of its field's type.
 
     Args:
         path: of the file; empty gives no fields.
@@ -34,7 +34,7 @@ def read_config(path: str, recipe_type: type[Recipe]) -> Values:
 
 
 def read_recipe_file(path: Path) -> Values:
-    """The mapping in a ``.json``, ``.yaml`` or ``.yml`` file."""
+    """Returns the mapping in a ``.json``, ``.yaml`` or ``.yml`` file."""
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise ValueError(f"--config takes a .json or .yaml file, got {str(path)!r}")
     if not path.is_file():
@@ -55,14 +55,14 @@ class UniqueKeys(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a key that appears twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        """A mapping, after a check of its keys."""
+        """Returns a mapping, after a check of its keys."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         unique_keys([(str(key), None) for key in keys])
         return super().construct_mapping(node, deep)
 
 
 def typed(name: str, hint: object, value: object) -> object:
-    """A value of a file as its field's type; whole numbers will do for floats, and YAML reads 1e-3 as text."""
+    """Returns a value of a file as its field's type; whole numbers will do for floats, and YAML reads 1e-3 as text."""
     choices = get_args(hint)
     if get_origin(hint) is Literal and value in choices:
         return value
@@ -80,7 +80,7 @@ def typed(name: str, hint: object, value: object) -> object:
 
 
 def wanted(hint: object) -> str:
-    """What a field's type allows, for messages."""
+    """Names the values that a field's type allows, for messages."""
     if get_origin(hint) is Literal:
         return ", ".join(map(repr, get_args(hint)))
     return str(getattr(hint, "__name__", hint))

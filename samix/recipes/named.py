@@ -16,7 +16,7 @@ TRAINING: Task[Recipe] = Task(Recipe, RECIPES, lambda dataset: dataset.recipe, {
 
 
 def named_recipe(name: str, mixup: str = "samix", preset: str = "") -> Recipe:
-    """The recipe of that name for that mixup, and for a preset of it.
+    """Returns the recipe of that name for that mixup, and for a preset of it.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.

@@ -32,7 +32,7 @@ class NamedPretrainRecipe(NamedRecipe[PretrainRecipe]):
     method_options: Mapping[str, Options] = field(default_factory=dict)
 
     def build(self, names: Names) -> PretrainRecipe:
-        """The recipe for this mixup and this method."""
+        """Returns the recipe for this mixup and this method."""
         method = names["method"]
         derived = issubclass(METHOD_GROUP.owner(method), MoCoOptions)
         options = self.moco if derived else self.method_options.get(method, {})
@@ -54,7 +54,7 @@ SHORT_MIXER = {mixup: {"mask_weight": 1.0, "mask_schedule": "constant"} for mixu
 
 
 def mixer_lr(lr: float) -> dict[str, Options]:
-    """The Mixer's learning rate, for the mixups that train one."""
+    """Returns the Mixer's learning rate, for the mixups that train one."""
     return {mixup: {"mixer_lr": lr} for mixup in LEARNED}
 
 

@@ -68,10 +68,10 @@ class PretrainRecipe(ViewFields, Recipe):
 
 
 def recipe_of(values: Options) -> Recipe:
-    """A recipe from its plain values: without labels where they name a method."""
+    """Returns a recipe from its plain values: without labels where they name a method."""
     return from_dict(values, PretrainRecipe() if "method" in values else Recipe())
 
 
 def without_labels(recipe: Recipe) -> TypeGuard[PretrainRecipe]:
-    """Whether a recipe learns without labels."""
+    """Returns whether a recipe learns without labels."""
     return isinstance(recipe, PretrainRecipe)

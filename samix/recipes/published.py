@@ -38,7 +38,7 @@ PAPER_FINE = {("samix", "paper"): {"dropout": 0.0}}
 
 
 def alphas(**by_mixup: float) -> dict[str, Options]:
-    """The option alpha of mixups."""
+    """Returns the option alpha of mixups."""
     return {mixup: {"alpha": alpha} for mixup, alpha in by_mixup.items()}
 
 

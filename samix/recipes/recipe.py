@@ -225,7 +225,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def with_model(recipe: AnyRecipe, model: str) -> AnyRecipe:
-    """The recipe with another network, without the arguments, feature stage and stem that belong to its own.
+    """Returns the recipe with another network, without the arguments, feature stage and stem that belong to its own.
 
     That holds for the same name, too: ``resnet18`` is timm's ResNet-18, and not a recipe's slim one. ResNets keep the
     recipe's stem.
@@ -235,7 +235,7 @@ def with_model(recipe: AnyRecipe, model: str) -> AnyRecipe:
 
 
 def from_dict(values: Options, base: AnyRecipe) -> AnyRecipe:
-    """The recipe ``base`` with these values.
+    """Returns the recipe ``base`` with these values.
 
     Raises:
         ValueError: unknown fields; the message lists the known ones.
@@ -249,7 +249,7 @@ def from_dict(values: Options, base: AnyRecipe) -> AnyRecipe:
 
 
 def with_fields(recipe: AnyRecipe, values: Options) -> AnyRecipe:
-    """The recipe with these values. A run shortened below its warm-up keeps the warm-up's share of the run."""
+    """Returns the recipe with these values. A run shortened below its warm-up keeps the warm-up's share of the run."""
     epochs, warmup = values.get("epochs", recipe.epochs), recipe.warmup_epochs
     if warmup and values.get("warmup_epochs", warmup) == warmup and epochs < warmup:
         values = {**values, "warmup_epochs": warmup * epochs / recipe.epochs}
@@ -257,7 +257,7 @@ def with_fields(recipe: AnyRecipe, values: Options) -> AnyRecipe:
 
 
 def unique_keys(pairs: Iterable[tuple[str, object]]) -> Values:
-    """A JSON object without duplicate keys."""
+    """Returns a JSON object without duplicate keys."""
     values: Values = {}
     for key, value in pairs:
         if key in values:

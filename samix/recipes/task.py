@@ -30,7 +30,7 @@ class OptionGroup:
     owner: Callable[[str], type[object]]
 
     def resolve(self, name: str, given: Options) -> Values:
-        """All options of ``name``: those given, over its defaults or those of the preset that is given.
+        """Returns all options of ``name``: those given, over its defaults or those of the preset that is given.
 
         Raises:
             ValueError: unknown name, preset or option.
@@ -45,7 +45,7 @@ class OptionGroup:
         return {**defaults, **given}
 
     def differing(self, name: str, options: Options) -> Values:
-        """The options that differ from the defaults, or from those of their preset, which is among them."""
+        """Returns the options that differ from the defaults, or from those of their preset, which is among them."""
         base = self.defaults(name, str(options.get("preset") or ""))
         return {k: v for k, v in options.items() if k == "preset" or base[k] != v}
 
@@ -76,7 +76,7 @@ class NamedRecipe(Generic[AnyRecipe]):
     function: Callable[..., AnyRecipe] | None = None
 
     def build(self, names: Names) -> AnyRecipe:
-        """The recipe for this mixup, and this method without labels."""
+        """Returns the recipe for this mixup, and this method without labels."""
         mixup = names["mixup"]
         if self.function is not None:
             return self.function(names if "method" in names else mixup)
@@ -85,7 +85,7 @@ class NamedRecipe(Generic[AnyRecipe]):
         return dataclasses.replace(self.recipe, **values)
 
     def describe(self) -> str:
-        """The text, with the published figures."""
+        """Returns the text, with the published figures."""
         figures = ", ".join(f"{mixup} {top1:.2f}" for mixup, top1 in self.published.items())
         return f"{self.text}\n\nPublished top-1: {figures}." if figures else self.text
 
@@ -107,11 +107,11 @@ class Task(Generic[AnyRecipe]):
     groups: Mapping[str, OptionGroup]
 
     def usual(self, data: str) -> str:
-        """The name of the usual recipe of data such as ``cifar10`` or ``folder:DIR``; empty is the digits."""
+        """Returns the name of the usual recipe of data such as ``cifar10`` or ``folder:DIR``; empty is the digits."""
         return self.usual_of(find_dataset(data or "digits")[0])
 
     def named(self, name: str) -> NamedRecipe[AnyRecipe]:
-        """The recipe of that name, or the user's own, named as ``package.module:Name``."""
+        """Returns the recipe of that name, or the user's own, named as ``package.module:Name``."""
         given: object = self.recipes.resolve(name, trusted=False)
         if isinstance(given, NamedRecipe) and type(given.recipe) is self.recipe:
             return given
@@ -129,7 +129,7 @@ class Task(Generic[AnyRecipe]):
         return str(getattr(self.named(recipe).recipe, group))
 
     def resolve(self, given: Names, values: Options | None = None, presets: Names | None = None) -> AnyRecipe:
-        """The recipe of these names, with the values of a file over it.
+        """Returns the recipe of these names, with the values of a file over it.
 
         The only place where defaults are decided. Weakest first: defaults of the mixup or its preset, the named
         recipe, the file. A preset that the user names wins over the recipe's options; a network that is named comes

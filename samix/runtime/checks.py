@@ -108,7 +108,7 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, as the end of a message; empty if none is close.
+    """Returns the known word that was probably meant, as the end of a message; empty if none is close.
 
     Example:
         >>> suggest("cutmxi", ["mixup", "cutmix"])

@@ -61,7 +61,7 @@ class SteadyStream:
         """Does nothing: no text is buffered."""
 
     def isatty(self) -> bool:
-        """Whether a person may be looking."""
+        """Returns whether a person may be looking."""
         return self.stream is not None and self.stream.isatty()
 
     def give_up(self) -> None:
@@ -78,7 +78,7 @@ class SteadyStream:
 
 
 def printable(text: str) -> str:
-    """The text with every control character but line feed and tab, and every lone surrogate, as an escape.
+    """Returns the text with every control character but line feed and tab, and every lone surrogate, as an escape.
 
     Control characters are those of Unicode's categories Cc, Cf, Cs, Co and Cn, with the line and paragraph separators:
     terminal escapes, text direction, and bytes of a file's name that are no text.

@@ -29,7 +29,7 @@ def world_size() -> int:
 
 @torch.no_grad()
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in order of rank, without a gradient: (B, ...) -> (W B, ...)."""
+    """Returns the rows of all processes, in order of rank, without a gradient: (B, ...) -> (W B, ...)."""
     if world_size() == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(world_size())]
@@ -55,7 +55,7 @@ def from_first(value: Tensor) -> Tensor:
 
 
 def set_of_all(rows: set[int]) -> set[int]:
-    """The numbers that any process has; to be called by all of them."""
+    """Returns the numbers that any process has; to be called by all of them."""
     if world_size() == 1:
         return set(rows)
     from accelerate.utils import gather_object
@@ -64,7 +64,7 @@ def set_of_all(rows: set[int]) -> set[int]:
 
 
 def texts_of_all(text: str) -> set[str]:
-    """The texts of all processes but the empty ones; to be called by all of them."""
+    """Returns the texts of all processes but the empty ones; to be called by all of them."""
     if world_size() == 1:
         return {text} - {""}
     from accelerate.utils import gather_object
@@ -98,7 +98,7 @@ class AsyncFlag:
         self.sent: tuple[Tensor, dist.Work | None] | None = None
 
     def any(self, mine: bool) -> bool:
-        """Whether any process asked at the step before; to be called by all of them at every step."""
+        """Returns whether any process asked at the step before; to be called by all of them at every step."""
         if self.group is None:
             return mine
         answer = False
@@ -113,7 +113,7 @@ class AsyncFlag:
 
 
 def lost_process(error: BaseException) -> str | None:
-    """The message about a lost process; None for another error."""
+    """Returns the message about a lost process; None for another error."""
     text = " ".join(str(error).split())
     lost = isinstance(error, dist.DistError) or "gloo" in text or "Connection closed by peer" in text
     if world_size() == 1 or not (isinstance(error, RuntimeError) and lost):
@@ -149,14 +149,14 @@ def check_not_sharded() -> None:
 
 @torch.no_grad()
 def total(value: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+    """Returns the sum over all processes, in place."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
 def leave_out_equal_buffers(model: nn.Module) -> list[str]:
-    """Spares what is the same on all processes anyway from being sent by DDP at each step; call before DDP is made.
+    """Keeps DDP from sending buffers that are equal on all processes; call it before DDP is made.
 
     These are the buffers of modules with ``equal_on_all = True``: each process must begin with the same and must do
     the same to them. All others, as BatchNorm's statistics, are still the first process's at each step.

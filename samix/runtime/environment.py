@@ -16,7 +16,7 @@ def versions() -> dict[str, str]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` takes a CUDA or Apple GPU where torch finds one."""
+    """Returns the device of this name; ``auto`` takes a CUDA or Apple GPU where torch finds one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)
@@ -43,7 +43,7 @@ def usable_cores() -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The hardware, for the summary."""
+    """Returns the hardware, for the summary."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"

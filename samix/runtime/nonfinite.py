@@ -37,11 +37,11 @@ class NonFiniteMonitor:
         self.flags.append(~torch.stack([value.detach().float() for value in values.values()]).isfinite())
 
     def tensors(self) -> list[Tensor]:
-        """All flags as vectors of 0 and 1, on the device; to be read by one copy and given to :meth:`first`."""
+        """Returns all flags as vectors of 0 and 1, on the device; to be read by one copy and given to :meth:`first`."""
         return [flags.float() for flags in self.flags]
 
     def first(self, values: Sequence[float]) -> NonFiniteStep | None:
-        """The first step with a number that is not finite."""
+        """Returns the first step with a number that is not finite."""
         bad: dict[int, list[str]] = {}
         left = iter(values)
         for step, names in self.notes:
@@ -59,7 +59,7 @@ class NonFiniteMonitor:
 
 
 def gradient_size(module: nn.Module, device: torch.device) -> Tensor:
-    """The largest absolute value of all gradients, a scalar on the device; infinite or NaN where one is."""
+    """Returns the largest absolute value of all gradients, a scalar on the device; infinite or NaN where one is."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     if not gradients:
         return torch.zeros((), device=device)

@@ -60,7 +60,7 @@ class Registry(Mapping[str, T]):
         return len(self._entries)
 
     def get(self, name: str) -> T:  # type: ignore[override]
-        """The part registered under that name.
+        """Returns the part registered under that name.
 
         Raises:
             ValueError: unknown name; the message suggests the one that was probably meant.
@@ -70,11 +70,11 @@ class Registry(Mapping[str, T]):
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """All names: registered ones, then those of installed packages."""
+        """Returns all names: registered ones, then those of installed packages."""
         return (*self._entries, *(name for name in self._entry_points() if name not in self._entries))
 
     def resolve(self, name: str, *, trusted: bool) -> T:
-        """A part by its name, or by ``package.module:Name``.
+        """Returns a part by its name, or by ``package.module:Name``.
 
         Args:
             name: registered name, entry point, or ``package.module:Name``.
@@ -95,7 +95,7 @@ class Registry(Mapping[str, T]):
         raise ValueError(self.unknown(name))
 
     def unknown(self, name: str) -> str:
-        """The message about a name that is not known."""
+        """Returns the message about a name that is not known."""
         known = self.names()
         one = {"analyses": "analysis"}.get(self.kind, self.kind.removesuffix("s")).replace("_", " ")
         return (
@@ -143,5 +143,5 @@ def allow_typed(*words: str) -> None:
 
 
 def allowed() -> frozenset[str]:
-    """The names that the user typed or allowed, for processes that this one starts."""
+    """Returns the names that the user typed or allowed, for processes that this one starts."""
     return frozenset(_ALLOWED)

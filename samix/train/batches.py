@@ -23,7 +23,7 @@ BatchPart = Tensor | tuple[Tensor, ...]  # images, labels, views, rows; further 
 
 
 def load_recipe_data(recipe: Recipe, options: RunOptions) -> ImageData:
-    """The data set of a recipe."""
+    """Returns the data set of a recipe."""
     limit = recipe.limit or None
     return load_data(recipe.data, root=options.data_root, download=options.download, limit=limit, seed=recipe.seed)
 
@@ -46,7 +46,7 @@ def common_options(
     world_size: int = 1,
     on_bad_image: OnBadImage = "stop",
 ) -> Values:
-    """Options that training and held-out batches share."""
+    """Returns options that training and held-out batches share."""
     return {
         "size": recipe.size,
         "rank": rank,
@@ -59,7 +59,7 @@ def common_options(
 
 
 def channels_last(batch: tuple[BatchPart, ...]) -> tuple[BatchPart, ...]:
-    """The batch with its images in that memory layout."""
+    """Returns the batch with its images in that memory layout."""
     return tuple(map(_channels_last, batch))
 
 
@@ -118,5 +118,5 @@ def save_bad_batch(
 
 
 def plain_tensors(batch: Iterable[BatchPart]) -> list[object]:
-    """A batch on the host, tuples as lists."""
+    """Returns a batch on the host, tuples as lists."""
     return [part.cpu() if isinstance(part, Tensor) else plain_tensors(part) for part in batch]

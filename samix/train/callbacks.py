@@ -129,12 +129,12 @@ class Trackers(Callback):
 
 
 def acts_on_backbone(method: Method) -> bool:
-    """Whether a mixup is learned with the network, or mixes inside it."""
+    """Returns whether a mixup is learned with the network, or mixes inside it."""
     return not isinstance(method, Supervised) or method.mixup.requirements.inside_network
 
 
 def plain(value: object) -> bool:
-    """Whether every tracker takes this value of a configuration."""
+    """Returns whether every tracker takes this value of a configuration."""
     return isinstance(value, int | float | str | bool)
 
 
@@ -163,7 +163,7 @@ class TimeEstimate(Callback):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Returns seconds as a reader says them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -176,7 +176,7 @@ def duration(seconds: float) -> str:
 
 
 def advice(run: Training) -> str:
-    """What would make a run shorter, for the end of a line."""
+    """Names options that would make a run shorter, for the end of a line."""
     recipe = run.recipe
     ways = []
     if recipe.mixup in ("samix", "automix", "adautomix") and recipe.mixup_options.get("preset") != "fast":

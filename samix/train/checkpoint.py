@@ -25,7 +25,7 @@ FORMAT = 2
 
 
 class _Progress(LossState):
-    """What steps change, in every checkpoint."""
+    """The state that steps change, in every checkpoint."""
 
     method: dict[str, Tensor]
     extra: dict[str, Tensor] | None
@@ -39,7 +39,7 @@ class _Progress(LossState):
 
 
 class Progress(_Progress, total=False):
-    """All that steps change; ``scaler`` in fp16 alone."""
+    """The state that steps change; ``scaler`` in fp16 alone."""
 
     scaler: Values
 
@@ -127,7 +127,7 @@ def push_back(path: Path, keep: int) -> None:
 
 
 class WatchedFile:
-    """A file to write to that remembers what the disk refused: torch hides that behind an error of its own."""
+    """A file to write to that remembers an error of the disk, which torch hides behind another error."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -265,7 +265,7 @@ def check_recipe(recipe: Options, path: Path) -> None:
 
 
 def check_version(state: object, path: Path) -> Values:
-    """The content of a checkpoint; raises ValueError unless it is one in the format that is written now."""
+    """Returns the content of a checkpoint; raises ValueError unless it is one in the format that is written now."""
     version = state.get("format") if isinstance(state, dict) else None
     if type(version) is not int:
         raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
@@ -289,7 +289,7 @@ def check_weights_of(weights: Mapping[object, object], path: Path) -> None:
 
 
 def leaves(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, object]]:
-    """What nested dictionaries, lists and tuples hold, each with its place; those nested too deeply as they are."""
+    """Yields the values in nested dictionaries, lists and tuples with their paths, down to 16 levels."""
     if isinstance(value, dict) and depth < DEPTH:
         for key, part in value.items():
             yield from leaves(part, f"{where}/{key}", depth + 1)

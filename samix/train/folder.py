@@ -62,7 +62,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 
 def describe_data(data: ImageData) -> Values:
-    """What a checkpoint remembers of its data."""
+    """Returns the description of its data that a checkpoint holds."""
     return {
         "name": data.name,
         "images": len(data.train),
@@ -93,7 +93,7 @@ def check_same(state: State, recipe: Recipe, data: ImageData, steps_per_epoch: i
 
 
 def recipe_of_run(folder: Path) -> Recipe:
-    """The recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``."""
+    """Returns the recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"--resume {folder}: no such folder; give the folder of a run, such as runs/NAME")
     return recipe_of(load_last(folder).state["recipe"])

@@ -43,7 +43,7 @@ def on_stop_signal(ask: Callable[[], None]) -> Iterator[None]:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that ask a run to stop; SIGHUP is left out under nohup."""
+    """Returns the signals that ask a run to stop; SIGHUP is left out under nohup."""
     hang_up = getattr(signal, "SIGHUP", None)
     asked = [signal.SIGTERM, signal.SIGINT]
     if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:

@@ -41,7 +41,7 @@ class LossSums:
         self.counts = [0.0] * len(self.names)  # passes in each sum
 
     def complete(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The scalars of a pass under all names in order, 0 where the pass lacks one.
+        """Returns the scalars of a pass under all names in order, 0 where the pass lacks one.
 
         On one process, a part that the method does not declare is taken up as it comes.
         """
@@ -65,7 +65,7 @@ class LossSums:
         self.counts = [count + (name in values) for name, count in zip(complete, self.counts, strict=True)]
 
     def means(self, passes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The mean over steps of every part that was counted, by name."""
+        """Returns the mean over steps of every part that was counted, by name."""
         counts = reduce(torch.tensor(self.counts, device=self.device))
         means = reduce(self.sums) / (counts / passes)
         by_name = zip(self.names, means.tolist(), counts.tolist(), strict=True)
@@ -94,7 +94,7 @@ def classification_metrics(
     num_classes: int,
     device: torch.device,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of every classifier that ``predict`` returns; over all processes when there are several.
+    """Returns metrics of every classifier that ``predict`` returns; over all processes when there are several.
 
     ``ece`` is the textbook expected calibration error over 15 equal-width bins of the confidence.
 
@@ -120,7 +120,7 @@ def classifier_sums(
     num_classes: int,
     device: torch.device,
 ) -> dict[str, Sums]:
-    """The sums of :func:`classification_metrics`, of this process's batches alone."""
+    """Returns the sums of :func:`classification_metrics`, of this process's batches alone."""
     sums: dict[str, Sums] = {}
     for images, labels in batches:
         labels = to_device(labels, device)
@@ -156,7 +156,7 @@ class Sums:
         self.classes.index_add_(0, labels, torch.stack([ones, hit], 1).double())
 
     def metrics(self) -> dict[str, float]:
-        """The metrics over all processes."""
+        """Returns the metrics over all processes."""
         whole = total(torch.cat([self.totals, self.bins.flatten()]))
         images, top1, top5, nll = whole[:4].tolist()
         bins = whole[4:].view(-1, 3)
@@ -169,13 +169,13 @@ class Sums:
         }
 
     def by_class(self) -> list[float | None]:
-        """Top-1 in percent of each class over all processes; None for a class without images."""
+        """Returns top-1 in percent of each class over all processes; None for a class without images."""
         counts = total(self.classes.clone()).tolist()
         return [100.0 * hits / images if images else None for images, hits in counts]
 
 
 def summarise(rows: Sequence[Mapping[str, float]], score: str, headline: Sequence[str]) -> dict[str, float]:
-    """The figures of a finished run."""
+    """Returns the figures of a finished run."""
     final = rows[-1]
     scores = [row[score] for row in rows if score in row]
     best = {f"{score}_best": max(scores), f"{score}_median_last_10": statistics.median(scores[-10:])} if scores else {}

@@ -37,7 +37,7 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[Values]:
 
 
 def layer_factors(method: nn.Module, decay: float) -> dict[int, float]:
-    """The factor of the learning rate by parameter (its id): ``decay`` to the number of layers above its own.
+    """Returns the factor of the learning rate by parameter (its id): ``decay`` to the number of layers above its own.
 
     Layers are timm's, for ``layer_decay`` in its training script; the classifier is the last, with factor 1.
     """
@@ -57,7 +57,7 @@ def layer_factors(method: nn.Module, decay: float) -> dict[int, float]:
 
 
 def split_layers(group: Values, factors: Mapping[int, float]) -> list[Values]:
-    """The group in parts of one factor of the learning rate each; other parameters have 1."""
+    """Returns the group in parts of one factor of the learning rate each; other parameters have 1."""
     parts: dict[float, list[nn.Parameter]] = {}
     for parameter in group["params"]:
         parts.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
@@ -69,7 +69,7 @@ def split_layers(group: Values, factors: Mapping[int, float]) -> list[Values]:
 
 
 def exempt_from_decay(method: nn.Module) -> set[int]:
-    """Ids of the parameters that networks exempt from weight decay: class tokens, position embeddings, ..."""
+    """Returns ids of the parameters that networks exempt from weight decay: class tokens, position embeddings, ..."""
     exempt = set()
     for module in method.modules():
         names = getattr(module, "no_weight_decay", None)  # a method of timm's networks
@@ -80,7 +80,7 @@ def exempt_from_decay(method: nn.Module) -> set[int]:
 
 
 def split_decay(group: Values, exempt: Collection[int] = ()) -> list[Values]:
-    """The group in two: matrices and kernels, decayed; vectors, scalars and exempt parameters (by id), not."""
+    """Returns the group in two: matrices and kernels, decayed; vectors, scalars and exempt parameters (by id), not."""
     matrices = [p for p in group["params"] if p.ndim > 1 and id(p) not in exempt]
     vectors = [p for p in group["params"] if p.ndim <= 1 or id(p) in exempt]
     parts = [{**group, "params": matrices}, {**group, "params": vectors, "weight_decay": 0.0}]
@@ -88,7 +88,7 @@ def split_decay(group: Values, exempt: Collection[int] = ()) -> list[Values]:
 
 
 def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    """A timm optimiser by name over the method's groups."""
+    """Returns a timm optimiser by name over the method's groups."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
     groups = parameter_groups(method, recipe)

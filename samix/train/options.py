@@ -69,7 +69,7 @@ class RunOptions:
 
 
 def short_name(mixup: str) -> str:
-    """A mixup's name for a folder: of ``mixer:PATH`` and ``package.module:Name`` what is not a path."""
+    """Returns a mixup's name for a folder: without the path in ``mixer:PATH`` and ``package.module:Name``."""
     prefix, _, path = mixup.partition(":")
     parts = [part for part in Path(path).parts if part not in ("mixer", "/", ".", "..")]
     return f"{prefix}-{parts[-1].removesuffix('.safetensors')}" if parts else prefix

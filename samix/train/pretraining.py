@@ -78,7 +78,7 @@ class PretrainRun(Run):
             raise ValueError(f"{self.data.name} has one image only; learning without labels compares images")
 
     def default_name(self) -> str:
-        """The run's folder where no name is given; MoCo is the method of the recipes' names."""
+        """Returns the run's folder where no name is given; MoCo is the method of the recipes' names."""
         method = "" if self.recipe.method == "moco" else f"-{self.recipe.method}"
         return f"{self.recipe.name}{method}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
 
@@ -90,7 +90,7 @@ class PretrainRun(Run):
         return train, EvalBatches(self.data, batch_size=200, augment=build_augment(recipe, self.data), **common)
 
     def make_method(self) -> Method:
-        """The method, with a new network."""
+        """Returns the method, with a new network."""
         network = None if self.make_network is None else self.make_network(self, 0)
         return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std), network)
 
@@ -115,14 +115,14 @@ class PretrainRun(Run):
         return lambda: metrics
 
     def task(self) -> str:
-        """The method, the mixup and the data."""
+        """Returns the method, the mixup and the data."""
         mixed = "" if self.recipe.mixup == "vanilla" else f" + {self.recipe.mixup}"
         return f"{self.recipe.method}{mixed} on {self.recipe.data}, without labels"
 
     def next_command(self) -> str:
-        """What a user does with a finished run."""
+        """Returns the commands that use a finished run."""
         return f"samix train --data DIR --init {self.folder}   or   samix evaluate {self.folder}"
 
     def figures(self, summary: Values) -> list[str]:
-        """The figures that were measured."""
+        """Returns the figures that were measured."""
         return [*([f"kNN {summary['knn']:.2f} %"] if "knn" in summary else []), f"loss {summary['loss']:.4f} nats"]

@@ -122,7 +122,7 @@ class Training:
     # Parts ------------------------------------------------------------------------------------------------------------
 
     def make_accelerator(self) -> Accelerator:
-        """The engine on the device of the options."""
+        """Returns the engine on the device of the options."""
         from accelerate import Accelerator
 
         device = pick_device(self.options.device)
@@ -136,7 +136,7 @@ class Training:
         )
 
     def load_data(self) -> ImageData:
-        """The recipe's data set."""
+        """Returns the recipe's data set."""
         return load_recipe_data(self.recipe, self.options)
 
     def check_data(self) -> None:
@@ -148,7 +148,7 @@ class Training:
             )
 
     def default_name(self) -> str:
-        """The run's folder where no name is given."""
+        """Returns the run's folder where no name is given."""
         return f"{self.recipe.name}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
 
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
@@ -160,16 +160,16 @@ class Training:
         return train, EvalBatches(self.data, batch_size=max(size, 100), **common)
 
     def batch_options(self) -> Values:
-        """Options that all batches of this process share."""
+        """Returns options that all batches of this process share."""
         return common_options(self.recipe, self.device, self.rank, self.world_size, self.options.on_bad_image)
 
     def plain_batches(self) -> EvalBatches:
-        """The training images of this process without augmentation, in order."""
+        """Returns the training images of this process without augmentation, in order."""
         augment = build_augment(self.recipe, self.data)
         return EvalBatches(self.data, split="train", batch_size=200, augment=augment, **self.batch_options())
 
     def make_method(self) -> Method:
-        """The method, with a new network or the one that was given."""
+        """Returns the method, with a new network or the one that was given."""
         classes = self.data.num_classes
         network = None if self.make_network is None else self.make_network(self, classes)
         method = build_method(self.recipe, classes, (self.data.mean, self.data.std), network)
@@ -186,7 +186,7 @@ class Training:
     # Steps ------------------------------------------------------------------------------------------------------------
 
     def batches_from(self, epoch: int, number: int) -> Iterator[tuple[BatchPart, ...]]:
-        """The batches of an epoch, from a step on."""
+        """Returns the batches of an epoch, from a step on."""
         return self.train_batches.epoch(epoch, number * self.recipe.accumulate)
 
     def one_step(self, batches: Iterator[tuple[BatchPart, ...]], total: int) -> int:
@@ -221,7 +221,7 @@ class Training:
         self.losses.add(values, self.recipe.accumulate)
 
     def gradient(self) -> dict[str, Tensor]:
-        """The largest value of the whole step's gradient, by name; none before it is whole.
+        """Returns the largest value of the whole step's gradient, by name; none before it is whole.
 
         In fp16 the loss is scaled so that gradients overflow now and then; the scaler then skips the step and scales
         less. That is no fault, unless the loss is scaled down already.
@@ -236,14 +236,14 @@ class Training:
     # Reads of the device, and steps that are skipped ------------------------------------------------------------------
 
     def sync_due(self) -> bool:
-        """Whether to read the device after this step, the same on every process: also where one is to stop."""
+        """Returns whether to read the device after this step, the same on every process: also where one is to stop."""
         stopping = self.stop_flag.any(self.stopping)
         if self.options.save_every and self.step % self.options.save_every == 0:
             return True
         return self.step % SYNC_EVERY == 0 or stopping
 
     def sync(self) -> SyncStatus:
-        """The state of the run, the same on every process."""
+        """Returns the state of the run, the same on every process."""
         every, minutes = self.options.save_every, self.options.save_minutes
         late = minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
         due = (every > 0 and self.step % every == 0) or (late and self.accelerator.is_main_process)
@@ -254,7 +254,7 @@ class Training:
         return SyncStatus(loss=values[0], save=values[1] > 0, stop=values[2] > 0, bad=bad)
 
     def mean(self, value: Tensor) -> Tensor:
-        """A tensor's mean over the processes."""
+        """Returns a tensor's mean over the processes."""
         return self.accelerator.reduce(value, reduction="mean")  # type: ignore[no-any-return]
 
     def ask_to_stop(self) -> None:
@@ -291,7 +291,7 @@ class Training:
             raise self.not_finite(f"{len(bad)} weights are not finite after step {self.step} (first: {bad[0]})")
 
     def not_finite(self, what: str) -> NonFiniteLoss:
-        """The error, with what to do about it."""
+        """Returns the error, with what to do about it."""
         last = self.folder / LAST
         kept = f"The last checkpoint is kept: {last}" if last.is_file() else "No checkpoint had been written"
         return NonFiniteLoss(
@@ -315,7 +315,7 @@ class Training:
         self.method.progress = self.step / (self.recipe.epochs * self.steps_per_epoch)
 
     def progress(self) -> Progress:
-        """All that steps change."""
+        """Returns all that steps change."""
         sums = self.losses.state()
         state: Progress = {
             "method": self.method.state_dict(),
@@ -343,7 +343,7 @@ def seed_draws(method: Method, seed: int, rank: int, step: int) -> None:
 
 
 def bad_weights(module: nn.Module) -> list[str]:
-    """Names of weights and buffers that are not finite; one read of the device for all."""
+    """Returns names of weights and buffers that are not finite; one read of the device for all."""
     weights = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
     return [name for name, good in zip(weights, finite, strict=True) if not good]

@@ -188,7 +188,7 @@ class Run(Training):
     # Evaluation -------------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the held-out images; none, and one line about it, where they cannot be computed.
+        """Returns metrics of the held-out images; none, and one line about it, where they cannot be computed.
 
         An error on one process is one on all: none waits for figures that another will not send.
         """
@@ -214,7 +214,7 @@ class Run(Training):
         return partial(self.metrics_of, sums)
 
     def metrics_of(self, sums: dict[str, Sums]) -> dict[str, float]:
-        """Metrics of the reported classifier by name, and top-1 of the others, over all processes."""
+        """Returns metrics of the reported classifier by name, and top-1 of the others, over all processes."""
         metrics = {name: own.metrics() for name, own in sums.items()}
         first, *others = metrics
         self.by_class = dict(zip(self.data.class_names, sums[first].by_class(), strict=True))
@@ -271,7 +271,7 @@ class Run(Training):
                 tell(f"samix: {line}; continuing from {path}, at step {self.step}")
 
     def state(self) -> State:
-        """All that a run needs to continue."""
+        """Returns all that a run needs to continue."""
         return {
             **self.progress(),
             "recipe": json.loads(json.dumps(self.recipe.to_dict())),
@@ -311,7 +311,7 @@ class Run(Training):
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def interrupted(self) -> Interrupted:
-        """The error for an interrupted run, with the command that resumes it."""
+        """Returns the error for an interrupted run, with the command that resumes it."""
         return Interrupted(
             f"stopped at step {self.step}; continue with --resume {self.folder} (from Python resume=True)"
         )
@@ -327,11 +327,11 @@ class Run(Training):
         )
 
     def task(self) -> str:
-        """The mixup and the data."""
+        """Returns the mixup and the data."""
         return f"{self.recipe.mixup} on {self.recipe.data}"
 
     def count_images(self) -> str:
-        """The numbers of images and classes, and whether images are enlarged."""
+        """Returns the numbers of images and classes, and whether images are enlarged."""
         native, size = self.data.native_size, self.recipe.size
         counts = self.data.describe()
         if native is None or size <= 2 * native:
@@ -345,12 +345,12 @@ class Run(Training):
         return "   ".join([*self.figures(summary), speed])
 
     def figures(self, summary: Values) -> list[str]:
-        """The figures that were measured."""
+        """Returns the figures that were measured."""
         forms = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "nll": "NLL {:.4f} nats", "ece": "ECE {:.2f} %"}
         return [form.format(summary[key]) for key, form in forms.items() if key in summary] or ["not evaluated"]
 
     def next_command(self) -> str:
-        """What a user does with a finished run."""
+        """Returns the commands that use a finished run."""
         return f"samix predict {self.folder} IMAGES   or   samix evaluate {self.folder}"
 
     def show(self, bar: tqdm[NoReturn], loss: float, rate: float) -> None:
@@ -361,11 +361,11 @@ class Run(Training):
             self.callbacks.call(lambda callback: callback.on_sync(self), "progress of the run")
 
     def progress_bar(self, total: int) -> tqdm[NoReturn]:
-        """A bar over all steps of the run."""
+        """Returns a bar over all steps of the run."""
         return self.bar(total, self.recipe.mixup, "step", self.step)
 
     def bar(self, total: int, what: str, unit: str, first: int = 0) -> tqdm[NoReturn]:
-        """A progress bar on the terminal of the first process."""
+        """Returns a progress bar on the terminal of the first process."""
         from tqdm import tqdm
 
         return tqdm(

@@ -55,7 +55,7 @@ def test_digits_fill_the_range_and_know_their_statistics():
 
 
 def test_digits_take_no_folder():
-    with pytest.raises(ValueError, match=r"digits lies inside scikit-learn and takes no folder, got digits:x"):
+    with pytest.raises(ValueError, match=r"digits is part of scikit-learn and takes no folder, got digits:x"):
         load_data("digits:x")
 
 
