@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
+from samix.batch import MixedBatch
 from samix.methods.supervised import Supervised
-from samix.networks.ema import average_buffers, momentum_copy, update_momentum, warmed_up
+from samix.networks.ema import average_buffers, momentum_copy, untracked_batchnorm, update_momentum, warmed_up
 from samix.runtime.checks import check_number
 
 
 class Averaged(Supervised):
     """Adds a running average of weights and BatchNorm statistics to :class:`Supervised`, as learned mixups have one.
 
-    The loop must call ``after_step``, as that of a learned mixup.
+    The loop must call ``after_step``, as that of a learned mixup. With a clean loss the statistics are of clean images
+    only, since they serve at test time.
 
     Args:
         args: of :class:`Supervised`.
@@ -34,6 +37,11 @@ class Averaged(Supervised):
         super().train(mode)
         self.ema_model.eval()
         return self
+
+    def forward_mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Mixes a batch and runs the network on it; statistics are of these images only without a clean loss."""
+        with untracked_batchnorm(self.model) if self.clean_weight else nullcontext():
+            return super().forward_mixed(images, labels)
 
     def after_step(self, progress: float) -> None:
         """Moves the average towards the network."""

@@ -31,9 +31,12 @@ class Supervised(Method):
             that happen to have one class each look like one-hot ones: say ``"multilabel"``.
         clean_weight: weight of the same loss on the images as they are, beside the mixed one; above 0 it costs a
             further pass.
+        clean_share: share of a batch, its first images, that the clean loss sees; the others are mixed with each other,
+            so that each image is shown once and the step costs what a plain one costs. 0 shows all of them both ways.
 
     Raises:
-        ValueError: smoothing or clean_weight out of range, or a mixup that adds a clean loss of its own too.
+        ValueError: smoothing, clean_weight or clean_share out of range, clean_share without clean_weight, or a mixup
+            that adds a clean loss of its own too.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Supervised(Method):
         loss: Loss | None = None,
         targets: TargetKind | None = None,
         clean_weight: float = 0.0,
+        clean_share: float = 0.0,
     ) -> None:
         super().__init__()
         if targets is not None:
@@ -53,8 +57,9 @@ class Supervised(Method):
         self.seen_kind: TargetKind | None = None
         check_smoothing(smoothing)
         check_clean_weight(clean_weight, mixup)
+        check_clean_share(clean_share, clean_weight)
         self.model, self.mixup, self.num_classes, self.smoothing = model, mixup, num_classes, smoothing
-        self.loss, self.clean_weight = loss, clean_weight
+        self.loss, self.clean_weight, self.clean_share = loss, clean_weight, clean_share
         self.heads = None if num_classes is None else mixup.attach(model, num_classes)
 
     def compile_parts(self, **options: Any) -> None:
@@ -78,7 +83,7 @@ class Supervised(Method):
         """``loss(model(mix(images)), mixed labels)``, and the further terms that a mixup asks for.
 
         With ``clean_weight``, ``+ clean_weight * loss(model(images), labels)``: control experiments of methods that
-        have such a term, as AutoMix.
+        have such a term, as AutoMix. With ``clean_share`` each image is in one of the two terms.
 
         Raises:
             ValueError: images or labels of the wrong type, shape or range.
@@ -87,13 +92,19 @@ class Supervised(Method):
         check_images(images)
         check_labels(labels, len(images), self.num_classes, size=tuple(images.shape[2:]))
         self.settle_targets(labels)
-        logits, mixed = self.mixup.forward_through(self.model, images, labels)
+        first = round(self.clean_share * len(images)) if self.clean_share else 0
+        logits, mixed = self.forward_mixed(images[first:], labels[first:])
         main = self.loss_of(logits, mixed)
         total, parts = main + mixed.extra_loss, {"mixed": main, **mixed.extra}
         if self.clean_weight:
+            images, labels = images[: first or None], labels[: first or None]
             clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
             total, parts = total + self.clean_weight * clean, {**parts, "clean": clean}
         return total, {name: part.detach() for name, part in parts.items()}
+
+    def forward_mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
+        """Mixes a batch and runs the network on it."""
+        return self.mixup.forward_through(self.model, images, labels)
 
     def settle_targets(self, labels: Tensor) -> None:
         """Settles the kind of (B, K) labels by the first batch, so that all batches get one loss.
@@ -148,3 +159,10 @@ def check_clean_weight(weight: float, mixup: Augmentation) -> None:
                 f"the clean loss would count twice: clean_weight is {weight}, and {member.name} has one of its own; "
                 "set one of them to 0"
             )
+
+
+def check_clean_share(share: float, weight: float) -> None:
+    """Raises ValueError unless this is a share in [0, 1), and 0 without a clean loss."""
+    check_number("clean_share", share, 0, 1, open_high=True)
+    if share and not weight:
+        raise ValueError(f"clean_share is of the clean loss, which has no weight; set clean_weight=1, too, got {share}")

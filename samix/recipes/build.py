@@ -160,6 +160,11 @@ def build_method(
             raise ValueError(
                 f"{recipe.mixup} has a clean loss of its own, so clean_weight must be 0, got {recipe.clean_weight}"
             )
+        if recipe.clean_share:
+            raise ValueError(
+                f"{recipe.mixup} has a clean share of its own (--mixup.clean-share), so the recipe's clean_share must "
+                f"be 0, got {recipe.clean_share}"
+            )
         if recipe.ema_decay:
             raise ValueError(
                 f"{recipe.mixup} averages its network by its own options (--mixup.ema-decay), so the recipe's "
@@ -176,6 +181,7 @@ def build_method(
         "smoothing": recipe.smoothing,
         "loss": build_loss(recipe),
         "clean_weight": recipe.clean_weight,
+        "clean_share": recipe.clean_share,
     }
     if recipe.ema_decay:
         return Averaged(network, mixup, ema_decay=recipe.ema_decay, **common)

@@ -96,6 +96,8 @@ class LossFields:
         decoupled_mode: for ``decoupled``: which of an image's two classes have the term: ``both``, or that with the
             smaller (``less``) or the larger (``more``) share.
         clean_weight: weight of the loss of the unmixed images; above 0 it costs one more pass.
+        clean_share: share of a batch that the clean loss sees, while the rest is mixed: each image is shown once, at
+            the cost of a plain step; 0 shows all images both ways. Needs ``clean_weight``.
         ema_decay: decay of a running average of the network, which is then evaluated and exported; 0 keeps none.
     """
 
@@ -105,6 +107,7 @@ class LossFields:
     decoupled_eta: float = 0.1
     decoupled_mode: Literal["both", "less", "more"] = "both"
     clean_weight: float = 0.0
+    clean_share: float = 0.0
     ema_decay: float = 0.0
 
 
@@ -214,7 +217,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("limit", "patience", "feature"), COUNT_OR_0),
     **dict.fromkeys(("weight_decay", "clip", "lr_end", "mixer_lr", "mixer_lr_end"), Range(0)),
     **dict.fromkeys(("decoupled_eta", "clean_weight"), Range(0)),
-    **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold", "ema_decay"), BELOW_1),
+    **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold", "clean_share", "ema_decay"), BELOW_1),
     "lr": POSITIVE,
     "layer_decay": Range(0, 1, open_low=True),
     "size": IMAGE_SIDE,

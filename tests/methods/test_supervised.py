@@ -1,5 +1,6 @@
 """The clean loss beside any mixup's: against a loop of its equation, wherever a mixup acts, and its refusals."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -197,3 +198,45 @@ def test_a_recipe_with_a_decay_trains_the_average_and_learned_mixups_refuse_it()
         build_method(small_recipe("samix", ema_decay=0.9), 10)
     with pytest.raises(ValueError, match=r"ema_decay is for learning with labels, got 0\.9"):
         PretrainRecipe(ema_decay=0.9)
+
+
+# Each image once ------------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_share_shows_each_image_once_and_adds_the_loss_of_each_part():
+    images, labels = batch(32)
+    net = PlainNet(norm=False)
+    seen = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    method = supervised(seeded(samix.MixUp), net, clean_weight=WEIGHT, clean_share=0.34)  # 2 of 6
+    loss, parts = method(images, labels)
+    mixed, clean = seen
+    assert torch.equal(clean, images[:2])
+    assert mixed.shape == images[2:].shape
+    expected, _ = supervised(seeded(samix.MixUp), net)(images[2:], labels[2:])
+    assert torch.equal(parts["mixed"], expected.detach())
+    torch.testing.assert_close(parts["clean"], F.cross_entropy(net(images[:2]), labels[:2]).detach())
+    torch.testing.assert_close(loss.detach(), parts["mixed"] + WEIGHT * parts["clean"])
+
+
+def test_a_clean_share_needs_a_clean_loss_and_is_not_for_learned_mixups():
+    with pytest.raises(ValueError, match="set clean_weight=1, too"):
+        supervised(samix.MixUp(), clean_share=0.5)
+    method = build_method(small_recipe("mixup", clean_weight=1.0, clean_share=0.5), 10)
+    assert method.clean_share == 0.5
+    with pytest.raises(ValueError, match="samix has a clean share of its own"):
+        build_method(small_recipe("samix", clean_share=0.5), 10)
+
+
+def test_statistics_of_the_average_are_of_clean_images_where_there_is_a_clean_loss():
+    images, labels = batch(32)
+    means = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        net = tiny_cnn()
+        expected = copy.deepcopy(net).train()
+        averaged(net, clean_weight=weight)(images, labels)
+        expected(images)
+        means.append([torch.equal(a, b) for a, b in zip(net.buffers(), expected.buffers(), strict=True)])
+    assert all(means[1])
+    assert not all(means[0])
