@@ -85,26 +85,26 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Cali
     )
 
 
-def draw(found: Calibration, title: str) -> Figure:
+def draw(result: Calibration, title: str) -> Figure:
     """Draws the reliability diagram, and the number of images in each bin."""
     fig, (left, right) = panels(2, title, 3.9, 3.9)
-    width = found.edges[1] - found.edges[0]
-    filled = [n for n, count in enumerate(found.bin_count) if count]
-    middles = [found.edges[n] + width / 2 for n in filled]
-    accuracies, confidences = ([values[n] for n in filled] for values in (found.bin_accuracy, found.bin_confidence))
+    width = result.edges[1] - result.edges[0]
+    filled = [n for n, count in enumerate(result.bin_count) if count]
+    middles = [result.edges[n] + width / 2 for n in filled]
+    accuracies, confidences = ([values[n] for n in filled] for values in (result.bin_accuracy, result.bin_confidence))
     gaps = [c - a for a, c in zip(accuracies, confidences, strict=True)]
     left.bar(middles, accuracies, width * 0.94, color=IMAGE_A, label="accuracy")
     gap: dict[str, Any] = {"color": IMAGE_B, "alpha": 0.35, "edgecolor": IMAGE_B, "hatch": "//"}
     left.bar(middles, gaps, width * 0.94, accuracies, **gap, label="confidence − accuracy")
     left.plot([0, 1], [0, 1], color=NEUTRAL, ls="--", lw=1)
     left.set(xlim=(0, 1), ylim=(0, 1))
-    label(left, f"reliability: ECE {found.ece:.2f} %", "confidence")
-    right.bar(middles, [found.bin_count[n] for n in filled], width * 0.94, color=NEUTRAL)
-    lines = (("accuracy", found.accuracy, IMAGE_A), ("mean confidence", found.confidence, IMAGE_B))
+    label(left, f"reliability: ECE {result.ece:.2f} %", "confidence")
+    right.bar(middles, [result.bin_count[n] for n in filled], width * 0.94, color=NEUTRAL)
+    lines = (("accuracy", result.accuracy, IMAGE_A), ("mean confidence", result.confidence, IMAGE_B))
     for name, value, colour in lines:
         right.axvline(value / 100.0, ymax=0.76, color=colour, label=f"{name} {value:.1f} %")
-    right.set(xlim=(0, 1), ylim=(0, 1.4 * max(found.bin_count)))
-    label(right, f"overconfidence {found.overconfidence:+.2f} %", "confidence", "images", legend="upper left")
+    right.set(xlim=(0, 1), ylim=(0, 1.4 * max(result.bin_count)))
+    label(right, f"overconfidence {result.overconfidence:+.2f} %", "confidence", "images", legend="upper left")
     return fig
 
 
@@ -125,9 +125,9 @@ class CalibrationAnalysis(Analysis):
     def analyse(self, subject: Subject) -> Findings:
         """Measures unmixed images."""
         logits = subject.classified().predict(subject.images)
-        found = calibration(logits.softmax(1), subject.labels, self.bins)
+        result = calibration(logits.softmax(1), subject.labels, self.bins)
         line = (
-            f"ECE {found.ece:.2f} % in {self.bins} bins, largest gap {found.mce:.2f} %, overconfidence "
-            f"{found.overconfidence:+.2f} %, overconfidence error {found.overconfidence_error:.2f} %"
+            f"ECE {result.ece:.2f} % in {self.bins} bins, largest gap {result.mce:.2f} %, overconfidence "
+            f"{result.overconfidence:+.2f} %, overconfidence error {result.overconfidence_error:.2f} %"
         )
-        return Findings(line, {"result": found}, draw(found, subject.title))
+        return Findings(line, {"result": result}, draw(result, subject.title))

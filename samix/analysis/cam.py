@@ -108,7 +108,7 @@ def draw(
     sources: Sequence[Tensor],
     mixed: Tensor,
     masks: Tensor | None,
-    found: MixedCam,
+    result: MixedCam,
     names: Sequence[Sequence[str]],
     title: str,
 ) -> Figure:
@@ -117,7 +117,7 @@ def draw(
     fig = figure(1.3 * len(heads), 1.36 * len(mixed) + 0.55)
     axes = tight(fig).subplots(len(mixed), len(heads), squeeze=False)
     size = (mixed.shape[2], mixed.shape[3])
-    maps = [enlarge(part, size).cpu() for part in (found.own, found.partner)]
+    maps = [enlarge(part, size).cpu() for part in (result.own, result.partner)]
     for row, line in enumerate(axes):
         for ax, head in zip(line, heads, strict=True):
             bare(ax, head if row == 0 else "", 9)
@@ -164,22 +164,22 @@ class Cam(MixingAnalysis):
         if len(kept) == 0:
             raise ValueError("no pair has two classes; take more images, or images of several classes")
         batch = select_rows(batch, kept)
-        found = mixed_cam(subject.network, batch, self.layer)
+        result = mixed_cam(subject.network, batch, self.layer)
         few = evenly(len(kept), self.rows).to(kept.device)
         figure = draw(
             [pixels_of(subject, subject.images[batch.index[few, k]]) for k in (0, 1)],
             pixels_of(subject, batch.images[few]),
             None if batch.mask is None else batch.mask[few],
-            dataclasses.replace(found, own=found.own[few], partner=found.partner[few]),
+            dataclasses.replace(result, own=result.own[few], partner=result.partner[few]),
             [[subject.class_names[label] for label in pair] for pair in batch.labels[few, :2].tolist()],
             f"{subject.title}; mixed by {name} at λ = {self.lam:g}",
         )
-        nowhere = float(((found.own.amax((1, 2)) <= 0) | (found.partner.amax((1, 2)) <= 0)).float().mean())
+        nowhere = float(((result.own.amax((1, 2)) <= 0) | (result.partner.amax((1, 2)) <= 0)).float().mean())
         share = "no masks to compare with"
-        if not math.isnan(found.inside):
+        if not math.isnan(result.inside):
             share = (
-                f"{100 * found.inside:.1f} % of the maps lie on pixels of their class (a flat map: "
-                f"{100 * found.chance:.1f} %)"
+                f"{100 * result.inside:.1f} % of the maps lie on pixels of their class (a flat map: "
+                f"{100 * result.chance:.1f} %)"
             )
         line = f"mixed by {name} at lambda {self.lam:g}, {len(kept)} pairs: {share}; a class unseen in {nowhere:.1%}"
-        return Findings(line, {"mixup": name, "pairs": len(kept), "unseen": nowhere, "result": found}, figure)
+        return Findings(line, {"mixup": name, "pairs": len(kept), "unseen": nowhere, "result": result}, figure)

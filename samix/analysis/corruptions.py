@@ -50,8 +50,8 @@ def corrupt(pixels: Tensor, name: str, severity: int, *, seed: int = 0) -> Tenso
     change, constants = CORRUPTIONS[name]
     generator = torch.Generator().manual_seed(seed * 1000 + 10 * list(CORRUPTIONS).index(name) + severity)
     exact = (pixels.detach().cpu().float() * 255.0).round() / 255.0  # what a file of these images holds
-    found = change(exact.clone(), constants[severity - 1], generator).clamp(0.0, 1.0)
-    return (found * 255.0 + 1e-4).floor() / 255.0
+    changed = change(exact.clone(), constants[severity - 1], generator).clamp(0.0, 1.0)
+    return (changed * 255.0 + 1e-4).floor() / 255.0
 
 
 # Noise ----------------------------------------------------------------------------------------------------------------

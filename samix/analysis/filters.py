@@ -22,12 +22,12 @@ def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     (height, width), steps = x.shape[2:], torch.arange(2 * radius + 1).float()
     weights = torch.exp(-(steps**2) / (2.0 * sigma**2))
     right, down = ((f(angle)[:, None] * steps - 0.5).ceil().long() for f in (torch.cos, torch.sin))
-    found, n = torch.zeros_like(x), torch.arange(len(x))[:, None, None]
+    moved, n = torch.zeros_like(x), torch.arange(len(x))[:, None, None]
     for step, weight in enumerate((weights / weights.sum()).tolist()):
         row = (torch.arange(height)[None] + down[:, step, None]).clamp(0, height - 1)
         column = (torch.arange(width)[None] + right[:, step, None]).clamp(0, width - 1)
-        found += weight * x.permute(0, 2, 3, 1)[n, row[:, :, None], column[:, None]].permute(0, 3, 1, 2)
-    return found
+        moved += weight * x.permute(0, 2, 3, 1)[n, row[:, :, None], column[:, None]].permute(0, 3, 1, 2)
+    return moved
 
 
 def zoomed(x: Tensor, factor: float) -> Tensor:
@@ -44,7 +44,7 @@ def zoomed(x: Tensor, factor: float) -> Tensor:
 
 def plasma(side: int, decay: float, generator: Generator) -> Tensor:
     """A height map (side, side) in [0, 1] by the diamond-square algorithm that wraps around; side is a power of two."""
-    found = torch.zeros(side, side, dtype=torch.float64)
+    heights = torch.zeros(side, side, dtype=torch.float64)
     step, wobble = side, 100.0
 
     def mean(total: Tensor) -> Tensor:
@@ -53,15 +53,15 @@ def plasma(side: int, decay: float, generator: Generator) -> Tensor:
 
     while step >= 2:
         half = step // 2
-        corners = found[::step, ::step]
+        corners = heights[::step, ::step]
         total = corners + corners.roll(-1, 0)
-        found[half::step, half::step] = mean(total + total.roll(-1, 1))
-        middles, corners = found[half::step, half::step], found[::step, ::step]
-        found[::step, half::step] = mean(middles + middles.roll(1, 0) + corners + corners.roll(-1, 1))
-        found[half::step, ::step] = mean(middles + middles.roll(1, 1) + corners + corners.roll(-1, 0))
+        heights[half::step, half::step] = mean(total + total.roll(-1, 1))
+        middles, corners = heights[half::step, half::step], heights[::step, ::step]
+        heights[::step, half::step] = mean(middles + middles.roll(1, 0) + corners + corners.roll(-1, 1))
+        heights[half::step, ::step] = mean(middles + middles.roll(1, 1) + corners + corners.roll(-1, 0))
         step, wobble = half, wobble / decay
-    found -= found.min()
-    return (found / found.max().clamp(min=1e-12)).float()
+    heights -= heights.min()
+    return (heights / heights.max().clamp(min=1e-12)).float()
 
 
 def plasmas(x: Tensor, decay: float, generator: Generator) -> Tensor:
@@ -99,8 +99,7 @@ def canny(image: np.ndarray, low: float, high: float) -> np.ndarray:
     parts, count = label(thin, np.ones((3, 3)))
     strong = np.zeros(count + 1, dtype=bool)
     strong[parts[thin & (own > high)]] = True
-    found: np.ndarray = strong[parts]
-    return found
+    return np.asarray(strong[parts])
 
 
 def equalised(image: np.ndarray) -> np.ndarray:
@@ -112,5 +111,4 @@ def equalised(image: np.ndarray) -> np.ndarray:
         return image.copy()
     counts[first] = 0
     levels = np.clip(np.rint(np.cumsum(counts) * np.float32(255.0 / others)), 0, 255).astype(np.uint8)
-    found: np.ndarray = levels[image]
-    return found
+    return np.asarray(levels[image])

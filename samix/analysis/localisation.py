@@ -76,8 +76,8 @@ def max_box_acc(
         raise ValueError("each image needs a box of some area; leave out the images without one")
     large = scaled(enlarge(maps.cpu(), size)).numpy()
     thresholds = [step / steps for step in range(steps)]
-    found = np.stack([[region_box(one, t) for t in thresholds] for one in large])  # (N, steps, 4)
-    met = overlap_of(torch.from_numpy(found), boxes)  # (N, steps)
+    drawn = np.stack([[region_box(one, t) for t in thresholds] for one in large])  # (N, steps, 4)
+    met = overlap_of(torch.from_numpy(drawn), boxes)  # (N, steps)
     whole = overlap_of(torch.tensor([0, 0, size[1], size[0]]).float().expand(len(boxes), 1, 4), boxes)
     table = [100.0 * (met >= overlap).float().mean(0) for overlap in overlaps]
     middle = min(range(len(overlaps)), key=lambda n: abs(overlaps[n] - 0.5))
@@ -109,12 +109,12 @@ def region_box(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], thresh
     return (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
 
 
-def overlap_of(found: Tensor, boxes: Tensor) -> Tensor:
+def overlap_of(drawn: Tensor, boxes: Tensor) -> Tensor:
     """IoU of (N, t, 4) with the best met of (N, m, 4): (N, t)."""
-    found, boxes = found.float()[:, :, None], boxes[:, None]
-    low, high = torch.maximum(found[..., :2], boxes[..., :2]), torch.minimum(found[..., 2:], boxes[..., 2:])
+    drawn, boxes = drawn.float()[:, :, None], boxes[:, None]
+    low, high = torch.maximum(drawn[..., :2], boxes[..., :2]), torch.minimum(drawn[..., 2:], boxes[..., 2:])
     common = (high - low).clamp(min=0.0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0.0).prod(-1) for box in (found, boxes)]
+    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0.0).prod(-1) for box in (drawn, boxes)]
     return (common / (areas[0] + areas[1] - common).clamp(min=1e-12)).amax(-1)
 
 
@@ -195,17 +195,17 @@ def shrink(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     return F.interpolate(images, half, mode="bilinear", antialias=True), boxes / 2.0
 
 
-def draw(found: Localisation, pixels: Tensor, maps: Tensor, boxes: Tensor, title: str) -> Figure:
+def draw(result: Localisation, pixels: Tensor, maps: Tensor, boxes: Tensor, title: str) -> Figure:
     """Draws accuracy by threshold, and images (n, 3, H, W) with map, true box and found box."""
     columns = (len(pixels) + 1) // 2
     fig = figure(4.2 + 1.5 * columns, 3.6)
     grid = fig.add_gridspec(2, 1 + columns, width_ratios=(3.4, *[1.5] * columns))
     ax = style_axes(fig.add_subplot(grid[:, 0]))
     for overlap, values, best, floor, colour in zip(
-        found.overlaps, found.accuracy, found.max_box_acc, found.whole, (IMAGE_A, THIRD, IMAGE_B), strict=False
+        result.overlaps, result.accuracy, result.max_box_acc, result.whole, (IMAGE_A, THIRD, IMAGE_B), strict=False
     ):
         name = f"IoU ≥ {overlap:g}: {best:.1f} % (whole image {floor:.1f})"
-        ax.plot(found.thresholds, values, color=colour, label=name)
+        ax.plot(result.thresholds, values, color=colour, label=name)
     ax.set_ylim(-3, 128)
     ax.set_yticks(range(0, 101, 20))
     label(ax, "objects found by the box around the map", "threshold of the map", "%", legend="upper left")
@@ -216,11 +216,11 @@ def draw(found: Localisation, pixels: Tensor, maps: Tensor, boxes: Tensor, title
         place.imshow(one.numpy(), cmap="magma", alpha=0.35, vmin=0, vmax=1)
         for box, shade, style in (
             (boxes[number].tolist(), "#7CFC00", "-"),
-            (region_box(one.numpy(), found.best), "white", "--"),
+            (region_box(one.numpy(), result.best), "white", "--"),
         ):
             x0, y0, x1, y1 = (value - 0.5 for value in box)
             place.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=shade, lw=1.6, ls=style, clip_on=False)
-    fig.suptitle(f"{title}\ngreen: the object's box, white: found at threshold {found.best:g}", fontsize=9)
+    fig.suptitle(f"{title}\ngreen: the object's box, white: found at threshold {result.best:g}", fontsize=9)
     return fig
 
 
@@ -250,14 +250,14 @@ class LocalisationAnalysis(Analysis):
         images, boxes, origin = self.boxes(subject.classified())
         parts = zip(torch.split(images, self.batch_size), torch.split(subject.labels, self.batch_size), strict=True)
         maps = torch.cat([class_activation(subject.network, x, y, feature=self.feature) for x, y in parts])
-        found = max_box_acc(maps, boxes, (images.shape[2], images.shape[3]), steps=self.steps)
+        result = max_box_acc(maps, boxes, (images.shape[2], images.shape[3]), steps=self.steps)
         rows = evenly(len(images), 6)
         shown = pixels_of(subject, images[rows.to(images.device)])
-        figure = draw(found, shown, maps[rows.to(maps.device)], boxes[rows], f"{subject.title}; {origin}")
-        scores = ", ".join(f"{a:.1f} % at {o:g}" for o, a in zip(found.overlaps, found.max_box_acc, strict=True))
-        floors = ", ".join(f"{floor:.1f}" for floor in found.whole)
+        figure = draw(result, shown, maps[rows.to(maps.device)], boxes[rows], f"{subject.title}; {origin}")
+        scores = ", ".join(f"{a:.1f} % at {o:g}" for o, a in zip(result.overlaps, result.max_box_acc, strict=True))
+        floors = ", ".join(f"{floor:.1f}" for floor in result.whole)
         line = f"MaxBoxAcc {scores} of IoU (whole image: {floors}), {origin}"
-        return Findings(line, {"boxes": origin, "result": found}, figure)
+        return Findings(line, {"boxes": origin, "result": result}, figure)
 
     def boxes(self, subject: Subject) -> tuple[Tensor, Tensor, str]:
         """Returns images, their boxes (N, 4), and where the boxes come from."""

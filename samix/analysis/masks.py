@@ -55,12 +55,12 @@ def mask_numbers(mix: Callable[[float], MixedBatch | None], lams: Sequence[float
     masked = [batch for batch in batches if batch is not None and batch.mask is not None]
     if not masked or len(masked) < len(batches):
         raise ValueError("this mixup gives no masks to measure; choose one that does, such as --mixup cutmix")
-    told = mask_statistics(masked)
+    statistics = mask_statistics(masked)
     means = [batch.mask.float().mean((1, 2, 3)) for batch in masked if batch.mask is not None]
     errors = torch.cat([(mean - float(lam)).abs() for mean, lam in zip(means, lams, strict=True)])
     return MaskNumbers(
-        told["std"],
-        told["correlation"],
+        statistics["std"],
+        statistics["correlation"],
         float(errors.mean()),
         tuple(map(float, lams)),
         tuple(float(mean.mean()) for mean in means),
@@ -81,10 +81,10 @@ def draw(measured: Sequence[tuple[str, int, MaskNumbers]], history: MaskHistory,
     """Draws the masks' mean by lambda for each checkpoint, and spread and error by epoch."""
     fig, (left, right) = panels(2, title, 4.4)
     left.plot([0, 1], [0, 1], color=NEUTRAL, ls=":", lw=1)
-    for number, (name, _, told) in enumerate(measured):
+    for number, (name, _, numbers) in enumerate(measured):
         shade = (IMAGE_A, IMAGE_B, THIRD)[number % 3]
-        text = f"{name}: correlation {told.correlation:.3f}, error {told.error:.3f}"
-        left.plot(told.lams, told.means, color=shade, ls=("-", "--")[number // 3 % 2], marker=".", label=text)
+        text = f"{name}: correlation {numbers.correlation:.3f}, error {numbers.error:.3f}"
+        left.plot(numbers.lams, numbers.means, color=shade, ls=("-", "--")[number // 3 % 2], marker=".", label=text)
     left.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.25))
     label(left, "masks follow λ", "λ", "mean of the masks", legend="upper left")
     epochs = [epoch for _, epoch, _ in measured]

@@ -139,11 +139,10 @@ def pgd_curve(
     predict = predictor(model, batch_size)
 
     def score(epsilon: float) -> float:
-        found = pgd(model, images, labels, epsilon, mean, std, steps=steps, seed=seed, batch_size=batch_size)
-        return accuracy(predict(found), labels)
+        attacked = pgd(model, images, labels, epsilon, mean, std, steps=steps, seed=seed, batch_size=batch_size)
+        return accuracy(predict(attacked), labels)
 
-    found = [score(epsilon) for epsilon in epsilons]
-    return AttackCurve(tuple(float(epsilon) for epsilon in epsilons), tuple(found))
+    return AttackCurve(tuple(map(float, epsilons)), tuple(map(score, epsilons)))
 
 
 def check_epsilons(epsilons: Sequence[float]) -> None:
@@ -174,8 +173,8 @@ def attack_curve(
     """
     check_epsilons(epsilons)
     sign, predict = gradient_sign(model, images, labels, batch_size), predictor(model, batch_size)
-    found = [accuracy(predict(fgsm(images, sign, epsilon, mean, std)), labels) for epsilon in epsilons]
-    return AttackCurve(tuple(float(epsilon) for epsilon in epsilons), tuple(found))
+    tops = [accuracy(predict(fgsm(images, sign, epsilon, mean, std)), labels) for epsilon in epsilons]
+    return AttackCurve(tuple(map(float, epsilons)), tuple(tops))
 
 
 def corruption_table(

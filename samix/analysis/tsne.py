@@ -64,7 +64,7 @@ def feature_map(features: Tensor, labels: Tensor, *, perplexity: float = 30.0, s
     )
 
 
-def draw(found: FeatureMap, labels: Tensor, names: Sequence[str], title: str) -> Figure:
+def draw(result: FeatureMap, labels: Tensor, names: Sequence[str], title: str) -> Figure:
     """Draws the points coloured by class; with up to twenty classes a legend."""
     from matplotlib import colormaps
 
@@ -73,10 +73,10 @@ def draw(found: FeatureMap, labels: Tensor, names: Sequence[str], title: str) ->
     colours = colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "gist_rainbow"]
     y = labels.cpu()
     for number, name in enumerate(names):
-        points = found.points[y == number]
+        points = result.points[y == number]
         shade = colours(number if len(names) <= 20 else number / len(names))
         ax.scatter(points[:, 0], points[:, 1], s=9, color=shade, linewidths=0, label=name)
-    ax.set_title(f"silhouette of features {found.silhouette:.3f}, of the map {found.silhouette_map:.3f}", fontsize=9)
+    ax.set_title(f"silhouette of features {result.silhouette:.3f}, of the map {result.silhouette_map:.3f}", fontsize=9)
     if len(names) <= 20:
         ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2)
     return fig
@@ -100,10 +100,9 @@ class Tsne(Analysis):
         network = subject.network
         backbone = headless(network) if getattr(network, "num_classes", 0) else network
         features = dataclasses.replace(subject, network=backbone).predict(subject.images)
-        found = feature_map(features, subject.labels, perplexity=self.perplexity, seed=self.seed)
-        line = (
-            f"silhouette of {features.shape[1]} features {found.silhouette:.3f}, of the map {found.silhouette_map:.3f}"
-        )
-        points = [[round(float(v), 3) for v in point] for point in found.points]
-        results = {"result": found, "points": points, "labels": subject.labels.tolist()}
-        return Findings(line, results, draw(found, subject.labels, subject.class_names, subject.title))
+        result = feature_map(features, subject.labels, perplexity=self.perplexity, seed=self.seed)
+        score = f"{result.silhouette:.3f}, of the map {result.silhouette_map:.3f}"
+        line = f"silhouette of {features.shape[1]} features {score}"
+        points = [[round(float(v), 3) for v in point] for point in result.points]
+        results = {"result": result, "points": points, "labels": subject.labels.tolist()}
+        return Findings(line, results, draw(result, subject.labels, subject.class_names, subject.title))

@@ -109,5 +109,4 @@ def water(liquid: np.ndarray) -> np.ndarray:
     raised = np.clip(ndimage.correlate(equalised(smooth).astype(np.int32), emboss, mode="mirror"), 0, 255)
     rims = np.rint(ndimage.uniform_filter(raised.astype(np.float64), 3, mode="mirror"))
     shine = (levels * rims).astype(np.float32)
-    found: np.ndarray = shine / max(float(shine.max()), 1e-12)
-    return found
+    return np.asarray(shine / max(float(shine.max()), 1e-12))

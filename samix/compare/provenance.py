@@ -18,14 +18,14 @@ def commit(folder: Path = PACKAGE) -> str:
     Args:
         folder: tracked by git, or not, as where a package is installed into an ignored environment.
     """
-    tracked = asked("ls-files", "--error-unmatch", "__init__.py", folder=folder)
-    found = asked("rev-parse", "--short=12", "HEAD", folder=folder) if tracked else ""
-    if not found:
+    tracked = git("ls-files", "--error-unmatch", "__init__.py", folder=folder)
+    head = git("rev-parse", "--short=12", "HEAD", folder=folder) if tracked else ""
+    if not head:
         return ""
-    return found + (" + changes" if asked("status", "--porcelain", "--", ".", folder=folder) else "")
+    return head + (" + changes" if git("status", "--porcelain", "--", ".", folder=folder) else "")
 
 
-def asked(*words: str, folder: Path) -> str:
+def git(*words: str, folder: Path) -> str:
     """What git answers; empty where there is no git, or it does not know."""
     try:
         done = subprocess.run(
@@ -39,18 +39,18 @@ def asked(*words: str, folder: Path) -> str:
 def machine() -> str:
     """Processor, cores and memory of this machine."""
     cores = os.cpu_count() or 1
-    told = [processor(), f"{cores} core{'s' if cores > 1 else ''}"]
+    parts = [processor(), f"{cores} core{'s' if cores > 1 else ''}"]
     with_memory = hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
     if with_memory:
-        told.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
-    return ", ".join(told)
+        parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
+    return ", ".join(parts)
 
 
-def processor(told: Path = Path("/proc/cpuinfo")) -> str:
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name."""
-    text = told.read_text(encoding="utf-8", errors="replace") if told.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return " ".join(model[1].split()) if model else platform.processor() or platform.machine()
 
 
 def without_places(text: str) -> str:

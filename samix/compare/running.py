@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import IO, Protocol
 
 from samix.compare.plan import CompareOptions, Job, Plan
@@ -20,6 +18,7 @@ from samix.compare.tasks import task_of
 from samix.runtime.environment import usable_cores
 from samix.runtime.lock import exclusive
 from samix.runtime.registry import allowed
+from samix.train.interruption import on_stop_signal
 
 LOG = "log.txt"  # of a run's process, in its folder
 POLL = 0.2  # seconds between looks at the runs
@@ -115,7 +114,7 @@ def run_jobs(
         board.end(job, error)
         ended(job, error)
 
-    with interrupt_on_term():
+    with on_stop_signal(interrupt):
         try:
             while waiting or active:
                 while len(active) < side_by_side(plan.options) and (job := next_ready(waiting)):
@@ -161,22 +160,9 @@ def side_by_side(options: CompareOptions) -> int:
     return options.jobs or (1 if on_gpu else usable_cores())
 
 
-@contextmanager
-def interrupt_on_term() -> Iterator[None]:
-    """Turns SIGTERM into KeyboardInterrupt; outside the main thread signals are left as they are."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def interrupt() -> None:
+    """Ends the comparison; its runs are asked to save their state."""
+    raise KeyboardInterrupt
 
 
 def is_finished(folder: Path) -> bool:

@@ -50,8 +50,8 @@ def object_masks(objects: Objects, image: Tensor) -> Tensor:
     height, width = image.shape[1:]
     if len(objects.outlines) != len(objects.labels):
         raise ValueError("masks need outlines, which this data set has not; choose a protocol without masks")
-    found = [outline_mask(outline, height, width) for outline in objects.outlines]
-    return torch.stack(found) if found else torch.zeros(0, height, width, dtype=torch.bool)
+    masks = [outline_mask(outline, height, width) for outline in objects.outlines]
+    return torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
 
 
 def with_objects(split: BoxSplit) -> BoxSplit:

@@ -166,10 +166,10 @@ def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> 
         path = needed(folder / "annotations" / f"instances_{split}.json")
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
-            found, classes = parse_coco(table, needed(folder / split))
+            part, classes = parse_coco(table, needed(folder / split))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no annotation of COCO ({type(error).__name__}: {error})") from None
-        splits.append(found)
+        splits.append(part)
         names.append(classes)
     if names[0] != names[1]:
         raise ValueError(f"{folder}: {train} and {test} have other categories, {names[0][:3]}... and {names[1][:3]}...")
@@ -248,7 +248,7 @@ def text_counts(text: str) -> list[int]:
 def image_targets(objects: Sequence[Objects], num_classes: int) -> Tensor:
     """Returns the classes of each image as SVM targets (N, K): 1 yes, 0 no, -1 only as "difficult" objects."""
     targets = torch.zeros(len(objects), num_classes, dtype=torch.int64)
-    for row, found in zip(targets, objects, strict=True):
-        row[found.labels[found.difficult] - 1] = -1
-        row[found.labels[~found.difficult] - 1] = 1
+    for row, shown in zip(targets, objects, strict=True):
+        row[shown.labels[shown.difficult] - 1] = -1
+        row[shown.labels[~shown.difficult] - 1] = 1
     return targets

@@ -19,7 +19,7 @@ from samix.data.order import stream_seed
 from samix.eval.box_batches import box_batches, object_masks
 from samix.eval.boxes import BoxData, BoxSplit
 from samix.eval.detector import DetectionProtocol, build_detector
-from samix.eval.precision import Found, coco_precision, voc_precision
+from samix.eval.precision import Detections, coco_precision, voc_precision
 from samix.eval.seeding import seeded
 from samix.networks.inference import evaluating
 
@@ -61,8 +61,8 @@ def train_detector(
             losses = model(images, targets)
             loss = sum(losses.values(), torch.zeros((), device=place))
             if not loss.isfinite():
-                found = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
-                raise RuntimeError(f"detection: the loss of iteration {iteration} is not finite ({found}); lower lr")
+                text = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
+                raise RuntimeError(f"detection: the loss of iteration {iteration} is not finite ({text}); lower lr")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -92,13 +92,13 @@ def precise_statistics(model: nn.Module, batches: Iterator[Any]) -> None:
 
 
 @torch.no_grad()
-def detect(model: nn.Module, split: BoxSplit, device: torch.device) -> Iterator[tuple[Found, Tensor]]:
+def detect(model: nn.Module, split: BoxSplit, device: torch.device) -> Iterator[tuple[Detections, Tensor]]:
     """Yields the detections of each image, on the CPU, and the image (3, H, W) uint8."""
     with evaluating(model):
         for file in split.files:
             image = to_uint8(open_image(file, exif_rotation=False))
-            found = model([image.to(device).float() / 255])[0]
-            yield {key: value.cpu() for key, value in found.items()}, image
+            output = model([image.to(device).float() / 255])[0]
+            yield {key: value.cpu() for key, value in output.items()}, image
 
 
 def detection_metrics(
@@ -119,19 +119,19 @@ def detection_metrics(
     sides = transform.min_size
     transform.min_size = (protocol.test_side,)
     try:
-        found = detect(model, data.test, torch.device(device))
+        detections = detect(model, data.test, torch.device(device))
         if data.name == "voc":
-            return voc_precision([row for row, _ in found], data.test.objects, len(data.class_names))
-        return coco_precision(coco_pairs(found, data.test, protocol.masks), masks=protocol.masks)
+            return voc_precision([row for row, _ in detections], data.test.objects, len(data.class_names))
+        return coco_precision(coco_pairs(detections, data.test, protocol.masks), masks=protocol.masks)
     finally:
         transform.min_size = sides
 
 
 def coco_pairs(
-    found: Iterator[tuple[Found, Tensor]], split: BoxSplit, masks: bool
-) -> Iterator[tuple[Found, dict[str, Tensor]]]:
+    detections: Iterator[tuple[Detections, Tensor]], split: BoxSplit, masks: bool
+) -> Iterator[tuple[Detections, dict[str, Tensor]]]:
     """Yields detections and truth of each image in the form of torchmetrics."""
-    for (row, image), objects in zip(found, split.objects, strict=True):
+    for (row, image), objects in zip(detections, split.objects, strict=True):
         truth = {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.crowd.long()}
         if masks:
             truth["masks"] = object_masks(objects, image)

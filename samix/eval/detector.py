@@ -139,9 +139,9 @@ def cut(network: nn.Module) -> tuple[nn.Module, nn.Module, int]:
     trunk: Any = nn.Sequential(OrderedDict((name, getattr(model, name)) for name in names[:-1]))
     place = next(model.parameters()).device
     with evaluating(trunk, model.layer4):
-        found = trunk(torch.zeros(1, 3, 64, 64, device=place))
-        width = model.layer4(found).shape[1]
-    trunk.out_channels = found.shape[1]
+        map_c4 = trunk(torch.zeros(1, 3, 64, 64, device=place))
+        width = model.layer4(map_c4).shape[1]
+    trunk.out_channels = map_c4.shape[1]
     return trunk, model.layer4, int(width)
 
 

@@ -35,24 +35,22 @@ def to_torchvision(state: Mapping[str, Tensor], prefix: str | None = None) -> di
     """
     prefix = find_prefix(state) if prefix is None else prefix
     inner = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    found = {name: value for name, value in inner.items() if STEM.fullmatch(name) or BLOCK.fullmatch(name)}
-    other = [n for n in inner if n not in found and n.startswith(("conv1.", "bn1.", "layer"))]
-    if other or not {"conv1.weight", "bn1.weight", "layer4.0.conv1.weight"} <= set(found):
+    backbone = {name: value for name, value in inner.items() if STEM.fullmatch(name) or BLOCK.fullmatch(name)}
+    other = [n for n in inner if n not in backbone and n.startswith(("conv1.", "bn1.", "layer"))]
+    if other or not {"conv1.weight", "bn1.weight", "layer4.0.conv1.weight"} <= set(backbone):
         hint = f"; it has {other[0]!r}" if other else f"; nothing like it begins with {prefix!r}"
         raise ValueError(f"these are not the weights of a plain ResNet with four stages{hint}")
-    return found
+    return backbone
 
 
 def find_prefix(state: Mapping[str, Tensor]) -> str:
     """Returns the text before the names of the only ResNet in a state; raises ValueError for none or several."""
-    ends = ("layer1.0.conv1.weight",)
-    found = sorted({name[: -len(end)] for name in state for end in ends if name.endswith(end)})
-    if len(found) != 1:
-        raise ValueError(
-            f"one ResNet is wanted, found {len(found)}: {', '.join(map(repr, found)) or 'no layer1.0.conv1.weight'}; "
-            "give its prefix"
-        )
-    return found[0]
+    end = "layer1.0.conv1.weight"
+    prefixes = sorted(name.removesuffix(end) for name in state if name.endswith(end))
+    if len(prefixes) != 1:
+        known = ", ".join(map(repr, prefixes)) or f"no {end}"
+        raise ValueError(f"expected one ResNet, found {len(prefixes)}: {known}; give its prefix")
+    return prefixes[0]
 
 
 def to_detectron2(
@@ -62,8 +60,8 @@ def to_detectron2(
 
     State, prefix and errors as of :func:`to_torchvision`; ``counters`` keeps BatchNorm's step counters.
     """
-    found = {renamed(name): value for name, value in to_torchvision(state, prefix).items()}
-    return {name: value for name, value in found.items() if counters or not name.endswith(COUNTER)}
+    names = {renamed(name): value for name, value in to_torchvision(state, prefix).items()}
+    return {name: value for name, value in names.items() if counters or not name.endswith(COUNTER)}
 
 
 def renamed(name: str) -> str:
@@ -76,12 +74,12 @@ def renamed(name: str) -> str:
 
 def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts :func:`to_detectron2`."""
-    found = {}
+    names = {}
     for name, value in state.items():
         name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
         name = re.sub(r"\bconv(\d)\.norm\b", r"bn\1", name)
-        found[re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)] = value
-    return found
+        names[re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)] = value
+    return names
 
 
 def save_detectron2(path: Path, state: Mapping[str, Tensor], prefix: str | None = None) -> None:

@@ -23,18 +23,18 @@ def frozen(backbone: nn.Module) -> Features:
 
     def features(images: Tensor) -> Tensor:
         with evaluating(backbone):
-            found = backbone(images)
-        return checked(found, len(images))
+            output = backbone(images)
+        return checked(output, len(images))
 
     return features
 
 
-def checked(found: Any, count: int) -> Tensor:
+def checked(output: Any, count: int) -> Tensor:
     """Returns the features, or raises ValueError if they are not (count, F)."""
-    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != count:
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"features must be ({count}, F), one vector an image, got {got}; give the pooled features")
-    return found
+    return output
 
 
 def headless(network: nn.Module) -> nn.Module:
@@ -80,11 +80,11 @@ def stage_features(network: nn.Module, stage: int, target: int = 9000) -> Featur
 
     def features(images: Tensor) -> Tensor:
         with evaluating(network):
-            found = model.forward_intermediates(
+            maps = model.forward_intermediates(
                 images, indices=[stage], stop_early=True, output_fmt="NCHW", intermediates_only=True
             )[-1]
-        side = max(1, round((target / found.shape[1]) ** 0.5))
-        return F.adaptive_avg_pool2d(found.float(), side).flatten(1)
+        side = max(1, round((target / maps.shape[1]) ** 0.5))
+        return F.adaptive_avg_pool2d(maps.float(), side).flatten(1)
 
     return features
 
@@ -100,14 +100,14 @@ def extract(features: Features, batches: Iterable[tuple[Tensor, Tensor]]) -> tup
     Raises:
         ValueError: no batches, features of another shape, or features that are not finite.
     """
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     labels: list[Tensor] = []
     for images, batch_labels in batches:
-        found.append(checked(features(images), len(images)).float())
+        parts.append(checked(features(images), len(images)).float())
         labels.append(batch_labels)
-    if not found:
+    if not parts:
         raise ValueError("nothing to take features of: the split is empty")
-    joined = torch.cat(found)
+    joined = torch.cat(parts)
     broken = int((~joined.isfinite()).any(1).sum())
     if broken:
         raise ValueError(f"the features of {broken} of {len(joined)} images are not finite; the network is broken")

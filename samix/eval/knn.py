@@ -117,11 +117,11 @@ def knn_accuracy(
         raise ValueError(f"ks must hold numbers of neighbours of at least 1, got {tuple(ks)}")
     similarity, rows = nearest(bank, queries, max(ks), chunk)
     labels = bank_labels[rows]
-    found = {}
+    top1 = {}
     for k in ks:
         predicted = vote(similarity[:, :k], labels[:, :k], temperature, num_classes).argmax(1)
-        found[k] = 100.0 * float((predicted == query_labels).double().mean())
-    return found
+        top1[k] = 100.0 * float((predicted == query_labels).double().mean())
+    return top1
 
 
 def check_bank(bank: Tensor, labels: Tensor) -> None:
@@ -157,7 +157,7 @@ def knn_monitor(
     bank, bank_labels = extract(features, train_batches)
     queries, labels = extract(features, val_batches)
     most = min(k, len(bank))
-    found = knn_accuracy(
+    top1 = knn_accuracy(
         bank, bank_labels, queries, labels, ks=(most,), temperature=temperature, num_classes=num_classes
     )
-    return {"knn": found[most]}
+    return {"knn": top1[most]}

@@ -16,7 +16,7 @@ from samix.eval.boxes import Objects
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 Array = npt.NDArray[Any]
-Found = dict[str, Tensor]  # boxes (n, 4), labels (n,), scores (n,) of one image, as torchvision's detectors give them
+Detections = dict[str, Tensor]  # of an image: boxes (n, 4), labels (n,), scores (n,)
 
 
 def eleven_points(recall: Array, precision: Array) -> float:
@@ -26,7 +26,7 @@ def eleven_points(recall: Array, precision: Array) -> float:
     return float(np.mean(best))
 
 
-def ranked(found: Sequence[Found], truth: Sequence[Objects], label: int) -> tuple[Array, Array, Array, Array]:
+def ranked(detections: Sequence[Detections], truth: Sequence[Objects], label: int) -> tuple[Array, Array, Array, Array]:
     """Ranks all detections of a class, the surest first, each with the object it covers best.
 
     Returns:
@@ -38,7 +38,7 @@ def ranked(found: Sequence[Found], truth: Sequence[Objects], label: int) -> tupl
     places: list[Tensor] = []
     difficult: list[Tensor] = []
     first = 0
-    for row, objects in zip(found, truth, strict=True):
+    for row, objects in zip(detections, truth, strict=True):
         mine, theirs = row["labels"] == label, objects.labels == label
         boxes = row["boxes"][mine]
         count = int(theirs.sum())
@@ -76,7 +76,7 @@ def class_precision(overlap: Array, place: Array, difficult: Array, wanted: int,
 
 
 def voc_precision(
-    found: Sequence[Found],
+    detections: Sequence[Detections],
     truth: Sequence[Objects],
     num_classes: int,
     thresholds: Sequence[float] = THRESHOLDS,
@@ -87,7 +87,7 @@ def voc_precision(
     and others have it (detectron2's evaluator).
 
     Args:
-        found: of each image, on the CPU.
+        detections: of each image, on the CPU.
         truth: of each image.
         num_classes: K, labels 1..K.
         thresholds: overlaps (intersection over union); an overlap must be larger.
@@ -98,11 +98,11 @@ def voc_precision(
     Raises:
         ValueError: images and detections differ in number, or no object counts.
     """
-    if len(found) != len(truth) or not found:
-        raise ValueError(f"one set of detections for each image is wanted, got {len(found)} for {len(truth)} images")
+    if len(detections) != len(truth) or not detections:
+        raise ValueError(f"expected detections of each image, got {len(detections)} for {len(truth)} images")
     rows = []
     for label in range(1, num_classes + 1):
-        overlap, place, difficult, wanted = ranked(found, truth, label)
+        overlap, place, difficult, wanted = ranked(detections, truth, label)
         if wanted[0]:
             rows.append([class_precision(overlap, place, difficult, int(wanted[0]), t) for t in thresholds])
     if not rows:
@@ -112,7 +112,7 @@ def voc_precision(
     return {"ap": float(mean.mean()), **named}
 
 
-def coco_precision(pairs: Iterable[tuple[Found, dict[str, Tensor]]], *, masks: bool = False) -> dict[str, float]:
+def coco_precision(pairs: Iterable[tuple[Detections, dict[str, Tensor]]], *, masks: bool = False) -> dict[str, float]:
     """Computes COCO's average precision by torchmetrics and pycocotools.
 
     Args:
@@ -131,8 +131,8 @@ def coco_precision(pairs: Iterable[tuple[Found, dict[str, Tensor]]], *, masks: b
 
     metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox", backend="pycocotools")
     metric.warn_on_many_detections = False
-    for found, truth in pairs:
-        metric.update([found], [truth])
+    for detections, truth in pairs:
+        metric.update([detections], [truth])
     result = metric.compute()
     start = "bbox_" if masks else ""
     names = {"ap": "map", "ap50": "map_50", "ap75": "map_75"}

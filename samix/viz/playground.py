@@ -1,4 +1,4 @@
-"""``samix show --html``: a page on which two pictures are mixed by every mixup at once, with a slider for lambda."""
+"""``samix show --html``: a page on which two images are mixed by every mixup at once, with a slider for lambda."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS, MIXER, is_mixup_name
 from samix.runtime.checks import IMAGE_SIDE, SEED, Range, check_fields
 from samix.train.options import short_name
-from samix.viz.frames import Scale, Sheet, new_sheet
 from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, guide_of, mixup_at, named_mixup, title_of, trained_at
-from samix.viz.playground_page import TRIES, playground_page
+from samix.viz.playground_page import TRIES, Scale, Sheet, new_sheet, playground_page
 from samix.viz.webpage import write_page
 
 PAIR = torch.tensor([1, 0])  # each is the other's partner
@@ -28,16 +27,16 @@ PAIR = torch.tensor([1, 0])  # each is the other's partner
 
 @dataclass(frozen=True)
 class Playground:
-    """Writes a page on which two pictures are mixed by every mixup, side by side with the masks, with a slider.
+    """Writes a page on which two images are mixed by every mixup, side by side with the masks, with a slider.
 
     Args:
-        images: two image files; the first is the own image, the second its partner.
+        images: two image files, image A and image B.
         html: the page to write; a folder gets playground.html.
         also: checkpoints of learned mixups (``runs/NAME/best.pt``, or the run's folder) and trained Mixers
             (``mixer:PATH``, or the Mixer's folder), to be shown beside the others.
-        mixups: names of those to show; empty takes all that can be painted.
+        mixups: names of those to show; empty takes all that make a picture.
         frames: steps of lambda from 0 to 1.
-        size: side in pixels at which pictures are mixed; checkpoints take their own.
+        size: side in pixels at which images are mixed; checkpoints take their own.
         seed: of a mixup's further draws, such as the place of a box.
     """
 
@@ -53,22 +52,22 @@ class Playground:
         check_fields(self, {"frames": Range(2, 101), "size": Range(8, IMAGE_SIDE.high), "seed": SEED})
 
     def write(self) -> str:
-        """Writes the page and says where it is, and what could not be painted.
+        """Writes the page and says where it is, and what is not shown.
 
         Raises:
             FileNotFoundError, ValueError: not two images, unknown mixups, or options out of range.
         """
         self.check()
         path = self.html if self.html.suffix in (".html", ".htm") else self.html / "playground.html"
-        found = [self.sheet(source) for source in self.sources()]
-        sheets, left_out = [s for s in found if isinstance(s, Sheet)], [s for s in found if isinstance(s, str)]
+        outcomes = [self.sheet(source) for source in self.sources()]
+        sheets, left_out = [s for s in outcomes if isinstance(s, Sheet)], [s for s in outcomes if isinstance(s, str)]
         if not sheets:
             raise ValueError(f"nothing to show: {'; '.join(left_out)}")
         pair = load_images(self.images, max(self.size, TRIES[0][0])).float() / 255
         text = playground_page(pair, [path.name for path in self.images], self.lams(), sheets, left_out)
         write_page(path, text)
-        told = "".join(f"\nnot shown: {line}" for line in left_out)
-        return f"{path}: {len(sheets)} mixups, {self.frames} lambdas, {len(text) / 1e6:.1f} MB{told}"
+        notes = "".join(f"\nnot shown: {line}" for line in left_out)
+        return f"{path}: {len(sheets)} mixups, {self.frames} lambdas, {len(text) / 1e6:.1f} MB{notes}"
 
     def check(self) -> None:
         """Raises ValueError for options that make no page."""
@@ -81,16 +80,16 @@ class Playground:
             raise ValueError(f"unknown mixup {', '.join(unknown)}{trained}; choose of {known}")
 
     def lams(self) -> list[float]:
-        """The lambdas of the frames."""
+        """Returns the lambdas of the frames."""
         return [n / (self.frames - 1) for n in range(self.frames)]
 
     def sources(self) -> list[str]:
-        """What is shown: the trained ones first."""
+        """Returns the mixups to show, the trained ones first."""
         default = [f"{MIXER}default"] if DEFAULT.is_dir() and not self.mixups else []
         return [*[find_source(source) for source in self.also], *default, *(self.mixups or MIXUPS)]
 
     def sheet(self, source: str) -> Sheet | str:
-        """All frames of a mixup, or why there are none."""
+        """Returns all frames of a mixup, or the reason why there are none."""
         try:
             title, family, mix, scale = self.mix_of(source)
             batches = [mix(lam) for lam in self.lams()]
@@ -101,7 +100,7 @@ class Playground:
             return f"{source}: {error}"
 
     def mix_of(self, source: str) -> tuple[str, str, Callable[[float], MixedBatch | None], Scale]:
-        """Its title, its family, lam -> the mix, and mean and std of the pictures."""
+        """Returns title, family, the function from lam to the mix, and mean and std of the images."""
         if is_mixup_name(source):
             scale: Scale = (PHOTO_MEAN, PHOTO_STD)
             images, labels = self.pair(self.size, scale)
@@ -119,7 +118,7 @@ class Playground:
         return title, "Learned", trained_at(method, images, labels, PAIR), scale
 
     def pair(self, size: int, scale: Scale) -> tuple[Tensor, Tensor]:
-        """The two pictures as a network sees them, grey where it was trained on one channel, and labels 0 and 1."""
+        """Returns the images as a network sees them, grey where it was trained on one channel, and labels 0 and 1."""
         images = load_images(self.images, size)
         if len(scale[0]) == 1:
             images = images.float().mean(1, keepdim=True).round().to(torch.uint8)
@@ -127,7 +126,7 @@ class Playground:
 
 
 def find_source(source: str) -> str:
-    """A checkpoint's path, or mixer:PATH, of what ``--also`` names: either of them, or a run's or a Mixer's folder.
+    """Returns a checkpoint's path, or mixer:PATH, for a word of ``--also``, which may be a run's or a Mixer's folder.
 
     Raises:
         ValueError: it is none of these.

@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from samix.viz.frames import FAMILIES, Sheet
+from samix.batch import MixedBatch
+from samix.data import denormalize
 from samix.viz.webpage import data_uri, render, to_picture
 
+Scale = tuple[Any, Any]  # mean and std by channel, of which a network of grey images has one
 COLUMNS = 7  # frames side by side in a sheet
 LARGEST = 2_800_000  # bytes of the page
+FAMILIES = ("Learned", "Hand-made", "Guided by maps", "By patches", "In hidden layers", "On the label's side")
 TRIES = ((144, 78), (128, 72), (112, 66), (96, 60), (80, 50), (64, 40), (48, 30))  # side of an image, quality
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The frames of a mixup on the page."""
+
+    title: str  # its name and a note
+    family: str  # heading under which it stands
+    mixed: Tensor  # (F, C, H, W) in [0, 1]
+    masks: Tensor | None  # (F, 1, H, W), or None
+    shares: list[tuple[float, float]]  # of A and B in the label, by frame
+
+    def same_pictures(self, other: Sheet) -> bool:
+        """Returns whether no frame differs."""
+        return self.mixed.shape == other.mixed.shape and torch.equal(self.mixed, other.mixed)
+
+
+def new_sheet(title: str, family: str, batches: Sequence[MixedBatch], scale: Scale) -> Sheet:
+    """Takes the first pair of each batch."""
+    masks = [b.mask[0].float().cpu() for b in batches if b.mask is not None]
+    shape = batches[0].images.shape[2:]
+    return Sheet(
+        title,
+        family,
+        torch.stack([denormalize(b.images[:1], *scale)[0].float().cpu().clamp(0, 1) for b in batches]),
+        torch.stack([mask.expand(1, *shape) for mask in masks]) if len(masks) == len(batches) else None,
+        [share_of(b) for b in batches],
+    )
+
+
+def share_of(batch: MixedBatch) -> tuple[float, float]:
+    """Returns the shares of A and B in the label of the first row, which may be mixed of more than two."""
+    pairs = list(zip(batch.labels[0].tolist(), batch.weights[0].tolist(), strict=True))
+    a, b = (sum(weight for label, weight in pairs if label == wanted) for wanted in (0, 1))
+    return round(a, 3), round(b, 3)
 
 
 def playground_page(

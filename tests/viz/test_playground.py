@@ -17,9 +17,8 @@ from samix.cli.main import main
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.viz import playground_page as page_module
-from samix.viz.frames import Sheet, share_of
 from samix.viz.playground import Playground, find_source
-from samix.viz.playground_page import COLUMNS, playground_page
+from samix.viz.playground_page import COLUMNS, Sheet, playground_page, share_of
 
 
 @pytest.fixture(scope="module")
