@@ -19,7 +19,7 @@ from samix.data.decode import read_header
 from samix.eval.boxes import needed
 from samix.mixups.saliency import class_activation
 from samix.runtime.checks import COUNT, Ranges
-from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, bare, figure, label, style_axes
+from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, add_axes, bare, figure, label
 from samix.viz.pictures import show_image
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def draw(result: Localisation, pixels: Tensor, maps: Tensor, boxes: Tensor, titl
     columns = (len(pixels) + 1) // 2
     fig = figure(4.2 + 1.5 * columns, 3.6)
     grid = fig.add_gridspec(2, 1 + columns, width_ratios=(3.4, *[1.5] * columns))
-    ax = style_axes(fig.add_subplot(grid[:, 0]))
+    ax = add_axes(fig, grid[:, 0])
     for overlap, values, best, floor, colour in zip(
         result.overlaps, result.accuracy, result.max_box_acc, result.whole, (IMAGE_A, THIRD, IMAGE_B), strict=False
     ):

@@ -17,7 +17,7 @@ from samix.mixups.saliency import gradient_saliency
 from samix.networks.attention import attention_layers, class_attention
 from samix.networks.inference import evaluating
 from samix.runtime.checks import SHARE, Range, Ranges
-from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, bare, figure, label, style_axes
+from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, add_axes, bare, figure, label
 from samix.viz.pictures import show_image
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def draw(curve: OcclusionCurve, examples: Sequence[tuple[str, Tensor]], kind: st
     """Draws accuracy by share dropped, and examples (3, H, W) in [0, 1] with their names."""
     fig = figure(8.8, 3.7)
     grid = fig.add_gridspec(2, 4, width_ratios=(2.6, 2.6, 1.5, 1.5))
-    ax = style_axes(fig.add_subplot(grid[:, :2]))
+    ax = add_axes(fig, grid[:, :2])
     for name, values, colour in (
         ("random", curve.random, THIRD),
         ("most salient first", curve.salient, IMAGE_B),

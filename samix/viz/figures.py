@@ -17,6 +17,7 @@ from samix.runtime.console import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
 # Grey is the baseline's. A page replaces all of these by its own variables, so that charts follow its dark mode.
 COLOURS = ("#767d85", "#0072b2", "#d55e00", "#00805e", "#b5518b", "#9a6a00", "#6a51a3", "#2b8cbe", "#8c510a")
@@ -57,13 +58,16 @@ def axes_grid(fig: Figure, rows: int, columns: int, widths: Sequence[float] | No
     """Adds rows x columns axes with a light grid and no upper and right border."""
     with _styled():
         axes = fig.subplots(rows, columns, squeeze=False, width_ratios=widths)
-    for ax in axes.flat:
-        style_axes(ax)
-    return [list(row) for row in axes]
+    return [[_with_grid(ax) for ax in row] for row in axes]
 
 
-def style_axes(ax: Axes) -> Axes:
-    """Gives an axis a light grid, small ticks, and no upper and right border."""
+def add_axes(fig: Figure, cell: SubplotSpec) -> Axes:
+    """Adds axes of the same style in a cell of a figure's grid."""
+    with _styled():
+        return _with_grid(fig.add_subplot(cell))
+
+
+def _with_grid(ax: Axes) -> Axes:
     ax.grid(alpha=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.viz.figures import bare, figure, label, panels, save_png
+from samix.viz.figures import COLOURS, bare, figure, label, panels, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,10 +197,10 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     charts = {title: keys for title, keys in charts.items() if keys} or {"training loss": ["loss"]}
     fig, axes = panels(len(charts), "", 4.6, 3.4)
     for ax, (title, keys) in zip(axes, charts.items(), strict=True):
-        for key in keys:
+        for colour, key in zip(itertools.cycle(COLOURS[1:]), keys, strict=False):
             epochs = [row["epoch"] for row in rows if key in row]
             values = [row[key] for row in rows if key in row]
-            ax.plot(epochs, values, marker="." if len(epochs) < 40 else "", label=LABELS.get(key, key))
+            ax.plot(epochs, values, color=colour, marker="." if len(epochs) < 40 else "", label=LABELS.get(key, key))
         label(ax, title, "epoch")
         if len(rows) == 1:
             ax.set_xlim(rows[0]["epoch"] - 0.5, rows[0]["epoch"] + 0.5)
