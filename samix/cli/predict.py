@@ -18,6 +18,7 @@ from samix.data.replacements import OnBadImage
 from samix.runtime.checks import COUNT, check_fields
 from samix.runtime.console import printable, say, tell
 
+CSV_HEAD = b"file,class,probability"
 FEW = 100  # images without a progress bar
 
 
@@ -66,6 +67,7 @@ def predict(arguments: list[str]) -> int:
     """``samix predict SOURCE FILES|DIR|PATTERN``."""
     options: Predict = read(Predict, arguments, "samix predict")
     files = image_files(options.images)
+    check_csv(options.csv)
     from samix.hub.load import load
     from samix.runtime.environment import pick_device
 
@@ -79,12 +81,12 @@ def predict(arguments: list[str]) -> int:
         predictions = iter(tqdm(predictions, total=len(files), unit="image", file=sys.stderr, leave=False))
     count = 0
     if options.csv and options.csv != "-":
-        from samix.runtime.atomic_files import writing
+        from samix.runtime.atomic_files import write_whole
 
-        path = Path(options.csv)
-        with writing(path), path.open("w", newline="", encoding="utf-8") as file:
-            count = write_csv(file, predictions, options.top)
-        say(f"{count} predictions: {path}")
+        counts: list[int] = []
+        write_whole(Path(options.csv), lambda place: counts.append(write_csv_file(place, predictions, options.top)))
+        count = counts[0]
+        say(f"{count} predictions: {options.csv}")
     elif options.csv:
         count = write_csv(sys.stdout, predictions, options.top)
     else:
@@ -94,7 +96,13 @@ def predict(arguments: list[str]) -> int:
             say(f"{prediction.path}: " + ", ".join(f"{name} {value:.1%}" for name, value in classes))
     if count < len(files):
         tell(f"samix: {len(files) - count} of {len(files)} files could not be read and were skipped")
-    return 0
+    return 0 if count else 1
+
+
+def write_csv_file(path: Path, predictions: Iterator[object], top: int) -> int:
+    """Writes predictions to a file, see :func:`write_csv`."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        return write_csv(file, predictions, top)
 
 
 def write_csv(file: TextIO, predictions: Iterator[object], top: int) -> int:
@@ -112,6 +120,26 @@ def write_csv(file: TextIO, predictions: Iterator[object], top: int) -> int:
         writer.writerow([printable(prediction.path), *cells])
         count += 1
     return count
+
+
+def check_csv(name: str) -> None:
+    """Refuses a file for predictions that cannot be written, or that something else than predictions is in.
+
+    Raises:
+        FileExistsError, FileNotFoundError, IsADirectoryError: says what is there.
+    """
+    path = Path(name)
+    if name in ("", "-"):
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"--csv {name} is a folder; give a file, or - for the terminal")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--csv {name}: there is no folder {path.parent}; make it first")
+    if path.exists() or path.is_symlink():
+        with path.open("rb") as file:
+            known = path.is_file() and not path.is_symlink() and file.read(len(CSV_HEAD)) in (CSV_HEAD, b"")
+        if not known:
+            raise FileExistsError(f"--csv {name} exists and holds no predictions; move it, or give another name")
 
 
 def image_files(given: Sequence[str]) -> list[str]:
@@ -150,8 +178,8 @@ def export(arguments: list[str]) -> int:
     from samix.train.checkpoint import newest_of
 
     folder = options.folder
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; give a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; give a new folder")
     network, config, values = load_export_of(newest_of(options.checkpoint))
     write_export(folder, network, config, values, describe(recipe_of(values), config, None))
     say(f"{folder}: {config.architecture}, {config.num_classes} classes; load it: samix.load({str(folder)!r})")

@@ -101,7 +101,12 @@ def _images(data: str, trained_on: str, data_root: str, config: NetworkConfig) -
     folder = data.removeprefix("folder:")
     if data and Path(folder).expanduser().is_dir():
         return load_labelled_folder(folder, config.class_names)
-    images = load_data(data or trained_on, root=data_root)
+    try:
+        images = load_data(data or trained_on, root=data_root)
+    except FileNotFoundError as error:
+        if data:
+            raise
+        raise FileNotFoundError(f"the network was trained on {trained_on}: {error}; give --data") from None
     if tuple(images.class_names) != config.class_names:
         raise ValueError(
             f"{images.name} has {images.num_classes} classes, {list(images.class_names)[:3]}..., but the network was "

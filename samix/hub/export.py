@@ -95,6 +95,7 @@ def write_export(folder: Path, network: nn.Module, config: NetworkConfig, recipe
     values["samix"] = {
         "version": versions()["samix"],
         "network": {k: v for k, v in vars(config).items()},
+        "network_sha256": config.digest(),
         "weights_sha256": file_digest(folder / WEIGHTS),
         "recipe": recipe,
     }

@@ -14,6 +14,7 @@ from samix.hub.export import config_of
 from samix.hub.network_config import CONFIG, CUSTOM, NetworkConfig
 from samix.hub.source import read_source
 from samix.methods.base import Method
+from samix.networks.untrusted import check_parameters
 from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import recipe_of
 from samix.runtime.checks import Options
@@ -26,6 +27,8 @@ def load_network(source: str | Path, *, model: nn.Module | None = None) -> tuple
     if given.config is None and model is None:
         raise ValueError(f"{given.location} holds weights alone; give their network: samix.load(SOURCE, model=network)")
     assert given.config is not None or model is not None
+    if model is None and given.config is not None and given.config.architecture != CUSTOM:
+        check_parameters(given.config.build, given.state, given.location)
     network = model if model is not None else given.config.build()  # type: ignore[union-attr]
     load_into(network, dict(given.state), Path(given.location))
     config = given.config or NetworkConfig(architecture=CUSTOM, num_classes=0)

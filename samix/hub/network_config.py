@@ -7,6 +7,7 @@ from anywhere, so every value is checked when it is read.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class NetworkConfig:
                 f"{name} of a network's config must be {wanted}, got {str(getattr(self, name))[:80]!r}; the file is "
                 "damaged or was not written by samix"
             )
+
+    def digest(self) -> str:
+        """SHA-256 of all fields, in hexadecimal."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     def build(self) -> nn.Module:
         """Builds the network with new weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,11 @@ def _from_export(folder: Path) -> Source:
     said = own.get("weights_sha256")
     if said is not None and said != file_digest(weights):
         raise ValueError(f"{weights} is damaged: its bytes are not those that were written; export the network again")
+    if own.get("network_sha256", config.digest()) != config.digest():
+        raise ValueError(
+            f"{folder / CONFIG} is damaged: it was changed after it was written; export the network again, or take "
+            "network_sha256 out of it if the change is yours"
+        )
     recipe = own.get("recipe")
     return Source(str(folder), read_safetensors(weights), config, recipe if isinstance(recipe, dict) else {})
 
@@ -117,7 +123,7 @@ def _from_checkpoint(path: Path) -> Source:
 def _from_pickle(path: Path) -> Source:
     """Returns a checkpoint of samix, or a state dict of any training script."""
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the reader of pickles fails in many ways over foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(

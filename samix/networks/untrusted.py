@@ -7,7 +7,11 @@ files or ask the hub, and sizes that no network needs, before anything is built.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
 
 # Words in the names of arguments that make timm read from somewhere, or build something other than a classifier.
 FORBIDDEN = ("pretrained", "checkpoint", "file", "url", "path", "cache", "hub", "cfg", "features_only", "out_indices")
@@ -55,6 +59,28 @@ def check_model_args(args: object, owner: str = "the file") -> dict[str, object]
         if any(word in key for word in DEPTHS) and sum(map(abs, numbers)) > MOST_LAYERS:
             raise ValueError(f"model_args.{key} of {owner} asks for more than {MOST_LAYERS} layers, got {value!r}")
     return dict(args)
+
+
+def check_parameters(build: Callable[[], nn.Module], held: Mapping[str, Tensor], owner: str) -> None:
+    """Refuses a description of a network that has more values than the file holds, before memory is taken for it.
+
+    Args:
+        build: makes the network.
+        held: all tensors of the file.
+        owner: what the file is, for the message.
+
+    Raises:
+        ValueError: the network would be larger than the file.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        needed = sum(parameter.numel() for parameter in build().parameters())
+    there = sum(tensor.numel() for tensor in held.values())
+    if needed > there:
+        raise ValueError(
+            f"{owner} names a network of {needed:,} parameters and holds {there:,} values; it is damaged, or its "
+            "weights are those of another network"
+        )
 
 
 def is_plain(value: object) -> bool:

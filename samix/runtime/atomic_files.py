@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MISSING = (errno.ENOENT, errno.ENOTDIR)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 TEMPORARY = ".tmp"  # the ending of files that are being written; their names begin with a dot
 
@@ -25,10 +26,16 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # of something else, such as an image that is missing
+            raise
         if error.errno in FULL:
             advice = "free some space"
         elif error.errno in CLOSED:
             advice = "make the folder writable"
+        elif error.errno in MISSING:
+            advice = "make the folder, or give another place"
+        elif error.errno == errno.EISDIR:
+            advice = "a folder of that name is there; give another name"
         else:
             advice = "check the disk"
         raise CannotWrite(

@@ -12,13 +12,14 @@ from samix.recipes import Recipe
 from samix.recipes.pretrain_recipe import recipe_of
 from samix.runtime.atomic_files import remove_temporaries, writing
 from samix.runtime.checks import Values
+from samix.runtime.console import tell
 from samix.runtime.distributed import raise_together
 from samix.runtime.lock import LOCK, exclusive
 from samix.train.checkpoint import LAST, State, kept_files, load_last
 
 OTHER_NAME = "choose another name with --run NAME"
 BEFORE_TRAINING = {LOCK, "recipe.json", "metrics.jsonl", "views.png", "bad-images.txt", "log.txt", "cost.json"}
-NOT_COMPARED = ("workers", "epochs")  # fields of a recipe that a continued run may change; epochs of a finished one
+NOT_COMPARED = ("workers", "epochs", "data")  # fields of a recipe that a continued run may change, or are looked at
 
 
 @contextmanager
@@ -84,10 +85,15 @@ def check_same(state: State, recipe: Recipe, data: ImageData, steps_per_epoch: i
     if new["epochs"] != old["epochs"] and not (finished and new["epochs"] > old["epochs"]):
         how = "a finished run can only get more" if finished else "a run gets more once it is finished"
         differing.append(f"epochs was {old['epochs']}, is {new['epochs']}: {how}")
-    if differing:
-        raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
     now = describe_data(data)
     changed = [f"{k} was {v!r}, is {now.get(k)!r}" for k, v in state["data"].items() if now.get(k) != v]
+    if old["data"] != new["data"]:  # may have been moved
+        if changed:
+            differing.append(f"data was {old['data']!r}, is {new['data']!r}")
+        else:
+            tell(f"samix: the data were {old['data']}, are {new['data']} now: as many images, of the same classes")
+    if differing:
+        raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
     if changed:
         raise ValueError(f"{path} was trained on other data ({'; '.join(changed)}); restore it, or start another run")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 import timm
@@ -13,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import samix
 from samix.data import EvalBatches, load_data
-from samix.hub.checkpoints import load_method
+from samix.hub.checkpoints import check_sizes, load_method
 from samix.hub.network_config import NetworkConfig, read_config
 from samix.recipes.build import build_augment
 from samix.recipes.pretrain_named import PRETRAIN_RECIPES
+from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.train import RunOptions
+from samix.train.checkpoint import write_sealed
 from samix.train.pretraining import PretrainRun
 
 SINGLE = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}'
@@ -160,3 +163,62 @@ def test_a_config_of_timm_is_read(tmp_path):
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(found(x), net.eval()(x))
+
+
+def test_a_config_that_was_changed_is_refused(runs, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(runs["half"] / "export", folder)
+    path = folder / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    good = json.dumps(values)
+    for field, value in (("stem", "default"), ("mean", [0.5, 0.5, 0.5]), ("class_names", list("9876543210"))):
+        values = json.loads(good)
+        values["samix"]["network"][field] = value
+        path.write_text(json.dumps(values), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"config.json is damaged: it was changed after it was written; export"):
+            samix.load(folder)
+    del values["samix"]["network_sha256"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert samix.load(folder).class_names == tuple("9876543210")
+
+
+def test_a_network_larger_than_its_file_is_refused_before_memory_is_taken(runs, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(runs["half"] / "export", folder)
+    path = folder / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["samix"]["network"]["model_args"] = {"layers": [9, 9, 9, 9], "channels": [16384] * 4}  # 86 GB
+    del values["samix"]["network_sha256"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"export names a network of [\d,]+ parameters and holds [\d,]+ values"):
+        samix.load(folder)
+
+
+def test_a_checkpoint_that_asks_for_more_than_it_holds_is_refused(runs, tmp_path):
+    state = torch.load(runs["half"] / "last.pt", weights_only=True)
+    state["recipe"]["model_args"] = json.dumps({"layers": [9, 9, 9, 9], "channels": [16384] * 4})
+    write_sealed(tmp_path / "last.pt", state)
+    with pytest.raises(ValueError, match=r"last.pt names a network of [\d,]+ parameters and holds [\d,]+ values"):
+        samix.load(tmp_path / "last.pt")
+
+
+def test_a_checkpoint_with_a_longer_queue_than_it_holds_is_refused(tmp_path):
+    held = {"method": {"queue": torch.zeros(8, 32)}, "data": {"classes": []}}
+    made = PretrainRecipe(model="resnet18", model_args=SLIM, method="moco")
+    held["method"]["weights"] = torch.zeros(1000, 1000)
+    with pytest.raises(ValueError, match=r"sets queue to 1073741824, and none of its tensors is that long; it is"):
+        check_sizes(dataclasses.replace(made, method_options={"queue": 2**30}), held, tmp_path / "last.pt")
+    check_sizes(dataclasses.replace(made, method_options={"queue": 16384}), held, tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_weights_are_read_in_both_formats_of_torch(tmp_path, new_format):
+    net = timm.create_model("test_resnet", num_classes=3)
+    torch.save(net.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
+    loaded = samix.load(tmp_path / "w.pth", model=timm.create_model("test_resnet", num_classes=3))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), net.eval()(x))
+    (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"text.pt is damaged, or holds more than weights \((?!mmap)"):
+        samix.load(tmp_path / "text.pt")
