@@ -159,6 +159,8 @@ def _fit(
         if name not in fields | run_fields:
             raise TypeError(f"no option {name!r}{suggest(name, fields | run_fields)}; samix train --help-all lists all")
     run_options = RunOptions(**{name: value for name, value in options.items() if name in run_fields})
+    callbacks = tuple(callbacks)
+    _check_objects(model, callbacks)
     mixup_name, own = _named(mixup)
     values = {name: value for name, value in options.items() if name in fields}
     values["mixup_options"] = {**own, **(mixup_options or {})}
@@ -169,12 +171,7 @@ def _fit(
     if data is not None:
         usual = task.usual("folder")
         names["recipe"] = recipe or ("finetune" if started and usual == "images" else usual)
-        small = {} if started else _small(data, model)
-        if isinstance(model, nn.Module) and not hasattr(model, "get_classifier"):
-            small = {**small, "probe_head": False}  # of timm's networks only
-        values = {**small, "data": data.name, "workers": 0, **values}
-        if isinstance(train, DataLoader) and train.batch_size:
-            values.setdefault("batch_size", train.batch_size)
+        values = {**_of_objects(data, model, train, started), "data": data.name, "workers": 0, **values}
     elif train is not None:
         names["data"] = str(train)
     allow_typed(recipe, mixup_name, names["method"], ":".join(names.get("data", "").split(":")[:2]))
@@ -208,10 +205,24 @@ def run_recipe(
     return FitResult(run.method.export().cpu().eval(), list(run.rows), summary, run.folder)
 
 
+def _check_objects(model: object, callbacks: Iterable[object]) -> None:
+    """Raises TypeError for a network or a callback of another kind."""
+    if model is not None and not isinstance(model, str | nn.Module):
+        raise TypeError(f"model must be the name of a timm network or a torch.nn.Module, got {type(model)}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks must be objects derived from samix.train.Callback, got {callback!r}")
+
+
 def _named(mixup: str | Augmentation) -> tuple[str, Options]:
     """Returns the name of a mixup, and its options where it is an object."""
     if isinstance(mixup, str):
         return mixup, {}
+    if not isinstance(mixup, Augmentation):
+        raise TypeError(
+            "mixup must be the name of a mixup, such as 'samix', or a mixup, such as samix.CutMix(alpha=1.0), got "
+            f"{mixup if isinstance(mixup, type) else type(mixup)}"
+        )
     cls = type(mixup)
     if cls.name in MIXUPS and MIXUPS[cls.name] is cls:
         return cls.name, mixup.options()
@@ -234,12 +245,31 @@ def _data(train: object, val: object, class_names: Sequence[str] | None) -> Imag
     if isinstance(train, str | Path):
         if not isinstance(val, str | Path):
             raise TypeError("train is a folder and val is not; give both as folders, or both as datasets")
+        if not Path(train).is_dir():
+            raise FileNotFoundError(f"no such folder: {train}; with val, train is a folder of class folders")
         names = tuple(sorted(p.name for p in Path(train).iterdir() if p.is_dir() and not p.name.startswith(".")))
         held_out = load_labelled_folder(val, names).val
         return ImageData("folder", load_labelled_folder(train, names).val, held_out, names)
     if isinstance(val, str | Path):
         raise TypeError("val is a folder and train is not; give both as folders, or both as datasets")
     return wrap_dataset(train, val, class_names=class_names)
+
+
+def _of_objects(data: ImageData, model: str | nn.Module | None, train: object, started: bool) -> Values:
+    """The fields that follow from objects: the loader's batch size, the size of small images.
+
+    Args:
+        data: made of the objects.
+        model: as the user gave it.
+        train: as the user gave it.
+        started: whether the network starts from weights, whose recipe then decides the size.
+    """
+    fields: Values = {} if started else _small(data, model)
+    if isinstance(model, nn.Module) and not hasattr(model, "get_classifier"):
+        fields["probe_head"] = False  # of timm's networks only
+    if isinstance(train, DataLoader) and train.batch_size:
+        fields["batch_size"] = train.batch_size
+    return fields
 
 
 def _small(data: ImageData, model: str | nn.Module | None) -> Values:

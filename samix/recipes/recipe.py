@@ -254,7 +254,7 @@ def from_dict(values: Options, base: AnyRecipe) -> AnyRecipe:
 def with_fields(recipe: AnyRecipe, values: Options) -> AnyRecipe:
     """Returns the recipe with these values. A run shortened below its warm-up keeps the warm-up's share of the run."""
     epochs, warmup = values.get("epochs", recipe.epochs), recipe.warmup_epochs
-    if warmup and values.get("warmup_epochs", warmup) == warmup and epochs < warmup:
+    if warmup and isinstance(epochs, int) and values.get("warmup_epochs", warmup) == warmup and epochs < warmup:
         values = {**values, "warmup_epochs": warmup * epochs / recipe.epochs}
     return dataclasses.replace(recipe, **values)
 
