@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -45,9 +44,9 @@ def layer_factors(method: nn.Module, decay: float) -> dict[int, float]:
 
     factors: dict[int, float] = {}
     for network in method.modules():
-        if not callable(getattr(network, "group_matcher", None)):
+        matcher = getattr(network, "group_matcher", None)
+        if not callable(matcher):
             continue
-        matcher: Any = network.group_matcher
         layers = group_parameters(network, matcher(coarse=False), reverse=True)
         last = max(layers.values())
         factors |= {id(p): decay ** (last - layers[name]) for name, p in network.named_parameters()}
