@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from samix.data.dataset import ImageData
-from samix.data.decode import UNREADABLE
-from samix.data.images import ImageSet
+from samix.data.loading import (
+    EvalImages,
+    Sample,
+    TrainImages,
+    ViewImages,
+    join_readable,
+    make_loader,
+    moved,
+    normalized,
+    plain_errors,
+)
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, rank_rows, stream_seed
-from samix.data.replacements import OnBadImage, check_on_bad_image, read_image, with_replacements
-from samix.data.transforms import Augment, Fit, Transform, normalize, test_transform, train_transform
-from samix.data.views import ViewAugment, ViewImages, view_transforms
+from samix.data.replacements import OnBadImage, check_on_bad_image, with_replacements
+from samix.data.transforms import Augment, Fit, test_transform, train_transform
+from samix.data.views import ViewAugment, view_transforms
 
 Batch = tuple[Tensor, Tensor]
-Collate = Callable[[list[Any]], object] | None
-Sample = Any  # of a loader: (image, label) or (views, row), and with skip the row that could not be read, or -1
 
 
 class TrainBatches:
@@ -96,7 +103,7 @@ class TrainBatches:
             if on_device:
                 check_on_device(augment)
             fit = Fit(*2 * (stored_size(augment, size, data.native_size),), augment.interpolation)
-            images = TrainImages(data.train, train_transform(augment, size, data.mean, data.std), seed, skip)
+            images = TrainImages(data.train, (train_transform(augment, size, data.mean, data.std),), seed, skip)
         else:
             raise ValueError("training batches need augment, or views for training without labels; got neither")
         if on_device:
@@ -104,7 +111,7 @@ class TrainBatches:
             self._images = decode_all(data.train, fit, self.device, self._unreadable if skip else None)
             self._labels = data.train.labels.to(self.device)
         else:
-            self._loader = _loader(images, self._sampler, workers, self.device)
+            self._loader = make_loader(images, self._sampler, workers, self.device)
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -128,11 +135,11 @@ class TrainBatches:
                 f"epoch must be >= 0 and start_step in 0..{len(self)}, got epoch {epoch}, start_step {start_step}"
             )
         if self._loader is None:
-            return _normalized(self._epoch_on_device(epoch, start_step), self.data)
+            return normalized(self._epoch_on_device(epoch, start_step), self.data)
         self._sampler.epoch, self._sampler.start_step = epoch, start_step
         # Now, not when the first batch is asked for: the sampler may have been set to another epoch by then.
         batches = self._noting(plain_errors(iter(self._loader)))
-        return _normalized(_moved(batches, self.device), self.data)
+        return normalized(moved(batches, self.device), self.data)
 
     def rows(self, epoch: int, step: int) -> Tensor:
         """Returns the rows of the train split of a step on this rank, (batch_size,) int64, before replacements."""
@@ -231,7 +238,7 @@ class EvalBatches:
             self._chunks = [self._chunk(step) for step in self._steps]
         else:
             chosen = [list(step) for step in self._steps]
-            self._loader = _loader(EvalImages(images, fit, skip), chosen, workers, self.device, join_readable)
+            self._loader = make_loader(EvalImages(images, fit, skip), chosen, workers, self.device, join_readable)
 
     def __len__(self) -> int:
         """Steps on this rank."""
@@ -244,9 +251,9 @@ class EvalBatches:
             Iterator of images (<= batch_size, 3, size, size), float32 and normalised, and labels, int64, on the device.
         """
         if self._loader is not None:
-            return _normalized(_moved(self._noting(plain_errors(iter(self._loader))), self.device), self.data)
+            return normalized(moved(self._noting(plain_errors(iter(self._loader))), self.device), self.data)
         chunks = (chunk for chunk in self._chunks if not isinstance(chunk, Tensor) or len(chunk) > 0)
-        return _normalized(((self._images[c], self._labels[c]) for c in chunks), self.data)
+        return normalized(((self._images[c], self._labels[c]) for c in chunks), self.data)
 
     def _chunk(self, step: range) -> slice | Tensor:
         """Returns the positions of a step's readable images among those of this rank."""
@@ -261,102 +268,6 @@ class EvalBatches:
             self.bad.update(bad)
             if batch is not None:
                 yield batch
-
-
-class TrainImages(Dataset[Sample]):
-    """(epoch, index) to an augmented image and its label; each pair seeds its own draws.
-
-    With `skip` another image replaces one that cannot be read, and a third value is the index of the unreadable one,
-    or -1.
-    """
-
-    def __init__(self, images: ImageSet, transform: Transform, seed: int, skip: bool = False) -> None:
-        self.images, self.transform, self.seed, self.skip = images, transform, seed, skip
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        image, used = read_image(self.images, self.seed, epoch, index, self.skip)
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would reset the generators of the GPUs as well.
-            torch.default_generator.manual_seed(stream_seed("image", self.seed, epoch, index))
-            varied = self.transform(image)
-        label = int(self.images.labels[used])
-        return (varied, label, index if used != index else -1) if self.skip else (varied, label)
-
-
-class EvalImages(Dataset[Sample]):
-    """Index to an image and its label; with `skip`, to the index alone where the image cannot be read."""
-
-    def __init__(self, images: ImageSet, transform: Transform, skip: bool = False) -> None:
-        self.images, self.transform, self.skip = images, transform, skip
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | int:
-        try:
-            image = self.images.image(index)
-        except UNREADABLE:
-            if self.skip:
-                return index
-            raise
-        return self.transform(image), int(self.images.labels[index])
-
-
-def join_readable(samples: list[Sample]) -> tuple[Sample, list[int]]:
-    """Joins the images that could be read to a batch, None without any; and returns the indices of the others."""
-    good = [sample for sample in samples if not isinstance(sample, int)]
-    return default_collate(good) if good else None, [sample for sample in samples if isinstance(sample, int)]
-
-
-def plain_errors(batches: Iterator[Sample]) -> Iterator[Sample]:
-    """Passes batches on; an error of a worker process is raised again without that process's traceback."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (ValueError, OSError) as error:
-            lines = str(error).strip().splitlines()
-            if len(lines) > 1 and lines[0].startswith("Caught "):
-                kind = type(error)
-                raise kind(lines[-1].partition(": ")[2]) from error
-            raise
-        yield batch
-
-
-def _loader(
-    images: Dataset[Sample],
-    batch_sampler: Iterable[list[Sample]],
-    workers: int,
-    device: torch.device,
-    collate: Collate = None,
-) -> DataLoader[Sample]:
-    return DataLoader(
-        images,
-        batch_sampler=batch_sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        # DataLoader draws a seed for its workers at each pass; a generator of its own keeps the caller's untouched.
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _moved(batches: Iterator[Sample], device: torch.device) -> Iterator[Sample]:
-    """Moves images or views, and labels or row numbers, to the device."""
-    for images, numbers in batches:
-        tensors = [images] if isinstance(images, Tensor) else images
-        moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
-        yield moved[0] if isinstance(images, Tensor) else moved, numbers.to(device, non_blocking=True)
-
-
-def _normalized(batches: Iterator[Sample], data: ImageData) -> Iterator[Sample]:
-    """Makes (images, labels), or (view_q, view_k, rows) and a tuple of further views where there are some."""
-    for images, numbers in batches:
-        if isinstance(images, Tensor):
-            yield normalize(images, data.mean, data.std), numbers
-            continue
-        view_q, view_k, *extra_views = (normalize(view, data.mean, data.std) for view in images)
-        yield (view_q, view_k, numbers, tuple(extra_views)) if extra_views else (view_q, view_k, numbers)
 
 
 def _check(batch_size: int, size: int, rank: int, world_size: int, workers: int) -> None:

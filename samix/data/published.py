@@ -15,10 +15,11 @@ from typing import TypeVar
 
 import torch
 
-from samix.data.folders import class_folders, image_files, read_classes
+from samix.data.folders import read_classes
 from samix.data.images import FileImages, file_names
 from samix.data.lists import read_lines, read_list, read_pairs
 from samix.data.spec import Splits
+from samix.data.walk import class_folders, image_files
 from samix.runtime.checks import Values
 
 T = TypeVar("T", bound=Hashable)

@@ -12,13 +12,10 @@ from typing import Literal, get_args
 
 import torch
 from PIL import Image, ImageFilter
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from samix.data.images import ImageSet, Picture, to_uint8
-from samix.data.order import stream_seed
-from samix.data.replacements import read_image
+from samix.data.images import Picture, to_uint8
 from samix.data.transforms import Chain, Step, Transform
 
 ViewKind = Literal["moco-v1", "moco-v2", "simclr", "byol", "cifar", "swav"]
@@ -198,27 +195,3 @@ class PilBlur:
             return image
         low, high = BLUR_SIGMA
         return image.filter(ImageFilter.GaussianBlur(low + (high - low) * float(torch.rand(()))))
-
-
-class ViewImages(Dataset[tuple[object, ...]]):
-    """(epoch, index) to the views of an image and its index; each triple of epoch, index and view seeds its own draws.
-
-    With `skip` another image, and its index, replace one that cannot be read; a third value is the index of the
-    unreadable one, or -1.
-    """
-
-    def __init__(self, images: ImageSet, transforms: tuple[Transform, ...], seed: int, skip: bool = False) -> None:
-        self.images, self.transforms, self.seed, self.skip = images, transforms, seed, skip
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[object, ...]:
-        epoch, index = key
-        image, used = read_image(self.images, self.seed, epoch, index, self.skip)
-        views = []
-        with torch.random.fork_rng(devices=[]):
-            for view, transform in enumerate(self.transforms):
-                # Not torch.manual_seed: that would reset the generators of the GPUs as well.
-                torch.default_generator.manual_seed(stream_seed("view", self.seed, epoch, index, view))
-                views.append(transform(image))
-        if self.skip:
-            return tuple(views), used, index if used != index else -1
-        return tuple(views), used

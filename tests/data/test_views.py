@@ -11,8 +11,9 @@ from torchvision.transforms.v2 import functional as F
 
 from samix.data import ViewAugment, denormalize, normalize
 from samix.data import on_device_views as ov
+from samix.data.loading import ViewImages
 from samix.data.on_device import crop_boxes
-from samix.data.views import RECIPES, PilBlur, ViewImages, view_transforms
+from samix.data.views import RECIPES, PilBlur, view_transforms
 from samix.viz.pictures import view_grid
 
 KINDS = tuple(RECIPES)
