@@ -21,7 +21,7 @@ USAGE = """samix: learned mixup for image networks
   samix show       pictures of a mixup's masks           samix show runs/NAME a.jpg b.jpg
                    or all mixups, as a page              samix show --html page.html a.jpg b.jpg
   samix analyse    the papers' analyses of a network     samix analyse lambda runs/NAME
-  samix mixer      export, check and describe Mixers     samix mixer check runs/NAME/mixer
+  samix mixer      train, distil, check, share Mixers    samix mixer check runs/NAME/mixer
   samix recipes    list the named recipes                samix recipes cifar100-r18 samix
   samix doctor     versions, devices, known problems     samix doctor
   samix completion completion on TAB in bash and zsh     eval "$(samix completion)"

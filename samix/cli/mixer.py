@@ -1,44 +1,97 @@
-"""``samix mixer``: exports, checks and describes trained Mixers."""
+"""``samix mixer``: trains, distils, exports, checks, describes and shares Mixers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
-from samix.cli.options import read
-from samix.runtime.checks import IMAGE_SIDE, check_choice, check_fields
+from samix.cli.options import UsageError, read
+from samix.runtime.checks import COUNT, COUNT_OR_0, IMAGE_SIDE, POSITIVE, SEED, Range, check_choice, check_fields
 
-MIXER = """samix mixer: share trained Mixers
+MIXER = """samix mixer: train and share Mixers
 
-  samix mixer export runs/NAME/last.pt DIR   write a Mixer's folder from a checkpoint (a run writes runs/NAME/mixer)
+  samix mixer train --data DIR ...           train one, as samix train does, with --mixup score unless you name another
+  samix mixer distill PATH DIR --data DATA   train a score generator to predict the masks of a Mixer
+  samix mixer export SOURCE DIR [--onnx]     write a Mixer's folder from a checkpoint, or an ONNX graph of a Mixer
   samix mixer check PATH [a.jpg b.jpg ...]   measure how its masks follow lambda, on digits or on your images
-  samix mixer card DIR [--licence NAME]      write its card again, and print it
+  samix mixer card DIR [--licence NAME]      write its card again, with measured figures, and print it
+  samix mixer push DIR OWNER/NAME            upload it to the Hugging Face hub; --dry-run prints what would be sent
 
-PATH is a folder, a model.safetensors, a hub id owner/name, or default. Use one: samix train --mixup mixer:PATH
+PATH is a folder, a model.safetensors, a hub id owner/name, default or slim. Use one: samix train --mixup mixer:PATH
 """
 
 
 @dataclass(frozen=True)
-class MixerExport:
-    """Writes the folder of a Mixer from a checkpoint.
+class MixerDistill:
+    """Trains a score generator to predict the masks of a Mixer, on the same encoder.
 
     Args:
-        checkpoint: checkpoint of AutoMix or SAMix: last.pt, best.pt, or a run's folder.
+        path: path or hub id of the teacher.
         folder: folder to write.
+        data: images to learn from, see ``samix train``; labels are not used.
+        limit: number of images, balanced over the classes; 0 uses all. They are kept in memory.
+        size: side of the images in pixels.
+        maps: 1 scores an image alike as own and as partner; 2 scores it once for each role.
+        width: channels inside the head.
+        steps: number of training steps.
+        batch_size: images a step.
+        lr: largest learning rate.
+        seed: seed of images, lam, pairs and first weights.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        data_root: folder of torchvision's data sets.
+    """
+
+    path: Positional[str]
+    folder: Positional[Path]
+    data: str
+    limit: int = 4000
+    size: int = 64
+    maps: Literal[1, 2] = 1
+    width: int = 64
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 3e-3
+    seed: int = 0
+    device: str = "auto"
+    data_root: str = "data"
+
+    def __post_init__(self) -> None:
+        counts = {"limit": COUNT_OR_0, "width": COUNT, "steps": COUNT, "batch_size": Range(2)}
+        check_fields(self, {**counts, "size": IMAGE_SIDE, "lr": POSITIVE, "seed": SEED})
+
+    def run(self) -> int:
+        """Trains, writes the folder and prints the agreement with the teacher; returns the exit status."""
+        from samix.hub.mixer_distill import distill_mixer
+
+        values = asdict(self)
+        print(distill_mixer(values.pop("path"), values.pop("folder"), values.pop("data"), **values))
+        return 0
+
+
+@dataclass(frozen=True)
+class MixerExport:
+    """Writes the folder of a Mixer from a checkpoint, or an ONNX graph of a Mixer.
+
+    Args:
+        source: checkpoint of a learned mixup: last.pt, best.pt, or a run's folder; with ``--onnx`` also a Mixer.
+        folder: folder to write.
+        onnx: write ``model.onnx`` too: two batches of images and lam to masks, for any batch and size.
         licence: licence of the weights, for the card.
     """
 
-    checkpoint: Positional[Path]
+    source: Positional[str]
     folder: Positional[Path]
+    onnx: bool = False
     licence: str = ""
 
     def run(self) -> int:
         """Writes the folder; returns the exit status."""
         from samix.hub.mixer_export import export_mixer
 
-        print(export_mixer(self.checkpoint, self.folder, self.licence))
+        print(export_mixer(self.source, self.folder, self.licence, onnx=self.onnx))
         return 0
 
 
@@ -72,36 +125,84 @@ class MixerCheck:
 
 @dataclass(frozen=True)
 class MixerCard:
-    """Writes a Mixer's card again.
+    """Writes a Mixer's card again, and its figures as ``.eval_results`` of the hub.
 
     Args:
         folder: folder of the Mixer.
         licence: licence of the weights; empty keeps the one that is there.
+        masks: JSON file of ``benchmarks/mixer_quality.py``: what the masks keep of the objects.
+        gains: CSV file of ``benchmarks/worth.py``: accuracy with the Mixer, paired by seed with other mixups.
+        method: name of the Mixer in these files; empty takes the folder's name.
+        picture: PNG of its masks, such as ``samix show mixer:DIR a.jpg b.jpg`` writes; copied.
     """
 
     folder: Positional[Path]
     licence: str = ""
+    masks: Path | None = None
+    gains: Path | None = None
+    method: str = ""
+    picture: Path | None = None
 
     def run(self) -> int:
         """Writes and prints the card; returns the exit status."""
-        from samix.hub.mixer_export import write_card
+        from samix.compare.mixer_card import write_card
 
-        print(write_card(self.folder, self.licence))
+        print(write_card(**vars(self)))
         return 0
 
 
-ACTIONS: dict[str, type[MixerExport | MixerCheck | MixerCard]] = {
+@dataclass(frozen=True)
+class MixerPush:
+    """Uploads a Mixer's folder to the Hugging Face hub.
+
+    Args:
+        folder: folder of the Mixer.
+        repo: owner/name on the hub; made if it does not exist.
+        private: make it private.
+        dry_run: check the folder and print what would be uploaded; needs no network.
+    """
+
+    folder: Positional[Path]
+    repo: Positional[str]
+    private: bool = False
+    dry_run: bool = False
+
+    def run(self) -> int:
+        """Uploads and prints what was sent; returns the exit status."""
+        from samix.hub.mixer_push import push_mixer
+
+        print(push_mixer(**vars(self)))
+        return 0
+
+
+def train_mixer(arguments: list[str]) -> int:
+    """Trains a learned mixup, ``score`` where none is named; returns the exit status."""
+    from samix.cli.train import execute, parse_train
+    from samix.recipes.build import METHODS
+
+    named = {word.partition("=")[0] for word in arguments} & {"--mixup", "--config", "--resume"}
+    recipe, options = parse_train(arguments if named else ["--mixup", "score", *arguments])
+    if recipe.mixup not in METHODS.names():
+        raise UsageError(f"{recipe.mixup} trains no Mixer; choose one of {', '.join(METHODS.names())}")
+    return execute(recipe, options)
+
+
+ACTIONS: dict[str, type[MixerDistill | MixerExport | MixerCheck | MixerCard | MixerPush]] = {
+    "distill": MixerDistill,
     "export": MixerExport,
     "check": MixerCheck,
     "card": MixerCard,
+    "push": MixerPush,
 }
 
 
 def mixer(arguments: list[str]) -> int:
-    """``samix mixer export | check | card``."""
+    """``samix mixer train | distill | export | check | card | push``."""
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
         print(MIXER)
         return 0
-    check_choice("the action of samix mixer", action, ACTIONS)
+    if action == "train":
+        return train_mixer(rest)
+    check_choice("the action of samix mixer", action, ("train", *ACTIONS))
     return read(ACTIONS[action], rest, f"samix mixer {action}").run()

@@ -16,7 +16,7 @@ from samix.recipes.build import MIXER
 from samix.runtime.checks import COUNT_OR_0, Range, check_fields
 from samix.runtime.environment import check_device
 
-SLOW = ("automix", "samix", "adautomix", "samix-c")  # mixups that take longest
+SLOW = ("automix", "samix", "adautomix", "score", "samix-c")  # mixups that take longest
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A trained Mixer as a folder to share: from a training method or a checkpoint; and its card."""
+"""A trained Mixer as a folder to share: from a training method, a checkpoint or another Mixer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from samix.hub.checkpoints import load_method
+from samix.hub.onnx import ONNX, export_onnx
 from samix.methods.automix import AutoMix
 from samix.methods.base import Method
 from samix.mixers import MASK_GENERATORS
-from samix.mixers.folder import CARD, MixerConfig, MixerWithEncoder, mixer_card
+from samix.mixers.folder import CARD, CONFIG, WEIGHTS, MixerConfig, MixerWithEncoder
+from samix.mixers.pretrained import SHIPPED
 from samix.networks.backbone import TimmBackbone
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS
-from samix.runtime.atomic_files import write_text
 from samix.runtime.checks import Options
 from samix.runtime.environment import versions
 from samix.train.checkpoint import load_checkpoint, newest_of
@@ -95,18 +96,49 @@ def write_mixer(
     network.save_pretrained(folder)
 
 
-def export_mixer(checkpoint: Path, folder: Path, licence: str = "") -> str:
-    """Returns a Mixer's folder from a checkpoint; returns what to print."""
-    checkpoint = newest_of(checkpoint)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+def export_mixer(source: str, folder: Path, licence: str = "", *, onnx: bool = False) -> str:
+    """Writes a Mixer's folder from a checkpoint, with ``onnx`` also from a Mixer; returns what to print.
+
+    Args:
+        source: a checkpoint of a learned mixup, or a run's folder; with ``onnx`` also a Mixer.
+        folder: folder to write.
+        licence: licence of the weights, for the card.
+        onnx: write ``model.onnx`` too.
+    """
+    check_target(folder)
+    if onnx and is_mixer(source):
+        network = MixerWithEncoder.read(SHIPPED.get(source, source))
+        network.save_pretrained(folder)
+    else:
+        network = mixer_of_checkpoint(Path(source), folder, licence)
+    lines = [f"{folder}: {describe(network)}"]
+    if onnx:
+        lines.append(f"{export_onnx(network, folder / ONNX)}: inputs image_a, image_b, lam; output mask")
+    return "\n".join(lines)
+
+
+def check_target(folder: Path) -> None:
+    """Raises ValueError for a folder that holds something else than a Mixer."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not empty and holds no Mixer; give a new folder")
+
+
+def is_mixer(source: str) -> bool:
+    """Returns whether a source is a Mixer, rather than a checkpoint or a run."""
+    path = Path(source)
+    return source in SHIPPED or path.name == WEIGHTS or (path / WEIGHTS).is_file() or not path.exists()
+
+
+def mixer_of_checkpoint(checkpoint: Path, folder: Path, licence: str) -> MixerWithEncoder:
+    """Writes the Mixer of a checkpoint into a folder, and returns it."""
+    checkpoint = newest_of(checkpoint)
     method, recipe, data = load_method(checkpoint)
     if recipe.mixup not in METHODS:
         raise ValueError(f"{checkpoint} was trained with {recipe.mixup}, which trains no Mixer; train AutoMix or SAMix")
     rows = load_checkpoint(checkpoint)["rows"]
     measured = figures_of(rows[-1]) if rows else {}
     write_mixer(folder, method, recipe, data, measured, checkpoint.parent / "mixed.png", licence)
-    return f"{folder}: {describe(MixerWithEncoder.read(folder))}"
+    return MixerWithEncoder.read(folder)
 
 
 def describe(network: MixerWithEncoder) -> str:
@@ -116,15 +148,3 @@ def describe(network: MixerWithEncoder) -> str:
     layer = f"{config.architecture} stage {config.stage} ({config.dim} channels)"
     where = f"trained at {config.size} px on {config.about.get('trained_on', 'unknown data')}"
     return f"{config.kind}, {layer}, {count:,} weights, {where}"
-
-
-def write_card(folder: Path, licence: str) -> str:
-    """Writes a Mixer's card again, with this licence where one is given; returns its text."""
-    network = MixerWithEncoder.read(folder)
-    if licence:
-        about = {**network.config.about, "licence": licence}
-        network.config = dataclasses.replace(network.config, about=about)
-        network._save_pretrained(folder)
-    text = mixer_card(network.config)
-    write_text(folder / CARD, text)
-    return text

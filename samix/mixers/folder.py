@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from samix.mixers import MASK_GENERATORS
 from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
+from samix.mixers.card import mixer_card
 from samix.networks.backbone import TimmBackbone
 from samix.networks.compile import compile_methods
 from samix.networks.create import create_network, prune_after
@@ -177,12 +178,9 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         if images.shape[1] != channels:
             raise ValueError(f"this Mixer was trained on {channels} channels, the images have {images.shape[1]}")
         height, width = images.shape[-2:]
-        wanted = size or min(self.config.size, max(2 * min(height, width), SMALLEST))
-        if hasattr(self.backbone.model, "patch_embed"):  # one size only
-            target = (self.config.size, self.config.size)
-        else:
-            target = (round(height * wanted / min(height, width)), round(width * wanted / min(height, width)))
-        if target != (height, width):
+        one_size = hasattr(self.backbone.model, "patch_embed")
+        target = (self.config.size,) * 2 if one_size else encoder_sides(height, width, size, self.config.size)
+        if torch.compiler.is_exporting() or target != (height, width):
             images = F.interpolate(images, target, mode="bilinear", antialias=True, align_corners=False)
         return self.backbone.feature_map(images)
 
@@ -203,9 +201,13 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         metadata = {"format": "pt", "samix": f"mixer-{FORMAT}"}
         write_whole(save_directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
         self.config = dataclasses.replace(self.config, sha256=file_digest(save_directory / WEIGHTS))
-        write_text(save_directory / CONFIG, json.dumps({"samix_mixer": dataclasses.asdict(self.config)}, indent=1))
+        self.write_config(save_directory)
         if not (save_directory / CARD).exists():
             write_text(save_directory / CARD, mixer_card(self.config))
+
+    def write_config(self, folder: Path) -> None:
+        """Writes ``config.json`` alone."""
+        write_text(folder / CONFIG, json.dumps({"samix_mixer": dataclasses.asdict(self.config)}, indent=1))
 
     @classmethod
     def read(cls, source: str | Path) -> MixerWithEncoder:
@@ -242,6 +244,21 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
                 f"{weights} is not the file that {config_path.name} describes: its SHA-256 differs; copy both again"
             )
         return network
+
+
+def encoder_sides(height: int, width: int, size: int, largest: int) -> tuple[int, int]:
+    """Computes the height and width at which an encoder sees images; also in a graph whose sizes are symbols.
+
+    Args:
+        height: of the images.
+        width: of the images.
+        size: wanted short side; 0 is twice that of the images, within [64, largest].
+        largest: short side for 0.
+    """
+    short: Any = torch.sym_min(height, width)
+    wanted: Any = size or torch.sym_min(largest, torch.sym_max(2 * short, SMALLEST))
+    rounded = [(2 * side * wanted + short) // (2 * short) for side in (height, width)]
+    return rounded[0], rounded[1]
 
 
 def _find(source: str | Path) -> tuple[Path, Path]:
@@ -314,51 +331,3 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
-
-
-def mixer_card(config: MixerConfig) -> str:
-    """The card: what the Mixer is, what it was trained on, how it is used, and its licence."""
-    about = {str(k): v for k, v in config.about.items()}
-    lines = [f"| {k.replace('_', ' ')} | {_cell(v)} |" for k, v in about.items() if k not in ("picture", "licence")]
-    licence = _cell(about.get("licence", "not given"))
-    picture = "\n![Masks by lambda](masks.png)\n" if about.get("picture") else ""
-    channels = ", ".join(f"{v:.4f}" for v in config.mean), ", ".join(f"{v:.4f}" for v in config.std)
-    return f"""---
-library_name: samix
-tags: [samix, mixup, data-augmentation]
-license: {licence if licence.replace("-", "").replace(".", "").isalnum() else "other"}
----
-
-# A frozen Mixer: {config.kind}, {config.architecture}, stage {config.stage}
-
-It looks at two images and paints the mask by which they are mixed. Use it in place of CutMix, for any network:
-
-```python
-import samix
-
-mix = samix.Mixer.from_pretrained("PATH")  # this folder
-mix.set_normalization(mean, std)  # how your images were normalised
-batch = mix(images, labels)  # (B, 3, H, W) of any size, (B,)
-loss = batch.loss(model(batch.images))
-```
-
-or `samix train --mixup mixer:PATH`.
-{picture}
-| | |
-|---|---|
-| kind | {config.kind}, options {dict(config.mixer)} |
-| encoder | {config.architecture} {dict(config.model_args) or ""}, stem {config.stem} |
-| feature map | of stage {config.stage}, {config.dim} channels |
-| trained at | {config.size} px, pixels in [0, 1] normalised by mean ({channels[0]}) and std ({channels[1]}) |
-{chr(10).join(lines)}
-| licence | {licence} |
-| format | {config.format} |
-
-Weights and words only: reading it executes nothing.
-"""
-
-
-def _cell(value: Any) -> str:
-    """A value for a table of the card."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", "/").split())[:200]

@@ -99,8 +99,13 @@ def contest_mask(own: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int
         (B, 1, H, W) float32, 1 where the own pixel stays; its mean is lam.
     """
     with torch.autocast(own.device.type, enabled=False):
-        logit = resize((own[:, :1] - partner[:, -1:]).float(), size, "bilinear")
+        logit = contest_logit(own, partner, size)
         return torch.sigmoid(logit + fit_offset(logit, lam))
+
+
+def contest_logit(own: Tensor, partner: Tensor, size: tuple[int, int]) -> Tensor:
+    """Returns the logits (B, 1, H, W) float32 of the masks of :func:`contest_mask`, without their offsets."""
+    return resize((own[:, :1] - partner[:, -1:]).float(), size, "bilinear")
 
 
 def fit_offset(logit: Tensor, lam: Tensor) -> Tensor:

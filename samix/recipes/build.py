@@ -18,6 +18,7 @@ from samix.methods.automix import AutoMix
 from samix.methods.averaged import Averaged
 from samix.methods.base import Method
 from samix.methods.samix import SAMix
+from samix.methods.score import ScoreMix
 from samix.methods.supervised import Loss, Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups import MIXUPS
@@ -30,7 +31,7 @@ from samix.runtime.registry import MODULE_NAME, Registry
 
 T = TypeVar("T")
 METHODS: Registry[type[AutoMix]] = Registry(
-    "learned_mixups", {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
+    "learned_mixups", {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix, "score": ScoreMix}
 )
 NAMES = (*MIXUPS, *METHODS)
 MIXER = "mixer:"  # and a path: a frozen Mixer

@@ -28,7 +28,7 @@ TOP1: dict[str, tuple[float | None, ...]] = {
 }
 
 # Options and other fields by mixup.
-LEARNED_END = {mixup: {"lr_end": 0.05} for mixup in ("automix", "samix", "adautomix")}
+LEARNED_END = {mixup: {"lr_end": 0.05} for mixup in ("automix", "samix", "adautomix", "score")}
 CUTTING_DECAY = {m: {"weight_decay": 5e-4} for m in ("cutmix", "attentivemix", "saliencymix", "fmix", "resizemix")}
 LARGE = {"ema_decay_end": 0.99999, "mask_schedule": "warmup"}
 FINE = {**LARGE, "pairing": "cycle"}

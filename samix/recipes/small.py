@@ -19,9 +19,9 @@ SLIM_MIXER = {**QUICK_MIXER, "ema_decay": 0.98}
 IMAGES_MOMENTUM = {"ema_decay": 0.99, "ema_decay_end": 0.999, "ema_warmup": True}
 IMAGES_MIXER = {**QUICK_MIXER, **IMAGES_MOMENTUM}
 
-QUICK = {"automix": QUICK_MIXER, "samix": QUICK_MIXER, "adautomix": QUICK_MOMENTUM}
-CIFAR_SLIM = {"automix": SLIM_MIXER, "samix": SLIM_MIXER, "adautomix": SLIM_MOMENTUM}
-IMAGES = {"automix": IMAGES_MIXER, "samix": IMAGES_MIXER, "adautomix": IMAGES_MOMENTUM}
+QUICK = {"automix": QUICK_MIXER, "samix": QUICK_MIXER, "adautomix": QUICK_MOMENTUM, "score": QUICK_MOMENTUM}
+CIFAR_SLIM = {"automix": SLIM_MIXER, "samix": SLIM_MIXER, "adautomix": SLIM_MOMENTUM, "score": SLIM_MOMENTUM}
+IMAGES = {"automix": IMAGES_MIXER, "samix": IMAGES_MIXER, "adautomix": IMAGES_MOMENTUM, "score": IMAGES_MOMENTUM}
 
 digits_quick = Recipe(
     name="digits-quick",

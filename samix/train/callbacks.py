@@ -179,7 +179,7 @@ def advice(run: Training) -> str:
     """Names options that would make a run shorter, for the end of a line."""
     recipe = run.recipe
     ways = []
-    if recipe.mixup in ("samix", "automix", "adautomix") and recipe.mixup_options.get("preset") != "fast":
+    if recipe.mixup in ("samix", "automix", "adautomix", "score") and recipe.mixup_options.get("preset") != "fast":
         ways.append("--mixup.preset fast")
     if recipe.size > 32:
         ways.append(f"a smaller --size than {recipe.size}")

@@ -13,7 +13,7 @@ import pytest
 from samix.analysis import ANALYSES
 from samix.cli.evaluate import KINDS, Evaluate
 from samix.cli.main import main
-from samix.cli.mixer import MixerCheck
+from samix.cli.mixer import MixerCheck, MixerDistill
 from samix.cli.options import generator_of
 from samix.cli.predict import Predict
 from samix.cli.show import Show
@@ -28,7 +28,7 @@ from samix.viz.playground import Playground
 # Options that may be negative: alpha <= 0 switches mixing off, a negative margin switches it off, ...
 NEGATIVE = ("alpha", "mixup_alpha", "cutmix_alpha", "intra_alpha", "lam_margin", "adjust_margin", "lam_scale")
 NEGATIVE += ("cos_sign", "stage", "mean")
-POSITIONAL = {"source": "x", "path": "x", "images": ("a.jpg",)}
+POSITIONAL = {"source": "x", "path": "x", "images": ("a.jpg",), "folder": "x", "data": "digits"}
 
 
 def option_sets() -> Iterator[tuple[str, Any]]:
@@ -36,6 +36,7 @@ def option_sets() -> Iterator[tuple[str, Any]]:
     commands: dict[str, type[Any]] = {
         **{"train": RunOptions, "recipe": Recipe, "pretrain": PretrainRecipe, "compare": CompareOptions},
         **{"evaluate": Evaluate, "predict": Predict, "show": Show, "mixer check": MixerCheck, "page": Playground},
+        "mixer distill": MixerDistill,
         **{f"evaluate {name}": kind for name, kind in KINDS.items()},
         **{f"analyse {name}": kind for name, kind in ANALYSES.items()},
     }

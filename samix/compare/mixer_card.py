@@ -1,0 +1,175 @@
+"""Writes a Mixer's card with figures that are read from result files, never typed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+from samix.compare.paired import PairedDifference, paired_difference
+from samix.mixers.card import MEASURED, mixer_card
+from samix.mixers.folder import CARD, MixerWithEncoder
+from samix.runtime.atomic_files import write_text
+
+EVAL_RESULTS = Path(".eval_results") / "samix.yaml"
+TINY, CIFAR = "zh-plus/tiny-imagenet", "uoft-cs/cifar10"  # the data's names on the hub
+RIVALS = ("vanilla", "mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema", "samix-constant", "samix")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A measured figure of a Mixer.
+
+    Args:
+        name: of the figure.
+        value: of it.
+        error: in words, with the number of seeds or pairs.
+        others: the same figure of others, in words.
+        data: it was measured on.
+        dataset_id: of the data on the hub.
+        task: on that data.
+        source: file that it was read from.
+    """
+
+    name: str
+    value: float
+    error: str
+    others: str
+    data: str
+    dataset_id: str
+    task: str
+    source: str
+
+
+def write_card(
+    folder: Path,
+    licence: str = "",
+    masks: Path | None = None,
+    gains: Path | None = None,
+    method: str = "",
+    picture: Path | None = None,
+) -> str:
+    """Writes a Mixer's card anew, and its figures as ``.eval_results`` of the hub; returns the card's text.
+
+    Args:
+        folder: of the Mixer.
+        licence: of the weights; empty keeps what is there.
+        masks: results of ``benchmarks/mixer_quality.py`` (JSON).
+        gains: results of ``benchmarks/worth.py`` (CSV).
+        method: name of the Mixer in these files; empty takes the folder's name.
+        picture: of masks, a PNG, copied.
+
+    Raises:
+        FileNotFoundError, ValueError: not a Mixer's folder, a file that cannot be read, or a method that it lacks.
+    """
+    network, name = MixerWithEncoder.read(folder), method or folder.name
+    about = dict(network.config.about)
+    if licence:
+        about["licence"] = licence
+    if picture is not None:
+        shutil.copyfile(picture, folder / "masks.png")
+        about["picture"] = "masks.png"
+    figures = [*(mask_figures(masks, name) if masks else []), *(gain_figures(gains, name) if gains else [])]
+    if masks or gains:
+        about[MEASURED] = [dataclasses.asdict(figure) for figure in figures]
+    if about != network.config.about:
+        network.config = dataclasses.replace(network.config, about=about)
+        network.write_config(folder)
+    if figures:
+        (folder / EVAL_RESULTS).parent.mkdir(exist_ok=True)
+        write_text(folder / EVAL_RESULTS, yaml.safe_dump(eval_results(figures), sort_keys=False))
+    text = mixer_card(network.config)
+    write_text(folder / CARD, text)
+    return text
+
+
+def eval_results(figures: list[Figure]) -> list[dict[str, Any]]:
+    """Figures in the form of the hub's ``.eval_results`` files."""
+    return eval_result_entries_to_yaml(
+        [
+            EvalResultEntry(
+                dataset_id=figure.dataset_id,
+                task_id=figure.task,
+                value=figure.value,
+                notes=f"{figure.name}; {figure.error}; {figure.others}; {figure.source}",
+            )
+            for figure in figures
+        ]
+    )
+
+
+def mask_figures(path: Path, name: str) -> list[Figure]:
+    """The figures of ``benchmarks/mixer_quality.py`` of one Mixer.
+
+    Raises:
+        ValueError: a file of another kind, or one without this Mixer.
+    """
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(results, dict) or "quality" not in results:
+        raise ValueError(f"{path} is not a result of benchmarks/mixer_quality.py")
+    rows = results["quality"]
+    if name not in rows:
+        raise ValueError(f"{path} has no Mixer {name!r}; say --method, one of {', '.join(rows)}")
+    others = ", ".join(f"{other} {row['kept']:.3f}" for other, row in rows.items() if other != name)
+    kept = Figure(
+        "share of the object kept at lambda 0.5",
+        round(rows[name]["kept"], 4),
+        f"± {rows[name]['kept_error']:.3f}, standard error over pairs",
+        others,
+        "Tiny-ImageNet, boxes of validation images",
+        TINY,
+        "object_kept",
+        path.name,
+    )
+    return [kept]
+
+
+def gain_figures(path: Path, name: str) -> list[Figure]:
+    """Top-1 with a Mixer by setting, with its differences from other methods paired by seed.
+
+    Raises:
+        ValueError: a file of another kind, or one without this method.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"setting", "method", "seed", "top1"} <= set(rows[0]):
+        raise ValueError(f"{path} is not a result of benchmarks/worth.py")
+    if name not in {row["method"] for row in rows}:
+        raise ValueError(
+            f"{path} has no method {name!r}; say --method, one of {', '.join({r['method'] for r in rows})}"
+        )
+    figures = []
+    for setting in sorted({row["setting"] for row in rows if row["method"] == name}):
+        by_method: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if row["setting"] == setting:
+                by_method.setdefault(row["method"], {})[int(row["seed"])] = float(row["top1"])
+        own = by_method[name]
+        differences = {m: paired_difference(own, by_method[m]) for m in RIVALS if m in by_method}
+        figures.append(
+            Figure(
+                f"top-1 % in setting {setting} of benchmarks/worth.py",
+                round(statistics.fmean(own.values()), 2),
+                f"{len(own)} seeds" if len(own) > 1 else "one seed, no error known",
+                "difference from " + ", ".join(f"{m} {in_words(d)}" for m, d in differences.items() if d),
+                "CIFAR-10, 1,000 training images",
+                CIFAR,
+                "image_classification",
+                path.name,
+            )
+        )
+    return figures
+
+
+def in_words(difference: PairedDifference) -> str:
+    """A paired difference with its interval."""
+    if difference.low is None or difference.high is None:
+        return f"{difference.mean:+.2f} (one seed)"
+    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
