@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from samix.mixers.distill import agreement, distill
+from samix.mixers.distill import agreement, distill, shifted_mask
 from samix.mixers.folder import MixerConfig, MixerWithEncoder
 from samix.mixers.score import ScoreMixer, ScoreMixerConfig
 
@@ -45,6 +45,14 @@ def test_a_student_learns_the_masks_of_its_teacher_and_shares_its_encoder():
 def test_a_mixer_agrees_with_itself():
     teacher = teacher_with(width=8)
     assert agreement(teacher, teacher, torch.randn(6, 3, 32, 32)) == 1.0
+
+
+def test_a_shifted_mask_has_mean_lam_and_the_logits_of_its_source_up_to_a_constant():
+    mask, lam = torch.rand(5, 1, 8, 8) * 0.98 + 0.01, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    shifted = shifted_mask(mask, lam)
+    assert torch.allclose(shifted.mean((1, 2, 3)), lam, atol=1e-4)
+    difference = (torch.logit(shifted) - torch.logit(mask)).flatten(1)
+    assert (difference - difference.mean(1, keepdim=True)).abs().max() < 1e-3
 
 
 def test_too_few_batches_are_refused():
