@@ -82,7 +82,7 @@ def _gaussian_blur(x: Tensor, c: float, g: Generator) -> Tensor:
 
 
 def _defocus_blur(x: Tensor, c: tuple[float, float], g: Generator) -> Tensor:
-    """A disk of this radius, its own edge blurred by three taps."""
+    """Averages over a disk of this radius, its edge blurred by three taps."""
     radius, alias = c
     at = torch.arange(-8, 9).float()
     disk = (at[:, None] ** 2 + at[None] ** 2 <= radius**2).float()
@@ -108,12 +108,12 @@ def _glass_blur(x: Tensor, c: tuple[float, int, int], g: Generator) -> Tensor:
 
 
 def _motion_blur(x: Tensor, c: tuple[int, float], g: Generator) -> Tensor:
-    """Half a Gaussian along a line of a random direction within 45 degrees of the horizontal."""
+    """Averages by half a Gaussian along a line of a random direction within 45 degrees of the horizontal."""
     return motion(x, *c, (torch.rand(len(x), generator=g) - 0.5) * math.pi / 2.0)
 
 
 def _zoom_blur(x: Tensor, c: float, g: Generator) -> Tensor:
-    """The mean of the image and of its zooms by 1, 1.01, ... below c."""
+    """Averages the image and its zooms by 1, 1.01, ... below c."""
     zooms = [zoomed(x, float(factor)) for factor in np.arange(1, c, 0.01)]
     return (x + sum(zooms)) / (len(zooms) + 1)
 
@@ -122,14 +122,14 @@ def _zoom_blur(x: Tensor, c: float, g: Generator) -> Tensor:
 
 
 def _brightness(x: Tensor, c: float, g: Generator) -> Tensor:
-    """Value of HSV plus c: each colour is scaled; black becomes grey."""
+    """Adds c to the value of HSV: each colour is scaled; black becomes grey."""
     value = x.amax(1, keepdim=True)
     bright = (value + c).clamp(0.0, 1.0)
     return torch.where(value > 0.0, x * bright / value.clamp(min=1e-12), bright)
 
 
 def _saturate(x: Tensor, c: tuple[float, float], g: Generator) -> Tensor:
-    """Saturation of HSV times c0 plus c1; greys, whose hue counts as red, turn red where c1 > 0, as in the files."""
+    """Scales the saturation of HSV by c0 and adds c1; greys, whose hue counts as red, turn red where c1 > 0, as in the files."""
     value = x.amax(1, keepdim=True)
     spread = value - x.amin(1, keepdim=True)
     old = spread / value.clamp(min=1e-12)
@@ -147,7 +147,7 @@ def _contrast(x: Tensor, c: float, g: Generator) -> Tensor:
 
 
 def _by_pil(x: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """A change of each image by PIL."""
+    """Changes each image by PIL."""
     arrays = (x * 255.0).round().byte().permute(0, 2, 3, 1).numpy()
     changed = np.stack([np.asarray(change(Image.fromarray(array)).convert("RGB")) for array in arrays])
     return torch.from_numpy(changed).permute(0, 3, 1, 2).float() / 255.0
@@ -170,7 +170,7 @@ def _pixelate(x: Tensor, c: float, g: Generator) -> Tensor:
 
 
 def _elastic(x: Tensor, c: tuple[float, float, float], g: Generator) -> Tensor:
-    """A small random affine map, then smooth random shifts; lengths are parts of the image's shorter side."""
+    """Applies a small affine map, then smooth shifts; lengths are parts of the image's shorter side."""
     from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
 
     side = float(min(x.shape[2:]))

@@ -11,14 +11,14 @@ from torch import Generator, Tensor
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur cut off at four sigmas, the border's pixels repeated."""
+    """Blurs by a Gaussian cut off at four sigmas; the border's pixels are repeated."""
     from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
 
     return torch.from_numpy(gaussian_filter(x.numpy(), (0, 0, sigma, sigma), mode="nearest", truncate=4.0))
 
 
 def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
-    """Half a Gaussian along lines of (N,) angles, 2 radius + 1 pixels long, by ImageMagick's formula."""
+    """Averages by half a Gaussian along lines of (N,) angles, 2 radius + 1 pixels long, as ImageMagick does."""
     (height, width), steps = x.shape[2:], torch.arange(2 * radius + 1).float()
     weights = torch.exp(-(steps**2) / (2.0 * sigma**2))
     right, down = ((f(angle)[:, None] * steps - 0.5).ceil().long() for f in (torch.cos, torch.sin))
@@ -31,7 +31,7 @@ def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
 
 
 def zoomed(x: Tensor, factor: float) -> Tensor:
-    """The middle of (N, C, H, W), enlarged linearly so that corners stay corners, and cut to H x W."""
+    """Enlarges the middle of (N, C, H, W) linearly, corners stay corners, and cuts it to H x W."""
     height, width = x.shape[2:]
     high, wide = math.ceil(height / factor), math.ceil(width / factor)
     top, left = (height - high) // 2, (width - wide) // 2
@@ -43,7 +43,7 @@ def zoomed(x: Tensor, factor: float) -> Tensor:
 
 
 def plasma(side: int, decay: float, generator: Generator) -> Tensor:
-    """A height map (side, side) in [0, 1] by the diamond-square algorithm that wraps around; side is a power of two."""
+    """Draws a height map (side, side) in [0, 1] by the diamond-square algorithm that wraps around; side is 2^n."""
     heights = torch.zeros(side, side, dtype=torch.float64)
     step, wobble = side, 100.0
 
@@ -65,7 +65,7 @@ def plasma(side: int, decay: float, generator: Generator) -> Tensor:
 
 
 def plasmas(x: Tensor, decay: float, generator: Generator) -> Tensor:
-    """A height map (N, 1, H, W) for each image of a batch."""
+    """Draws a height map (N, 1, H, W) for each image of a batch."""
     side = 1 << (max(x.shape[2:]) - 1).bit_length()
     return torch.stack([plasma(side, decay, generator) for _ in range(len(x))])[:, None, : x.shape[2], : x.shape[3]]
 
@@ -103,7 +103,7 @@ def canny(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def equalised(image: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 with its histogram levelled, as OpenCV does: the lowest level becomes 0."""
+    """Equalises the histogram of (H, W) uint8, as OpenCV does: the lowest level becomes 0."""
     counts = np.bincount(image.ravel(), minlength=256)
     first = int(counts.nonzero()[0][0])
     others = image.size - counts[first]

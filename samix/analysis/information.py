@@ -90,7 +90,7 @@ def mutual_information(
 def _bound_of(
     critic: nn.Module, weights: dict[str, Tensor], scale: float, test: Pairs, seed: int, batches: int
 ) -> float:
-    """The bound by ``scale T``, the critic at these weights, on this many batches."""
+    """Computes the bound by ``scale T``, the critic at these weights, on this many batches."""
     generator = torch.Generator().manual_seed(seed)
     critic.load_state_dict(weights)
     scores = [_scores(scale * critic(*test(generator))) for _ in range(batches)]
@@ -138,13 +138,13 @@ class Critic(nn.Module):
 
 
 def _scores(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """T of the pairs (B,), and of what does not belong together (B (B - 1),)."""
+    """Returns T of the pairs (B,), and of images that do not belong together (B (B - 1),)."""
     apart = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     return scores.diagonal(), scores[apart].clamp(max=30.0)
 
 
 def _bound(joint: Tensor, marginal: Tensor) -> Tensor:
-    """Donsker and Varadhan's bound."""
+    """Computes Donsker and Varadhan's bound."""
     return joint.mean() - (torch.logsumexp(marginal, 0) - math.log(len(marginal)))
 
 
@@ -179,7 +179,7 @@ def image_pairs(first: Tensor, second: Tensor, side: int = 8, batch_size: int = 
 
 
 def _cells(images: Tensor, side: int) -> Tensor:
-    """(N, C, H, W) to (N, P) of zero mean and unit spread over the set."""
+    """Converts (N, C, H, W) to (N, P) of zero mean and unit spread over the set."""
     small = images if min(images.shape[2:]) <= side else F.adaptive_avg_pool2d(images, side)
     if bool((small == small[:, :1]).all()):
         small = small[:, :1]
@@ -195,7 +195,7 @@ def information_curve(
     steps: int = 400,
     seed: int = 0,
 ) -> InformationCurve:
-    """Information between mixed images and each source, as in Fig. 7 (d) of SAMix (arXiv:2111.15454).
+    """Measures the information between mixed images and each source, as in Fig. 7 (d) of SAMix (arXiv:2111.15454).
 
     Args:
         mixed: lam to mixed images, own images and partners, each (N, C, H, W).

@@ -92,13 +92,13 @@ def max_box_acc(
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """Each of (N, h, w) to [0, 1] by its own range; a flat map becomes 1, so that its box is the whole image."""
+    """Scales each of (N, h, w) to [0, 1] by its own range; a flat map becomes 1: its box is the whole image."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low).clamp(min=1e-30), 1.0)
 
 
 def region_box(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], threshold: float) -> tuple[float, ...]:
-    """(x0, y0, x1, y1) around the largest region of (h, w) above a threshold; all 0 where nothing is."""
+    """Returns (x0, y0, x1, y1) around the largest region of (h, w) above a threshold; all 0 without one."""
     from scipy.ndimage import find_objects, label  # type: ignore[import-untyped, unused-ignore]
 
     regions, count = label(values > threshold, structure=np.ones((3, 3)))
@@ -110,7 +110,7 @@ def region_box(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], thresh
 
 
 def overlap_of(drawn: Tensor, boxes: Tensor) -> Tensor:
-    """IoU of (N, t, 4) with the best met of (N, m, 4): (N, t)."""
+    """Computes the IoU (N, t) of (N, t, 4) with the best met of (N, m, 4)."""
     drawn, boxes = drawn.float()[:, :, None], boxes[:, None]
     low, high = torch.maximum(drawn[..., :2], boxes[..., :2]), torch.minimum(drawn[..., 2:], boxes[..., 2:])
     common = (high - low).clamp(min=0.0).prod(-1)
@@ -163,7 +163,7 @@ def read_cub_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
 
 
 def fitted_box(box: Sequence[float], image: Path, size: int, short: int) -> tuple[float, ...]:
-    """A box of an image file where the test transform puts it: short side to ``short``, then the ``size`` centre."""
+    """Moves a box as the test transform moves an image: short side to ``short``, then the ``size`` centre."""
     width, height, _ = read_header(image, str(image))
     scale = short / min(width, height)
     left, top = (round((int(side * scale) - size) / 2.0) for side in (width, height))

@@ -36,18 +36,14 @@ def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: S
     """
     index = torch.arange(len(images)).roll(-max(len(images) // 2, 1))
     labels = torch.zeros(len(images), dtype=torch.long)
-    batches_by: dict[bool, list[Any]] = {}
+    statistics = {}
     for adjust in (False, True):
         mix = Mixer.from_pretrained(source, adjust=adjust, lam_margin=-1.0)
         mix.set_normalization(mean, std)
         z = mix.encode(images)
-        batches_by[adjust] = [mix(images, labels, lam=lam, index=index, features=z) for lam in LAMS]
-    errors = {
-        adjust: torch.stack([(b.mask.mean((1, 2, 3)) - b.lam).abs().mean() for b in batches]).mean()
-        for adjust, batches in batches_by.items()
-    }
-    statistics = mask_statistics(batches_by[False])
-    return {**statistics, "error": float(errors[False]), "adjusted_error": float(errors[True])}
+        batches = [mix(images, labels, lam=lam, index=index, features=z) for lam in LAMS]
+        statistics[adjust] = mask_statistics(batches)
+    return {**statistics[False], "adjusted_error": statistics[True]["error"]}
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def cell_saliency(
 
 
 def reads_attention(model: nn.Module) -> bool:
-    """Whether this is a plain ViT, whose attention can be read."""
+    """Returns whether this is a plain ViT, whose attention can be read."""
     try:
         attention_layers(model)
     except ValueError:

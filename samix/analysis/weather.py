@@ -30,7 +30,7 @@ def fog(x: Tensor, c: tuple[float, float], g: Generator) -> Tensor:
 
 
 def frost(x: Tensor, c: tuple[float, float], g: Generator) -> Tensor:
-    """A weighted sum with a picture of frost, by the published weights.
+    """Adds a picture of frost by the published weights.
 
     The picture is drawn, see :func:`crystals`, where the published code has photographs.
     """

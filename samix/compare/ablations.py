@@ -36,7 +36,7 @@ VANILLA, SAMIX, AUTOMIX = Variant("vanilla", "vanilla"), Variant("samix", "samix
 
 
 def varied(name: str, template: str, values: tuple[str, ...]) -> tuple[Variant, ...]:
-    """A row for each value: ``NAME VALUE``."""
+    """Makes a row for each value: ``NAME VALUE``."""
     return tuple(Variant(f"{name} {value}", template.format(value)) for value in values)
 
 
@@ -139,7 +139,7 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def expand(name: str) -> Ablation:
-    """The ablation of that name.
+    """Returns the ablation of that name.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.

@@ -37,7 +37,7 @@ class PairedDifference:
 def paired_difference(
     own: Mapping[int, float], base: Mapping[int, float], level: float = LEVEL
 ) -> PairedDifference | None:
-    """The mean of own - base over common seeds, with Student's t-interval.
+    """Computes the mean of own - base over common seeds, with Student's t-interval.
 
     Args:
         own: value by seed.
@@ -63,7 +63,7 @@ def paired_difference(
 
 
 def t_quantile(level: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t-distribution."""
+    """Returns the two-sided quantile of Student's t-distribution."""
     from scipy import stats  # scikit-learn requires it
 
     return float(stats.t.ppf(0.5 + level / 2.0, freedom))

@@ -60,7 +60,7 @@ def write_previews(method: Method, recipe: Recipe, data: ImageData, folder: Path
 
 @contextmanager
 def same_draws(method: Method) -> Iterator[None]:
-    """Further draws, such as the place of a box, are the same in every run; the method's own go on as before."""
+    """Fixes further draws, such as the place of a box; afterwards the method's generators are as before."""
     before = [generator.get_state() for generator in method.generators()]
     for generator in method.generators():
         generator.manual_seed(0)

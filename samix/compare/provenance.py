@@ -13,7 +13,7 @@ PATH = re.compile(r"(?<![\w./~+-])/(?:[^\s/:,'\"]+/)*([^\s/:,'\"]+)")  # an abso
 
 
 def commit(folder: Path = PACKAGE) -> str:
-    """The commit that is checked out, with ``+ changes`` where files of the folder differ from it; empty without one.
+    """Returns the commit that is checked out, with ``+ changes`` where files of the folder differ; else empty.
 
     Args:
         folder: tracked by git, or not, as where a package is installed into an ignored environment.
@@ -26,7 +26,7 @@ def commit(folder: Path = PACKAGE) -> str:
 
 
 def git(*words: str, folder: Path) -> str:
-    """What git answers; empty where there is no git, or it does not know."""
+    """Returns the answer of git; empty where there is none."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=False
@@ -37,7 +37,7 @@ def git(*words: str, folder: Path) -> str:
 
 
 def machine() -> str:
-    """Processor, cores and memory of this machine."""
+    """Returns processor, cores and memory of this machine."""
     cores = os.cpu_count() or 1
     parts = [processor(), f"{cores} core{'s' if cores > 1 else ''}"]
     with_memory = hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
@@ -47,12 +47,12 @@ def machine() -> str:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name."""
+    """Returns the processor's name."""
     text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return " ".join(model[1].split()) if model else platform.processor() or platform.machine()
 
 
 def without_places(text: str) -> str:
-    """The text with absolute paths cut to their last part: they say nothing on another machine."""
+    """Cuts absolute paths to their last part: they mean nothing on another machine."""
     return PATH.sub(r"\1", text)

@@ -50,7 +50,7 @@ UNLABELLED = ScoredTask(
 
 
 def task_of(recipe: str) -> ScoredTask:
-    """The task of a recipe, by its name.
+    """Returns the task of a recipe, by its name.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from samix.data.images import to_uint8
 from samix.data.order import epoch_order, stream_seed
 from samix.eval.boxes import BoxSplit, Objects, outline_mask
 from samix.eval.detector import DetectionProtocol
+
+BoxBatch = tuple[list[Tensor], list[dict[str, Tensor]]]  # images and targets
 
 
 class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
@@ -75,10 +76,10 @@ def batch_keys(count: int, batch_size: int, iterations: int, seed: int) -> Itera
 
 def box_batches(
     split: BoxSplit, protocol: DetectionProtocol, iterations: int, seed: int, device: torch.device, workers: int
-) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+) -> Iterator[BoxBatch]:
     """Yields training batches on the device: images (3, H, W) float32 in [0, 1], and targets."""
     split = with_objects(split)
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[tuple[Tensor, dict[str, Tensor]]] = DataLoader(
         BoxImages(split, protocol.masks, seed),
         batch_sampler=list(batch_keys(len(split), protocol.batch_size, iterations, seed)),
         num_workers=workers,

@@ -32,7 +32,7 @@ class Objects:
     labels: Tensor  # (n,) int64 in 1..K
     difficult: Tensor  # (n,) bool; trained on, but neither asked for nor held against a detector (VOC)
     crowd: Tensor  # (n,) bool; a box around many, not trained on and not asked for (COCO)
-    outlines: tuple[Any, ...] = ()  # COCO's "segmentation" of each object; empty where there are none
+    outlines: tuple[object, ...] = ()  # COCO's "segmentation" of each object; empty where there are none
 
     @property
     def trained_on(self) -> Tensor:
@@ -200,7 +200,7 @@ def parse_coco(table: dict[str, Any], images: Path) -> tuple[BoxSplit, tuple[str
     return BoxSplit(files, tuple(objects)), tuple(str(category["name"]) for category in categories)
 
 
-def outline_mask(outline: Any, height: int, width: int) -> Tensor:
+def outline_mask(outline: object, height: int, width: int) -> Tensor:
     """Converts COCO's "segmentation" of an object to pixels (height, width) bool.
 
     Polygons are filled by PIL, which may differ from COCO's own code by a pixel at the border; run lengths are exact.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from samix.data import open_image
 from samix.data.images import to_uint8
 from samix.data.order import stream_seed
-from samix.eval.box_batches import box_batches, object_masks
+from samix.eval.box_batches import BoxBatch, box_batches, object_masks
 from samix.eval.boxes import BoxData, BoxSplit
 from samix.eval.detector import DetectionProtocol, build_detector
 from samix.eval.precision import Detections, coco_precision, voc_precision
@@ -71,7 +71,7 @@ def train_detector(
 
 
 @torch.no_grad()
-def precise_statistics(model: nn.Module, batches: Iterator[Any]) -> None:
+def precise_statistics(model: nn.Module, batches: Iterator[BoxBatch]) -> None:
     """Measures BatchNorm's statistics as plain means over batches, in place of the moving ones.
 
     Wu and Johnson 2021 (arXiv:2105.07576), "precise BatchNorm". The model is left in training mode.

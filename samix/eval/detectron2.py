@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,5 +89,5 @@ def save_detectron2(path: Path, state: Mapping[str, Tensor], prefix: str | None 
     if path.suffix != ".pth":
         raise ValueError(f"detectron2 reads such a file by the ending .pth, got {path.name}")
     weights = {name: value.detach().cpu().clone() for name, value in to_detectron2(state, prefix).items()}
-    content: dict[str, Any] = {"model": weights, "__author__": "samix", "matching_heuristics": True}
+    content = {"model": weights, "__author__": "samix", "matching_heuristics": True}
     write_whole(path, lambda temporary: torch.save(content, temporary))

@@ -29,7 +29,7 @@ def frozen(backbone: nn.Module) -> Features:
     return features
 
 
-def checked(output: Any, count: int) -> Tensor:
+def checked(output: object, count: int) -> Tensor:
     """Returns the features, or raises ValueError if they are not (count, F)."""
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -49,9 +49,9 @@ def headless(network: nn.Module) -> nn.Module:
             f"{type(network).__name__} has no reset_classifier, so it is no timm network; take its classifier away "
             "yourself and give what maps (B, C, H, W) to (B, F)"
         )
-    backbone: Any = copy.deepcopy(network)
-    backbone.reset_classifier(0)
-    return backbone  # type: ignore[no-any-return]
+    backbone = copy.deepcopy(network)
+    backbone.reset_classifier(0)  # type: ignore[operator]
+    return backbone
 
 
 def stage_features(network: nn.Module, stage: int, target: int = 9000) -> Features:

@@ -89,7 +89,7 @@ def evaluate_path(
 
 
 def evaluation_augment(config: NetworkConfig) -> Augment:
-    """The augmentation whose test transform prepares images as a network's config says."""
+    """Returns the augmentation whose test transform prepares images as a network's config says."""
     if config.resize == config.size:
         return Augment("none")
     return Augment("fine-grained" if config.interpolation == "bilinear" else "resized-crop")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from samix.data import EvalBatches
 from samix.eval.knn import knn_monitor
+from samix.methods.contrastive.base import ViewMethod
 from samix.recipes.build import build_augment
 from samix.train.batches import common_options
 from samix.train.pretraining import PretrainRun
@@ -25,9 +24,9 @@ def knn_of_run(run: PretrainRun) -> dict[str, float]:
     common["augment"] = build_augment(recipe, data)
     bank = EvalBatches(data, split="train", batch_size=200, **common)
     held_out = EvalBatches(data, batch_size=200, **common)
-    method: Any = run.method
+    assert isinstance(run.method, ViewMethod)
     return knn_monitor(
-        method.features,
+        run.method.features,
         bank.batches(),
         held_out.batches(),
         data.num_classes,

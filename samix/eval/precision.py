@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,8 @@ from torchvision.ops import box_iou
 from samix.eval.boxes import Objects
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.number]
+Flags = npt.NDArray[np.bool_]
 Detections = dict[str, Tensor]  # of an image: boxes (n, 4), labels (n,), scores (n,)
 
 
@@ -26,7 +26,7 @@ def eleven_points(recall: Array, precision: Array) -> float:
     return float(np.mean(best))
 
 
-def ranked(detections: Sequence[Detections], truth: Sequence[Objects], label: int) -> tuple[Array, Array, Array, Array]:
+def ranked(detections: Sequence[Detections], truth: Sequence[Objects], label: int) -> tuple[Array, Array, Flags, int]:
     """Ranks all detections of a class, the surest first, each with the object it covers best.
 
     Returns:
@@ -57,10 +57,10 @@ def ranked(detections: Sequence[Detections], truth: Sequence[Objects], label: in
     wanted = sum(int(((o.labels == label) & ~o.difficult).sum()) for o in truth)
     order = np.argsort(-torch.cat(scores).double().numpy(), kind="stable")
     joined = [torch.cat(parts).numpy()[order] for parts in (overlaps, places, difficult)]
-    return joined[0], joined[1], joined[2], np.array([wanted])
+    return joined[0], joined[1], joined[2], wanted
 
 
-def class_precision(overlap: Array, place: Array, difficult: Array, wanted: int, threshold: float) -> float:
+def class_precision(overlap: Array, place: Array, difficult: Flags, wanted: int, threshold: float) -> float:
     """Computes the 11-point average precision of one class from the result of :func:`ranked`.
 
     VOC's rule: a detection is judged by the object it covers best. Above the threshold it is right if it is the first
@@ -103,8 +103,8 @@ def voc_precision(
     rows = []
     for label in range(1, num_classes + 1):
         overlap, place, difficult, wanted = ranked(detections, truth, label)
-        if wanted[0]:
-            rows.append([class_precision(overlap, place, difficult, int(wanted[0]), t) for t in thresholds])
+        if wanted:
+            rows.append([class_precision(overlap, place, difficult, wanted, t) for t in thresholds])
     if not rows:
         raise ValueError("no object counts in the test images, so there is no precision")
     mean = 100.0 * np.mean(rows, axis=0)  # (thresholds,)

@@ -14,8 +14,7 @@ PENALTY, ITERATIONS = 0.05, 60  # of the squared weights on standardised feature
 
 def linear_classifier(model: nn.Module) -> nn.Linear:
     """Returns the last linear layer of a timm network; raises ValueError if it has none."""
-    network: Any = model
-    classifier = network.get_classifier() if hasattr(network, "get_classifier") else None
+    classifier = getattr(model, "get_classifier", lambda: None)()
     if not isinstance(classifier, nn.Linear):
         raise ValueError(
             f"{type(model).__name__} has no linear classifier that timm's get_classifier() returns; leave out "
