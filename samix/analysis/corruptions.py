@@ -129,7 +129,7 @@ def _brightness(x: Tensor, c: float, g: Generator) -> Tensor:
 
 
 def _saturate(x: Tensor, c: tuple[float, float], g: Generator) -> Tensor:
-    """Scales the saturation of HSV by c0 and adds c1; greys, whose hue counts as red, turn red where c1 > 0, as in the files."""
+    """Scales the saturation of HSV by c0 and adds c1; greys count as red and turn red where c1 > 0, as in the files."""
     value = x.amax(1, keepdim=True)
     spread = value - x.amin(1, keepdim=True)
     old = spread / value.clamp(min=1e-12)

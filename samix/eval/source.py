@@ -63,7 +63,7 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
     try:
         trained = load_trained(find_weights(Path(source)))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, or {TIMM}NAME") from None
+        raise FileNotFoundError(f"{error}; timm's networks are given as {TIMM}NAME") from None
     backbone, config = headless(trained.network).to(device).eval(), trained.config
     features = frozen(backbone)
     if isinstance(trained.method, ViewMethod):
