@@ -11,12 +11,13 @@ from worth_settings import Form, Row, Setting
 
 from samix.batch import MixedBatch, unmixed
 from samix.methods.automix import AutoMix
+from samix.methods.averaged import Averaged
 from samix.methods.base import Batch, Method
 from samix.methods.supervised import Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups.base import Augmentation
 from samix.networks.create import create_network
-from samix.networks.ema import average_buffers, momentum_at, momentum_copy, untracked_batchnorm, update_momentum
+from samix.networks.ema import average_buffers, momentum_at, update_momentum
 from samix.recipes import Recipe
 from samix.recipes.build import build_method, build_mixup
 
@@ -59,64 +60,36 @@ def least_overlap(scores: Tensor) -> Tensor:
     return torch.as_tensor(linear_sum_assignment(cost.numpy())[1])
 
 
-class Averaged(Supervised):
-    """Supervised training with the running average of the network beside it, as SAMix has one.
-
-    With a clean loss the norms remember clean images only, as those of SAMix's average do.
+class Rival(Averaged):
+    """A hand-made mixup or a frozen Mixer, with the running average of SAMix's schedule beside the network.
 
     Args:
+        args: of :class:`Averaged`.
         ema: decay at the start and at the end, and the share of the run in which it is held.
         report: name of the classifier to report.
         until: share of the run after which only the clean loss is left.
-        once: the first half of a batch is clean, the other mixed.
-        args, kwargs: of :class:`Supervised`.
+        kwargs: of :class:`Averaged`.
     """
 
     def __init__(
-        self,
-        *args: Any,
-        ema: tuple[float, float, float],
-        report: str,
-        until: float = 1.0,
-        once: bool = False,
-        **kwargs: Any,
+        self, *args: Any, ema: tuple[float, float, float], report: str, until: float = 1.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.ema, self.report, self.until, self.once = ema, report, until, once
-        self.ema_model = momentum_copy(self.model).eval()
-
-    def train(self, mode: bool = True) -> Averaged:
-        """Sets train mode of the network; its average stays in eval mode."""
-        super().train(mode)
-        if hasattr(self, "ema_model"):
-            self.ema_model.eval()
-        return self
+        self.ema, self.report, self.until = ema, report, until
 
     def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs the step of :class:`Supervised`, with statistics of clean images where there is a clean loss."""
-        if not self.clean_weight:
+        """Runs the step, or in the last part of the run that of the clean loss alone."""
+        if self.progress < self.until:
             return super().training_step(batch)
-        images, labels = batch
-        mixed_images, mixed_labels = batch
-        if self.once:
-            half = len(images) // 2
-            images, labels, mixed_images, mixed_labels = images[:half], labels[:half], images[half:], labels[half:]
-        if self.progress >= self.until:
-            clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
-            return self.clean_weight * clean, {"mixed": torch.zeros(()), "clean": clean.detach()}
-        with untracked_batchnorm(self.model):
-            logits, mixed = self.mixup.forward_through(self.model, mixed_images, mixed_labels)
-        main = self.loss_of(logits, mixed)
-        clean = self.loss_of(self.model(images), unmixed(images, labels, self.mixup.targets))
-        loss = main + mixed.extra_loss + self.clean_weight * clean
-        return loss, {"mixed": main.detach(), "clean": clean.detach()}
+        clean = self.loss_of(self.model(batch[0]), unmixed(*batch, self.mixup.targets))
+        return self.clean_weight * clean, {"mixed": torch.zeros(()), "clean": clean.detach()}
 
     def after_step(self, progress: float) -> None:
         """Moves the average; the first averages of statistics are short, as new ones mean nothing."""
         decay = momentum_at(progress, *self.ema)
         update_momentum(self.model, self.ema_model, decay)
         average_buffers(self.model, self.ema_model, min(decay, (self.step + 1) / (self.step + 10)))
-        super().after_step(progress)
+        Supervised.after_step(self, progress)
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Logits of the network and of its average, the one to report first."""
@@ -154,7 +127,7 @@ def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pi
     else:
         mixup = formed(row, build_mixup(recipe.mixup, recipe.mixup_options))
         mixup.set_normalization(*pixels)
-        method = Averaged(
+        method = Rival(
             net,
             mixup,
             num_classes=num_classes,
@@ -163,7 +136,7 @@ def make_method(setting: Setting, row: Row, recipe: Recipe, num_classes: int, pi
             ema=setting.ema,
             report="ema_clean" if row.kind == "averaged" else "online_clean",
             until=row.form.until if row.form else 1.0,
-            once=row.once,
+            clean_share=0.5 if row.once else 0.0,
         )
     return frozen_norms(method) if setting.weights else method
 
