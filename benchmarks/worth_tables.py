@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from worth_settings import HEADS, REFERENCES, TITLES
 
 from samix.compare.paired import PairedDifference, paired_difference
-from samix.recipes.named import RECIPES
+from samix.recipes.named import RECIPES, named_recipe
 
 Row = dict[str, str]
 MINIMUM = 2  # seeds for an interval
@@ -202,5 +202,5 @@ def published_table() -> str:
     for name in PUBLISHED:
         entry = RECIPES.get(name)
         cells = [f"{entry.published[mixup]:.2f}" if mixup in entry.published else "–" for mixup in mixups]
-        rows.append([name, str(entry.build("vanilla").epochs), *cells, f"not ours: {SOURCE}"])
+        rows.append([name, str(named_recipe(name, "vanilla").epochs), *cells, f"not ours: {SOURCE}"])
     return table(["recipe", "epochs", *mixups, "source"], rows)

@@ -69,6 +69,12 @@ def test_the_small_table_leaves_out_what_was_not_run():
     assert set(README_ROWS) <= set(ROWS)
 
 
+def test_published_figures_are_apart_and_say_that_they_are_not_ours():
+    rows = worth_tables.published_table().splitlines()[2:]
+    assert "| cifar100-r18 | 200 | 76.42 | 78.52 | 79.45 | 80.12 | 81.21 | not ours: OpenMixup" in rows[1]
+    assert all("not ours" in row for row in rows)
+
+
 def test_a_page_is_changed_between_its_marks_only(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
