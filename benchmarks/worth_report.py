@@ -29,6 +29,7 @@ from worth_tables import (
     differences_table,
     heads_table,
     main_table,
+    pooled_sentence,
     published_table,
     shown,
     small_table,
@@ -86,7 +87,9 @@ def page(settings: Mapping[str, Results], name: str) -> str:
 
 def summary(settings: Mapping[str, Results]) -> list[str]:
     """Whether learned masks paid, by setting."""
-    return [f"- {setting}: {sentence}" for setting, results in settings.items() for sentence in verdicts(results)]
+    lines = [f"- {setting}: {sentence}" for setting, results in settings.items() for sentence in verdicts(results)]
+    together = pooled_sentence(settings)
+    return [*lines, f"- {together[0].upper()}{together[1:]}"] if together else lines
 
 
 def repeated(settings: Mapping[str, Results]) -> list[str]:

@@ -67,6 +67,7 @@ ROWS = {
     "cutmix-clean-ema": Row("cutmix", "averaged", 1.0),
     "samix-constant": Row("samix", "learned", options={"constant_masks": True}),
     "automix": Row("automix", "learned"),
+    "automix-constant": Row("automix", "learned", options={"constant_masks": True}),
     "samix": Row("samix", "learned"),
     "samix-p-clean": Row("mixer:default", "averaged", 1.0),
     "samix-once": Row("samix", "learned", options=ONCE),
@@ -97,6 +98,7 @@ TITLES = {  # for readers
     "mixer-constant": "frozen Mixer, masks held at lambda (control)",
     "samix-constant": "SAMix, masks held at lambda (control)",
     "automix": "AutoMix",
+    "automix-constant": "AutoMix, masks held at lambda (control)",
     "samix": "SAMix",
     "samix-once": "SAMix, each image once",
     "samix-once-constant": "SAMix, each image once, masks held at lambda (control)",
@@ -113,7 +115,7 @@ README_ROWS = (
         "cutmix-clean-ema",
         "mixer-constant",
     ),
-    *("samix-p-clean", "samix-once-constant", "samix-once", "samix-constant", "automix", "samix"),
+    *("samix-p-clean", "samix-once-constant", "samix-once", "samix-constant", "automix-constant", "automix", "samix"),
 )
 HEADS = ("online_clean", "online_mixed", "online_mean", "ema_clean", "ema_mixed", "ema_mean")
 

@@ -13,7 +13,7 @@ from samix.recipes.named import RECIPES, named_recipe
 Row = dict[str, str]
 MINIMUM = 2  # seeds for an interval
 LEARNED = {  # with their controls
-    "automix": "samix-constant",
+    "automix": "automix-constant",
     "samix": "samix-constant",
     "samix-once": "samix-once-constant",
     "samix-p-clean": "mixer-constant",
@@ -176,6 +176,32 @@ def verdicts(results: Results) -> list[str]:
                 word = "it is better" if difference.mean > 0 else "it is worse"
             found.append(f"{TITLES[method]} against {TITLES[base]}: {word} ({size}).")
     return found
+
+
+def pooled(settings: Mapping[str, Results]) -> PairedDifference | None:
+    """The difference of learned masks and their exact control over all pairs, of every setting and form."""
+    pairs = [
+        own - base[seed]
+        for results in settings.values()
+        for method, control in LEARNED.items()
+        for base in [results.values(control, "top1")]
+        for seed, own in results.values(method, "top1").items()
+        if seed in base
+    ]
+    return paired_difference(dict(enumerate(pairs)), dict.fromkeys(range(len(pairs)), 0.0))
+
+
+def pooled_sentence(settings: Mapping[str, Results]) -> str:
+    """Says what all pairs together show of learned masks; empty for fewer than three."""
+    found = pooled(settings)
+    if found is None or found.low is None or found.high is None or found.n <= MINIMUM:
+        return ""
+    verdict = "learned masks make no difference that is shown"
+    if found.significant:
+        verdict = "learned masks are better" if found.mean > 0 else "learned masks are worse"
+    text = f"all {found.n} pairs of a learned mixup and its control together: {verdict} ({found.mean:+.2f} points, "
+    text += f"{found.low:+.2f} to {found.high:+.2f})"
+    return text + ("; a gain of one point is outside the interval." if found.high < 1 else ".")
 
 
 def counted_cell(values: Sequence[float]) -> str:

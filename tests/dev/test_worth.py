@@ -47,6 +47,18 @@ def test_the_verdict_names_the_control_and_the_best_handmade_mixup():
     assert found[1].startswith("SAMix against MixUp: no difference is shown (-0.05 points")
 
 
+def test_all_pairs_of_masks_and_their_control_are_put_together():
+    one = results(samix=[50.0, 51.0], samix_constant=[50.5, 51.0], samix_once=[46.0], samix_once_constant=[46.0])
+    other = results(samix=[60.0], samix_constant=[60.5], automix=[99.0])
+    found = worth_tables.pooled({"S": one, "F": other})
+    assert (found.n, found.mean) == (4, -0.25)
+    assert worth_tables.pooled_sentence({"S": one, "F": other}) == (
+        "all 4 pairs of a learned mixup and its control together: learned masks make no difference that is shown "
+        "(-0.25 points, -0.71 to +0.21); a gain of one point is outside the interval."
+    )
+    assert worth_tables.pooled_sentence({"F": other}) == ""
+
+
 def test_rows_are_paired_within_a_machine():
     runs = [("vanilla", 0, "a", 40.0), ("vanilla", 0, "b", 30.0), ("samix", 0, "b", 33.0), ("samix", 1, "a", 50.0)]
     rows = [{"method": m, "seed": str(s), "machine": where, "top1": str(v)} for m, s, where, v in runs]
