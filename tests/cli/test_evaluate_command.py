@@ -135,7 +135,7 @@ def test_what_is_refused(run, tmp_path):
         load_source("timm:resnet10t:best")
     with pytest.raises(FileNotFoundError, match=r"neither a run's folder \(last\.pt\) nor an export"):
         load_source(str(tmp_path))
-    with pytest.raises(ValueError, match=r"must be a whole number in \[0, inf\)"):
+    with pytest.raises(ValueError, match=r"must be a whole number in \[0, 8192\]"):
         evaluate_representation("knn", TIMM, "digits", size=-1)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"x")

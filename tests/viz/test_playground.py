@@ -145,8 +145,8 @@ def test_what_makes_no_picture_is_named(photos, trained, tmp_path):
     ("changes", "message"),
     [
         ({"images": ()}, "mixes two images, got 0"),
-        ({"frames": 1}, "frames must be in 2"),
-        ({"size": 4}, "size must be at least 8"),
+        ({"frames": 1}, r"frames must be a whole number in \[2, 101\]"),
+        ({"size": 4}, r"size must be a whole number in \[8, "),
         ({"mixups": ("cutmx",)}, "unknown mixup cutmx; choose of vanilla"),
         ({"mixups": ("samix",)}, r"trained ones are given by --also"),
         ({"also": ("/nowhere",)}, "neither a checkpoint, a run's folder, nor a Mixer"),
