@@ -1,4 +1,4 @@
-.PHONY: format check test test-all docs demo
+.PHONY: format check test test-all docs docs-all demo
 
 format:  ## lay out the code
 	ruff check --fix . && ruff format .
@@ -13,7 +13,10 @@ test-all:  ## all tests
 	python3 -m pytest -n auto
 
 docs:  ## the documentation site, in site/; warnings are errors
-	python3 docs/make_api.py && zensical build --clean --strict
+	python3 docs/make_api.py && python3 docs/make_cards.py && zensical build --clean --strict
+
+docs-all:  ## pictures, tables and pages of docs/ that are older than what makes them
+	python3 docs/make_all.py
 
 demo:  ## the main job, on the embedded digits
 	samix train

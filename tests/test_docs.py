@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import importlib
 import inspect
+import io
 import pkgutil
 import re
 import shlex
@@ -29,9 +30,11 @@ from samix.hub.source import Source
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = ROOT / "docs/tutorials"  # their pages are made of scripts, which tests/test_tutorials.py runs
 # Snippets that need what is not here: downloads, a ResNet-50 of another library.
 NEEDS_MORE = {"docs/methods/attentivemix.md": "downloads weights"}
 # A vision transformer of one class token, for the mixups that read its attention.
+VIEW_PAGES = {f"{name}.md" for name in (*samix.SSL_METHODS, "samix-i", "samix-c")}
 VIT_PAGES = {"mixpro.md", "smmix.md", "tla.md", "tokenmix.md", "transmix.md", "maskmix.md", "patchcutmix.md"}
 
 
@@ -81,13 +84,15 @@ def names_of(page):
         "loader": [(images, labels), (images.flip(0), labels.flip(0))],
         "model": model,
         "network": model,
+        "encoder": timm.create_model("resnet18", num_classes=0) if page.name in VIEW_PAGES else model,
+        "net": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
         "num_classes": 100,
         "logits": model(images).detach(),
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
-        "view_q": torch.randn(16, 3, 32, 32),
-        "view_k": torch.randn(16, 3, 32, 32),
+        "view_q": torch.randn(32, 3, 32, 32),
+        "view_k": torch.randn(32, 3, 32, 32),
         "frozen": tiny_vit(100).eval(),
         **(detectron2_names() if page.name == "evaluation.md" else {}),
     }
@@ -101,7 +106,11 @@ def detectron2_names():
     return {"backbone": backbone, "state": backbone.state_dict(), "torchvision_resnet50": theirs}
 
 
-PYTHON_PAGES = [page for page in PAGES if any(blocks(page, "python")) and name_of(page) not in NEEDS_MORE]
+PYTHON_PAGES = [
+    page
+    for page in PAGES
+    if any(blocks(page, "python")) and name_of(page) not in NEEDS_MORE and page.parent != TUTORIALS
+]
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
@@ -119,17 +128,23 @@ def test_snippets_run_as_pasted(page, workplace, monkeypatch):
 OWN_DOCSTRING = [
     name for name in samix.__all__ if inspect.isroutine(value := getattr(samix, name)) or isinstance(value, type)
 ]
-WITH_EXAMPLES = [name for name in OWN_DOCSTRING if ">>>" in (getattr(samix, name).__doc__ or "")]
 
 
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_examples_of_docstrings_run(name, workplace, monkeypatch):
+def test_every_public_name_has_an_example():
+    assert [name for name in OWN_DOCSTRING if ">>>" not in (getattr(samix, name).__doc__ or "")] == []
+
+
+@pytest.mark.parametrize("name", OWN_DOCSTRING)
+def test_examples_of_docstrings_run_and_print_what_they_say(name, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     names = {**names_of(ROOT / "README.md"), "timm": timm}
-    for example in doctest.DocTestParser().get_examples(getattr(samix, name).__doc__):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exec(compile(example.source, name, "single"), names)
+    test = doctest.DocTestParser().get_doctest(getattr(samix, name).__doc__, names, name, None, None)
+    report = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(test, out=report.write)
+    assert report.getvalue() == ""
 
 
 # Commands
@@ -187,7 +202,8 @@ def anchors(page):
     """The anchors of a page's headings, as GitHub and the site name them."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+    names = set(re.findall(r"^::: (.+)$", text, re.MULTILINE))  # of the API
+    return names | {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -222,6 +238,14 @@ def test_the_silent_results_that_the_readme_counts():
     assert "returns a wrong result without an error for 7, torchvision's and kornia's for 1, samix's for" in (
         ROOT / "README.md"
     ).read_text(encoding="utf-8")
+
+
+# Cards
+
+
+def test_the_cards_are_current_and_no_method_lacks_prose():
+    done = subprocess.run([sys.executable, ROOT / "docs/make_cards.py", "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # API

@@ -35,7 +35,15 @@ __all__ = [
 
 
 class Mixed(NamedTuple):
-    """What a policy returns: mixed images (B, C, H, W), lam (B,), mask (B, 1, H, W); all shares of the own image."""
+    """What a policy returns: mixed images (B, C, H, W), lam (B,) and mask (B, 1, H, W). Both are shares of image A.
+
+    Example:
+        >>> from samix.mixups.handmade import mixup
+        >>> a, b = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
+        >>> mixed = mixup(a, b, lam=torch.tensor([0.25, 1.0]))
+        >>> float(mixed.images[0].mean()), mixed.lam.tolist()
+        (0.75, [0.25, 1.0])
+    """
 
     images: Tensor
     lam: Tensor
@@ -56,6 +64,14 @@ class MixedBatch:
         target: (B, K) dense target that replaces labels and weights, or None.
         extra: further terms of the loss that a mixup asks for, already weighed; :meth:`loss` adds them.
         kind: of the labels; None where :func:`target_kind` cannot tell.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.MixUp()(images, labels, lam=0.7, index=torch.tensor([1, 0, 3, 2]))
+        >>> batch.labels.tolist()
+        [[3, 1], [1, 3], [4, 1], [1, 4]]
+        >>> batch.soft_targets(num_classes=5)[0]
+        tensor([0.0000, 0.3000, 0.0000, 0.7000, 0.0000])
     """
 
     images: Tensor

@@ -32,13 +32,20 @@ AFTER_MODEL = ("model_args", "feature", "stem")  # fields that a named network r
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of a run.
+    """The result of :func:`samix.fit` and :func:`samix.pretrain`.
 
     Args:
         model: the exported network in eval mode, on the CPU: of learned mixups the averaged one.
         history: a row of metrics for each epoch, as in ``metrics.jsonl``.
         summary: final metrics, times, versions and recipe, as in ``summary.json``.
         folder: of the run: checkpoints, pictures, export.
+
+    Example:
+        >>> options = {"train": "digits", "limit": 100, "epochs": 1, "size": 8, "device": "cpu", "quiet": True}
+        >>> result = samix.fit(mixup="mixup", run="fit-result", **options)
+        top-1 ...
+        >>> type(result.model).__name__, len(result.history), (result.folder / "last.pt").exists()
+        ('ResNet', 1, True)
     """
 
     model: nn.Module
@@ -91,6 +98,7 @@ def fit(
     Example:
         >>> import samix
         >>> result = samix.fit(mixup="cutmix", train="digits", limit=100, epochs=1, size=8, device="cpu", quiet=True)
+        top-1 ...
         >>> result.summary["top1"] >= 0, len(result.history)
         (True, 1)
     """
@@ -133,6 +141,13 @@ def pretrain(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: unknown names or options, or data that cannot be used.
+
+    Example:
+        >>> options = {"train": "digits", "limit": 80, "epochs": 1, "device": "cpu", "quiet": True}
+        >>> result = samix.pretrain(method="simclr", run="pretrain", **options)
+        kNN ...
+        >>> result.model.num_classes  # an encoder, without a classifier
+        0
     """
     given = {**options, "method": method, "method_options": dict(method_options or {})}
     return _fit(

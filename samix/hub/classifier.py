@@ -25,12 +25,17 @@ ImageLike = str | Path | Image.Image | Tensor
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of one image, the first one first.
+    """The most probable classes of one image, the most probable first.
 
     Attributes:
         names: of the classes.
         probabilities: of the classes, in [0, 1].
         path: of the image; empty for an image that did not come from a file.
+
+    Example:
+        >>> prediction = samix.Prediction(names=("cat", "dog"), probabilities=(0.9, 0.1), path="new.jpg")
+        >>> prediction.name, prediction.probability
+        ('cat', 0.9)
     """
 
     names: tuple[str, ...]
@@ -67,7 +72,7 @@ class ImageTransform:
 
 
 class Classifier(nn.Module):
-    """A trained network with the names of its classes and the preparation of its images.
+    """A trained network, with the names of its classes and the preparation of its images.
 
     Args:
         network: (B, C, H, W) -> logits (B, K), or features (B, F) for a network without classes.
@@ -77,6 +82,11 @@ class Classifier(nn.Module):
         network: the plain network.
         class_names: K names, in the order of the outputs; empty for a network without classes.
         transform: an image to what the network takes.
+
+    Example:
+        >>> net = samix.load("runs/images-samix-s0")
+        >>> len(net.class_names), net(images).shape
+        (10, torch.Size([4, 10]))
     """
 
     def __init__(self, network: nn.Module, config: NetworkConfig) -> None:

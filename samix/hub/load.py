@@ -54,8 +54,9 @@ def load(source: str | Path, *, model: nn.Module | None = None, device: torch.de
 
     Example:
         >>> net = samix.load("runs/images-samix-s0")
-        >>> net.predict(["new.jpg"])[0].name
-        'cat'
+        >>> prediction = net.predict(["new.jpg"])[0]
+        >>> prediction.name in net.class_names
+        True
     """
     network, config, _ = load_network(source, model=model)
     return Classifier(network, config).to(device)

@@ -35,6 +35,10 @@ class AdAutoMixOptions(StepOptions, AdversarialMixerConfig):
         interval: every how many steps one is adversarial; 1 makes all so, 0 none.
         cos_sign: 1 lowers the similarity of the mix's logits to its sources' [released code]; -1 raises it, which keeps
             the mix's meaning, the purpose that the paper states.
+
+    Example:
+        >>> samix.AdAutoMixOptions(samples=2).samples
+        2
     """
 
     alpha: float = 1.0
@@ -66,7 +70,7 @@ ADAUTOMIX_PRESETS: dict[str, AdAutoMixOptions] = {
 
 
 class AdAutoMix(AutoMix):
-    """A network, its averaged copy, and a generator of masks that also trains against it; the rest is AutoMix's.
+    """Trains a network together with a generator of masks that also trains against it (Adversarial AutoMix).
 
     Args:
         model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.

@@ -46,7 +46,12 @@ WHOLE_EVERY = 4  # of the clean passes that keep statistics, one in so many runs
 
 @dataclass(frozen=True)
 class AutoMixOptions(LearnedOptions, AutoMixerConfig):
-    """Options of AutoMix: those of the step, and those of its Mix Block, see :class:`AutoMixerConfig`."""
+    """Options of AutoMix: those of the step, and those of its Mixer, see :class:`AutoMixerConfig`.
+
+    Example:
+        >>> samix.AutoMixOptions(mask_weight=0.5).mask_weight
+        0.5
+    """
 
 
 AUTOMIX_PRESETS: dict[str, AutoMixOptions] = {
@@ -70,7 +75,7 @@ class Draw:
 
 
 class AutoMix(Method):
-    """A network, its averaged copy, and a Mix Block, trained together.
+    """Trains a network together with AutoMix's Mixer, which learns to mix its images.
 
     Args:
         model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.

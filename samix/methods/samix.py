@@ -16,6 +16,10 @@ class SAMixOptions(LearnedOptions, SAMixerConfig):
 
     Args:
         mask_variance: weight of the mask's variance in the mask loss.
+
+    Example:
+        >>> samix.SAMixOptions(mask_weight=0.5).mask_weight
+        0.5
     """
 
     mask_variance: float = 2.0

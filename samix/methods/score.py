@@ -12,10 +12,14 @@ from samix.mixers.score import ScoreMixerConfig
 
 @dataclass(frozen=True)
 class ScoreMixOptions(LearnedOptions, ScoreMixerConfig):
-    """Options of the step, and those of its generator, see :class:`ScoreMixerConfig`.
+    """Options of ScoreMix: those of the step, and those of its generator, see :class:`ScoreMixerConfig`.
 
     Args:
         mask_weight: weight of the mask loss; 0, since the masks have mean lam, and their contrast, by construction.
+
+    Example:
+        >>> samix.ScoreMixOptions(alpha=1.0).alpha
+        1.0
     """
 
     mask_weight: float = 0.0
@@ -28,7 +32,7 @@ SCORE_PRESETS: dict[str, ScoreMixOptions] = {
 
 
 class ScoreMix(AutoMix):
-    """A network, its averaged copy, and a score generator, trained together; the step is :class:`AutoMix`'s.
+    """Trains a network together with a score generator that mixes its images; the step is :class:`AutoMix`'s.
 
     Args:
         model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.

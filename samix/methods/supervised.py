@@ -19,7 +19,7 @@ Loss = Callable[[Tensor, MixedBatch], Tensor]  # (logits (B, K), batch) -> scala
 
 
 class Supervised(Method):
-    """One network, one mixup, and a loss against the mixed labels.
+    """Trains a network with any mixup: the interface of a method, with smoothing, losses and a clean loss.
 
     Args:
         model: any classifier, (B, C, H, W) -> (B, K).
@@ -37,6 +37,13 @@ class Supervised(Method):
     Raises:
         ValueError: smoothing, clean_weight or clean_share out of range, clean_share without clean_weight, or a mixup
             that adds a clean loss of its own too.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> method = samix.Supervised(model, samix.CutMix(), num_classes=10, smoothing=0.1)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> loss, parts = method(images, labels)
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     def __init__(

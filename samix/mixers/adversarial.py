@@ -41,7 +41,7 @@ class AdversarialMixerConfig(MaskGeneratorConfig):
 
 
 class AdversarialMixer(MaskGenerator):
-    """The generator of Adversarial AutoMix (Qin et al. 2024, arXiv:2312.11954), section 3.2.
+    """Paints masks for two or more images: the generator of Adversarial AutoMix (arXiv:2312.11954, section 3.2).
 
     Each image looks, with its queries, for the keys of all others, weighs its own contents by what it finds, and the
     images compete for every pixel: ``t_i = softmax(Q_i^T sum_{j != i} K_j / sqrt(d)) v_i``, and the masks are the
@@ -51,6 +51,12 @@ class AdversarialMixer(MaskGenerator):
     Args:
         dim: D, channels of the feature map.
         config: an :class:`AdversarialMixerConfig`, or its fields by name.
+
+    Example:
+        >>> mixer = samix.AdversarialMixer(64).eval()
+        >>> z = mixer.project(torch.randn(4, 64, 8, 8))  # feature maps of a batch
+        >>> mixer.predict_mask(z, z.flip(0), torch.full((4,), 0.3), (32, 32)).shape
+        torch.Size([4, 1, 32, 32])
     """
 
     config_class = AdversarialMixerConfig

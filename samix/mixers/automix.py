@@ -39,13 +39,19 @@ class AutoMixerConfig(MaskGeneratorConfig):
 
 
 class AutoMixer(MaskGenerator):
-    """AutoMix's Mix Block (arXiv:2103.13027, Eq. 6 and 7).
+    """Paints masks by attention from image A to image B: AutoMix's Mix Block (arXiv:2103.13027, Eq. 6 and 7).
 
     Query and key share one convolution of [z; lam]; the content is a linear map of the partner's features.
 
     Args:
         dim: D, channels of the feature map.
         config: an :class:`AutoMixerConfig`, or its fields by name.
+
+    Example:
+        >>> mixer = samix.AutoMixer(64).eval()
+        >>> z = mixer.project(torch.randn(4, 64, 8, 8))  # feature maps of a batch
+        >>> mixer.predict_mask(z, z.flip(0), torch.full((4,), 0.3), (32, 32)).shape
+        torch.Size([4, 1, 32, 32])
     """
 
     config_class = AutoMixerConfig

@@ -29,7 +29,7 @@ DEFAULT = SHIPPED["default"]
 
 @dataclass
 class Mixer(Augmentation):
-    """A frozen Mixer, called as any mixup is: ``batch = mix(images, labels)``.
+    """Mixes by a trained, frozen Mixer, called as every mixup: ``batch = mix(images, labels)``.
 
     The network in training may be any, and so may the size of its images: the encoder sees a copy at the size it was
     trained at, and the mask is painted at the images' size. It has no state of its own for a checkpoint.
@@ -47,6 +47,12 @@ class Mixer(Augmentation):
         share: part of the batch that the Mixer paints for, in (0, 1]; the rest is plain MixUp.
         clean_weight: weight of a cross-entropy on the clean batch beside the mixed one, in training through samix; 1 is
             the papers' step, 0 the cheap one.
+
+    Example:
+        >>> mix = samix.Mixer.from_pretrained("default")
+        >>> batch = mix(torch.randn(4, 3, 64, 64), torch.tensor([3, 1, 4, 1]), lam=0.3)
+        >>> batch.mask.shape
+        torch.Size([4, 1, 64, 64])
     """
 
     name: ClassVar[str] = "mixer"

@@ -77,7 +77,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class SAMixer(MaskGenerator):
-    """SAMix's Mixer (arXiv:2111.15454, section 3): adaptive lam encoding, mixing attention, non-linear content.
+    """Paints masks by attention among both images: SAMix's Mixer (arXiv:2111.15454, section 3).
 
     With a = (1 + gamma lam') z_own and b = (1 + gamma (1 - lam')) z_partner, query and key are two maps of [a; b]; the
     content is conv -> BatchNorm -> activation -> conv of the partner's features.
@@ -87,6 +87,12 @@ class SAMixer(MaskGenerator):
         config: a :class:`SAMixerConfig`, or its fields by name.
 
     Without the lam encoding (``gamma=0``), with ``cross`` and ``linear`` it is AutoMix's Mix Block without lam channel.
+
+    Example:
+        >>> mixer = samix.SAMixer(64).eval()
+        >>> z = mixer.project(torch.randn(4, 64, 8, 8))  # feature maps of a batch
+        >>> mixer.predict_mask(z, z.flip(0), torch.full((4,), 0.3), (32, 32)).shape
+        torch.Size([4, 1, 32, 32])
     """
 
     config_class = SAMixerConfig

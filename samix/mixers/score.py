@@ -44,7 +44,7 @@ class ScoreMixerConfig(MaskGeneratorConfig):
 
 
 class ScoreMixer(MaskGenerator):
-    """A head that scores the cells of each image, and masks by the contest of two scores.
+    """Scores the cells of each image, and paints masks by comparing two score maps.
 
     Args:
         dim: D, channels of the feature map.

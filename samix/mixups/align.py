@@ -123,7 +123,7 @@ def align_activations(x: Tensor, partner: Tensor, lam: Tensor, *, prefix: int, l
 
 @dataclass
 class AlignMix(Augmentation):
-    """AlignMix, see :func:`alignmix`: in half of the steps MixUp of the images, else of aligned feature maps.
+    """Aligns two feature maps by optimal transport and adds them, see :func:`alignmix`; MixUp in half of the steps.
 
     Each aligned step keeps the places of the own map or of the partner's by a second coin. Called on images alone,
     without a network, it is MixUp. The paper's variant with an autoencoder is left out.
@@ -134,6 +134,13 @@ class AlignMix(Augmentation):
         iterations: of Sinkhorn's algorithm, at least 1.
         input_prob: probability of MixUp of the images, per step.
         layer: dotted name of the layer after which maps are aligned; empty takes the last stage of a timm network.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.AlignMix(iterations=10).forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "alignmix"

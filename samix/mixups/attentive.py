@@ -45,7 +45,7 @@ def attentivemix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mix
 
 @dataclass
 class AttentiveMix(GuidedAugmentation):
-    """AttentiveMix, see :func:`attentivemix`: pastes what a network attends to in each image onto its partner.
+    """Pastes the cells of image A to which a network attends onto image B, see :func:`attentivemix`.
 
     The maps are the channel mean of the network's last feature map. A lam given by the caller sets the number of cells.
 
@@ -57,6 +57,13 @@ class AttentiveMix(GuidedAugmentation):
             paper's; empty looks with the network in training, which sees little at first.
         feature: dotted name of the layer whose output (B, D, h, w) is looked at; empty takes a timm network's last map.
         frozen: a network of your own to look with; it is given the images as they are.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.AttentiveMix().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "attentivemix"
@@ -220,7 +227,7 @@ def _percent(guide: Tensor, x: Tensor) -> Tensor:
 
 @dataclass
 class SnapMix(GuidedAugmentation):
-    """SnapMix, see :func:`snapmix`; its maps are class activations of the network in training.
+    """Pastes a resized box, and weights labels by the class activation in both boxes, see :func:`snapmix`.
 
     The batch's weights do not sum to 1. Of two images of one class the weights add up, as the published equation says;
     the released code counts them twice. Published: prob 1 to fine-tune a pre-trained network, 0.5 from scratch.
@@ -229,6 +236,13 @@ class SnapMix(GuidedAugmentation):
         alpha: lam, and the share left of the partner, ~ Beta(alpha, alpha); the paper's beta.
         feature: dotted name of the layer whose output (B, D, h, w) is looked at; empty takes a timm network's last map.
         classifier: dotted name of the last linear layer; empty takes a timm network's, or the last one.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.SnapMix().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "snapmix"

@@ -73,6 +73,11 @@ def sample_lam(
 
     Raises:
         ValueError: alpha is not a finite number.
+
+    Example:
+        >>> lam = samix.sample_lam(0.2, 4, per_sample=True)
+        >>> lam.shape, bool(((lam >= 0) & (lam <= 1)).all())
+        (torch.Size([4]), True)
     """
     check_alpha(alpha)
     if alpha <= 0:
@@ -90,7 +95,7 @@ def sample_lam(
 def sample_partners(
     batch_size: int, pairing: Pairing = "randperm", *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws who is paired with whom.
+    """Draws the partner of each image.
 
     Args:
         batch_size: B.
@@ -103,6 +108,10 @@ def sample_partners(
 
     Raises:
         ValueError: unknown pairing.
+
+    Example:
+        >>> samix.sample_partners(4, "flip")
+        tensor([3, 2, 1, 0])
     """
     if pairing == "randperm":
         return torch.randperm(batch_size, generator=generator)
@@ -126,7 +135,7 @@ def to_device(draw: Tensor, device: torch.device) -> Tensor:
 
 
 def blend(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
-    """``mask * x + (1 - mask) * partner``, exact where mask is 0 or 1 and where x equals partner.
+    """Mixes by a mask: ``mask * x + (1 - mask) * partner``, exact where mask is 0 or 1 and where x equals partner.
 
     Args:
         x: (B, C, H, W). Not modified.
@@ -135,6 +144,11 @@ def blend(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         (B, C, H, W) in x's type, computed in float32, or in float64 for float64 images.
+
+    Example:
+        >>> mask = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3)
+        >>> samix.blend(torch.zeros(1, 1, 1, 3), torch.ones(1, 1, 1, 3), mask).flatten()
+        tensor([0.0000, 0.5000, 1.0000])
     """
     dtype = torch.promote_types(x.dtype, mask.dtype)
     return torch.lerp(partner.to(dtype), x.to(dtype), mask.to(dtype)).to(x.dtype)
@@ -230,7 +244,7 @@ class Requirements:
 
 @dataclass
 class Augmentation:
-    """Base of the objects called as ``batch = CutMix(alpha=1.0)(images, labels)``.
+    """Base class of the mixups, which are called as ``batch = CutMix(alpha=1.0)(images, labels)``.
 
     A subclass gives :meth:`draw_extras` (what it draws beyond lam and pairs) and :meth:`apply` (its policy).
 
@@ -241,6 +255,16 @@ class Augmentation:
         pairing: how partners are drawn, see :func:`sample_partners`.
         targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels.
         generator: CPU generator of every draw; None makes one from torch's seed.
+
+    Example:
+        >>> class Half(samix.Augmentation):
+        ...     name = "half"
+        ...     def apply(self, x, partner, lam, guides=None, **extras):
+        ...         left = torch.arange(x.shape[3]) < lam.view(-1, 1, 1, 1) * x.shape[3]
+        ...         mask = left.float().expand(-1, 1, x.shape[2], -1)
+        ...         return samix.Mixed(samix.blend(x, partner, mask), mask.mean(dim=(1, 2, 3)), mask)
+        >>> Half()(torch.randn(4, 3, 8, 8), torch.tensor([3, 1, 4, 1]), lam=0.5, index=torch.tensor([1, 0, 3, 2])).lam
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
 
     name: ClassVar[str] = ""

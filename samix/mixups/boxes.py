@@ -186,7 +186,7 @@ class CutMix(Augmentation):
 
 @dataclass
 class ResizeMix(Augmentation):
-    """ResizeMix, see :func:`resizemix`.
+    """Shrinks image B and pastes all of it into image A, see :func:`resizemix`.
 
     The scale of the patch is ``scale_min + (scale_max - scale_min) * u`` with u ~ Beta(alpha, alpha): alpha = 1 is the
     paper's uniform scale. A lam given by the caller takes the scale sqrt(1 - lam), in these bounds or not.
@@ -194,6 +194,12 @@ class ResizeMix(Augmentation):
     Args:
         scale_min: smallest side of the patch, as a share of the image's, in (0, 1].
         scale_max: largest.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.ResizeMix()(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "resizemix"

@@ -222,7 +222,7 @@ def gather_blocks(images: Tensor, rows: Tensor, shares: Tensor, grid: Grid) -> T
 
 @dataclass
 class CoMixup(GuidedAugmentation):
-    """Co-Mixup (Kim, Choo, Jeong and Song, ICLR 2021, arXiv:2102.03065).
+    """Mixes many images at once, so that outputs are salient and differ (Kim et al., ICLR 2021, arXiv:2102.03065).
 
     The batch is cut into partitions of m images, in its order, and each gives m mixed images whose blocks come from any
     of its images, so that they show much saliency, few borders, and different things. Labels are k-way: each source
@@ -241,6 +241,13 @@ class CoMixup(GuidedAugmentation):
         sweeps: over the mixed images of a partition.
         saliency: gradient of the loss, or spectral residual, which needs no network.
         clean_weight: weight of the clean images' loss in training; above 0 it costs a further pass.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.CoMixup().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "comixup"

@@ -105,7 +105,7 @@ def cell_loss(logits: Tensor, batch: MixedBatch) -> Tensor:
 
 @dataclass
 class GridMix(Augmentation):
-    """GridMix: ``style="holes"`` is :func:`gridmix_holes`, ``style="cells"`` is :func:`gridmix_cells`.
+    """Mixes two images in a grid: ``style="holes"`` is :func:`gridmix_holes`, ``"cells"`` :func:`gridmix_cells`.
 
     Published for holes: alpha 0.2 (CIFAR) or 1 (ViTs), and the bounds below.
 
@@ -121,6 +121,12 @@ class GridMix(Augmentation):
         cell_weight: cells: weight of :func:`cell_loss`, for which a 1x1 convolution reads the last feature map, pooled
             to one value per cell; 0 does without.
         layer: cells: dotted name of the layer that gives the last feature map; empty for timm networks.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.GridMix(alpha=0.2)(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "gridmix"

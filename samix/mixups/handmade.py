@@ -67,9 +67,15 @@ def mixup(x: Tensor, partner: Tensor, lam: Tensor) -> Mixed:
 
 @dataclass
 class NoMixup(Augmentation):
-    """No mixing: the batch as it came, lam 1. What every mixup is compared with; its options do nothing.
+    """Does not mix: returns the batch unchanged, with lam 1. The baseline of every comparison.
 
     The batch's ``images`` are the very tensor that came in, not a copy.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.NoMixup()(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "vanilla"
@@ -118,7 +124,7 @@ class MixUp(Augmentation):
 
 @dataclass(init=False)
 class RandomChoice(Augmentation):
-    """Several mixups, one of them at random for each batch.
+    """Mixes each batch by one of several mixups, drawn at random.
 
     All draws come from one generator, this object's: the mixups are copied and given it. For batches that stay unmixed,
     make :class:`NoMixup` one of the choices.
@@ -127,6 +133,12 @@ class RandomChoice(Augmentation):
         choices: the mixups.
         weights: how often each is taken, relative to the others; None takes all alike.
         generator: CPU generator of every draw; None makes one from torch's seed.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.RandomChoice([samix.MixUp(alpha=0.8), samix.CutMix()], weights=[1, 2])(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "random_choice"

@@ -128,7 +128,7 @@ def default_layers(model: nn.Module) -> list[str]:
 
 @dataclass
 class ManifoldMix(Augmentation):
-    """MixUp at a random layer of the network.
+    """Does MixUp at a random layer of the network (Verma et al., ICML 2019, arXiv:1806.05236).
 
     Manifold Mixup (Verma et al. 2019, arXiv:1806.05236). The reference code trains with binary cross-entropy
     on softmax outputs; here the loss is the batch's, as for every mixup. Called on images alone, without a network, it
@@ -138,6 +138,13 @@ class ManifoldMix(Augmentation):
         alpha: 2 for CIFAR and 0.2 for ImageNet in the published tables.
         layers: dotted names, by commas, of the layers after which to mix, each step at one of them; ``input`` is the
             image. Empty takes :func:`default_layers` of the network.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.ManifoldMix().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "manifoldmix"

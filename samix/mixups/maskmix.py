@@ -38,12 +38,18 @@ def maskmix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor, *, cell: in
 
 @dataclass
 class MaskMix(Augmentation):
-    """MaskMix, see :func:`maskmix`; its cells are drawn for each sample.
+    """Takes each large cell from one of the two images at random, see :func:`maskmix`.
 
     Args:
         cell: side of a cell in pixels; 0 takes a quarter of the shorter side, rounded up: the published 56 at 224.
         patch: the side is rounded up to a multiple of this. The paper asks for a multiple of the network's patch, the
             released configurations have 56 with patches of 16; 1 leaves it as it is.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.MaskMix()(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "maskmix"

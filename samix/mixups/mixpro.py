@@ -53,7 +53,7 @@ def mixpro_lam(attention_share: Tensor, lam_area: Tensor, progress: Tensor) -> T
 
 @dataclass
 class MixPro(Relabelling):
-    """MixPro: MaskMix, and labels that follow the attention the more the better the network predicts them.
+    """Mixes by MaskMix; labels move from area to attention as the network learns. For ViTs of timm.
 
     See :func:`samix.mixups.maskmix.maskmix`, :func:`mixpro_lam`. Without the labels' part it is MaskMix.
 
@@ -61,6 +61,13 @@ class MixPro(Relabelling):
         base: MaskMix, or another.
         switch: probability, per batch, of MixUp or CutMix (half and half) instead, as released.
         smoothing: label smoothing of the label that the prediction is compared with.
+
+    Example:
+        >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.MixPro().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "mixpro"

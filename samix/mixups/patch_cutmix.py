@@ -49,11 +49,17 @@ def _box_side(ratio: Tensor, centre: Tensor, size: int, clip: bool) -> Tensor:
 
 @dataclass
 class PatchCutMix(Augmentation):
-    """CutMix by whole patches, see :func:`cutmix_patches`.
+    """Pastes a box of whole patches, see :func:`cutmix_patches`.
 
     Args:
         patch: side of the network's patches in pixels.
         clip: False keeps every box whole and inside, so that lam is met to within rounding.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.PatchCutMix(patch=8)(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "patchcutmix"

@@ -176,7 +176,7 @@ def plan_moves(guides: Guides, z: Tensor, grid: Grid, solver: Transport = "exact
 
 @dataclass
 class PuzzleMix(GuidedAugmentation):
-    """PuzzleMix (Kim, Choo and Song, ICML 2020, arXiv:2009.06962).
+    """Solves for a block mask that keeps much saliency of both images (Kim et al., ICML 2020, arXiv:2009.06962).
 
     The lam that is drawn is a prior; each sample's label takes the mean of its mask. One saliency pass (forward and
     backward) is made per batch. The paper moves blocks, ``transport=True``; it is off here, as it rarely moves any at
@@ -199,6 +199,13 @@ class PuzzleMix(GuidedAugmentation):
         t_size: side of the blocks that are moved, in pixels; 0 moves the mask's own blocks. Published: 4 at 32 pixels,
             0 at 224.
         clean_weight: weight of the clean images' loss in training; above 0 it costs a further pass.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.PuzzleMix(blocks=4).forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "puzzlemix"

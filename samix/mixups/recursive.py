@@ -106,7 +106,7 @@ class Memory(NamedTuple):
 
 @dataclass
 class RecursiveMix(Augmentation):
-    """RecursiveMix, see :func:`recursivemix`.
+    """Shrinks the previous mixed batch and pastes it into this one, see :func:`recursivemix`.
 
     Each row's earlier image is the same row of the batch before, as it was mixed then: its label is as mixed, so that a
     target may hold many classes. The first batch of an epoch is not mixed. In training a second head reads the box off
@@ -120,6 +120,15 @@ class RecursiveMix(Augmentation):
         alpha: largest area of the box, which is uniform in [0, alpha]; at most 1. <= 0 switches mixing off.
         weight: of the consistency term; 0.1 for CIFAR and 0.5 for ImageNet in the paper. 0 does without the head.
         layer: dotted name of the layer that gives the last feature map; empty for timm networks.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> mix = samix.RecursiveMix()
+        >>> head = mix.attach(model, 10)  # give head.parameters() to the optimiser
+        >>> logits, batch = mix.forward_through(model, images, labels)
+        >>> bool(batch.loss(logits) > 0)
+        True
     """
 
     name: ClassVar[str] = "recursivemix"

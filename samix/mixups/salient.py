@@ -212,12 +212,18 @@ def _importance(guide: Tensor, where: Tensor, norm: int) -> Tensor:
 
 @dataclass
 class SaliencyMix(GuidedAugmentation):
-    """SaliencyMix, see :func:`saliencymix`. Published: alpha 1, prob 0.5.
+    """Pastes a box around the most salient pixel of image B, see :func:`saliencymix`. Published: alpha 1, prob 0.5.
 
     Args:
         saliency: the detector: ``spectral`` :func:`samix.mixups.saliency.spectral_residual`, the cheaper; ``fine``
             :func:`samix.mixups.saliency.fine_grained`, the paper's.
         one_box: one box for the whole batch, from the partner of the first image, as in the released code.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.SaliencyMix()(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "saliencymix"
@@ -244,7 +250,7 @@ class SaliencyMix(GuidedAugmentation):
 
 @dataclass
 class GuidedMixup(GuidedAugmentation):
-    """GuidedMixup, see :func:`guidedmixup`; nothing is drawn but whether to mix.
+    """Blends each pixel in the ratio of the two images' saliency, see :func:`guidedmixup`.
 
     Maps that are made here are blurred (7 x 7, sigma 3); maps that are given as ``guide`` are taken as they are.
 
@@ -254,6 +260,12 @@ class GuidedMixup(GuidedAugmentation):
         saliency: ``spectral`` :func:`samix.mixups.saliency.spectral_residual`, no network; ``gradient``
             :func:`samix.mixups.saliency.gradient_saliency` of the network in training.
         greedy: pair by :func:`farthest_cycle`; False pairs as ``pairing`` says.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.GuidedMixup()(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "guidedmixup"
@@ -290,7 +302,7 @@ class GuidedMixup(GuidedAugmentation):
 
 @dataclass
 class SaliencyGrafting(GuidedAugmentation):
-    """Saliency Grafting, see :func:`saliency_grafting`; its maps are mean absolute activations of the network.
+    """Pastes a random part of image B's salient cells, see :func:`saliency_grafting`.
 
     Args:
         alpha: lam ~ Beta(alpha, alpha) is the share of salient cells that are *not* grafted.
@@ -299,6 +311,13 @@ class SaliencyGrafting(GuidedAugmentation):
         grid: cells per side, at most one per pixel.
         norm: 1 or 2, the norm by which importance, and so the label, is measured.
         feature: dotted name of the layer whose output (B, D, h, w) is looked at; empty takes a timm network's last map.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.SaliencyGrafting().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "saliency_grafting"

@@ -143,7 +143,7 @@ def region_loss(tokens: Tensor, batch: MixedBatch, classify: Callable[[Tensor], 
 
 @dataclass
 class SMMix(SwitchingAugmentation, GuidedAugmentation):
-    """SMMix, see :func:`smmix`, with its two further losses where it runs the network (a timm ViT).
+    """Pastes the window with the most attention over the one with the least, see :func:`smmix`; for ViTs of timm.
 
     The maps are the attention that each patch receives in the last block on the clean images: one extra pass in eval
     mode, without a graph, which also gives the clean predictions. A call on images alone mixes them, without losses.
@@ -157,6 +157,13 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
         consistency: weight of the divergence between the prediction and the mixed clean predictions.
         switch: half of the batches, as released.
         head: of the regions; made by :meth:`attach`.
+
+    Example:
+        >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.SMMix().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "smmix"

@@ -78,7 +78,7 @@ def solve_sigma(lam: Tensor, centre: Tensor, shape: Sequence[int], *, isotropic:
 
 @dataclass
 class SmoothMix(Augmentation):
-    """SmoothMix, see :func:`smoothmix`.
+    """Shows image B through a Gaussian window, see :func:`smoothmix`.
 
     Its lam follows from the window. The width is ``sigma_min + (sigma_max - sigma_min) * u`` with
     u ~ Beta(alpha, alpha): alpha = 1 is the uniform width of OpenMixup. A lam given by the caller takes the width at
@@ -88,6 +88,12 @@ class SmoothMix(Augmentation):
         sigma_min: smallest width, as a share of the side, > 0.
         sigma_max: largest.
         isotropic: a round window, not an elliptic one, in images that are not square.
+
+    Example:
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> batch = samix.SmoothMix()(images, labels)
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
     """
 
     name: ClassVar[str] = "smoothmix"

@@ -85,7 +85,7 @@ def uncertainty_loss(
 
 @dataclass
 class SUMix(Relabelling):
-    """SUMix, for any network with a linear classifier: labels follow how the mix is predicted.
+    """Wraps a mixup: labels follow how the network predicts the mix. For networks with a linear classifier.
 
     Each step also runs the network on the clean images, as part of training (with a gradient, in the mode it is in).
 
@@ -96,6 +96,15 @@ class SUMix(Relabelling):
         gamma: weight of the loss of the uncertainty head; without that head, see :meth:`attach`, it is left out.
         classifier: dotted name of the last linear layer; empty takes timm's, or the last one of the network.
         head: of the uncertainty; made by :meth:`attach`.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> mix = samix.SUMix()
+        >>> head = mix.attach(model, 10)  # give head.parameters() to the optimiser
+        >>> logits, batch = mix.forward_through(model, images, labels)
+        >>> bool(batch.loss(logits) > 0)
+        True
     """
 
     name: ClassVar[str] = "sumix"

@@ -69,13 +69,20 @@ def token_shares(mask: Tensor, lam: Tensor, grid: tuple[int, int], prefix: int) 
 
 @dataclass
 class TokenLabelAlign(Relabelling):
-    """TL-Align on a timm ViT: the label is what attention has made of the tokens' labels, see :func:`align_labels`.
+    """Wraps a mixup: labels follow the attention of all blocks, see :func:`align_labels`. For ViTs of timm.
 
     The label is read where the classifier reads: at the class token, or as the mean of the tokens that are pooled.
 
     Args:
         base: CutMix by whole patches, so that every token is pure; with another, border tokens count by their pixels.
         patch: side of the network's patches in pixels, for that box.
+
+    Example:
+        >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.TokenLabelAlign().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "tla"

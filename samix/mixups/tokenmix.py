@@ -124,7 +124,7 @@ Style = Literal["block", "random"]
 
 @dataclass
 class TokenMix(SwitchingAugmentation, GuidedAugmentation):
-    """TokenMix, see :func:`tokenmix`; the label's weights are shares of activation, see :func:`tokenmix_weights`.
+    """Exchanges rectangles of patches, and labels by activation, see :func:`tokenmix` and :func:`tokenmix_weights`.
 
     As released: lam is always 1/2, one mask per batch, MixUp for half of the batches, the maps a teacher's. The mask is
     drawn on the CPU. Published with binary cross-entropy and with partners by ``flip``.
@@ -139,6 +139,13 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
             alternative; ``area`` no maps: shares of pixels.
         switch: half of the batches, as released.
         teacher: a frozen network for the activation maps.
+
+    Example:
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.TokenMix(patch=8).forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "tokenmix"

@@ -53,11 +53,18 @@ def transmix_lam(attention: Tensor, mask: Tensor, lam_area: Tensor | None = None
 
 @dataclass
 class TransMix(Relabelling):
-    """TransMix, see :func:`transmix_lam`, on a timm ViT: labels follow the attention of the mixed image's own pass.
+    """Wraps a mixup: half of the label follows the attention, see :func:`transmix_lam`. For ViTs of timm.
 
     Args:
         switch: as released: CutMix for 0.8 of the batches, MixUp for the rest, which keep their labels.
         ratio: share of the attention in lam, the rest is area; in [0, 1].
+
+    Example:
+        >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2)
+        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+        >>> logits, batch = samix.TransMix().forward_through(model, images, labels)
+        >>> logits.shape, bool(batch.loss(logits) > 0)
+        (torch.Size([4, 10]), True)
     """
 
     name: ClassVar[str] = "transmix"

@@ -130,6 +130,9 @@ def allow(name: str) -> None:
 
     Raises:
         ValueError: not of that form.
+
+    Example:
+        >>> samix.allow("my_package.mixups:HalfMix")  # a recipe file may name it from now on
     """
     if not MODULE_NAME.fullmatch(name):
         raise ValueError(f"a part of your own is named as package.module:Name, got {name!r}")

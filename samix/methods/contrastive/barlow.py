@@ -29,6 +29,10 @@ class BarlowTwinsOptions:
         dim: width of all layers of the projector.
         redundancy: weight of the correlations between columns.
         scale: factor of the loss, for small learning rates.
+
+    Example:
+        >>> samix.BarlowTwinsOptions(dim=512).dim
+        512
     """
 
     preset: str = "imagenet"
@@ -48,7 +52,7 @@ BARLOW_PRESETS: dict[str, BarlowTwinsOptions] = {
 
 
 class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
-    """An encoder and no more; correlations are those of the batch of all processes.
+    """Learns embeddings whose dimensions agree between views and are independent (Barlow Twins); takes no mixup.
 
     ``loss, parts = method(view_1, view_2)``.
 
@@ -60,6 +64,12 @@ class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.BarlowTwins(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = BARLOW_PRESETS

@@ -22,6 +22,10 @@ class BSIMOptions(QueueMixOptions):
     Args:
         alpha: lam ~ Beta(alpha, alpha), one for the batch.
         clean_weight: weight of the clean loss: 0 is BSIM, and 1 WBSIM (the published weights are not known to us).
+
+    Example:
+        >>> samix.BSIMOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "bsim"
@@ -45,7 +49,7 @@ BSIM_PRESETS: dict[str, BSIMOptions] = {
 
 
 class BSIM(QueueMix):
-    """BSIM: a CutMix of two images is a "spurious positive" of both, in their shares; WBSIM adds the clean loss.
+    """Learns as MoCo, from CutMix of queries that are attracted to both images (BSIM, and WBSIM with a clean loss).
 
     Chu et al. 2020, arXiv:2012.09387. There is no official code, and this is reconstructed:
     ``L = lam nce(z_m, key) + (1 - lam) nce(z_m, partner's key)``, with a softmax for each. Beside BYOL and SimSiam, the
@@ -59,6 +63,12 @@ class BSIM(QueueMix):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.BSIM(encoder, samix.BSIMOptions(queue=64, groups=2))
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = BSIM_PRESETS

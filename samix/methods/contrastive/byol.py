@@ -32,6 +32,10 @@ class BYOLOptions:
         ema_decay: of the EMA encoder at the start (the paper's tau), in [0, 1].
         ema_decay_end: its value at the end, by a cosine.
         mixed_weight: weight of the mixed loss.
+
+    Example:
+        >>> samix.BYOLOptions(ema_decay=0.99).ema_decay
+        0.99
     """
 
     preset: str = "imagenet"
@@ -52,7 +56,7 @@ BYOL_PRESETS: dict[str, BYOLOptions] = {
 
 
 class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
-    """An encoder with a predictor, and the encoder's moving average, which gives the targets.
+    """Learns by predicting the averaged encoder's embedding of the other view (BYOL).
 
     ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
@@ -63,6 +67,12 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
             trained in place.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.BYOL(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = BYOL_PRESETS

@@ -28,6 +28,10 @@ class DACLOptions(SimCLROptions):
         noise: ``linear``, the MixUp noise that SAMix's comparison calls vanilla mixup, or ``binary``, pixels of the
             other image at random places.
         least: a, smallest share of the own image: lam ~ U(a, 1) for each image and view; about 0.9, as far as we know.
+
+    Example:
+        >>> samix.DACLOptions(temperature=0.5).temperature
+        0.5
     """
 
     mixed_weight: ClassVar[float] = 0.0  # type: ignore[misc]  # no option here: there is no mixed loss beside the loss
@@ -49,7 +53,7 @@ DACL_PRESETS: dict[str, DACLOptions] = {
 
 
 class DACL(SimCLR):
-    """SimCLR on views into which a little of another image is mixed; the other image is noise and no second positive.
+    """Learns as SimCLR, on views into which a little of another image is mixed (DACL).
 
     Each view is mixed by draws of its own, ``lam x + (1 - lam) x~``, and the loss is NT-Xent of the two.
 
@@ -61,6 +65,12 @@ class DACL(SimCLR):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.DACL(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = DACL_PRESETS

@@ -51,6 +51,10 @@ class IMixOptions(QueueMixOptions):
         alpha: lam ~ Beta(alpha, alpha) for each image, and then the larger of lam and 1 - lam.
         layers: of ``manifoldmix``, dotted names by commas; empty takes the first stages of a timm network.
         clean_weight: weight of the clean loss; 0, as published, leaves it out.
+
+    Example:
+        >>> samix.IMixOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "imagenet"
@@ -79,7 +83,7 @@ IMIX_PRESETS: dict[str, IMixOptions] = {
 
 
 class IMix(QueueMix):
-    """i-Mix: the mix's virtual label, shared out between two images, is predicted among the keys of batch and queue.
+    """Learns as MoCo, from mixed queries with a shared label (i-Mix).
 
     Lee et al. 2021, arXiv:2010.08887, section 3, with the released code's settings, in the form for MoCo: the query
     view is mixed, and ``L = mean_b lam_b CE(b) + (1 - lam_b) CE(b')`` over the N keys of the batch, of all processes,
@@ -93,6 +97,12 @@ class IMix(QueueMix):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.IMix(encoder, samix.IMixOptions(queue=64, groups=2))
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = IMIX_PRESETS

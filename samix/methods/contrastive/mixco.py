@@ -23,6 +23,10 @@ class MixCoOptions(QueueMixOptions):
 
     Args:
         mixed_temperature: of the softmax of the mixes.
+
+    Example:
+        >>> samix.MixCoOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "v2"
@@ -45,7 +49,7 @@ MIXCO_PRESETS: dict[str, MixCoOptions] = {
 
 
 class MixCo(QueueMix):
-    """MixCo: the halves of the batch are mixed with each other, and predicted among the keys of batch and queue.
+    """Learns as MoCo, with a further loss of the halves of the batch mixed with each other (MixCo).
 
     Kim et al. 2020, arXiv:2010.06300, section 3, with the released code's settings, in the form for MoCo:
     ``lam_b x_b + (1 - lam_b) x_{b+N/2}``, b < N/2, lam_b ~ U(0, 1); ``L = L_MoCo + beta CE(soft target)`` over the N
@@ -59,6 +63,12 @@ class MixCo(QueueMix):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.MixCo(encoder, samix.MixCoOptions(queue=64, groups=1))
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = MIXCO_PRESETS

@@ -25,6 +25,10 @@ class MoCHiOptions(MoCoOptions):
         pairs: s, mixes of two of them, for each query.
         with_query: s', mixes of one of them with the query itself, for each query.
         start: share of the run after which they are made. About ten epochs are taken from a related method.
+
+    Example:
+        >>> samix.MoCHiOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "imagenet"
@@ -61,7 +65,7 @@ MOCHI_PRESETS: dict[str, MoCHiOptions] = {
 
 
 class MoCHi(MoCo):
-    """MoCo whose queries have further negatives: mixes of their hardest ones, with each other and with the query.
+    """Learns as MoCo, with mixes of embeddings as further hard negatives (MoCHi).
 
     There is no official code; this is written from the paper's section 4. Where the shares of a query and a negative
     are told in two ways, ours keeps the query's below 1/2: such a point is hard, but still a negative.
@@ -77,6 +81,12 @@ class MoCHi(MoCo):
 
     Raises:
         ValueError: unknown preset, or a network or mixup that cannot be used.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.MoCHi(encoder, samix.MoCHiOptions(queue=64, groups=2, hardest=16, pairs=8, with_query=4))
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = MOCHI_PRESETS

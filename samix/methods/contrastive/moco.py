@@ -69,6 +69,10 @@ class MoCoOptions:
         groups: of ``split``.
         symmetric: contrast both directions; twice the cost.
         mixed_weight: weight of the mixed loss.
+
+    Example:
+        >>> samix.MoCoOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "v2"
@@ -111,7 +115,7 @@ PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 class MoCo(EMAEncoderMethod):
-    """A query encoder, its moving average that makes the keys, and a queue; with a mixup, a mixed loss is added.
+    """Learns by comparing a view with a queue of earlier keys (MoCo v1 and v2); takes a mixup or trains a Mixer.
 
     ``loss, parts = method(view_q, view_k)``.
 
@@ -130,6 +134,12 @@ class MoCo(EMAEncoderMethod):
 
     Raises:
         ValueError: unknown preset, or a network or mixup that cannot be used.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.MoCo(encoder, samix.MoCoOptions(queue=64, groups=2))
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = MOCO_PRESETS

@@ -39,6 +39,10 @@ class MoCoV3Options:
         fixed_positions: a ViT gets sine-cosine positions that are not trained.
         frozen_patches: a ViT gets a random patch projection that is not trained.
         mixed_weight: weight of the mixed loss.
+
+    Example:
+        >>> samix.MoCoV3Options(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "resnet"
@@ -71,7 +75,7 @@ MOCO_V3_PRESETS: dict[str, MoCoV3Options] = {
 
 
 class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
-    """An encoder with a predictor, and the encoder's moving average.
+    """Learns by predicting the other view's key among those of the batch (MoCo v3).
 
     ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
@@ -85,6 +89,12 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
             trained in place.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.MoCoV3(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = MOCO_V3_PRESETS

@@ -34,12 +34,16 @@ SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not van
 
 @dataclass(frozen=True)
 class PseudoLabelOptions(ClusterOptions):
-    """Options of a mixup that takes clusters for classes.
+    """Options of a mixup that takes clusters in place of classes.
 
     Args:
         classifier_trains_encoder: let the loss of the clusters' classifier reach the query encoder, at the cost of one
             more pass; off, the encoder learns from infoNCE alone.
         layer: dotted name of the layer of the last feature map, for Grad-CAM; empty for timm networks.
+
+    Example:
+        >>> samix.PseudoLabelOptions(clusters=50).clusters
+        50
     """
 
     classifier_trains_encoder: bool = False

@@ -28,13 +28,17 @@ from samix.runtime.checks import check_choice, check_number
 
 @dataclass(frozen=True)
 class SAMixCOptions(SAMixIOptions, ClusterOptions):
-    """Options of a Mixer's training by clusters: SAMix-I's, those of the clusters, and these.
+    """Options of SAMix-C, a Mixer that learns from clusters: SAMix-I's, those of the clusters, and these.
 
     Args:
         local: the local term: ``clusters`` is the BCE of the two clusters' logits [paper]; ``keys`` is SAMix-I's, of
             the two keys [released code].
         auto_label: plain MixUp in the encoder branch where both images are of one cluster.
         head_ema_decay: of the frozen copy of the clusters' head that judges the mix; 0 copies the head after each step.
+
+    Example:
+        >>> samix.SAMixCOptions(clusters=50).clusters
+        50
     """
 
     local: Literal["clusters", "keys"] = "clusters"

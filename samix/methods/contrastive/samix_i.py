@@ -30,7 +30,7 @@ from samix.runtime.checks import check_choice, check_number
 
 @dataclass(frozen=True)
 class SAMixIOptions(SAMixerConfig):
-    """Options of a Mixer's training without labels: these, and those of the Mixer, see :class:`SAMixerConfig`.
+    """Options of SAMix-I, a Mixer that learns beside MoCo: these, and those of the Mixer, see :class:`SAMixerConfig`.
 
     Args:
         preset: name of the preset these values come from.
@@ -51,6 +51,10 @@ class SAMixIOptions(SAMixerConfig):
         adjust_margin: the encoder branch's masks are brought to mean lam where they are further from it than this;
             negative switches that off.
         lam_margin: plain MixUp in the encoder branch where min(lam, 1 - lam) is at most this.
+
+    Example:
+        >>> samix.SAMixIOptions(mask_weight=0.5).mask_weight
+        0.5
     """
 
     preset: str = "paper"

@@ -35,6 +35,10 @@ class SDMPOptions(MoCoV3Options):
         image_mix: ``mixup``, ``cutmix``, ``resizemix``, or one of the three at ``random`` in each step [paper].
         alpha: lam ~ Beta(alpha, alpha) for each image, shared by its views.
         margin: lam is brought into [margin, 1 - margin].
+
+    Example:
+        >>> samix.SDMPOptions(temperature=0.5).temperature
+        0.5
     """
 
     image_mix: ImageMix = "random"
@@ -59,7 +63,7 @@ SDMP_PRESETS: dict[str, SDMPOptions] = {
 
 
 class SDMP(MoCoV3):
-    """MoCo v3 with two further terms, of a mixed query among clean keys, and among the keys of the mixed other view.
+    """Learns as MoCo v3, with two further terms of mixed queries (SDMP).
 
     Image i is mixed with image i', the one at the same place from the end of the batch over all processes. Both views
     of an image have the same lam and the same box. With p the softmax of the mixed query over the keys:
@@ -81,6 +85,12 @@ class SDMP(MoCoV3):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.SDMP(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = SDMP_PRESETS

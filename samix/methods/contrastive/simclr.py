@@ -31,6 +31,10 @@ class SimCLROptions:
         dim: D of the embedding.
         temperature: of the softmax.
         mixed_weight: weight of the mixed loss.
+
+    Example:
+        >>> samix.SimCLROptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "imagenet"
@@ -50,7 +54,7 @@ SIMCLR_PRESETS: dict[str, SimCLROptions] = {
 
 
 class SimCLR(FixedMixupMethod[SimCLROptions]):
-    """An encoder and no more; the batch, over all processes, gives the negatives.
+    """Learns by comparing two views of each image among all views of the batch (SimCLR).
 
     ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
@@ -61,6 +65,12 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
             trained in place.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.SimCLR(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = SIMCLR_PRESETS

@@ -31,6 +31,10 @@ class SimSiamOptions:
         dim: D of the embedding, and width of the projector's hidden layers.
         hidden: width of the predictor's hidden layer.
         mixed_weight: weight of the mixed loss.
+
+    Example:
+        >>> samix.SimSiamOptions(dim=512).dim
+        512
     """
 
     preset: str = "imagenet"
@@ -46,7 +50,7 @@ SIMSIAM_PRESETS: dict[str, SimSiamOptions] = {"imagenet": SimSiamOptions()}
 
 
 class SimSiam(FixedMixupMethod[SimSiamOptions]):
-    """An encoder and a predictor.
+    """Learns by predicting one view's embedding from the other, with a stop-gradient (SimSiam).
 
     ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several. The last scale of each residual block of a
@@ -58,6 +62,12 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
             trained in place.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.SimSiam(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = SIMSIAM_PRESETS

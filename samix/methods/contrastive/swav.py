@@ -44,6 +44,10 @@ class SwAVOptions:
             of the batch; 0 for none.
         queue_from: share of the run after which they do.
         mixed_weight: weight of the mixed loss.
+
+    Example:
+        >>> samix.SwAVOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "imagenet"
@@ -78,7 +82,7 @@ SWAV_PRESETS: dict[str, SwAVOptions] = {
 
 
 class SwAV(FixedMixupMethod[SwAVOptions]):
-    """An encoder, prototypes, and, for small batches, a queue for each large view.
+    """Learns by predicting the prototypes of one view from another (SwAV).
 
     ``loss, parts = method(view_1, view_2)``, or with further, small views as a tuple at the end:
     ``method(view_1, view_2, ids, (small_1, ...))``. BatchNorm should see the batch of all processes: convert the
@@ -90,6 +94,12 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
             trained in place; it takes the sizes of all views.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of lam and pairs; None makes one from torch's seed.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.SwAV(encoder)
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = SWAV_PRESETS

@@ -24,6 +24,10 @@ class UnMixOptions(QueueMixOptions):
     Args:
         alpha: lam ~ Beta(alpha, alpha), one for the batch.
         global_share: probability that a batch is mixed whole, by MixUp; else by region, by CutMix.
+
+    Example:
+        >>> samix.UnMixOptions(temperature=0.5).temperature
+        0.5
     """
 
     preset: str = "imagenet"
@@ -49,7 +53,7 @@ UNMIX_PRESETS: dict[str, UnMixOptions] = {
 
 
 class UnMix(QueueMix):
-    """Un-Mix: the batch is mixed with itself in reverse, and each mix finds the keys of both its images.
+    """Learns as MoCo, with a further loss of the batch mixed with itself in reverse (Un-Mix).
 
     Shen et al. 2022, arXiv:2003.05438, Eq. (5), written from the equation: image b is mixed with image B - 1 - b, and
 
@@ -66,6 +70,12 @@ class UnMix(QueueMix):
 
     Raises:
         ValueError: unknown preset, a network that cannot be used, or a mixup.
+
+    Example:
+        >>> encoder = timm.create_model("test_resnet", num_classes=0)
+        >>> method = samix.UnMix(encoder, samix.UnMixOptions(queue=64, groups=2))
+        >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
+        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, Any]] = UNMIX_PRESETS
