@@ -37,8 +37,8 @@ class Information:
 class InformationCurve:
     """Information at each lambda, in nats."""
 
-    lams: tuple[float, ...]  # share of the own image
-    own: tuple[float, ...]  # between mixed and own image
+    lams: tuple[float, ...]  # share of image A
+    own: tuple[float, ...]  # between the mixed image and image A
     partner: tuple[float, ...]  # between mixed image and partner
 
 
@@ -198,7 +198,7 @@ def information_curve(
     """Measures the information between mixed images and each source, as in Fig. 7 (d) of SAMix (arXiv:2111.15454).
 
     Args:
-        mixed: lam to mixed images, own images and partners, each (N, C, H, W).
+        mixed: lam to mixed images, images A and images B, each (N, C, H, W).
         lams: in [0, 1].
         side: images are averaged to side x side cells; the critic's length of training and size are not published.
         steps: of each critic.

@@ -31,7 +31,7 @@ Weights = Mapping[str, Tensor]
 class MixingLine:
     """Loss of images on the line between two, in nats; means over pairs."""
 
-    lams: tuple[float, ...]  # share of the own image
+    lams: tuple[float, ...]  # share of image A
     mixed: tuple[float, ...]  # cross-entropy against the mixed label
     # what of it is not the mixed label's own entropy: the divergence of prediction from label, at least 0
     excess: tuple[float, ...]

@@ -1,1 +1,1 @@
-"""Pictures and pages: what a mixup does to images, painted, and as a page with a slider."""
+"""Pictures and pages of mixed images, and the one style of all charts."""
