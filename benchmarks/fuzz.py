@@ -7,7 +7,11 @@ Kinds of calls, each drawn from random numbers alone, so that a seed and a numbe
     mixup        any mixup with random options on a random batch: types, shapes, labels, lam, index; many wrong
     method       one step of a training method on such a batch
     checkpoint   a checkpoint that is cut, or has bytes changed, put in, taken out or zeroed
-    image        an image file of one of seven formats, damaged in the same ways
+    target       labels of seven kinds through a mixup: the loss is the one that is written out image by image
+    image        an image file of one of seven formats and many modes, damaged in the same ways
+    predict      predictions of images of every mode, from the file and from the opened image; and of other things
+    source       an export, whole, damaged or with other values, to load, predict and start from
+    fit          `samix.fit` with networks and data of any kind; set up, but takes no step
     recipe       a file of recipe fields, JSON or YAML, with random fields and values, or no such file at all
     layout       a data set in a random tree of folders, files and lists
     command      a command line of random commands, flags and values; trainings are set up, but take no step
@@ -34,16 +38,22 @@ from fuzzing.command_calls import call_command, no_steps
 from fuzzing.file_calls import call_checkpoint, call_image, call_layout, call_recipe
 from fuzzing.judging import KINDS, Call, judge
 from fuzzing.mixing_calls import call_method, call_mixup
+from fuzzing.source_calls import call_fit, call_predict, call_source
+from fuzzing.target_calls import call_target
 
 import samix.train
 
 CALLS: dict[str, tuple[Call, int]] = {  # and how often each is made, relative to the others
-    "mixup": (call_mixup, 50),
-    "method": (call_method, 10),
-    "checkpoint": (call_checkpoint, 14),
-    "image": (call_image, 12),
-    "recipe": (call_recipe, 10),
-    "layout": (call_layout, 3),
+    "mixup": (call_mixup, 40),
+    "method": (call_method, 8),
+    "target": (call_target, 14),
+    "checkpoint": (call_checkpoint, 9),
+    "image": (call_image, 8),
+    "predict": (call_predict, 5),
+    "source": (call_source, 5),
+    "fit": (call_fit, 2),
+    "recipe": (call_recipe, 6),
+    "layout": (call_layout, 2),
     "command": (call_command, 1),
 }
 

@@ -25,6 +25,8 @@ from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.train.checkpoint import PARTS, load_checkpoint, save_checkpoint
 
 FORMATS = {"png": {}, "jpg": {}, "gif": {}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "webp": {}, "ppm": {}}
+MODES = {"jpg": ["RGB", "L", "CMYK", "YCbCr"], "ppm": ["RGB", "L", "1", "I"], "webp": ["RGB", "RGBA", "L"]}
+MODES |= {"png": ["RGB", "RGBA", "L", "LA", "P", "1", "I"], "tif": ["RGB", "RGBA", "L", "LA", "CMYK", "LAB", "I", "F"]}
 
 
 class Sample(NamedTuple):
@@ -69,9 +71,7 @@ def call_image(draw: random.Random, place: Path) -> None:
     noise = np.frombuffer(random.Random(side).randbytes(side * 9 * 3), np.uint8).reshape(side, 9, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = Image.fromarray(noise).convert(
-            draw.choice(["RGB", "L"] if name in ("jpg", "ppm") else ["RGB", "P", "1"])
-        )
+        image = Image.fromarray(noise).convert(draw.choice(MODES.get(name, ["RGB", "P", "1"])))
         image.save(file, {"jpg": "jpeg", "tif": "tiff"}.get(name, name), **FORMATS[name])
     path = place / f"image.{name}"
     path.write_bytes(damage(file.getvalue(), draw))

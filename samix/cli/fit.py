@@ -6,7 +6,10 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
+from typing import get_type_hints
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,6 +20,7 @@ from samix.data import ImageData, load_labelled_folder, wrap_dataset
 from samix.hub.network_config import CUSTOM
 from samix.mixups import MIXUPS
 from samix.mixups.base import Augmentation
+from samix.recipes.files import typed
 from samix.recipes.named import TRAINING
 from samix.recipes.pretrain_named import PRETRAINING
 from samix.recipes.recipe import SMALL_STEMS, AnyRecipe, Recipe
@@ -27,6 +31,26 @@ from samix.runtime.registry import allow_typed
 from samix.train import Callback, RunOptions
 
 SMALL = 64  # pixels; images of at most this side are trained at their own size
+
+
+def _typed_options(options: Options, recipe: type[Recipe]) -> Values:
+    """Returns the options, each of its field's type; numbers of other libraries and paths are converted.
+
+    Raises:
+        ValueError: another type; the message names the option.
+    """
+    hints = {**get_type_hints(recipe), **get_type_hints(RunOptions)}
+    return {name: typed(name, hints[name], _plain(value)) for name, value in options.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 AFTER_MODEL = ("model_args", "feature", "stem")  # fields that a named network resets, unless they are given too
 
 
@@ -173,6 +197,9 @@ def _fit(
     for name in options:
         if name not in fields | run_fields:
             raise TypeError(f"no option {name!r}{suggest(name, fields | run_fields)}; samix train --help-all lists all")
+    if not (model is None or isinstance(model, str | nn.Module)):
+        raise TypeError(f"model must be the name of a timm network or an nn.Module, got {type(model).__name__}")
+    options = _typed_options(options, task.recipe)
     run_options = RunOptions(**{name: value for name, value in options.items() if name in run_fields})
     callbacks = tuple(callbacks)
     _check_objects(model, callbacks)

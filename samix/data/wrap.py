@@ -112,7 +112,11 @@ def wrap_dataset(
 
 def _images(source: object) -> DatasetImages:
     dataset = source.dataset if isinstance(source, DataLoader) else source
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    if (
+        isinstance(dataset, IterableDataset | Mapping | str)
+        or not hasattr(dataset, "__getitem__")
+        or not hasattr(dataset, "__len__")
+    ):
         raise TypeError(
             f"{type(dataset).__name__} is not a map-style dataset; give one with __len__ and __getitem__, such as "
             "list(dataset)"

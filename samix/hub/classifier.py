@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode
 
 from samix.data import open_image
-from samix.data.decode import UnreadableImage
+from samix.data.decode import UnreadableImage, to_rgb
 from samix.data.images import fit_square, to_uint8
 from samix.data.replacements import OnBadImage, check_on_bad_image
 from samix.hub.network_config import NetworkConfig
@@ -63,9 +63,12 @@ class ImageTransform:
         """Returns an RGB PIL image or a uint8 tensor (3, H, W) to a float32 tensor (3, size, size)."""
         c = self.config
         if isinstance(image, Image.Image):
-            image = image.convert("RGB")
-        elif image.dtype != torch.uint8 or image.dim() != 3:
-            raise ValueError(f"an image must be a PIL image or uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+            image = to_rgb(image)  # as files are read: 16 bit, transparency
+        elif (
+            not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.dim() != 3 or len(image) not in (1, 3)
+        ):
+            got = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+            raise ValueError(f"an image must be a path, a PIL image or a uint8 tensor (3, H, W), got {got}")
         square = to_uint8(fit_square(image, c.size, c.resize, InterpolationMode(c.interpolation)))
         mean, std = torch.tensor(c.mean).view(-1, 1, 1), torch.tensor(c.std).view(-1, 1, 1)
         return (square.float() / 255.0 - mean) / std

@@ -116,7 +116,7 @@ def read_config(path: Path) -> tuple[NetworkConfig, Values]:
         known = {f.name for f in dataclasses.fields(NetworkConfig)}
         unknown = sorted(set(own["network"]) - known)
         if unknown:
-            raise ValueError(f"{path} has unknown fields {', '.join(unknown)[:200]}; update samix")
+            raise ValueError(f"{path} has unknown fields {', '.join(map(repr, unknown))[:200]}; update samix")
         try:
             return NetworkConfig(**own["network"]), own
         except TypeError as error:
