@@ -7,7 +7,7 @@ the generator is trained against the classifier instead of for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from samix.methods.base import Batch, version_of
 from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CountOr0, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,21 @@ class AdAutoMixOptions(StepOptions, AdversarialMixerConfig):
         2
     """
 
-    alpha: float = 1.0
-    lam_margin: float = 0.03
-    samples: int = 3
-    linear_weight: float = 0.5
-    beta: float = 0.3
-    interval: int = 2
-    cos_sign: int = 1
+    alpha: Positive = 1.0
+    lam_margin: Annotated[float, Range(high=0.5)] = 0.03
+    samples: Annotated[int, Range(2)] = 3
+    linear_weight: Share = 0.5
+    beta: Share = 0.3
+    interval: CountOr0 = 2
+    cos_sign: Literal[-1, 1] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("samples", self.samples, 2, integer=True)
         if self.samples > 2 and self.pairing not in ("randperm", "cycle"):
             raise ValueError(
                 f"{self.pairing} gives an image the same partner every time: with {self.samples} samples choose "
                 "randperm or cycle"
             )
-        for name in ("linear_weight", "beta"):
-            check_number(name, getattr(self, name), 0, 1)
-        check_number("interval", self.interval, 0, integer=True)
-        check_choice("cos_sign", self.cos_sign, (-1, 1))
 
 
 ADAUTOMIX_PRESETS: dict[str, AdAutoMixOptions] = {

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from samix.mixups.base import Pairing
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.checks import Range, check_choice
+from samix.runtime.typed_options import CheckedOptions, Count, Positive, PositiveShare, Share, ShareBelow1, Weight
 
 MaskSchedule = Literal["constant", "linear", "cosine", "warmup"]
 BatchNormStatistics = Literal["clean", "both"]
 
 
 @dataclass(frozen=True)
-class StepOptions:
+class StepOptions(CheckedOptions):
     """Options of every step with a learned mixup.
 
     Args:
@@ -36,29 +37,17 @@ class StepOptions:
     """
 
     preset: str = "reference"
-    alpha: float = 2.0
+    alpha: Positive = 2.0
     per_sample: bool = False
     pairing: Pairing = "randperm"
-    ema_decay: float = 0.999
-    ema_decay_end: float = 0.999999
-    ema_hold: float = 0.1
+    ema_decay: Share = 0.999
+    ema_decay_end: Share = 0.999999
+    ema_hold: Share = 0.1
     ema_warmup: bool = False
-    lam_margin: float = 0.08
+    lam_margin: Annotated[float, Range(high=0.5)] = 0.08
     bn_statistics: BatchNormStatistics = "clean"
-    smoothing: float = 0.0
+    smoothing: ShareBelow1 = 0.0
     init: str = ""
-
-    def __post_init__(self) -> None:
-        check_number("alpha", self.alpha, 0, open_low=True)
-        check_choice("bn_statistics", self.bn_statistics, get_args(BatchNormStatistics))
-        check_choice("pairing", self.pairing, ("randperm", "cycle", "flip", "roll"))
-        for name in ("ema_decay", "ema_decay_end", "ema_hold"):
-            check_number(name, getattr(self, name), 0, 1)
-        check_number("lam_margin", self.lam_margin, high=0.5)
-        check_number("smoothing", self.smoothing, 0, 1, open_high=True)
-        config_checks = getattr(super(), "__post_init__", None)  # of the Mixer's config, which follows in the MRO
-        if config_checks is not None:
-            config_checks()
 
 
 @dataclass(frozen=True)
@@ -92,31 +81,18 @@ class LearnedOptions(StepOptions):
     """
 
     constant_masks: bool = False
-    adjust_prob: float = 0.0
-    mask_weight: float = 0.1
+    adjust_prob: Share = 0.0
+    mask_weight: Weight = 0.1
     mask_schedule: MaskSchedule = "constant"
-    mask_margin: float = 0.1
-    mask_variance: float = 0.0
+    mask_margin: Share = 0.1
+    mask_variance: Weight = 0.0
     mask_over_batch: bool = True
-    eta: float | None = None
-    clean_share: float = 1.0
-    mixed_share: float = 1.0
-    generator_share: float = 1.0
-    generator_every: int = 1
+    eta: Weight | None = None
+    clean_share: PositiveShare = 1.0
+    mixed_share: PositiveShare = 1.0
+    generator_share: PositiveShare = 1.0
+    generator_every: Count = 1
     early_backward: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("mask_schedule", self.mask_schedule, get_args(MaskSchedule))
-        check_number("adjust_prob", self.adjust_prob, 0, 1)
-        for name in ("mask_weight", "mask_variance"):
-            check_number(name, getattr(self, name), 0)
-        check_number("mask_margin", self.mask_margin, 0, 1)
-        if self.eta is not None:
-            check_number("eta", self.eta, 0)
-        for name in ("clean_share", "mixed_share", "generator_share"):
-            check_number(name, getattr(self, name), 0, 1, open_low=True)
-        check_number("generator_every", self.generator_every, 1, integer=True)
 
 
 def mask_schedule(schedule: MaskSchedule, progress: float, step: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from samix.methods.automix import AutoMix
 from samix.methods.options import LearnedOptions
 from samix.mixers.samix import SAMixerConfig
+from samix.runtime.typed_options import Weight
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class SAMixOptions(LearnedOptions, SAMixerConfig):
         0.5
     """
 
-    mask_variance: float = 2.0
+    mask_variance: Weight = 2.0
 
 
 SAMIX_PRESETS: dict[str, SAMixOptions] = {

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from samix.methods.automix import AutoMix
 from samix.methods.options import LearnedOptions
 from samix.mixers.score import ScoreMixerConfig
+from samix.runtime.typed_options import Weight
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ScoreMixOptions(LearnedOptions, ScoreMixerConfig):
         1.0
     """
 
-    mask_weight: float = 0.0
+    mask_weight: Weight = 0.0
 
 
 SCORE_PRESETS: dict[str, ScoreMixOptions] = {

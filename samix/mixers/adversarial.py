@@ -15,7 +15,6 @@ from samix.mixers.base import (
     MaskGeneratorConfig,
     Upsample,
     attention_width,
-    check_upsample,
     init_weights,
     resize,
 )
@@ -35,9 +34,6 @@ class AdversarialMixerConfig(MaskGeneratorConfig):
 
     lam_channel: bool = True
     upsample: Upsample = "bilinear"
-
-    def __post_init__(self) -> None:
-        check_upsample(self.upsample)
 
 
 class AdversarialMixer(MaskGenerator):

@@ -14,7 +14,6 @@ from samix.mixers.base import (
     MaskGeneratorConfig,
     Upsample,
     attention_width,
-    check_upsample,
     init_weights,
 )
 
@@ -33,9 +32,6 @@ class AutoMixerConfig(MaskGeneratorConfig):
 
     lam_channel: bool = True
     upsample: Upsample = "nearest"
-
-    def __post_init__(self) -> None:
-        check_upsample(self.upsample)
 
 
 class AutoMixer(MaskGenerator):

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Guides, blend
-from samix.runtime.checks import check_choice
+from samix.runtime.typed_options import CheckedOptions
 
 Upsample = Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True)
-class MaskGeneratorConfig:
+class MaskGeneratorConfig(CheckedOptions):
     """What a mask generator is, beside the width of its feature map: plain values, saved with its weights.
 
     The options of a method that trains it derive from it too, so that its fields are options of the method.
@@ -37,11 +37,6 @@ class MaskGeneratorConfig:
         """Takes the fields of this config from the options of a method."""
         names = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in vars(options).items() if name in names})
-
-
-def check_upsample(upsample: str) -> None:
-    """Raises ValueError unless this is a way to enlarge a mask."""
-    check_choice("upsample", upsample, ("nearest", "bilinear"))
 
 
 class MaskGenerator(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,10 @@ from samix.mixers.base import (
     MaskGeneratorConfig,
     Upsample,
     attention_width,
-    check_upsample,
     init_weights,
 )
-from samix.runtime.checks import check_choice, check_number
-
-Attention = Literal["mixing", "cross"]
-Content = Literal["nonlinear", "linear"]
+from samix.runtime.checks import check_number
+from samix.runtime.typed_options import ShareBelow1, Weight
 
 
 @dataclass(frozen=True)
@@ -46,27 +43,20 @@ class SAMixerConfig(MaskGeneratorConfig):
 
     name: ClassVar[str] = "samix"
 
-    gamma: float | None = 1.0
+    gamma: Weight | None = 1.0
     lam_scale: float = -1.0
-    dropout: float = 0.0
+    dropout: ShareBelow1 = 0.0
     activation: Literal["elu", "relu"] = "elu"
     norm: Literal["batch", "layer"] = "batch"
     upsample: Upsample = "bilinear"
     scale_content: bool = False
-    attention: Attention = "mixing"
-    content: Content = "nonlinear"
+    attention: Literal["mixing", "cross"] = "mixing"
+    content: Literal["nonlinear", "linear"] = "nonlinear"
 
     def __post_init__(self) -> None:
-        if self.gamma is not None:
-            check_number("gamma", self.gamma, 0)
+        super().__post_init__()
         if self.lam_scale != -1:
             check_number("lam_scale (unless -1, the identity)", self.lam_scale, 0)
-        check_number("dropout", self.dropout, 0, 1, open_high=True)
-        check_choice("attention", self.attention, get_args(Attention))
-        check_choice("content", self.content, get_args(Content))
-        check_upsample(self.upsample)
-        check_choice("activation", self.activation, ("elu", "relu"))
-        check_choice("norm", self.norm, ("batch", "layer"))
 
 
 class ChannelNorm(nn.LayerNorm):

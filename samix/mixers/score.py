@@ -10,13 +10,14 @@ Letters: B batch, D feature channels, M maps an image (1 or 2), h w feature cell
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from samix.mixers.base import MaskGenerator, MaskGeneratorConfig, resize
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Positive
 
 STEPS, POLISH, COARSE = 16, 3, 32  # of the solver: steps, steps at full size, cells per side where it begins
 
@@ -33,14 +34,9 @@ class ScoreMixerConfig(MaskGeneratorConfig):
 
     name: ClassVar[str] = "score"
 
-    width: int = 64
-    maps: int = 1
-    gain: float = 2.5
-
-    def __post_init__(self) -> None:
-        check_number("width", self.width, 1, 65536, integer=True)
-        check_choice("maps", self.maps, (1, 2))
-        check_number("gain", self.gain, 0.0, open_low=True)
+    width: Annotated[int, Range(1, 65536)] = 64
+    maps: Literal[1, 2] = 1
+    gain: Positive = 2.5
 
 
 class ScoreMixer(MaskGenerator):

@@ -16,6 +16,7 @@ from samix.mixups.handmade import mixup
 from samix.mixups.hidden import forward_mixed_after, forward_mixed_at
 from samix.networks.backbone import find_layer
 from samix.networks.inference import unwrap
+from samix.runtime.typed_options import Count, Positive, Share
 
 
 def sinkhorn(cost: Tensor, epsilon: float = 0.1, iterations: int = 100) -> Tensor:
@@ -148,19 +149,10 @@ class AlignMix(Augmentation):
     requirements = Requirements(preserves_geometry=False, inside_network=True)
 
     alpha: float = 2.0
-    epsilon: float = 0.1
-    iterations: int = 100
-    input_prob: float = 0.5
+    epsilon: Positive = 0.1
+    iterations: Count = 100
+    input_prob: Share = 0.5
     layer: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not 0.0 <= self.input_prob <= 1.0:
-            raise ValueError(f"input_prob must be in [0, 1], got {self.input_prob}")
 
     def describe(self) -> str:
         return "mixed at the input, where it is mixup"

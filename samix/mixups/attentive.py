@@ -14,6 +14,7 @@ from samix.mixups.base import Guides, Requirements, choose, sample_lam, take_row
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.saliency import activation_map, as_pixels, class_activation
 from samix.mixups.salient import need_guides
+from samix.runtime.typed_options import Count, CountOr0
 
 # ---------------------------------------------------------------------------------------------------------------------
 # AttentiveMix.
@@ -69,16 +70,16 @@ class AttentiveMix(GuidedAugmentation):
     name: ClassVar[str] = "attentivemix"
 
     alpha: float = 2.0
-    k: int = 6
-    grid: int = 7
+    k: CountOr0 = 6
+    grid: Count = 7
     network: str = ""
     feature: str = ""
     frozen: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.grid < 1 or not 0 <= self.k <= self.grid**2:
-            raise ValueError(f"need grid >= 1 and 0 <= k <= grid^2, got grid {self.grid} and k {self.k}")
+        if self.k > self.grid**2:
+            raise ValueError(f"k must be at most grid^2, got grid {self.grid} and k {self.k}")
         if self.network and self.frozen is not None:
             raise ValueError(f"give one network to look with, got network={self.network!r} and frozen=")
         self._fetched: nn.Module | None = None

@@ -33,6 +33,7 @@ from samix.batch import (
 )
 from samix.runtime import distributed
 from samix.runtime.registry import Registry
+from samix.runtime.typed_options import Share, check_options
 
 Guides = tuple[Tensor, Tensor]  # what a mixup looks at: the guide of x, the guide of its partner
 Pairing = Literal["randperm", "cycle", "flip", "roll"]
@@ -271,7 +272,7 @@ class Augmentation:
     family: ClassVar[str] = "Hand-made"  # heading under which pages list it
 
     alpha: float = 1.0
-    prob: float = 1.0
+    prob: Share = 1.0
     per_sample: bool = False
     pairing: Pairing = "randperm"
     targets: TargetKind | None = field(default=None, repr=False, kw_only=True)
@@ -280,10 +281,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
         check_types(self)
-        if not 0.0 <= self.prob <= 1.0:
-            raise ValueError(f"prob must be in [0, 1], got {self.prob}")
+        check_options(self)
         check_finite(self)
-        sample_partners(1, self.pairing, generator=torch.Generator())  # an unknown pairing fails here, not in epoch 1
         if self.generator is None:
             self.generator = new_generator()  # type: ignore[unreachable]  # None is let in
 

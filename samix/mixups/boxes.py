@@ -13,6 +13,7 @@ from torch import Tensor
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Augmentation, Guides, Requirements, as_array, choose, on_host
+from samix.runtime.typed_options import PositiveShare
 
 
 def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: bool = True) -> Mixed:
@@ -205,13 +206,13 @@ class ResizeMix(Augmentation):
     name: ClassVar[str] = "resizemix"
     requirements = Requirements(preserves_geometry=False)
 
-    scale_min: float = 0.1
-    scale_max: float = 0.8
+    scale_min: PositiveShare = 0.1
+    scale_max: PositiveShare = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.scale_min <= self.scale_max <= 1.0:
-            raise ValueError(f"need 0 < scale_min <= scale_max <= 1, got {self.scale_min} and {self.scale_max}")
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min must be at most scale_max, got {self.scale_min} and {self.scale_max}")
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) 1 - scale^2; 1 when this batch is not to be mixed."""

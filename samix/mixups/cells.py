@@ -27,9 +27,3 @@ def between(start: Tensor, stop: Tensor, size: int) -> Tensor:
     """(B,) whole numbers -> (B, size) float32: 1 on start <= cell < stop."""
     at = torch.arange(size, device=start.device)
     return ((at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))).float()
-
-
-def check_side(name: str, value: int) -> None:
-    """Raises ValueError unless a side in pixels is a whole number, at least 1."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of pixels, at least 1, got {value!r}")

@@ -17,7 +17,7 @@ from samix.mixups.puzzle import Saliency, block_grid, block_saliency
 from samix.mixups.saliency import gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, cells
 from samix.mixups.transport import starts as block_starts
-from samix.runtime.checks import check_choice
+from samix.runtime.typed_options import Count, Share, Weight
 
 _FORBIDDEN = 1e4  # added to the cost of what must not be chosen
 _HALVES = ((0, 1), (0, 2), (1, 2))  # pairs among the three inputs an output uses most
@@ -253,30 +253,16 @@ class CoMixup(GuidedAugmentation):
     name: ClassVar[str] = "comixup"
 
     alpha: float = 2.0
-    beta: float = 0.32
-    gamma: float = 1.0
-    tau: float = 0.83
-    eta: float = 0.05
-    omega: float = 0.001
-    partition: int = 20
-    blocks: int = 4
-    sweeps: int = 4
+    beta: Weight = 0.32
+    gamma: Weight = 1.0
+    tau: Weight = 0.83
+    eta: Weight = 0.05
+    omega: Share = 0.001
+    partition: Count = 20
+    blocks: Count = 4
+    sweeps: Count = 4
     saliency: Saliency = "gradient"
-    clean_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.beta, self.gamma, self.tau, self.eta, self.clean_weight) < 0.0 or not 0.0 <= self.omega <= 1.0:
-            raise ValueError(
-                "beta, gamma, tau, eta and clean_weight must be at least 0 and omega in [0, 1], got "
-                f"{self.beta}, {self.gamma}, {self.tau}, {self.eta}, {self.clean_weight} and {self.omega}"
-            )
-        if min(self.partition, self.blocks, self.sweeps) < 1:
-            raise ValueError(
-                "partition, blocks and sweeps must be at least 1, got "
-                f"{self.partition}, {self.blocks} and {self.sweeps}"
-            )
-        check_choice("saliency", self.saliency, ("gradient", "spectral"))
+    clean_weight: Weight = 1.0
 
     @property
     def requirements(self) -> Requirements:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Augmentation, Guides, blend, choose
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Weight
 
 
 def fourier_map(noise: Tensor, size: tuple[int, int], decay_power: float) -> Tensor:
@@ -105,15 +107,8 @@ class FMix(Augmentation):
 
     name: ClassVar[str] = "fmix"
 
-    decay_power: float = 3.0
-    max_soft: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.decay_power < float("inf"):
-            raise ValueError(f"decay_power must be finite and at least 0, got {self.decay_power}")
-        if not 0.0 <= self.max_soft <= 0.5:
-            raise ValueError(f"max_soft must be in [0, 0.5], got {self.max_soft}")
+    decay_power: Weight = 3.0
+    max_soft: Annotated[float, Range(0, 0.5)] = 0.0
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         """The noise (B, H, W // 2 + 1, 2) and the coins (B,)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_pair
 from samix.mixups.base import Augmentation, Guides, Requirements, choose
 from samix.networks.last_map import catch_last_map, last_width
+from samix.runtime.typed_options import Count, Positive, PositiveShare, Weight
 
 
 def gridmix_holes(
@@ -132,31 +133,24 @@ class GridMix(Augmentation):
     name: ClassVar[str] = "gridmix"
 
     style: Literal["holes", "cells"] = "holes"
-    cells: int = 4
-    cells_min: int = 2
-    cells_max: int = 6
-    area_min: float = 0.5
-    area_max: float = 1.0
-    aspect_min: float = 0.5
-    aspect_max: float = 2.0
-    cell_weight: float = 0.0
+    cells: Count = 4
+    cells_min: Count = 2
+    cells_max: Count = 6
+    area_min: PositiveShare = 0.5
+    area_max: PositiveShare = 1.0
+    aspect_min: Positive = 0.5
+    aspect_max: Positive = 2.0
+    cell_weight: Weight = 0.0
     layer: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.style not in ("holes", "cells"):
-            raise ValueError(f"unknown style {self.style!r}; choose holes or cells")
-        if self.cells < 1 or not 1 <= self.cells_min <= self.cells_max:
-            raise ValueError(
-                f"cells must be at least 1 and 1 <= cells_min <= cells_max, "
-                f"got {self.cells}, {self.cells_min} and {self.cells_max}"
-            )
-        if not 0.0 < self.area_min <= self.area_max <= 1.0:
-            raise ValueError(f"need 0 < area_min <= area_max <= 1, got {self.area_min} and {self.area_max}")
-        if not 0.0 < self.aspect_min <= self.aspect_max < float("inf"):
-            raise ValueError(f"need 0 < aspect_min <= aspect_max, got {self.aspect_min} and {self.aspect_max}")
-        if not 0.0 <= self.cell_weight < float("inf") or (self.cell_weight > 0.0 and self.style != "cells"):
-            raise ValueError(f'cell_weight must be at least 0, and is for style="cells", got {self.cell_weight}')
+        for name in ("cells", "area", "aspect"):
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if low > high:
+                raise ValueError(f"{name}_min must be at most {name}_max, got {low} and {high}")
+        if self.cell_weight > 0.0 and self.style != "cells":
+            raise ValueError(f'cell_weight is for style="cells", got {self.cell_weight} with {self.style!r}')
         self.head: nn.Conv2d | None = None
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Augmentation, Guides, choose
-from samix.mixups.cells import check_side
+from samix.runtime.typed_options import Count, CountOr0
 
 
 def maskmix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor, *, cell: int) -> Mixed:
@@ -55,14 +55,8 @@ class MaskMix(Augmentation):
     name: ClassVar[str] = "maskmix"
     family: ClassVar[str] = "By patches"
 
-    cell: int = 0
-    patch: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_side("patch", self.patch)
-        if self.cell != 0:
-            check_side("cell", self.cell)
+    cell: CountOr0 = 0
+    patch: Count = 1
 
     def side(self, shape: torch.Size) -> int:
         """Side of a cell, for images of this shape (B, C, H, W)."""

@@ -16,6 +16,7 @@ from samix.mixups.handmade import RandomChoice
 from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.mixups.transmix import attention_lam
 from samix.networks.attention import class_attention
+from samix.runtime.typed_options import Share, ShareBelow1
 
 
 def progress_factor(logits: Tensor, target: Tensor) -> Tensor:
@@ -72,14 +73,9 @@ class MixPro(Relabelling):
 
     name: ClassVar[str] = "mixpro"
 
-    switch: float = 0.5
+    switch: Share = 0.5
     base: str = "maskmix"
-    smoothing: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
+    smoothing: ShareBelow1 = 0.1
 
     def instead(self) -> Augmentation:
         shared: dict[str, Any] = {"per_sample": self.per_sample, "pairing": self.pairing}

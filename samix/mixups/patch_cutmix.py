@@ -10,7 +10,8 @@ from torch import Tensor
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Augmentation, Guides, choose
-from samix.mixups.cells import between, check_side, grid_of, to_pixels
+from samix.mixups.cells import between, grid_of, to_pixels
+from samix.runtime.typed_options import Count
 
 
 def cutmix_patches(
@@ -65,12 +66,8 @@ class PatchCutMix(Augmentation):
     name: ClassVar[str] = "patchcutmix"
     family: ClassVar[str] = "By patches"
 
-    patch: int = 16
+    patch: Count = 16
     clip: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_side("patch", self.patch)
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         return {"centre": torch.rand(shape[0], 2, generator=self.generator)}

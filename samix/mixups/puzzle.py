@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, sol
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, cells, move_blocks, plan_by_swaps, plan_exactly, transport_cost
-from samix.runtime.checks import check_choice
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Count, CountOr0, Share, Weight
 
 Saliency = Literal["gradient", "spectral"]
 MaskSolver = Literal["dual", "exact", "icm"]
@@ -210,36 +211,20 @@ class PuzzleMix(GuidedAugmentation):
 
     name: ClassVar[str] = "puzzlemix"
 
-    beta: float = 1.2
-    gamma: float = 0.5
-    eta: float = 0.2
-    num_labels: int = 3
-    neigh_size: int = 4
-    blocks: int = 0
+    beta: Weight = 1.2
+    gamma: Share = 0.5
+    eta: Weight = 0.2
+    num_labels: Annotated[int, Range(2)] = 3
+    neigh_size: Count = 4
+    blocks: CountOr0 = 0
     solver: MaskSolver = "dual"
-    iterations: int = ITERATIONS
+    iterations: Count = ITERATIONS
     saliency: Saliency = "gradient"
     transport: bool = False
     transport_solver: Transport = "exact"
-    t_eps: float = 0.8
-    t_size: int = 0
-    clean_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.beta, self.eta, self.t_eps, self.clean_weight) < 0.0 or not 0.0 <= self.gamma <= 1.0:
-            raise ValueError(
-                "beta, eta, t_eps and clean_weight must be at least 0 and gamma in [0, 1], got "
-                f"{self.beta}, {self.eta}, {self.t_eps}, {self.clean_weight} and {self.gamma}"
-            )
-        if self.num_labels < 2 or self.neigh_size < 1 or self.iterations < 1 or min(self.blocks, self.t_size) < 0:
-            raise ValueError(
-                "num_labels must be at least 2, neigh_size and iterations at least 1, blocks and t_size at least 0, "
-                f"got {self.num_labels}, {self.neigh_size}, {self.iterations}, {self.blocks} and {self.t_size}"
-            )
-        check_choice("solver", self.solver, ("dual", "exact", "icm"))
-        check_choice("saliency", self.saliency, ("gradient", "spectral"))
-        check_choice("transport_solver", self.transport_solver, ("exact", "swaps"))
+    t_eps: Weight = 0.8
+    t_size: CountOr0 = 0
+    clean_weight: Weight = 0.0
 
     @property
     def requirements(self) -> Requirements:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, target_kind
-from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, check_alpha, choose, take_rows, to_device
+from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, choose, take_rows, to_device
 from samix.networks.last_map import catch_last_map, last_width
+from samix.runtime.typed_options import Weight
 
 
 def recursivemix(x: Tensor, earlier: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
@@ -134,16 +135,13 @@ class RecursiveMix(Augmentation):
     name: ClassVar[str] = "recursivemix"
 
     alpha: float = 0.5
-    weight: float = 0.1
+    weight: Weight = 0.1
     layer: str = ""
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
         super().__post_init__()
         if self.alpha > 1.0:
             raise ValueError(f"alpha is the largest area of the box, at most 1, got {self.alpha}")
-        if not 0.0 <= self.weight < float("inf"):
-            raise ValueError(f"weight must be a number of at least 0, got {self.weight}")
         self.head: nn.Linear | None = None
         self.num_classes: int | None = None
         self.memory: Memory | None = None

@@ -16,6 +16,7 @@ from samix.mixups.base import Guides, Requirements, blend, choose
 from samix.mixups.boxes import cutmix
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
+from samix.runtime.typed_options import Count, Positive, Share
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Policies.
@@ -228,14 +229,9 @@ class SaliencyMix(GuidedAugmentation):
 
     name: ClassVar[str] = "saliencymix"
 
-    prob: float = 0.5
+    prob: Share = 0.5
     saliency: Literal["spectral", "fine"] = "spectral"
     one_box: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.saliency not in ("spectral", "fine"):
-            raise ValueError(f"saliency must be spectral or fine, got {self.saliency!r}")
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         detect = spectral_residual if self.saliency == "spectral" else fine_grained
@@ -270,14 +266,9 @@ class GuidedMixup(GuidedAugmentation):
 
     name: ClassVar[str] = "guidedmixup"
 
-    prob: float = 0.5
+    prob: Share = 0.5
     saliency: Literal["spectral", "gradient"] = "spectral"
     greedy: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.saliency not in ("spectral", "gradient"):
-            raise ValueError(f"saliency must be spectral or gradient, got {self.saliency!r}")
 
     @property
     def requirements(self) -> Requirements:
@@ -325,17 +316,10 @@ class SaliencyGrafting(GuidedAugmentation):
 
     alpha: float = 2.0
     per_sample: bool = True
-    temperature: float = 0.2
-    grid: int = 7
-    norm: int = 2
+    temperature: Positive = 0.2
+    grid: Count = 7
+    norm: Literal[1, 2] = 2
     feature: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0.0 or self.grid < 1 or self.norm not in (1, 2):
-            raise ValueError(
-                f"need temperature > 0, grid >= 1 and norm 1 or 2, got {self.temperature}, {self.grid}, {self.norm}"
-            )
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         assert model is not None

@@ -20,6 +20,7 @@ from samix.mixups.switching import SwitchingAugmentation, idle
 from samix.networks.attention import attention_layers, patches_of, received_attention
 from samix.networks.backbone import hooked
 from samix.networks.inference import looking, unwrap
+from samix.runtime.typed_options import PositiveShare, Share, Weight
 
 
 def smmix(
@@ -170,19 +171,17 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
     family: ClassVar[str] = "By patches"
     requirements = Requirements(model=True, preserves_geometry=False, own_losses=("consistency", "regions"))
 
-    switch: float = 0.5
-    min_side: float = 0.25
-    max_side: float = 0.75
-    regions: float = 0.5
-    consistency: float = 1.0
+    switch: Share = 0.5
+    min_side: PositiveShare = 0.25
+    max_side: PositiveShare = 0.75
+    regions: Weight = 0.5
+    consistency: Weight = 1.0
     head: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.min_side <= self.max_side <= 1.0:
-            raise ValueError(f"need 0 < min_side <= max_side <= 1, got {self.min_side} and {self.max_side}")
-        if self.regions < 0.0 or self.consistency < 0.0:
-            raise ValueError(f"weights must be at least 0, got regions={self.regions}, consistency={self.consistency}")
+        if self.min_side > self.max_side:
+            raise ValueError(f"min_side must be at most max_side, got {self.min_side} and {self.max_side}")
 
     def draw_lam(self, batch_size: int) -> Tensor:
         """(B,) 1 - side^2, the side uniform; 1 where this batch is not to be mixed."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from samix.batch import Mixed
 from samix.mixups.base import Augmentation, blend, take_rows, to_device
+from samix.runtime.typed_options import Positive
 
 
 def smoothmix(x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor, *, isotropic: bool = False) -> Mixed:
@@ -98,14 +99,14 @@ class SmoothMix(Augmentation):
 
     name: ClassVar[str] = "smoothmix"
 
-    sigma_min: float = 0.25
-    sigma_max: float = 0.5
+    sigma_min: Positive = 0.25
+    sigma_max: Positive = 0.5
     isotropic: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.sigma_min <= self.sigma_max < math.inf:
-            raise ValueError(f"need 0 < sigma_min <= sigma_max < inf, got {self.sigma_min} and {self.sigma_max}")
+        if self.sigma_min > self.sigma_max:
+            raise ValueError(f"sigma_min must be at most sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None

@@ -16,6 +16,7 @@ from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.mixups.switching import idle
 from samix.networks.backbone import find_layer, hooked
 from samix.networks.inference import unwrap
+from samix.runtime.typed_options import Weight
 
 
 def sumix_distance(clean: Tensor, mixed: Tensor, own: Tensor, other: Tensor) -> Tensor:
@@ -110,15 +111,10 @@ class SUMix(Relabelling):
     name: ClassVar[str] = "sumix"
 
     alpha: float = 0.2
-    kappa: float = 100.0
-    gamma: float = 0.5
+    kappa: Weight = 100.0
+    gamma: Weight = 0.5
     classifier: str = ""
     head: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.kappa < float("inf") or not 0.0 <= self.gamma < float("inf"):
-            raise ValueError(f"kappa and gamma must be finite and at least 0, got {self.kappa} and {self.gamma}")
 
     @property
     def requirements(self) -> Requirements:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch
 from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.handmade import MixUp
+from samix.runtime.typed_options import Share
 
 
 @dataclass
@@ -25,13 +26,11 @@ class SwitchingAugmentation(Augmentation):
         mixup_alpha: lam ~ Beta(mixup_alpha, mixup_alpha) of that MixUp.
     """
 
-    switch: float = 0.0
+    switch: Share = 0.0
     mixup_alpha: float = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.switch <= 1.0:
-            raise ValueError(f"switch must be in [0, 1], got {self.switch}")
         check_alpha(self.mixup_alpha, "mixup_alpha")
 
     def draw_switch(self) -> bool:

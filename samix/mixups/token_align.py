@@ -20,6 +20,7 @@ from samix.networks.attention import (
     watching,
 )
 from samix.networks.inference import unwrap
+from samix.runtime.typed_options import Count
 
 
 def align_labels(attentions: Sequence[Tensor], labels: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class TokenLabelAlign(Relabelling):
     name: ClassVar[str] = "tla"
 
     base: str = "patchcutmix"
-    patch: int = 16
+    patch: Count = 16
 
     def base_options(self) -> dict[str, Any]:
         return {"patch": self.patch} if self.base == "patchcutmix" else {}

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
 from samix.mixups.base import Guides, Requirements, choose, take_rows, to_device
-from samix.mixups.cells import check_side, grid_of, to_pixels
+from samix.mixups.cells import grid_of, to_pixels
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import class_activation
 from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import class_attention
 from samix.networks.inference import looking
+from samix.runtime.typed_options import Count, Share
 
 
 def tokenmix(x: Tensor, partner: Tensor, lam: Tensor, cells: Tensor) -> Mixed:
@@ -151,25 +152,13 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
     name: ClassVar[str] = "tokenmix"
     family: ClassVar[str] = "By patches"
 
-    switch: float = 0.5
-    patch: int = 16
+    switch: Share = 0.5
+    patch: Count = 16
     style: Style = "block"
-    fixed_lam: float | None = 0.5
-    surplus: float = 1.0 / 14.0
+    fixed_lam: Share | None = 0.5
+    surplus: Share = 1.0 / 14.0
     maps: Maps = "activation"
     teacher: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_side("patch", self.patch)
-        if self.style not in ("block", "random"):
-            raise ValueError(f"style must be block or random, got {self.style!r}")
-        if self.maps not in ("activation", "attention", "area"):
-            raise ValueError(f"maps must be activation, attention or area, got {self.maps!r}")
-        if self.fixed_lam is not None and not 0.0 <= self.fixed_lam <= 1.0:
-            raise ValueError(f"fixed_lam must be in [0, 1] or None, got {self.fixed_lam}")
-        if not 0.0 <= self.surplus <= 1.0:
-            raise ValueError(f"surplus must be in [0, 1], got {self.surplus}")
 
     @property
     def requirements(self) -> Requirements:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch
 from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.networks.attention import class_attention
+from samix.runtime.typed_options import Share
 
 
 def attention_lam(attention: Tensor, mask: Tensor) -> Tensor:
@@ -69,13 +70,8 @@ class TransMix(Relabelling):
 
     name: ClassVar[str] = "transmix"
 
-    switch: float = 0.2
-    ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.ratio <= 1.0:
-            raise ValueError(f"ratio must be in [0, 1], got {self.ratio}")
+    switch: Share = 0.2
+    ratio: Share = 0.5
 
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
         logits, attention = class_attention(model, batch.images)

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
 from samix.losses.contrastive import barlow_twins, normalized
-from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
+from samix.methods.contrastive.base import FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
-from samix.runtime.checks import check_number
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CheckedOptions, Positive
 
 
 @dataclass(frozen=True)
-class BarlowTwinsOptions:
+class BarlowTwinsOptions(CheckedOptions):
     """Options of Barlow Twins; the defaults are the paper's.
 
     Args:
@@ -36,13 +37,9 @@ class BarlowTwinsOptions:
     """
 
     preset: str = "imagenet"
-    dim: int = 8192
-    redundancy: float = 0.0051
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("dim", self.dim, 2, integer=True)  # the loss compares columns
-        check_numbers(self, positive=("redundancy", "scale"))
+    dim: Annotated[int, Range(2)] = 8192
+    redundancy: Positive = 0.0051
+    scale: Positive = 1.0
 
 
 BARLOW_PRESETS: dict[str, BarlowTwinsOptions] = {

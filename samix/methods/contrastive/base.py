@@ -21,7 +21,6 @@ from samix.networks.batchnorm import plain_batchnorm
 from samix.networks.ema import momentum_at, train_norms, update_momentum
 from samix.networks.encoder import Encoder
 from samix.networks.inference import evaluating
-from samix.runtime.checks import check_number
 
 Options = TypeVar("Options")
 Target = TypeVar("Target")
@@ -266,26 +265,3 @@ def spread(z: Tensor) -> Tensor:
 def detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parts of a loss for the log."""
     return {name: part.detach() for name, part in parts.items()}
-
-
-def check_numbers(
-    options: object,
-    *,
-    counts: Sequence[str] = (),
-    positive: Sequence[str] = (),
-    weights: Sequence[str] = (),
-    shares: Sequence[str] = (),
-) -> None:
-    """Raises ValueError unless these options are whole numbers from 1, above 0, at least 0, or in [0, 1].
-
-    None passes: an option that may be None is not set.
-    """
-    for names, low, high, how in (
-        (counts, 1, 2**31, {"open_high": True, "integer": True}),
-        (positive, 0, 1e18, {"open_low": True}),
-        (weights, 0, 1e18, {}),
-        (shares, 0, 1, {}),
-    ):
-        for name in names:
-            if getattr(options, name) is not None:
-                check_number(name, getattr(options, name), low, high, **how)

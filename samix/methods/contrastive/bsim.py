@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.mixup import mix_views
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions
 from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.boxes import CutMix
+from samix.runtime.typed_options import Weight
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,11 @@ class BSIMOptions(QueueMixOptions):
 
     preset: str = "bsim"
     alpha: float = 1.0
-    clean_weight: float = 0.0
+    clean_weight: Weight = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_alpha(self.alpha)
-        check_numbers(self, weights=("clean_weight",))
 
     def build_mixup(self) -> Augmentation:
         return CutMix(alpha=self.alpha)

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
-from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod, check_numbers
+from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.ema import momentum_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
+from samix.runtime.typed_options import CheckedOptions, Count, Share, Weight
 
 
 @dataclass(frozen=True)
-class BYOLOptions:
+class BYOLOptions(CheckedOptions):
     """Options of BYOL; the defaults are the paper's for up to 300 epochs.
 
     Args:
@@ -39,14 +40,11 @@ class BYOLOptions:
     """
 
     preset: str = "imagenet"
-    hidden: int = 4096
-    dim: int = 256
-    ema_decay: float = 0.99
-    ema_decay_end: float = 1.0
-    mixed_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self, counts=("hidden", "dim"), weights=("mixed_weight",), shares=("ema_decay", "ema_decay_end"))
+    hidden: Count = 4096
+    dim: Count = 256
+    ema_decay: Share = 0.99
+    ema_decay_end: Share = 1.0
+    mixed_weight: Weight = 1.0
 
 
 BYOL_PRESETS: dict[str, BYOLOptions] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,12 @@ from samix.methods.contrastive.kmeans import cut_in_two, kmeans, means_of_member
 from samix.mixups.base import to_device
 from samix.networks.inference import evaluating
 from samix.runtime import distributed
-from samix.runtime.checks import check_number
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CheckedOptions, Count, CountOr0, Share, Weight
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
+class ClusterOptions(CheckedOptions):
     """Options of the clusters that give pseudo labels.
 
     Args:
@@ -41,24 +42,14 @@ class ClusterOptions:
         cluster_seed: of k-means and of ties that are broken at random.
     """
 
-    clusters: int = 200
-    bank_momentum: float = 1.0
-    min_cluster: int | None = None
-    centroid_every: int = 0
-    repair_every: int = 0
-    reweight: float = 0.5
-    warmup_epochs: int = 5
-    cluster_seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_number("clusters", self.clusters, 2, 2**31, open_high=True, integer=True)
-        check_number("bank_momentum", self.bank_momentum, 0, 1)
-        check_number("reweight", self.reweight, 0)
-        for name in ("centroid_every", "repair_every", "warmup_epochs"):
-            check_number(name, getattr(self, name), 0, integer=True)
-        check_number("cluster_seed", self.cluster_seed, 0, 2**32, open_high=True, integer=True)
-        if self.min_cluster is not None:
-            check_number("min_cluster", self.min_cluster, 1, integer=True)
+    clusters: Annotated[int, Range(2, 2**31 - 1)] = 200
+    bank_momentum: Share = 1.0
+    min_cluster: Count | None = None
+    centroid_every: CountOr0 = 0
+    repair_every: CountOr0 = 0
+    reweight: Weight = 0.5
+    warmup_epochs: CountOr0 = 5
+    cluster_seed: Annotated[int, Range(0, 2**32 - 1)] = 0
 
 
 class OnlineClusters(nn.Module):

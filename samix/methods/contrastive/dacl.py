@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.mixup import check_views
 from samix.methods.contrastive.simclr import SimCLR, SimCLROptions
 from samix.mixups.base import choose, sample_partners, to_device
 from samix.mixups.handmade import mixup
-from samix.runtime.checks import check_choice
+from samix.runtime.typed_options import Share
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,7 @@ class DACLOptions(SimCLROptions):
 
     preset: str = "imagenet"
     noise: Literal["linear", "binary"] = "linear"
-    least: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("noise", self.noise, ("linear", "binary"))
-        check_numbers(self, shares=("least",))
+    least: Share = 0.9
 
 
 DACL_PRESETS: dict[str, DACLOptions] = {

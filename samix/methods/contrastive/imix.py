@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from samix.losses.contrastive import in_batch_info_nce
-from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.mixup import mix_views
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions
 from samix.mixups.base import Augmentation, check_alpha
@@ -18,7 +17,7 @@ from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp
 from samix.mixups.hidden import ManifoldMix
 from samix.runtime import distributed
-from samix.runtime.checks import check_choice
+from samix.runtime.typed_options import Weight
 
 
 class LargerShare(Augmentation):
@@ -61,13 +60,11 @@ class IMixOptions(QueueMixOptions):
     image_mix: Literal["cutmix", "mixup", "manifoldmix"] = "cutmix"
     alpha: float = 1.0
     layers: str = ""
-    clean_weight: float = 0.0
+    clean_weight: Weight = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("image_mix", self.image_mix, ("cutmix", "mixup", "manifoldmix"))
         check_alpha(self.alpha)
-        check_numbers(self, weights=("clean_weight",))
 
     def build_mixup(self) -> Augmentation:
         if self.image_mix == "manifoldmix":

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from samix.losses.contrastive import in_batch_info_nce, normalized
-from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions, check_even
 from samix.mixups.base import Augmentation, sample_lam, to_device
 from samix.mixups.handmade import MixUp, mixup
 from samix.runtime import distributed
+from samix.runtime.typed_options import Positive
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,7 @@ class MixCoOptions(QueueMixOptions):
     """
 
     preset: str = "v2"
-    mixed_temperature: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers(self, positive=("mixed_temperature",))
+    mixed_temperature: Positive = 0.05
 
     def build_mixup(self) -> Augmentation:
         """MixUp; for pictures, as the step itself mixes half a batch."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import info_nce, normalized, similarities
-from samix.methods.contrastive.base import check_numbers, fixed_mixup, given_generator
+from samix.methods.contrastive.base import fixed_mixup, given_generator
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.mixups.base import Augmentation, to_device
-from samix.runtime.checks import check_number
+from samix.runtime.typed_options import Count, CountOr0, Share
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,15 @@ class MoCHiOptions(MoCoOptions):
     """
 
     preset: str = "imagenet"
-    hardest: int = 1024
-    pairs: int = 1024
-    with_query: int = 128
-    start: float = 0.05
+    hardest: Count = 1024
+    pairs: CountOr0 = 1024
+    with_query: CountOr0 = 128
+    start: Share = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, counts=("hardest",), shares=("start",))
         if self.hardest > self.queue:
             raise ValueError(f"hardest must be at most the queue's {self.queue} keys, got {self.hardest}")
-        for name in ("pairs", "with_query"):
-            check_number(name, getattr(self, name), 0, integer=True)
 
 
 MOCHI_PRESETS: dict[str, MoCHiOptions] = {

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from samix.losses.contrastive import info_nce, normalized
 from samix.methods.contrastive.base import (
     EMAEncoderMethod,
-    check_numbers,
     choose_options,
     detached,
     given_generator,
@@ -42,13 +41,11 @@ from samix.networks.encoder import Encoder
 from samix.networks.heads import linear_projector, mlp_projector, normed_mlp
 from samix.networks.queue import Queue, check_queue
 from samix.runtime import distributed
-from samix.runtime.checks import check_choice
-
-KeyBN = Literal["split", "shuffle", "eman", "none"]
+from samix.runtime.typed_options import CheckedOptions, Count, Positive, Share, Weight
 
 
 @dataclass(frozen=True)
-class MoCoOptions:
+class MoCoOptions(CheckedOptions):
     """Options of MoCo; the defaults are v2's.
 
     Args:
@@ -77,27 +74,16 @@ class MoCoOptions:
 
     preset: str = "v2"
     projector: Literal["mlp", "linear", "mlp-bn"] = "mlp"
-    dim: int = 128
-    queue: int = 65536
+    dim: Count = 128
+    queue: Count = 65536
     random_start: bool = True
-    temperature: float = 0.2
-    ema_decay: float = 0.999
-    ema_decay_end: float | None = None
-    key_bn: KeyBN = "split"
-    groups: int = 8
+    temperature: Positive = 0.2
+    ema_decay: Share = 0.999
+    ema_decay_end: Share | None = None
+    key_bn: Literal["split", "shuffle", "eman", "none"] = "split"
+    groups: Count = 8
     symmetric: bool = False
-    mixed_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_choice("projector", self.projector, ("mlp", "linear", "mlp-bn"))
-        check_choice("key_bn", self.key_bn, ("split", "shuffle", "eman", "none"))
-        check_numbers(
-            self,
-            counts=("dim", "queue", "groups"),
-            positive=("temperature",),
-            weights=("mixed_weight",),
-            shares=("ema_decay", "ema_decay_end"),
-        )
+    mixed_weight: Weight = 1.0
 
 
 MOCO_PRESETS: dict[str, MoCoOptions] = {

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import in_batch_info_nce, normalized
-from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod, check_numbers
+from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.ema import momentum_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.vit_init import fix_positions, freeze_patches, is_vit
 from samix.runtime import distributed
+from samix.runtime.typed_options import CheckedOptions, Count, Positive, Share, Weight
 
 
 @dataclass(frozen=True)
-class MoCoV3Options:
+class MoCoV3Options(CheckedOptions):
     """Options of MoCo v3; the defaults are those of its ResNet-50.
 
     Args:
@@ -46,25 +47,16 @@ class MoCoV3Options:
     """
 
     preset: str = "resnet"
-    layers: int = 2
-    hidden: int = 4096
-    dim: int = 256
+    layers: Count = 2
+    hidden: Count = 4096
+    dim: Count = 256
     predictor_norm: bool = False
-    temperature: float = 1.0
-    ema_decay: float = 0.99
-    ema_decay_end: float = 1.0
+    temperature: Positive = 1.0
+    ema_decay: Share = 0.99
+    ema_decay_end: Share = 1.0
     fixed_positions: bool = True
     frozen_patches: bool = True
-    mixed_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(
-            self,
-            counts=("layers", "hidden", "dim"),
-            positive=("temperature",),
-            weights=("mixed_weight",),
-            shares=("ema_decay", "ema_decay_end"),
-        )
+    mixed_weight: Weight = 1.0
 
 
 MOCO_V3_PRESETS: dict[str, MoCoV3Options] = {

@@ -23,7 +23,7 @@ from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.networks.ema import momentum_copy, update_momentum
 from samix.networks.encoder import Encoder
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.typed_options import Share
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,12 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
 
     local: Literal["clusters", "keys"] = "clusters"
     auto_label: bool = True
-    head_ema_decay: float = 0.0
+    head_ema_decay: Share = 0.0
 
     def __post_init__(self) -> None:
-        SAMixIOptions.__post_init__(self)
-        ClusterOptions.__post_init__(self)
-        check_choice("local", self.local, ("clusters", "keys"))
+        super().__post_init__()
         if self.extended and self.local != "keys":
             raise ValueError('extended positives are keys: local="keys"')
-        check_number("head_ema_decay", self.head_ema_decay, 0, 1)
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
         if not isinstance(mixup, MaskGenerator):

@@ -8,7 +8,7 @@ embedding of the mix must lie between the keys of its two sources, in lam's prop
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ from samix.mixers.samix import SAMixer, SAMixerConfig
 from samix.mixups.base import Augmentation, as_lam, blend, sample_lam, sample_partners, to_device
 from samix.networks.ema import untracked_batchnorm
 from samix.networks.encoder import Encoder
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Positive, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,23 @@ class SAMixIOptions(SAMixerConfig):
     """
 
     preset: str = "paper"
-    alpha: float = 2.0
+    alpha: Positive = 2.0
     per_sample: bool = False
     pair: Literal["same", "cross"] = "same"
-    local_weight: float = 1.0
-    global_weight: float = 0.5
+    local_weight: Weight = 1.0
+    global_weight: Weight = 0.5
     extended: bool = False
     local_schedule: MaskSchedule = "constant"
-    mask_weight: float = 0.1
+    mask_weight: Weight = 0.1
     mask_schedule: MaskSchedule = "linear"
-    mask_margin: float = 0.1
-    mask_variance: float = 2.0
+    mask_margin: Share = 0.1
+    mask_variance: Weight = 2.0
     mask_over_batch: bool = False
-    adjust_margin: float = 0.1
-    lam_margin: float = 0.08
+    adjust_margin: Annotated[float, Range(high=1)] = 0.1
+    lam_margin: Annotated[float, Range(high=1)] = 0.08
 
     def __post_init__(self) -> None:
-        SAMixerConfig.__post_init__(self)
-        check_number("alpha", self.alpha, 0, open_low=True)
-        for name in ("local_weight", "global_weight", "mask_weight", "mask_variance"):
-            check_number(name, getattr(self, name), 0)
-        check_number("mask_margin", self.mask_margin, 0, 1)
-        for name in ("adjust_margin", "lam_margin"):
-            check_number(name, getattr(self, name), None, 1)
-        check_choice("pair", self.pair, ("same", "cross"))
-        for name in ("local_schedule", "mask_schedule"):
-            check_choice(name, getattr(self, name), ("constant", "linear", "cosine", "warmup"))
+        super().__post_init__()
         if self.extended and self.pair != "cross":
             raise ValueError('extended positives need the keys of both views: pair="cross"')
 

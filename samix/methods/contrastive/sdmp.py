@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from samix.mixups.base import Augmentation, check_alpha, sample_lam, to_device
 from samix.mixups.boxes import CutMix, ResizeMix
 from samix.mixups.handmade import MixUp, RandomChoice
 from samix.runtime import distributed
-from samix.runtime.checks import check_choice, check_number
+from samix.runtime.checks import Range
 
 ImageMix = Literal["random", "mixup", "cutmix", "resizemix"]
 KINDS: dict[str, type[Augmentation]] = {"mixup": MixUp, "cutmix": CutMix, "resizemix": ResizeMix}
@@ -43,13 +43,11 @@ class SDMPOptions(MoCoV3Options):
 
     image_mix: ImageMix = "random"
     alpha: float = 1.0
-    margin: float = 0.0
+    margin: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("image_mix", self.image_mix, ("random", *KINDS))
         check_alpha(self.alpha)
-        check_number("margin", self.margin, 0, 0.5)
 
 
 SDMP_PRESETS: dict[str, SDMPOptions] = {

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import in_batch_info_nce, normalized, nt_xent
-from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
+from samix.methods.contrastive.base import FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views, mix_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
+from samix.runtime.typed_options import CheckedOptions, Count, Positive, Weight
 
 
 @dataclass(frozen=True)
-class SimCLROptions:
+class SimCLROptions(CheckedOptions):
     """Options of SimCLR; the defaults are those for ImageNet.
 
     Args:
@@ -38,13 +39,10 @@ class SimCLROptions:
     """
 
     preset: str = "imagenet"
-    hidden: int | None = None
-    dim: int = 128
-    temperature: float = 0.1
-    mixed_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self, counts=("hidden", "dim"), positive=("temperature",), weights=("mixed_weight",))
+    hidden: Count | None = None
+    dim: Count = 128
+    temperature: Positive = 0.1
+    mixed_weight: Weight = 1.0
 
 
 SIMCLR_PRESETS: dict[str, SimCLROptions] = {

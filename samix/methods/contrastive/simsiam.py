@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
-from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
+from samix.methods.contrastive.base import FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
+from samix.runtime.typed_options import CheckedOptions, Count, Weight
 
 
 @dataclass(frozen=True)
-class SimSiamOptions:
+class SimSiamOptions(CheckedOptions):
     """Options of SimSiam; the defaults are the paper's.
 
     Args:
@@ -38,12 +39,9 @@ class SimSiamOptions:
     """
 
     preset: str = "imagenet"
-    dim: int = 2048
-    hidden: int = 512
-    mixed_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self, counts=("hidden", "dim"), weights=("mixed_weight",))
+    dim: Count = 2048
+    hidden: Count = 512
+    mixed_weight: Weight = 1.0
 
 
 SIMSIAM_PRESETS: dict[str, SimSiamOptions] = {"imagenet": SimSiamOptions()}

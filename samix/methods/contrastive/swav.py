@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import normalized, similarities, sinkhorn, swapped_prediction
-from samix.methods.contrastive.base import FixedMixupMethod, check_numbers
+from samix.methods.contrastive.base import FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.queue import Queue
 from samix.runtime import distributed
-from samix.runtime.checks import check_number
+from samix.runtime.typed_options import CheckedOptions, Count, CountOr0, Positive, Share, Weight
 
 
 @dataclass(frozen=True)
-class SwAVOptions:
+class SwAVOptions(CheckedOptions):
     """Options of SwAV; the defaults are those for batches of thousands.
 
     Args:
@@ -51,27 +51,16 @@ class SwAVOptions:
     """
 
     preset: str = "imagenet"
-    hidden: int = 2048
-    dim: int = 128
-    prototypes: int = 3000
-    temperature: float = 0.1
-    epsilon: float = 0.05
-    iterations: int = 3
-    freeze_steps: int = 313
-    queue: int = 0
-    queue_from: float = 0.075
-    mixed_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(
-            self,
-            counts=("hidden", "dim", "prototypes", "iterations"),
-            positive=("temperature", "epsilon"),
-            weights=("mixed_weight",),
-            shares=("queue_from",),
-        )
-        for name in ("freeze_steps", "queue"):
-            check_number(name, getattr(self, name), 0, integer=True)
+    hidden: Count = 2048
+    dim: Count = 128
+    prototypes: Count = 3000
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    iterations: Count = 3
+    freeze_steps: CountOr0 = 313
+    queue: CountOr0 = 0
+    queue_from: Share = 0.075
+    mixed_weight: Weight = 1.0
 
 
 SWAV_PRESETS: dict[str, SwAVOptions] = {

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from samix.losses.contrastive import normalized
-from samix.methods.contrastive.base import check_numbers
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions, check_even
 from samix.mixups.base import Augmentation, check_alpha
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
+from samix.runtime.typed_options import Share
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,11 @@ class UnMixOptions(QueueMixOptions):
 
     preset: str = "imagenet"
     alpha: float = 1.0
-    global_share: float = 0.0
+    global_share: Share = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_alpha(self.alpha)
-        check_numbers(self, shares=("global_share",))
 
     def build_mixup(self) -> Augmentation:
         choices = [MixUp(alpha=self.alpha), CutMix(alpha=self.alpha)]

@@ -1,0 +1,65 @@
+"""Options whose types state their range or choices, such as ``prob: Share`` or ``style: Literal["holes", "cells"]``."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from numbers import Number
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+
+from samix.runtime.checks import POSITIVE, SHARE, Range, check_choice, check_number
+
+Share = Annotated[float, SHARE]
+PositiveShare = Annotated[float, Range(0, 1, open_low=True)]
+ShareBelow1 = Annotated[float, Range(0, 1, open_high=True)]
+Weight = Annotated[float, Range(0)]
+Positive = Annotated[float, POSITIVE]
+Count = Annotated[int, Range(1, 2**31 - 1)]
+CountOr0 = Annotated[int, Range(0, 2**31 - 1)]
+
+
+@dataclass(frozen=True)
+class CheckedOptions:
+    """Base of frozen options that are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def check_options(options: object) -> None:
+    """Checks each field of a dataclass by its type: numbers by a :class:`Range` in ``Annotated``, words by ``Literal``.
+
+    Raises:
+        ValueError: a number out of range, or a value that is none of the choices; names the field.
+    """
+    for name, rule, integer, optional in _rules(type(options)):
+        value = getattr(options, name)
+        if isinstance(rule, Range):
+            if not (value is None and optional):
+                value = value.item() if isinstance(value, Number) and hasattr(value, "item") else value  # NumPy's
+                check_number(name, value, **rule._asdict(), integer=integer)
+        else:
+            check_choice(name, value, (*rule, None) if optional else rule)
+
+
+@cache
+def _rules(cls: type[object]) -> tuple[tuple[str, Range | tuple[object, ...], bool, bool], ...]:
+    """Of each field with a rule: name, range or choices, whether it is a whole number, whether it may be None."""
+    return tuple(_rules_of(cls))
+
+
+def _rules_of(cls: type[object]) -> Iterator[tuple[str, Range | tuple[object, ...], bool, bool]]:
+    hints = get_type_hints(cls, include_extras=True)
+    for name in (f.name for f in fields(cls) if f.name in hints and not f.kw_only):  # type: ignore[arg-type]
+        hint = hints[name]
+        forms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        for form in forms:
+            if get_origin(form) is Literal:
+                yield name, get_args(form), False, type(None) in forms
+            elif get_origin(form) is Annotated:
+                kind, *notes = get_args(form)
+                for note in notes:
+                    if isinstance(note, Range):
+                        yield name, note, kind is int, type(None) in forms
