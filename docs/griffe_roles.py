@@ -1,5 +1,7 @@
-"""Griffe extension: in the pages, Sphinx roles such as ``:class:`X``` become code, and ``Example:`` a block of code."""
+"""Griffe extension: pages show inherited arguments, roles such as ``:class:`X``` as code, ``Example:`` as a block."""
 
+import importlib
+import inspect
 import re
 from typing import Any
 
@@ -10,6 +12,12 @@ ROLE = re.compile(r":(?:class|func|meth|mod|data):`~?([^`]+)`")
 
 class Roles(griffe.Extension):
     """Rewrites the docstring of every object."""
+
+    def on_class_instance(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """Takes the docstring of the class itself, to which the arguments of its bases are added."""
+        if cls.docstring is not None and cls.path.startswith("samix."):
+            living = getattr(importlib.import_module(cls.module.path), cls.name, None)
+            cls.docstring.value = inspect.cleandoc(getattr(living, "__doc__", None) or cls.docstring.value)
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Replaces what griffe does not read."""

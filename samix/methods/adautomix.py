@@ -69,18 +69,8 @@ class AdAutoMix(AutoMix):
     """Trains a network together with a generator of masks that also trains against it (Adversarial AutoMix).
 
     Args:
-        model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.
-        num_classes: K.
         options: an :class:`AdAutoMixOptions`, or the name of a preset: ``reference`` (as the released code trains) or
             ``paper`` (the mix is kept similar to its sources, its EMA decay ends at 1).
-        feature: stage that guides the Mixer: an index for timm networks (None: the third of four stages, the middle
-            block of a ViT), the dotted name of a layer for others.
-        classifier: dotted name of the classifier's layer, or names of several; None finds it.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
-        image_size: side, or height and width, of the images, for networks that take one size and do not say which.
-
-    Raises:
-        ValueError: unknown preset, a stage or layer the network lacks, another number of classes.
 
     Example:
         >>> model = timm.create_model("test_resnet", num_classes=10)

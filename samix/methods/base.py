@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch, TargetKind, target_kind
 from samix.runtime.checks import check_number
+from samix.runtime.docstrings import inherit_args
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
 
@@ -28,6 +29,10 @@ class Method(nn.Module):
     progress: float = 0.0  # share of the run that is done; schedules read it
     last_seen: int | None = None  # version of the first trained parameter when after_step, or the first step, ran
     warned: bool = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        inherit_args(cls)
 
     def compile_parts(self, **options: Any) -> None:
         """Compiles the passes of the networks, so that steps run faster after the first ones.

@@ -46,20 +46,10 @@ class SAMix(AutoMix):
     """Trains a network together with SAMix's Mixer, which learns to mix its images; the step is :class:`AutoMix`'s.
 
     Args:
-        model: a timm network, or any ``nn.Module`` (B, C, H, W) -> (B, num_classes); trained in place.
-        num_classes: K.
         options: a :class:`SAMixOptions`, or the name of a preset: ``reference`` (as the released code trains),
             ``paper`` (learned gamma, eta-balanced generator loss, per-sample mask loss), or ``fast`` (as ``reference``,
             for two thirds of the price: half of the batch is mixed, and in every second step the Mixer learns from
             half of it).
-        feature: stage that guides the Mixer: an index for timm networks (None: the third of four stages, the middle
-            block of a ViT), the dotted name of a layer for others.
-        classifier: dotted name of the classifier's layer, or names of several; None finds it.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
-        image_size: side, or height and width, of the images, for networks that take one size and do not say which.
-
-    Raises:
-        ValueError: unknown preset, a stage or layer the network lacks, another number of classes.
 
     Example:
         >>> model = timm.create_model("test_resnet", num_classes=10)

@@ -32,6 +32,7 @@ from samix.batch import (
     target_loss,
 )
 from samix.runtime import distributed
+from samix.runtime.docstrings import inherit_args
 from samix.runtime.registry import Registry
 from samix.runtime.typed_options import Share, check_options
 
@@ -267,6 +268,10 @@ class Augmentation:
         >>> Half()(torch.randn(4, 3, 8, 8), torch.tensor([3, 1, 4, 1]), lam=0.5, index=torch.tensor([1, 0, 3, 2])).lam
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        inherit_args(cls)
 
     name: ClassVar[str] = ""
     family: ClassVar[str] = "Hand-made"  # heading under which pages list it

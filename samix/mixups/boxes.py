@@ -155,13 +155,7 @@ class CutMix(Augmentation):
     Published (Yun et al. 2019, arXiv:1905.04899): alpha 1, prob 0.5 on CIFAR and 1 on ImageNet.
 
     Args:
-        alpha: lam ~ Beta(alpha, alpha); <= 0 switches mixing off.
-        prob: probability, per batch, that the batch is mixed at all.
-        per_sample: one lam per sample instead of one per batch.
-        pairing: how partners are drawn, see :func:`samix.sample_partners`.
         clip: False keeps every box whole and inside, so that lam is met to within rounding.
-        targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels.
-        generator: CPU generator of every draw; None makes one from torch's seed.
 
     Example:
         >>> mix = samix.CutMix(alpha=1.0)

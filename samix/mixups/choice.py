@@ -20,8 +20,6 @@ class MixUpOrCutMix(RandomChoice):
         mixup_alpha: of MixUp.
         cutmix_alpha: of CutMix.
         switch_prob: probability of CutMix, in [0, 1].
-        prob: probability, per batch, that the batch is mixed at all.
-        per_sample: one lam per sample instead of one per batch.
         pairing: how partners are drawn; timm's is ``flip``.
     """
 

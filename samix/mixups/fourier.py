@@ -90,14 +90,8 @@ class FMix(Augmentation):
     Published (Harris et al. 2020, arXiv:2002.12047): alpha 1; OpenMixup's tables use 0.2.
 
     Args:
-        alpha: lam ~ Beta(alpha, alpha); <= 0 switches mixing off.
-        prob: probability, per batch, that the batch is mixed at all.
-        per_sample: one lam per sample instead of one per batch.
-        pairing: how partners are drawn, see :func:`samix.sample_partners`.
         decay_power: how fast the noise falls with frequency, >= 0; larger makes larger blobs.
         max_soft: width of a soft edge, as a share of the image, in [0, 0.5]; 0 is a hard edge.
-        targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels.
-        generator: CPU generator of every draw; None makes one from torch's seed.
 
     Example:
         >>> mix = samix.FMix(alpha=1.0)

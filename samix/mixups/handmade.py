@@ -96,14 +96,6 @@ class MixUp(Augmentation):
 
     Published alphas: 1 (CIFAR), 0.2 (ImageNet, CNNs; Zhang et al. 2018, arXiv:1710.09412), 0.8 (DeiT), 0.1 (RSB).
 
-    Args:
-        alpha: lam ~ Beta(alpha, alpha); <= 0 switches mixing off.
-        prob: probability, per batch, that the batch is mixed at all.
-        per_sample: one lam per sample instead of one per batch.
-        pairing: how partners are drawn, see :func:`samix.sample_partners`.
-        targets: kind of the labels, see :data:`samix.batch.TargetKind`; None reads it from the labels.
-        generator: CPU generator of every draw; None makes one from torch's seed.
-
     Example:
         >>> mix = samix.MixUp(alpha=0.2)
         >>> batch = mix(torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1]))

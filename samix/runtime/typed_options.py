@@ -10,6 +10,7 @@ from numbers import Number
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 from samix.runtime.checks import POSITIVE, SHARE, Range, check_choice, check_number
+from samix.runtime.docstrings import inherit_args
 
 Share = Annotated[float, SHARE]
 PositiveShare = Annotated[float, Range(0, 1, open_low=True)]
@@ -23,6 +24,10 @@ CountOr0 = Annotated[int, Range(0, 2**31 - 1)]
 @dataclass(frozen=True)
 class CheckedOptions:
     """Base of frozen options that are checked when they are made."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        inherit_args(cls)
 
     def __post_init__(self) -> None:
         check_options(self)

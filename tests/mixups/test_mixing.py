@@ -286,7 +286,7 @@ NAN, INF = float("nan"), float("inf")
         (lambda: MixUp(alpha="1"), ValueError, "alpha must be a finite number, got '1'"),
         (lambda: MixUp(prob=1.1), ValueError, r"prob must be in \[0, 1\], got 1.1"),
         (lambda: MixUp(prob=NAN), ValueError, r"prob must be in \[0, 1\], got nan"),
-        (lambda: MixUp(pairing="rnd"), ValueError, "unknown pairing 'rnd'; choose randperm, cycle, flip or roll"),
+        (lambda: MixUp(pairing="rnd"), ValueError, "pairing must be one of randperm, cycle, flip, roll; got 'rnd'"),
         (lambda: sample_partners(3, "rnd"), ValueError, "unknown pairing 'rnd'"),
         (lambda: call_mixup(index=torch.arange(2)), ValueError, r"int64 of shape \(3,\), got torch.int64 \(2,\)"),
         (lambda: call_mixup(index=torch.ones(3)), ValueError, r"got torch.float32 \(3,\); use sample_partners"),

@@ -54,13 +54,8 @@ class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
     ``loss, parts = method(view_1, view_2)``.
 
     Args:
-        model: as for :class:`samix.methods.contrastive.base.FixedMixupMethod`.
         options: a :class:`BarlowTwinsOptions`, or the name of a preset: ``imagenet``, ``cifar``.
         mixup: None; Barlow Twins takes no mixup.
-        generator: not drawn from.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -79,20 +74,10 @@ class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_norm=False))
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:2103.03230, Algorithm 1).
+        """Computes one step (arXiv:2103.03230, Algorithm 1); ``clean`` is the loss before the factor.
 
         Every process computes the same loss, of the embeddings of all, so that the mean of their gradients is the
         gradient of that loss.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``clean``, before the factor, and ``key_std``, the spread of unit embeddings (1 is
-            healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, or views of another shape.
         """
         view_1, view_2, _ = check_views(batch)
         z1, z2 = (distributed.gather_with_gradient(self.encoder(view)) for view in (view_1, view_2))

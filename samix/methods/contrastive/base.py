@@ -44,6 +44,22 @@ class ViewMethod(Method):
     mixup: ContrastiveMixup | None
     generator: torch.Generator
 
+    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes one step.
+
+        Args:
+            batch: two views (B, C, H, W) of the same images, normalised, and, for mixups that need them, the images'
+                row numbers (B,) int64.
+
+        Returns:
+            Loss, and its parts: the clean loss ``nce`` or ``clean``, those of the mixup, and ``key_std``, the targets'
+            spread per dimension times sqrt(D): about 1 when they are healthy, 0 when they have collapsed.
+
+        Raises:
+            ValueError: one view only, views of another shape, or a batch that cannot be paired.
+        """
+        raise NotImplementedError
+
     @property
     def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]  # depends on the mixup
         """The clean loss, those of the mixup, and the spread of the keys."""

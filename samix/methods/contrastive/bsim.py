@@ -55,13 +55,7 @@ class BSIM(QueueMix):
     form is that of :func:`samix.losses.contrastive.mixed_regression_loss`: ``BYOL(model, mixup=CutMix())`` is WBSIM.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
         options: a :class:`BSIMOptions`, or the name of a preset: ``bsim``, ``wbsim``, ``cifar``.
-        mixup: None; BSIM mixes by CutMix.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)

@@ -61,10 +61,6 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
 
     Args:
         options: a :class:`BYOLOptions`, or the name of a preset: ``imagenet``, ``imagenet-1000``.
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -85,18 +81,7 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
         self.ema_encoder = momentum_copy(self.encoder)
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:2006.07733, section 3.1), both directions added, and with a mixup the mixed loss.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``clean`` in [0, 8], with a mixup ``mixed`` and what the mixup adds, and ``key_std``,
-            the targets' spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, or views of another shape.
-        """
+        """Computes one step (arXiv:2006.07733, section 3.1), both directions added; ``clean`` is in [0, 8]."""
         view_1, view_2, _ = check_views(batch)
         target_1, target_2 = self.targets(view_1), self.targets(view_2)
         clean = regression_loss(self.predict_target(self.encoder(view_1)), target_2).mean()

@@ -52,13 +52,8 @@ class DACL(SimCLR):
     Each view is mixed by draws of its own, ``lam x + (1 - lam) x~``, and the loss is NT-Xent of the two.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.SimCLR`; trained in place.
         options: a :class:`DACLOptions`, or the name of a preset: ``imagenet``, ``cifar``.
         mixup: None; DACL mixes by itself.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -74,17 +69,6 @@ class DACL(SimCLR):
     options: DACLOptions
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``nce``, and ``key_std``, the embeddings' spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, or views of another shape.
-        """
         view_1, view_2, _ = check_views(batch)
         return super().training_step((self.noisy(view_1), self.noisy(view_2)))
 

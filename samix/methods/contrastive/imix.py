@@ -87,13 +87,7 @@ class IMix(QueueMix):
     and the K of the queue, in one softmax. It replaces the clean loss.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
         options: an :class:`IMixOptions`, or the name of a preset: ``imagenet``, ``cifar``.
-        mixup: None; i-Mix mixes by itself.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)

@@ -52,13 +52,7 @@ class MixCo(QueueMix):
     keys of the batch, of all processes, and the K of the queue; beta is ``mixed_weight``.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
         options: a :class:`MixCoOptions`, or the name of a preset: ``v2``, ``imagenet``, ``cifar``.
-        mixup: None; MixCo mixes by itself.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)

@@ -70,14 +70,8 @@ class MoCHi(MoCo):
     Images are not mixed. A mixup that is given adds its mixed loss, as beside MoCo, against the queue alone.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
         options: a :class:`MoCHiOptions`, or the name of a preset: ``imagenet``, ``imagenet-512``, ``imagenet-256``,
             ``imagenet100``, ``cifar``.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, or a network or mixup that cannot be used.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)

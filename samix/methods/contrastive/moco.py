@@ -165,19 +165,7 @@ class MoCo(EMAEncoderMethod):
     # The step ---------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:1911.05722, Algorithm 1), with a mixup the mixed loss (arXiv:2111.15454, 3.3) too.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised, and, for mixups that need them, the images'
-                row numbers (B,) int64.
-
-        Returns:
-            Loss, and its parts: ``nce``, those of the mixup, and ``key_std``, the keys' spread per dimension times
-            sqrt(D): about 1 for healthy keys, 0 when they have collapsed.
-
-        Raises:
-            ValueError: one view only, or views of another shape.
-        """
+        """Computes one step (arXiv:1911.05722, Algorithm 1), with a mixup its mixed loss (arXiv:2111.15454, 3.3)."""
         step = self.new_step(batch)
         nce = self.contrast(step.view_q, step.key, step.negatives)
         other: Tensor | None = None

@@ -77,10 +77,6 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
 
     Args:
         options: a :class:`MoCoV3Options`, or the name of a preset: ``resnet``, ``vit``, ``cifar``.
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -105,18 +101,7 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
         self.ema_encoder = momentum_copy(self.encoder)
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:2104.02057, Algorithm 1), both directions added, and with a mixup the mixed loss.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``nce``, with a mixup ``mixed`` and what the mixup adds, and ``key_std``, the keys'
-            spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, or views of another shape.
-        """
+        """Computes one step (arXiv:2104.02057, Algorithm 1), both directions added."""
         view_1, view_2, _ = check_views(batch)
         key_1, key_2 = self.keys(view_1), self.keys(view_2)  # of all processes, (W B, D)
         first = distributed.rank() * len(view_1)

@@ -34,10 +34,8 @@ class QueueMix(MoCo):
     """MoCo in which a view is contrasted in another way; a subclass writes :meth:`terms`.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
         options: of the method, or the name of a preset; None is the first preset.
         mixup: None; the method mixes by itself.
-        generator: CPU generator of all draws; None makes one from torch's seed.
     """
 
     fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
@@ -59,15 +57,7 @@ class QueueMix(MoCo):
         self.mixup = AugmentationMixup(image_mix, self.generator)
 
     def training_step(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes the loss of one direction, or the mean over both; the queue takes in the keys of clean views.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``nce`` where there is a clean loss, ``mixed``, and ``key_std``, the keys' spread (1 is
-            healthy, 0 collapsed).
-        """
+        """Computes the loss of one direction, or the mean over both; the queue takes in the keys of clean views."""
         view_q, view_k, _ = check_views(batch)
         negatives = self.queue.snapshot()
         directions = [(view_q, self.keys(view_k))]

@@ -76,13 +76,8 @@ class SDMP(MoCoV3):
     those of mixes. The code also mixes by ResizeMix alone, with lam in [0.1, 0.9] (preset ``vit-released``).
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCoV3`; trained in place.
         options: an :class:`SDMPOptions`, or the name of a preset: ``resnet``, ``vit``, ``vit-released``, ``cifar``.
         mixup: None; SDMP mixes by itself.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -117,18 +112,7 @@ class SDMP(MoCoV3):
         return ("nce", "mix_source", "mix_mix", "key_std")
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``nce`` (the source term), ``mix_source``, ``mix_mix``, and ``key_std``, the keys'
-            spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, views of another shape, or an odd batch over all processes.
-        """
+        """Computes one step: ``nce`` is the source term, ``mix_source`` and ``mix_mix`` are the other two."""
         view_a, view_b, _ = check_views(batch)
         rows = len(view_a) * distributed.world_size()
         check_even(rows, "SDMP", "pairs each image with the one at the same place from the end")

@@ -59,10 +59,6 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
 
     Args:
         options: a :class:`SimCLROptions`, or the name of a preset: ``imagenet``, ``cifar``.
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -79,18 +75,7 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:2002.05709, Algorithm 1), and with a mixup the mixed loss.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``nce``, with a mixup ``mixed`` and what the mixup adds, and ``key_std``, the
-            embeddings' spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, or views of another shape.
-        """
+        """Computes one step (arXiv:2002.05709, Algorithm 1)."""
         view_1, view_2, _ = check_views(batch)
         z1, z2 = normalized(self.encoder(torch.cat([view_1, view_2]))).chunk(2)
         everyone = distributed.gather_with_gradient(z1), distributed.gather_with_gradient(z2)

@@ -56,10 +56,6 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
 
     Args:
         options: a :class:`SimSiamOptions`, or the name of a preset: ``imagenet``.
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -79,18 +75,7 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False, last_bias=True).to(device)
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:2011.10566, Algorithm 1), the mean of both directions; with a mixup, the mixed loss.
-
-        Args:
-            batch: two views (B, C, H, W) of the same images, normalised.
-
-        Returns:
-            Loss, and its parts: ``clean`` in [-1, 1], with a mixup ``mixed`` and what the mixup adds, and ``key_std``,
-            the targets' spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, or views of another shape.
-        """
+        """Computes one step (arXiv:2011.10566, Algorithm 1), the mean of both directions; ``clean`` is in [-1, 1]."""
         view_1, view_2, _ = check_views(batch)
         z1, z2 = self.encoder(view_1), self.encoder(view_2)
         targets = normalized(z2).detach(), normalized(z1).detach()  # of either direction: the other view's

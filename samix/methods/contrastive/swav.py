@@ -79,10 +79,6 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
 
     Args:
         options: a :class:`SwAVOptions`, or the name of a preset: ``imagenet``, ``small-batch`` (256), ``cifar``.
-        model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place; it takes the sizes of all views.
-        mixup: None, or any augmentation object that needs no labels.
-        generator: CPU generator of lam and pairs; None makes one from torch's seed.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
@@ -105,18 +101,10 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
     # The step ---------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes one step (arXiv:2006.09882, Algorithm 1), and with a mixup the mixed loss.
+        """Computes one step (arXiv:2006.09882, Algorithm 1).
 
         Args:
-            batch: two large views (B, C, H, W) of the same images, normalised, and, as a tuple at the end, small ones
-                of any size.
-
-        Returns:
-            Loss, and its parts: ``clean``, with a mixup ``mixed`` and what the mixup adds, and ``key_std``, the
-            embeddings' spread (1 is healthy, 0 collapsed).
-
-        Raises:
-            ValueError: one view only, large views of unlike shapes, or small ones of other images.
+            batch: two large views, and, as a tuple at the end, small ones (B, C, h, w) of any size.
         """
         crops = check_crops(batch)
         centres = self.centres()

@@ -62,13 +62,7 @@ class UnMix(QueueMix):
     of the same lam; its share of the loss is the area left to it.
 
     Args:
-        model: maps (B, C, H, W) to features (B, F), as for :class:`samix.MoCo`; trained in place.
         options: an :class:`UnMixOptions`, or the name of a preset: ``imagenet``, ``cifar``.
-        mixup: None; Un-Mix mixes by itself.
-        generator: CPU generator of all draws; None makes one from torch's seed.
-
-    Raises:
-        ValueError: unknown preset, a network that cannot be used, or a mixup.
 
     Example:
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
