@@ -7,7 +7,7 @@ the generator is trained against the classifier instead of for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ class AdAutoMix(AutoMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Any] = ADAUTOMIX_PRESETS
+    presets = ADAUTOMIX_PRESETS
     loss_parts = ("clean", "linear", "mixed", "generation", "mask_std", "mask_error")
 
     # The step ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ alone. One ``backward`` serves both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels, pair_batch, unmixed
 from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.methods.base import Batch, Method, idle, settled_kind, version_of
-from samix.methods.options import LearnedOptions, mask_schedule
+from samix.methods.base import Batch, Method, ParameterGroups, idle, settled_kind, version_of
+from samix.methods.options import LearnedOptions, StepOptions, mask_schedule
 from samix.mixers import MASK_GENERATORS
 from samix.mixers.automix import AutoMixerConfig
 from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
@@ -99,14 +99,15 @@ class AutoMix(Method):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Any] = AUTOMIX_PRESETS
+    presets: ClassVar[Mapping[str, Any]] = AUTOMIX_PRESETS
+    options: Any  # an AutoMixOptions, or those of a subclass
     loss_parts = ("clean", "mixed", "generation", "mask", "mask_std", "mask_error")
 
     def __init__(
         self,
         model: nn.Module,
         num_classes: int,
-        options: Any = "reference",
+        options: StepOptions | str = "reference",
         *,
         feature: int | str | None = None,
         classifier: str | Sequence[str] | None = None,
@@ -332,7 +333,7 @@ class AutoMix(Method):
 
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> ParameterGroups:
         network = [p for p in self.model.parameters() if p.requires_grad]
         mixer = list(self.mixer.parameters())
         mixer_lr = lr if mixer_lr is None else mixer_lr

@@ -13,6 +13,7 @@ from samix.batch import MixedBatch, TargetKind, target_kind
 from samix.runtime.checks import check_number
 from samix.runtime.docstrings import inherit_args
 
+ParameterGroups = list[dict[str, Any]]  # as torch's optimisers take them, each with a ``name``
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
 
 
@@ -115,7 +116,7 @@ class Method(nn.Module):
 
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> ParameterGroups:
         """Parameters to train, as groups for a torch optimiser, each with a ``name``.
 
         Args:

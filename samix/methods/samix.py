@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from samix.methods.automix import AutoMix
 from samix.methods.options import LearnedOptions
@@ -58,4 +57,4 @@ class SAMix(AutoMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Any] = SAMIX_PRESETS
+    presets = SAMIX_PRESETS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from samix.methods.automix import AutoMix
 from samix.methods.options import LearnedOptions
@@ -45,4 +44,4 @@ class ScoreMix(AutoMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Any] = SCORE_PRESETS
+    presets = SCORE_PRESETS

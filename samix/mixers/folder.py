@@ -26,15 +26,13 @@ from samix.mixers.card import mixer_card
 from samix.networks.backbone import TimmBackbone
 from samix.networks.compile import compile_methods
 from samix.networks.create import create_network, prune_after
+from samix.networks.untrusted import check_architecture, check_model_args, is_plain
 from samix.runtime.atomic_files import file_digest, write_text, write_whole
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SMALLEST = 64  # side in pixels to which smaller images are enlarged for the encoder, where it was trained at that
 LARGEST = 2_000_000_000  # weights of a Mixer and its encoder that are read at all
-# What an untrusted config may not hand to timm: places to read from.
-FORBIDDEN = ("pretrained", "checkpoint", "file", "url", "path", "cache", "hub", "cfg", "features_only", "out_indices")
-HARMLESS = ("drop_path_rate",)
 
 
 @dataclass(frozen=True)
@@ -84,23 +82,15 @@ class MixerConfig:
             _require(good and (name == "mean" or min(value) > 0), name, "a number for each channel", value)
             object.__setattr__(self, name, tuple(float(v) for v in value))
         _require(len(self.mean) == len(self.std), "std", "as long as mean", self.std)
-        plain = isinstance(self.architecture, str) and self.architecture.replace("_", "").replace(".", "").isalnum()
-        _require(plain, "architecture", "the name of a timm network", self.architecture)
+        check_architecture(self.architecture, "a Mixer")
         _require(isinstance(self.sha256, str), "sha256", "a text", self.sha256)
         _require(isinstance(self.mixer, Mapping), "mixer", "options", self.mixer)
-        _require(all(map(_is_plain, self.mixer.values())), "mixer", "plain values", self.mixer)
+        _require(all(map(is_plain, self.mixer.values())), "mixer", "plain values", self.mixer)
         options = [f.name for f in dataclasses.fields(self.network.config_class)]
         unknown = sorted(set(self.mixer) - set(options))
         _require(not unknown, "mixer", f"options among {', '.join(options)}", unknown)
         self.network_config  # noqa: B018  # raises where a value is out of range
-        _require(isinstance(self.model_args, Mapping) and len(self.model_args) <= 32, "model_args", "a few", "more")
-        for key, value in self.model_args.items():
-            reads = key not in HARMLESS and any(word in str(key) for word in FORBIDDEN)
-            _require(not reads, "model_args", "no places to read from", key)
-            values = value if isinstance(value, list | tuple) else [value]
-            _require(
-                len(values) <= 16 and all(map(_is_plain, values)), f"model_args.{key}", "small plain values", value
-            )
+        check_model_args(self.model_args, "a Mixer")
 
     @property
     def network(self) -> type[MaskGenerator]:
@@ -116,13 +106,6 @@ class MixerConfig:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_plain(value: Any) -> bool:
-    """Nothing, a short text, or a number that no network needs larger."""
-    if value is None or isinstance(value, bool):
-        return True
-    return (isinstance(value, str) and len(value) <= 64) or (_is_number(value) and abs(value) <= 16384)
 
 
 def _require(good: bool, name: str, wanted: str, got: Any) -> None:

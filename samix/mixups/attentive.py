@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
 from samix.mixups.base import Guides, Requirements, choose, sample_lam, take_rows, to_device
+from samix.mixups.boxes import cut_side, span
+from samix.mixups.cells import to_pixels
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.saliency import activation_map, as_pixels, class_activation
 from samix.mixups.salient import need_guides
@@ -39,9 +41,7 @@ def attentivemix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mix
     count = torch.floor(lam * cells + 1e-3).clamp(min=1.0) * (lam > 0.0)  # k / cells may be just below k
     order = torch.nan_to_num(scores.float()).flatten(1).argsort(dim=1, descending=True, stable=True)
     own = (order.argsort(dim=1) < count.unsqueeze(1)).view_as(scores)
-    for dim, size in ((1, x.shape[2]), (2, x.shape[3])):
-        own = own.index_select(dim, torch.arange(size, device=x.device) * own.shape[dim] // size)
-    return choose(x, partner, own.float().unsqueeze(1))
+    return choose(x, partner, to_pixels(own.float(), (x.shape[2], x.shape[3])))
 
 
 @dataclass
@@ -167,8 +167,8 @@ def snapmix(
     size = x.shape[2:]
     ratio = torch.sqrt(1.0 - lam)
     source_ratio = torch.where(lam == 0.0, 1.0, torch.sqrt(1.0 - source_lam))
-    box = [_cut(ratio, centre[:, i], size[i]) for i in (0, 1)]
-    source = [_cut(source_ratio, source_centre[:, i], size[i]) for i in (0, 1)]
+    box = [cut_side(ratio, centre[:, i], size[i]) for i in (0, 1)]
+    source = [cut_side(source_ratio, source_centre[:, i], size[i]) for i in (0, 1)]
     sides = [stop - start for start, stop in (*box, *source)]
     filled = torch.stack(sides).amin(0) > 0.0
     inside, cut = (_area(b, size) * filled.view(-1, 1, 1) for b in (box, source))
@@ -181,21 +181,9 @@ def snapmix(
     return mixed._replace(lam=share), partner_share
 
 
-def _cut(ratio: Tensor, centre: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """First row and end (both (B,), whole) of CutMix's box along one side, cut by the border; all of it for ratio 1."""
-    middle, half = torch.floor(centre * size), torch.floor(torch.floor(size * ratio) / 2.0)
-    start, stop = (middle - half).clamp(min=0.0), (middle + half).clamp(max=size)
-    whole = ratio == 1.0
-    return torch.where(whole, 0.0, start), torch.where(whole, float(size), stop)
-
-
 def _area(box: list[tuple[Tensor, Tensor]], size: torch.Size) -> Tensor:
     """(B, H, W) float32, 1 inside the box."""
-    spans = []
-    for (start, stop), side in zip(box, size, strict=True):
-        at = torch.arange(side, device=start.device)
-        spans.append((at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1)))
-    rows, columns = spans
+    rows, columns = (span(*ends, side) for ends, side in zip(box, size, strict=True))
     return (rows.unsqueeze(2) & columns.unsqueeze(1)).float()
 
 
@@ -278,8 +266,8 @@ class SnapMix(GuidedAugmentation):
     ) -> MixedBatch:
         """Draws pairs, applies the policy, and weighs both labels."""
         lam, index = self.draw(images, lam, index)
-        extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
-        mixed, share = self._snap(images, take_rows(images, index), lam, (guide, guide[index]), extras)
+        rows = take_rows(images, index)
+        mixed, share = self._snap(images, rows, lam, (guide, guide[index]), self.extras_for(images))
         batch = pair_batch(mixed, labels, index, self.targets)
         return replace(batch, weights=torch.stack([mixed.lam, share], dim=1))
 

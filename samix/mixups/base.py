@@ -3,6 +3,10 @@
 Two conventions hold in the whole library. ``lam`` is the share of the *own* image, float32, one per sample; ``mask`` is
 1 where the own pixel stays and 0 where the partner shows. A *policy* is a pure function of its draws,
 ``policy(x, partner, lam, ...) -> Mixed``; an :class:`Augmentation` draws, applies a policy and keeps the labels.
+
+Every policy takes ``x`` (B, C, H, W) and ``partner`` of the same shape, which it does not modify, and ``lam`` (B,), the
+share of x that is wanted, in [0, 1]. It raises ValueError where their shapes differ. The ``lam`` that it returns is the
+exact share of pixels left to x, unless it says otherwise. Other arguments are the policy's own.
 """
 
 from __future__ import annotations
@@ -15,9 +19,7 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samix.batch import (
@@ -31,176 +33,46 @@ from samix.batch import (
     target_kind,
     target_loss,
 )
-from samix.runtime import distributed
+from samix.mixups.draws import (
+    Pairing,
+    as_lam,
+    check_alpha,
+    check_index,
+    new_generator,
+    sample_lam,
+    sample_partners,
+    to_device,
+)
+from samix.mixups.pixels import as_array, as_map, blend, choose, on_host, take_rows
 from samix.runtime.docstrings import inherit_args
 from samix.runtime.registry import Registry
 from samix.runtime.typed_options import Share, check_options
 
+__all__ = [
+    "MIXUPS",
+    "Augmentation",
+    "Guides",
+    "Pairing",
+    "Requirements",
+    "as_array",
+    "as_lam",
+    "as_map",
+    "blend",
+    "check_alpha",
+    "check_index",
+    "choose",
+    "new_generator",
+    "on_host",
+    "sample_lam",
+    "sample_partners",
+    "take_rows",
+    "to_device",
+]
+
 Guides = tuple[Tensor, Tensor]  # what a mixup looks at: the guide of x, the guide of its partner
-Pairing = Literal["randperm", "cycle", "flip", "roll"]
 
 
 MIXUPS: Registry[type[Augmentation]] = Registry("mixups")  # filled by samix.mixups
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Draws. All come from a CPU generator and move to the device afterwards: the same on every device, and no sync.
-
-
-def new_generator() -> torch.Generator:
-    """A generator seeded once from torch's global one (so ``torch.manual_seed`` decides), different on every rank."""
-    seed = torch.randint(2**62, (1,)) + 7919 * distributed.rank()
-    return torch.Generator().manual_seed(int(seed))
-
-
-def check_alpha(alpha: float, name: str = "alpha") -> None:
-    """Raises ValueError unless alpha is a finite number; Beta(alpha, alpha) is drawn for alpha > 0 only."""
-    if not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
-        raise ValueError(f"{name} must be a finite number, got {alpha!r}; at most 0 switches mixing off")
-
-
-def sample_lam(
-    alpha: float, batch_size: int, *, per_sample: bool = False, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draws lam ~ Beta(alpha, alpha), exact for small alpha too.
-
-    Args:
-        alpha: > 0; alpha <= 0 gives 1 (no mixing).
-        batch_size: B.
-        per_sample: one draw per sample; otherwise one draw, repeated.
-        generator: CPU generator; None takes torch's global one.
-
-    Returns:
-        (B,) float32 on the CPU, in [0, 1].
-
-    Raises:
-        ValueError: alpha is not a finite number.
-
-    Example:
-        >>> lam = samix.sample_lam(0.2, 4, per_sample=True)
-        >>> lam.shape, bool(((lam >= 0) & (lam <= 1)).all())
-        (torch.Size([4]), True)
-    """
-    check_alpha(alpha)
-    if alpha <= 0:
-        return torch.ones(batch_size)
-    count = batch_size if per_sample else 1
-    if alpha == 1:  # uniform; this is the most used, and saves a third of the time of all draws
-        lam = torch.rand(count, generator=generator)
-    else:
-        # torch has no public Beta with a generator; NumPy's is exact down to alpha = 0.001. The seed is an array.
-        rng = np.random.default_rng(torch.randint(2**62, (2,), generator=generator).numpy())
-        lam = torch.from_numpy(rng.beta(alpha, alpha, size=count).astype(np.float32))
-    return lam if per_sample else lam.repeat(batch_size)
-
-
-def sample_partners(
-    batch_size: int, pairing: Pairing = "randperm", *, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draws the partner of each image.
-
-    Args:
-        batch_size: B.
-        pairing: ``randperm`` a uniform permutation (one fixed point on average); ``cycle`` one random cycle, no fixed
-            point for B >= 2; ``flip`` i -> B - 1 - i (timm); ``roll`` i -> i - 1 (torchvision).
-        generator: CPU generator; None takes torch's global one.
-
-    Returns:
-        (B,) int64 permutation on the CPU.
-
-    Raises:
-        ValueError: unknown pairing.
-
-    Example:
-        >>> samix.sample_partners(4, "flip")
-        tensor([3, 2, 1, 0])
-    """
-    if pairing == "randperm":
-        return torch.randperm(batch_size, generator=generator)
-    if pairing == "cycle":
-        order = torch.randperm(batch_size, generator=generator)
-        return torch.empty_like(order).scatter_(0, order, order.roll(-1))
-    if pairing == "flip":
-        return torch.arange(batch_size).flip(0)
-    if pairing == "roll":
-        return torch.arange(batch_size).roll(1)
-    raise ValueError(f"unknown pairing {pairing!r}; choose randperm, cycle, flip or roll")
-
-
-def to_device(draw: Tensor, device: torch.device) -> Tensor:
-    """Moves a small CPU draw without waiting for the device."""
-    return draw if draw.device == device else draw.to(device, non_blocking=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pixels.
-
-
-def blend(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
-    """Mixes by a mask: ``mask * x + (1 - mask) * partner``, exact where mask is 0 or 1 and where x equals partner.
-
-    Args:
-        x: (B, C, H, W). Not modified.
-        partner: (B, C, H, W).
-        mask: broadcastable to x, float32, share of x in [0, 1].
-
-    Returns:
-        (B, C, H, W) in x's type, computed in float32, or in float64 for float64 images.
-
-    Example:
-        >>> mask = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3)
-        >>> samix.blend(torch.zeros(1, 1, 1, 3), torch.ones(1, 1, 1, 3), mask).flatten()
-        tensor([0.0000, 0.5000, 1.0000])
-    """
-    dtype = torch.promote_types(x.dtype, mask.dtype)
-    return torch.lerp(partner.to(dtype), x.to(dtype), mask.to(dtype)).to(x.dtype)
-
-
-def choose(x: Tensor, partner: Tensor, mask: Tensor) -> Mixed:
-    """The mix by a binary mask: pixels are chosen, not added, so a NaN pixel stays where it is shown.
-
-    Args:
-        x: (B, C, H, W). Not modified.
-        partner: (B, C, H, W).
-        mask: (B, 1, H, W) float32, 0 or 1.
-
-    Returns:
-        Mixed; lam is the exact share of pixels left to x.
-    """
-    lam = mask.sum(dim=(1, 2, 3)) / (mask.shape[2] * mask.shape[3])
-    own = mask.bool()
-    if x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        own = own.expand_as(x).contiguous(memory_format=torch.channels_last)  # else an inner loop over channels: slow
-    return Mixed(torch.where(own, x, partner), lam, mask)
-
-
-def take_rows(x: Tensor, index: Tensor) -> Tensor:
-    """``x[index]``, faster on the CPU for plain layouts; channels-last stays channels-last."""
-    return x.index_select(0, index) if x.is_contiguous() else x[index]
-
-
-def on_host(x: Tensor) -> bool:
-    """Whether rows of x can be written one by one at little cost: a plain CPU tensor, with no graph to be recorded."""
-    if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not (x.requires_grad and torch.is_grad_enabled())
-
-
-def as_array(x: Tensor) -> NDArray[np.generic]:
-    """The memory of a CPU tensor as an array of whole numbers of the same width, to copy bits from and to."""
-    return x.detach().view(_WHOLE[x.element_size()]).numpy()
-
-
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def as_map(lam: Tensor, x: Tensor) -> Tensor:
-    """A constant mask (B, 1, H, W) of lam (B,), over x (B, C, H, W); a view, no copy."""
-    return lam.view(-1, *[1] * (x.dim() - 1)).expand(-1, 1, *x.shape[2:])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The augmentation object.
 
 
 @dataclass(frozen=True)
@@ -306,6 +178,10 @@ class Augmentation:
         """Further draws for images of this shape (B, C, H, W), on the CPU."""
         return {}
 
+    def extras_for(self, images: Tensor) -> dict[str, Tensor]:
+        """The further draws for these images, on their device."""
+        return {name: to_device(draw, images.device) for name, draw in self.draw_extras(images.shape).items()}
+
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """The policy: pure, given its draws (and its guides, for mixups that look at maps of x and partner)."""
         raise NotImplementedError
@@ -332,8 +208,7 @@ class Augmentation:
     ) -> tuple[Mixed, Tensor]:
         """Draws what is not given and mixes; returns the mix and the (B,) partner index."""
         lam, index = self.draw(images, lam, index)
-        extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
-        return self.apply_rows(images, index, lam, **extras), index
+        return self.apply_rows(images, index, lam, **self.extras_for(images)), index
 
     def apply_rows(self, x: Tensor, index: Tensor, lam: Tensor, **extras: Tensor) -> Mixed:
         """:meth:`apply` on x and its own rows; for mixups that can do with less than a copy of every partner."""
@@ -362,6 +237,10 @@ class Augmentation:
             MixedBatch with k = 2. A batch of one comes back unmixed, lam 1.
         """
         self.check_batch(images, labels)
+        return self.mix_batch(images, labels, lam, index)
+
+    def mix_batch(self, images: Tensor, labels: Tensor, lam: Tensor | float | None, index: Tensor | None) -> MixedBatch:
+        """Mixes images and labels that were checked; for mixups whose draws or labels need more than :meth:`mix`."""
         mixed, index = self.mix(images, lam, index)
         return pair_batch(mixed, labels, index, self.targets)
 
@@ -504,32 +383,3 @@ def check_finite(options: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, Real) and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, got {value!r}")
-
-
-def check_index(index: Tensor, batch_size: int) -> None:
-    """Raises unless index (B,) names rows of this batch; its values are looked at on the CPU only."""
-    if not isinstance(index, Tensor):
-        raise TypeError(f"index must be a torch.Tensor, got {type(index).__name__}; use torch.as_tensor")
-    if index.shape != (batch_size,) or index.dtype != torch.int64:
-        raise ValueError(
-            f"index must be int64 of shape ({batch_size},), got {index.dtype} {tuple(index.shape)}; use sample_partners"
-        )
-    if index.device.type == "cpu" and not bool(((index >= 0) & (index < batch_size)).all()):
-        raise ValueError(
-            f"index must name rows 0 to {batch_size - 1}, got values from {int(index.min())} to {int(index.max())}"
-        )
-
-
-def as_lam(lam: Tensor | float, batch_size: int) -> Tensor:
-    """The lam that a caller gave, as (B,) float32."""
-    if not isinstance(lam, Tensor | int | float | np.number):
-        raise TypeError(f"lam must be a number or a torch.Tensor, got {type(lam).__name__}; use torch.as_tensor")
-    if not isinstance(lam, Tensor):
-        if not 0.0 <= lam <= 1.0:
-            raise ValueError(f"lam must be in [0, 1], got {lam}")
-        return torch.full((batch_size,), float(lam))
-    if lam.shape != (batch_size,):
-        raise ValueError(f"lam must be a number or have shape ({batch_size},), got {tuple(lam.shape)}; use sample_lam")
-    if lam.device.type == "cpu" and not bool(((lam >= 0) & (lam <= 1)).all()):
-        raise ValueError(f"lam must be in [0, 1], got values from {float(lam.min())} to {float(lam.max())}")
-    return lam.float()

@@ -31,8 +31,8 @@ def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: boo
     check_pair(x, partner, lam)
     height, width = x.shape[-2:]
     ratio = torch.sqrt(1.0 - lam)
-    top, bottom = _cut_side(ratio, centre[:, 0], height, clip)
-    left, right = _cut_side(ratio, centre[:, 1], width, clip)
+    top, bottom = cut_side(ratio, centre[:, 0], height, clip)
+    left, right = cut_side(ratio, centre[:, 1], width, clip)
     inside = span(top, bottom, height).unsqueeze(2) & span(left, right, width).unsqueeze(1)  # (B, H, W)
     inside = inside.unsqueeze(1)
     kept = (height * width - (bottom - top) * (right - left)) / (height * width)
@@ -98,7 +98,7 @@ def span(start: Tensor, stop: Tensor, size: int) -> Tensor:
     return (at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))
 
 
-def _cut_side(ratio: Tensor, centre: Tensor, size: int, clip: bool) -> tuple[Tensor, Tensor]:
+def cut_side(ratio: Tensor, centre: Tensor, size: int, clip: bool = True) -> tuple[Tensor, Tensor]:
     """First row and end (both (B,)) of CutMix's box along one side."""
     cut = torch.floor(size * ratio)
     if not clip:

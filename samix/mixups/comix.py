@@ -340,7 +340,7 @@ class CoMixup(GuidedAugmentation):
         if index is not None:
             lam, _ = self.draw(images, lam, index)
         lam = to_device(lam, images.device)
-        extras = {key: to_device(value, images.device) for key, value in self.draw_extras(images.shape).items()}
+        extras = self.extras_for(images)
         grid = block_grid((images.shape[2], images.shape[3]), self.blocks)
         z = self.choose_blocks(guide, extras["prior"], extras["start"], grid)
         size = z.shape[2]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair
 from samix.mixups.base import Augmentation, Guides, Requirements, choose
+from samix.mixups.cells import to_pixels
 from samix.networks.last_map import catch_last_map, last_width
 from samix.runtime.typed_options import Count, Positive, PositiveShare, Weight
 
@@ -68,14 +69,11 @@ def gridmix_cells(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mi
         scores: (B, gh, gw) uniform; the cells with the lowest keep x.
     """
     check_pair(x, partner, lam)
-    height, width = x.shape[-2:]
     _, down, across = scores.shape
     order = scores.flatten(1).argsort(dim=1)
     kept = torch.arange(down * across, device=x.device) < torch.round(lam * (down * across)).unsqueeze(1)
     own = torch.zeros_like(kept).scatter(1, order, kept).view(-1, down, across)
-    row = torch.arange(height, device=x.device) * down // height  # cell of each pixel row
-    column = torch.arange(width, device=x.device) * across // width
-    return choose(x, partner, own[:, row][:, :, column].unsqueeze(1).float())
+    return choose(x, partner, to_pixels(own.float(), (x.shape[2], x.shape[3])))
 
 
 def cell_loss(logits: Tensor, batch: MixedBatch) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, pair_batch
-from samix.mixups.base import Augmentation, as_lam, take_rows, to_device
+from samix.mixups.base import Augmentation, as_lam, take_rows
 from samix.mixups.saliency import spectral_residual
 
 
@@ -80,8 +80,8 @@ class GuidedAugmentation(Augmentation):
     ) -> MixedBatch:
         """Draws pairs, applies the policy, and puts labels to it."""
         lam, index = self.draw(images, lam, self.draw_index(guide) if index is None else index)
-        extras: dict[str, Any] = {k: to_device(v, images.device) for k, v in self.draw_extras(images.shape).items()}
-        mixed = self.apply(images, take_rows(images, index), lam, guides=(guide, guide[index]), **extras)
+        rows = take_rows(images, index)
+        mixed = self.apply(images, rows, lam, (guide, guide[index]), **self.extras_for(images))
         return pair_batch(mixed, labels, index, self.targets)
 
     def describe(self) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.mixups.base import Augmentation, Guides, Requirements, check_alpha, sample_lam, take_rows, to_device
+from samix.mixups.base import Augmentation, Guides, Requirements, check_alpha, sample_lam, take_rows
 from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import mixup
 
@@ -67,18 +67,8 @@ class InterIntraMix(Augmentation):
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         return inter_intra_mix(x, partner, lam, **extras)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        lam: Tensor | float | None = None,
-        index: Tensor | None = None,
-        model: nn.Module | None = None,
-    ) -> MixedBatch:
-        """Mixes a batch; a lam that is given holds for pairs of both kinds."""
-        self.check_batch(images, labels)
+    def mix_batch(self, images: Tensor, labels: Tensor, lam: Tensor | float | None, index: Tensor | None) -> MixedBatch:
+        """Mixes pairs of both kinds; a lam that is given holds for both."""
         if labels.dim() != 1 or labels.is_floating_point():
             raise ValueError(
                 f"InterIntraMix compares class ids ({len(images)},) int64, got {labels.dtype} {tuple(labels.shape)}; "
@@ -86,7 +76,7 @@ class InterIntraMix(Augmentation):
             )
         given = lam is not None
         lam, index = self.draw(images, lam, index)
-        extras = {key: to_device(draw, images.device) for key, draw in self.draw_extras(images.shape).items()}
+        extras = self.extras_for(images)
         if given:
             extras["intra_lam"] = lam
         # where lam is 1, as in a row that is paired with itself, neither kind is mixed

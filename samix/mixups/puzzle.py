@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
 from samix.mixups.base import Guides, Requirements, blend, choose, take_rows
+from samix.mixups.cells import to_pixels
 from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, solve_exact, solve_icm
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
-from samix.mixups.transport import Grid, cells, move_blocks, plan_by_swaps, plan_exactly, transport_cost
+from samix.mixups.transport import Grid, move_blocks, plan_by_swaps, plan_exactly, transport_cost
 from samix.runtime.checks import Range
 from samix.runtime.typed_options import Count, CountOr0, Share, Weight
 
@@ -138,11 +139,9 @@ def puzzlemix(
         Mixed; its lam is the mean of the mask.
     """
     check_pair(x, partner, lam)
-    height, width = x.shape[2:]
-    rows, columns = cells(height, z.shape[1], x.device), cells(width, z.shape[2], x.device)
-    mask = z.float().index_select(1, rows).index_select(2, columns)
     end = ((lam == 0.0) | (lam == 1.0)).view(-1, 1, 1)
-    mask = torch.where(end, lam.view(-1, 1, 1), mask).unsqueeze(1)
+    mask = to_pixels(z.float(), (x.shape[2], x.shape[3]))
+    mask = torch.where(end.unsqueeze(3), lam.view(-1, 1, 1, 1), mask)
     if moves is not None:
         places = torch.arange(moves[0].shape[1], device=x.device)
         x, partner = (

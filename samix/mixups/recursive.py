@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, target_kind
 from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, choose, take_rows, to_device
+from samix.mixups.boxes import cut_side, span
 from samix.networks.last_map import catch_last_map, last_width
 from samix.runtime.typed_options import Weight
 
@@ -42,7 +43,7 @@ def recursivemix(x: Tensor, earlier: Tensor, lam: Tensor, centre: Tensor) -> Mix
             f"{tuple(earlier.shape)} and {tuple(lam.shape)}; call reset() where images change"
         )
     top, bottom, left, right = box_of(lam, centre, (x.shape[2], x.shape[3]))
-    inside = _between(top, bottom, x.shape[2]).unsqueeze(2) & _between(left, right, x.shape[3]).unsqueeze(1)
+    inside = span(top, bottom, x.shape[2]).unsqueeze(2) & span(left, right, x.shape[3]).unsqueeze(1)
     rows = _nearest(top, bottom, x.shape[2], earlier.shape[2])  # (B, H)
     columns = _nearest(left, right, x.shape[3], earlier.shape[3])  # (B, W)
     by_row = earlier.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, earlier.shape[3]))
@@ -53,19 +54,8 @@ def recursivemix(x: Tensor, earlier: Tensor, lam: Tensor, centre: Tensor) -> Mix
 def box_of(lam: Tensor, centre: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top, bottom, left and right (each (B,) float32, whole numbers of pixels) of the box that lam asks for."""
     ratio = torch.sqrt(1.0 - lam)
-    bounds = []
-    for axis in (0, 1):
-        middle, half = torch.floor(centre[:, axis] * size[axis]), torch.floor(torch.floor(size[axis] * ratio) / 2.0)
-        whole = ratio == 1.0  # lam = 0 shows all of it, wherever the centre is
-        bounds.append(torch.where(whole, 0.0, (middle - half).clamp(min=0.0)))
-        bounds.append(torch.where(whole, float(size[axis]), (middle + half).clamp(max=float(size[axis]))))
-    return bounds[0], bounds[1], bounds[2], bounds[3]
-
-
-def _between(start: Tensor, stop: Tensor, size: int) -> Tensor:
-    """(B,) bounds -> (B, size) bool: start <= coordinate < stop."""
-    at = torch.arange(size, device=start.device, dtype=torch.float32)
-    return (at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))
+    (top, bottom), (left, right) = (cut_side(ratio, centre[:, axis], size[axis]) for axis in (0, 1))
+    return top, bottom, left, right
 
 
 def _nearest(start: Tensor, stop: Tensor, size: int, source: int) -> Tensor:
@@ -163,25 +153,11 @@ class RecursiveMix(Augmentation):
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         return recursivemix(x, partner, lam, extras["centre"])
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        lam: Tensor | float | None = None,
-        index: Tensor | None = None,
-        model: nn.Module | None = None,
-    ) -> MixedBatch:
-        """Mixes a batch with the one before, and remembers it; or mixes the pairs of ``index`` and remembers nothing.
+    def mix_batch(self, images: Tensor, labels: Tensor, lam: Tensor | float | None, index: Tensor | None) -> MixedBatch:
+        """Mixes with the batch before, and remembers the result; or mixes the pairs of ``index`` and remembers nothing.
 
-        Args:
-            labels: (B,) class ids or (B, K) float targets.
-            model: not used.
-
-        Returns:
-            MixedBatch with a dense ``target``. Its second label is the likeliest class of the earlier image; K is the
-            number of classes given to :meth:`attach`, otherwise one more than the largest label so far.
+        The batch has a dense ``target``. Its second label is the likeliest class of the earlier image; K is the number
+        of classes given to :meth:`attach`, otherwise one more than the largest label so far.
         """
         batch, *_ = self._mix(images, labels, lam, index)
         if index is None:
@@ -194,6 +170,7 @@ class RecursiveMix(Augmentation):
         Raises:
             ValueError: the term is asked for and :meth:`attach` was not called.
         """
+        self.check_batch(images, labels)
         with torch.no_grad():
             batch, earlier, box = self._mix(images, labels, None, None)
         if self.weight == 0.0:
@@ -223,7 +200,6 @@ class RecursiveMix(Augmentation):
         self, images: Tensor, labels: Tensor, lam: Tensor | float | None, index: Tensor | None
     ) -> tuple[MixedBatch, Memory, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """The mixed batch, what it was mixed with, and the boxes."""
-        self.check_batch(images, labels)
         kind = target_kind(labels, self.targets, read=True)
         if kind not in ("class", "soft", "multilabel"):
             raise ValueError(
@@ -247,7 +223,7 @@ class RecursiveMix(Augmentation):
             earlier = Memory(take_rows(images, index), target[index], None, known)
         target = _widen(target, earlier.target.shape[1])
         earlier = earlier._replace(target=_widen(earlier.target, target.shape[1]))
-        centre = to_device(self.draw_extras(images.shape)["centre"], images.device)
+        centre = self.extras_for(images)["centre"]
         mixed = self.apply(images, earlier.images, lam, centre=centre)
         weights = torch.stack([mixed.lam, 1.0 - mixed.lam], dim=1)
         labels = labels.argmax(1) if labels.dim() == 2 else labels.long()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from samix.batch import TargetKind, as_targets, check_images, target_kind, target_loss
 from samix.mixups.base import to_device
 from samix.networks.backbone import HookedBackbone
+from samix.networks.classifier import final_layer
 from samix.networks.inference import looking
 
 Style = Literal["opencv", "guidedmixup"]
@@ -298,14 +299,9 @@ def _last_map(net: Any, images: Tensor, feature: str, classifier: str) -> Tensor
     return last.float()  # type: ignore[no-any-return]
 
 
-def _linear(net: Any, classifier: str) -> nn.Linear:
+def _linear(net: nn.Module, classifier: str) -> nn.Linear:
     """The named linear layer, timm's classifier, or the last linear layer."""
-    if classifier:
-        found = net.get_submodule(classifier)
-    elif hasattr(net, "get_classifier"):
-        found = net.get_classifier()
-    else:
-        found = next((m for m in reversed(list(net.modules())) if isinstance(m, nn.Linear)), None)
-    if not isinstance(found, nn.Linear):
-        raise ValueError(f'the classifier must be one nn.Linear, got {type(found).__name__}; give classifier="layer"')
-    return found
+    layer = final_layer(net, classifier)
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f'the classifier must be one nn.Linear, got {type(layer).__name__}; give classifier="layer"')
+    return layer

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Guides, Requirements, blend, choose
 from samix.mixups.boxes import cutmix
+from samix.mixups.cells import to_pixels
 from samix.mixups.guided import GuidedAugmentation, check_guide
 from samix.mixups.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
 from samix.runtime.typed_options import Count, Positive, Share
@@ -110,10 +111,11 @@ def saliency_grafting(
     weights = torch.softmax(other.flatten(1) / other.amax((1, 2)).unsqueeze(1) / temperature, dim=1).view_as(other)
     salient = weights >= weights.mean((1, 2), keepdim=True) * (1.0 - 1e-5)  # flat maps: all cells
     grafted = salient & (chance >= lam.view(-1, 1, 1))
-    mixed = choose(x, partner, (~_cells(grafted, x)).float().unsqueeze(1))
+    size = (x.shape[2], x.shape[3])
+    mixed = choose(x, partner, to_pixels((~grafted).float(), size))
     kept = mixed.mask.squeeze(1)
-    importance = _importance(_cells(own, x), kept, norm)
-    total = importance + _importance(_cells(other, x), 1.0 - kept, norm)
+    importance = _importance(to_pixels(own, size).squeeze(1), kept, norm)
+    total = importance + _importance(to_pixels(other, size).squeeze(1), 1.0 - kept, norm)
     share = torch.where(total > 0.0, importance / torch.where(total > 0.0, total, 1.0), mixed.lam)
     return mixed._replace(lam=share)
 
@@ -191,13 +193,6 @@ def _shares(guide: Tensor) -> Tensor:
     """A map (B, h, w) that sums to 1; even if it is 0 everywhere."""
     guide = _even_if_empty(guide)
     return guide / guide.sum((1, 2), keepdim=True)
-
-
-def _cells(grid: Tensor, x: Tensor) -> Tensor:
-    """Values of cells (B, gh, gw) at the pixels of x: pixel h is in the cell floor(h gh / H)."""
-    for dim, size in ((1, x.shape[2]), (2, x.shape[3])):
-        grid = grid.index_select(dim, torch.arange(size, device=x.device) * grid.shape[dim] // size)
-    return grid
 
 
 def _importance(guide: Tensor, where: Tensor, norm: int) -> Tensor:

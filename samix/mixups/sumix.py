@@ -14,7 +14,8 @@ from samix.batch import MixedBatch, check_range
 from samix.mixups.base import Requirements
 from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.mixups.switching import idle
-from samix.networks.backbone import find_layer, hooked
+from samix.networks.backbone import hooked
+from samix.networks.classifier import final_layer
 from samix.networks.inference import unwrap
 from samix.runtime.typed_options import Weight
 
@@ -170,13 +171,7 @@ def find_classifier(model: nn.Module, name: str, num_classes: int | None) -> nn.
         name: dotted, or empty.
         num_classes: what it must give; None does not ask.
     """
-    net: Any = unwrap(model)
-    if name:
-        found: Any = find_layer(net, name, "classifier")
-    elif hasattr(net, "get_classifier"):
-        found = net.get_classifier()
-    else:
-        found = next((m for m in reversed(list(net.modules())) if isinstance(m, nn.Linear)), None)
+    found = final_layer(unwrap(model), name)
     if not isinstance(found, nn.Linear) or num_classes not in (None, found.out_features):
         got = f"Linear of {found.out_features} outputs" if isinstance(found, nn.Linear) else type(found).__name__
         raise ValueError(

@@ -198,6 +198,15 @@ def timm_layers(model: Any) -> list[str]:
     return names
 
 
+def final_layer(model: nn.Module, name: str) -> object:
+    """Returns the layer of that name; of an empty one, timm's classifier, or the last linear layer of any network."""
+    if name:
+        return find_layer(model, name, "classifier")
+    if hasattr(model, "get_classifier"):
+        return model.get_classifier()  # type: ignore[operator]  # timm's method
+    return next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
+
+
 def last_layer(model: nn.Module, num_classes: int) -> str:
     """Returns the name of the last linear layer, or of a convolution behind it that has as many outputs as classes."""
     layers = [(name, module) for name, module in model.named_modules() if width(module)]

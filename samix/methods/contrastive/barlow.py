@@ -5,15 +5,14 @@ It takes no mixup: its loss compares columns, and no source says what the column
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from samix.losses.contrastive import barlow_twins, normalized
 from samix.methods.contrastive.base import FixedMixupMethod
-from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.mixup import Views, check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
@@ -64,16 +63,16 @@ class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = BARLOW_PRESETS
-    title: ClassVar[str] = "Barlow Twins"
-    fixed_mixing: ClassVar[str] = "its loss compares columns, not images, so it has no mixed form"
-    clean_part: ClassVar[str] = "clean"
+    presets = BARLOW_PRESETS
+    title = "Barlow Twins"
+    fixed_mixing = "its loss compares columns, not images, so it has no mixed form"
+    clean_part = "clean"
 
     def build(self, model: nn.Module) -> None:
         o = self.options
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.dim, o.dim, o.dim), last_norm=False))
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2103.03230, Algorithm 1); ``clean`` is the loss before the factor.
 
         Every process computes the same loss, of the embeddings of all, so that the mean of their gradients is the

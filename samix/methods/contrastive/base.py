@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
-from samix.methods.base import Method
+from samix.methods.base import Method, ParameterGroups
 from samix.methods.contrastive.clustering import OnlineClusters
-from samix.methods.contrastive.mixup import AugmentationMixup, ContrastiveMixup, embed_mixed
+from samix.methods.contrastive.mixup import AugmentationMixup, ContrastiveMixup, Views, embed_mixed
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation, new_generator
 from samix.mixups.handmade import NoMixup
@@ -44,7 +44,7 @@ class ViewMethod(Method):
     mixup: ContrastiveMixup | None
     generator: torch.Generator
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step.
 
         Args:
@@ -74,11 +74,11 @@ class ViewMethod(Method):
 
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> ParameterGroups:
         """The encoder and its heads, then the groups of the mixup, such as a Mixer."""
         mixers = set() if self.mixup is None else {id(p) for p in self.mixup.parameters()}
         network = [p for p in self.parameters() if p.requires_grad and id(p) not in mixers]
-        groups: list[dict[str, Any]] = [{"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay}]
+        groups: ParameterGroups = [{"name": "network", "params": network, "lr": lr, "weight_decay": weight_decay}]
         if self.mixup is not None:
             groups += self.mixup.parameter_groups(lr if mixer_lr is None else mixer_lr, weight_decay)
         return groups

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -64,8 +62,8 @@ class BSIM(QueueMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = BSIM_PRESETS
-    title: ClassVar[str] = "BSIM"
+    presets = BSIM_PRESETS
+    title = "BSIM"
 
     options: BSIMOptions
 

@@ -6,16 +6,14 @@ in their shares: the form of BSIM (Chu et al. 2020, arXiv:2012.09387).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
 from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
-from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.mixup import Views, check_views
 from samix.networks.ema import momentum_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
@@ -69,9 +67,9 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = BYOL_PRESETS
-    title: ClassVar[str] = "BYOL"
-    clean_part: ClassVar[str] = "clean"
+    presets = BYOL_PRESETS
+    title = "BYOL"
+    clean_part = "clean"
 
     def build(self, model: nn.Module) -> None:
         o = self.options
@@ -80,7 +78,7 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False).to(device)
         self.ema_encoder = momentum_copy(self.encoder)
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2006.07733, section 3.1), both directions added; ``clean`` is in [0, 8]."""
         view_1, view_2, _ = check_views(batch)
         target_1, target_2 = self.targets(view_1), self.targets(view_2)

@@ -5,14 +5,13 @@ Verma et al. 2021, arXiv:2011.04419. There is no official code, and this is reco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.mixup import Views, check_views
 from samix.methods.contrastive.simclr import SimCLR, SimCLROptions
 from samix.mixups.base import choose, sample_partners, to_device
 from samix.mixups.handmade import mixup
@@ -62,13 +61,13 @@ class DACL(SimCLR):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = DACL_PRESETS
-    title: ClassVar[str] = "DACL"
-    fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
+    presets = DACL_PRESETS
+    title = "DACL"
+    fixed_mixing = "it fixes how images are mixed"
 
     options: DACLOptions
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         view_1, view_2, _ = check_views(batch)
         return super().training_step((self.noisy(view_1), self.noisy(view_2)))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -96,8 +95,8 @@ class IMix(QueueMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = IMIX_PRESETS
-    title: ClassVar[str] = "i-Mix"
+    presets = IMIX_PRESETS
+    title = "i-Mix"
 
     options: IMixOptions
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,8 +59,8 @@ class MixCo(QueueMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = MIXCO_PRESETS
-    title: ClassVar[str] = "MixCo"
+    presets = MIXCO_PRESETS
+    title = "MixCo"
 
     options: MixCoOptions
 

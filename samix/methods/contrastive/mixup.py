@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import mixed_info_nce, normalized
+from samix.methods.base import ParameterGroups
 from samix.methods.contrastive.clustering import OnlineClusters
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.handmade import RandomChoice
 from samix.networks.encoder import Encoder
 
+Views = Sequence[Any]  # two views (B, C, H, W), then the images' rows (B,), or small views where a method takes them
 
-def check_views(batch: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+
+def check_views(batch: Views) -> tuple[Tensor, Tensor, Tensor | None]:
     """Two views and, where given, the images' row numbers."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -103,7 +106,7 @@ class ContrastiveMixup(nn.Module):
         """The clusters that it keeps, if it keeps any."""
         return None
 
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float, weight_decay: float) -> ParameterGroups:
         """Parameters to train, as groups for a torch optimiser: one group, ``mixer``, or none."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return [{"name": "mixer", "params": trained, "lr": lr, "weight_decay": weight_decay}] if trained else []

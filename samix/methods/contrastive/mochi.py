@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +78,9 @@ class MoCHi(MoCo):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = MOCHI_PRESETS
-    title: ClassVar[str] = "MoCHi"
-    trains_mixer: ClassVar[bool] = False
+    presets = MOCHI_PRESETS
+    title = "MoCHi"
+    trains_mixer = False
 
     options: MoCHiOptions
 

@@ -7,9 +7,9 @@ both sources, and that loss is added to the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from samix.methods.contrastive.mixup import (
     ContrastiveMixup,
     ContrastiveMixupOptions,
     MoCoStep,
+    Views,
     check_views,
 )
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS
@@ -128,9 +129,9 @@ class MoCo(EMAEncoderMethod):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = MOCO_PRESETS
-    title: ClassVar[str] = "MoCo"
-    trains_mixer: ClassVar[bool] = True
+    presets = MOCO_PRESETS
+    title = "MoCo"
+    trains_mixer = True
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ class MoCo(EMAEncoderMethod):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:1911.05722, Algorithm 1), with a mixup its mixed loss (arXiv:2111.15454, 3.3)."""
         step = self.new_step(batch)
         nce = self.contrast(step.view_q, step.key, step.negatives)
@@ -184,7 +185,7 @@ class MoCo(EMAEncoderMethod):
         parts["key_std"] = spread(step.key)
         return loss, detached(parts)
 
-    def new_step(self, batch: Sequence[Tensor]) -> MoCoStep:
+    def new_step(self, batch: Views) -> MoCoStep:
         """The keys and negatives for this batch, and what a mixup needs besides."""
         view_q, view_k, ids = check_views(batch)
         negatives = self.queue.snapshot()

@@ -6,16 +6,15 @@ of its sources, in their shares, in one softmax; both directions, by the same dr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import in_batch_info_nce, normalized
 from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
-from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.mixup import Views, check_views
 from samix.networks.ema import momentum_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
@@ -85,8 +84,8 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = MOCO_V3_PRESETS
-    title: ClassVar[str] = "MoCo v3"
+    presets = MOCO_V3_PRESETS
+    title = "MoCo v3"
 
     def build(self, model: nn.Module) -> None:
         o = self.options
@@ -100,7 +99,7 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
         self.predictor = predictor.to(next(model.parameters()).device)
         self.ema_encoder = momentum_copy(self.encoder)
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2104.02057, Algorithm 1), both directions added."""
         view_1, view_2, _ = check_views(batch)
         key_1, key_2 = self.keys(view_1), self.keys(view_2)  # of all processes, (W B, D)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch
 from samix.losses.cluster import weighted_cross_entropy
 from samix.losses.contrastive import normalized
+from samix.methods.base import ParameterGroups
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, for_views, same_draws, wrong_options
 from samix.methods.contrastive.samix_c import apply_exactly, no_loss
@@ -143,7 +144,7 @@ class PseudoLabelMixup(ContrastiveMixup):
         ones = torch.ones(len(labels), 1, device=labels.device)
         return weighted_cross_entropy(logits, labels.unsqueeze(1), ones, self.clusters.weights)
 
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float, weight_decay: float) -> ParameterGroups:
         """The classifier, where there is one: ``clusters``."""
         return [{**group, "name": "clusters"} for group in super().parameter_groups(lr, weight_decay)]
 

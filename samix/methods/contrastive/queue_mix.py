@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_info_nce
 from samix.methods.contrastive.base import choose_options, detached, spread
-from samix.methods.contrastive.mixup import AugmentationMixup, check_views
+from samix.methods.contrastive.mixup import AugmentationMixup, Views, check_views
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.mixups.base import Augmentation
 
@@ -38,8 +35,8 @@ class QueueMix(MoCo):
         mixup: None; the method mixes by itself.
     """
 
-    fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
-    trains_mixer: ClassVar[bool] = False
+    fixed_mixing = "it fixes how images are mixed"
+    trains_mixer = False
 
     mixup: AugmentationMixup
 
@@ -56,7 +53,7 @@ class QueueMix(MoCo):
         super().__init__(model, chosen, mixup=mixup, generator=generator)
         self.mixup = AugmentationMixup(image_mix, self.generator)
 
-    def training_step(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the loss of one direction, or the mean over both; the queue takes in the keys of clean views."""
         view_q, view_k, _ = check_views(batch)
         negatives = self.queue.snapshot()

@@ -7,7 +7,7 @@ lam's proportion. The encoder is still trained by infoNCE alone: no gradient of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from samix.losses.cluster import weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
 from samix.losses.supervised import local_cross_entropy
 from samix.methods.automix import Draw
+from samix.methods.base import ParameterGroups
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.contrastive.samix_i import RELEASED, MixerBranch, PairSources, SAMixIMixup, SAMixIOptions
@@ -156,7 +157,7 @@ class SAMixCMixup(SAMixIMixup):
         same = (sources.label == sources.label[draw.index]).view(-1, 1, 1, 1)
         return torch.where(same, draw.lam.view(-1, 1, 1, 1), mask)
 
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float, weight_decay: float) -> ParameterGroups:
         """The Mixer, and the clusters' head as a group of its own, ``clusters``."""
         return [
             {"name": "mixer", "params": list(self.mixer.parameters()), "lr": lr, "weight_decay": weight_decay},

@@ -5,16 +5,15 @@ Ren et al. 2022, arXiv:2206.07692, on MoCo v3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import mixture_info_nce, normalized
 from samix.methods.contrastive.base import detached, spread
-from samix.methods.contrastive.mixup import AugmentationMixup, check_views
+from samix.methods.contrastive.mixup import AugmentationMixup, Views, check_views
 from samix.methods.contrastive.moco_v3 import MoCoV3, MoCoV3Options
 from samix.methods.contrastive.queue_mix import check_even
 from samix.mixups.base import Augmentation, check_alpha, sample_lam, to_device
@@ -86,9 +85,9 @@ class SDMP(MoCoV3):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = SDMP_PRESETS
-    title: ClassVar[str] = "SDMP"
-    fixed_mixing: ClassVar[str] = "it fixes how images are mixed"
+    presets = SDMP_PRESETS
+    title = "SDMP"
+    fixed_mixing = "it fixes how images are mixed"
 
     options: SDMPOptions
     mixup: AugmentationMixup
@@ -111,7 +110,7 @@ class SDMP(MoCoV3):
     def loss_parts(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("nce", "mix_source", "mix_mix", "key_std")
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step: ``nce`` is the source term, ``mix_source`` and ``mix_mix`` are the other two."""
         view_a, view_b, _ = check_views(batch)
         rows = len(view_a) * distributed.world_size()

@@ -6,16 +6,14 @@ loss is added to the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import in_batch_info_nce, normalized, nt_xent
 from samix.methods.contrastive.base import FixedMixupMethod
-from samix.methods.contrastive.mixup import check_views, mix_views
+from samix.methods.contrastive.mixup import Views, check_views, mix_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
@@ -67,14 +65,14 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = SIMCLR_PRESETS
-    title: ClassVar[str] = "SimCLR"
+    presets = SIMCLR_PRESETS
+    title = "SimCLR"
 
     def build(self, model: nn.Module) -> None:
         o = self.options
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden or width, o.dim)))
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2002.05709, Algorithm 1)."""
         view_1, view_2, _ = check_views(batch)
         z1, z2 = normalized(self.encoder(torch.cat([view_1, view_2]))).chunk(2)

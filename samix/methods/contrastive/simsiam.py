@@ -7,17 +7,16 @@ prediction of a mixed view regresses the embeddings of the other views of its so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
+from samix.methods.base import ParameterGroups
 from samix.methods.contrastive.base import FixedMixupMethod
-from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.mixup import Views, check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime.typed_options import CheckedOptions, Count, Weight
@@ -64,9 +63,9 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = SIMSIAM_PRESETS
-    title: ClassVar[str] = "SimSiam"
-    clean_part: ClassVar[str] = "clean"
+    presets = SIMSIAM_PRESETS
+    title = "SimSiam"
+    clean_part = "clean"
 
     def build(self, model: nn.Module) -> None:
         o = self.options
@@ -74,7 +73,7 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
         device = next(model.parameters()).device
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False, last_bias=True).to(device)
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2011.10566, Algorithm 1), the mean of both directions; ``clean`` is in [-1, 1]."""
         view_1, view_2, _ = check_views(batch)
         z1, z2 = self.encoder(view_1), self.encoder(view_2)
@@ -95,7 +94,7 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
 
     def parameter_groups(
         self, lr: float, *, weight_decay: float = 0.0, mixer_lr: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> ParameterGroups:
         """The encoder, and the predictor as a group whose learning rate should stay constant (section 4.2)."""
         network = [p for p in self.encoder.parameters() if p.requires_grad]
         predictor = list(self.predictor.parameters())

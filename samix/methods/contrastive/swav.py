@@ -7,10 +7,10 @@ shares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, check_images
 from samix.losses.contrastive import normalized, similarities, sinkhorn, swapped_prediction
 from samix.methods.contrastive.base import FixedMixupMethod
-from samix.methods.contrastive.mixup import check_views
+from samix.methods.contrastive.mixup import Views, check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.queue import Queue
@@ -87,9 +87,9 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = SWAV_PRESETS
-    title: ClassVar[str] = "SwAV"
-    clean_part: ClassVar[str] = "clean"
+    presets = SWAV_PRESETS
+    title = "SwAV"
+    clean_part = "clean"
 
     def build(self, model: nn.Module) -> None:
         o = self.options
@@ -100,7 +100,7 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2006.09882, Algorithm 1).
 
         Args:
@@ -169,7 +169,7 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
         return codes[first : first + len(scores)]
 
 
-def check_crops(batch: Sequence[Any]) -> list[Tensor]:
+def check_crops(batch: Views) -> list[Tensor]:
     """The two large views and, from a tuple or list at the end of the batch, the small ones."""
     small: Sequence[Any] = ()
     if isinstance(batch, tuple | list) and len(batch) > 2 and isinstance(batch[-1], tuple | list):

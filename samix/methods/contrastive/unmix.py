@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -71,8 +69,8 @@ class UnMix(QueueMix):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets: ClassVar[Mapping[str, Any]] = UNMIX_PRESETS
-    title: ClassVar[str] = "Un-Mix"
+    presets = UNMIX_PRESETS
+    title = "Un-Mix"
 
     options: UnMixOptions
 
