@@ -30,7 +30,7 @@ from samix.data.names import balanced_rows
 from samix.data.on_device import DRAWS, decode_all, padded_crop, resized_crop
 from samix.data.transforms import Fit, normalize
 from samix.hub.packaged import packaged_weights
-from samix.networks.ema import average_buffers, update_momentum
+from samix.networks.ema import update_ema, update_ema_buffers
 
 HALF = (0.5, 0.5, 0.5)
 POLICIES: dict[str, Any] = {
@@ -155,8 +155,8 @@ def train(net: Any, slow: Any, images: Tensor, labels: Tensor, arguments: argpar
             step += 1
             decay = min(arguments.ema, step / (step + 9))
             if arguments.ema:
-                update_momentum(net, slow, decay)
-                average_buffers(net, slow, decay)
+                update_ema(net, slow, decay)
+                update_ema_buffers(net, slow, decay)
             mean += 0.05 * (loss.item() - mean)
     return mean
 

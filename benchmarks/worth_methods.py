@@ -17,7 +17,7 @@ from samix.methods.supervised import Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups.base import Augmentation
 from samix.networks.create import create_network
-from samix.networks.ema import average_buffers, momentum_at, update_momentum
+from samix.networks.ema import update_ema_buffers, ema_decay_at, update_ema
 from samix.recipes import Recipe
 from samix.recipes.build import build_method, build_mixup
 
@@ -86,9 +86,9 @@ class Rival(Averaged):
 
     def after_step(self, progress: float) -> None:
         """Moves the average; the first averages of statistics are short, as new ones mean nothing."""
-        decay = momentum_at(progress, *self.ema)
-        update_momentum(self.model, self.ema_model, decay)
-        average_buffers(self.model, self.ema_model, min(decay, (self.step + 1) / (self.step + 10)))
+        decay = ema_decay_at(progress, *self.ema)
+        update_ema(self.model, self.ema_model, decay)
+        update_ema_buffers(self.model, self.ema_model, min(decay, (self.step + 1) / (self.step + 10)))
         Supervised.after_step(self, progress)
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samix.analysis.base import Findings, MixingAnalysis, evenly, pixels_of
 from samix.analysis.subject import Subject
 from samix.batch import MixedBatch, check_images, check_labels
-from samix.networks.inference import looking
+from samix.networks.inference import inspecting
 from samix.networks.last_map import LastMap, catch_last_map
 from samix.runtime.checks import COUNT, SHARE, Ranges
 from samix.viz.figures import bare, figure
@@ -55,7 +55,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
     """
     check_images(images)
     check_labels(classes, len(images))
-    with looking(model, grad=True) as net:
+    with inspecting(model, grad=True) as net:
         x = images.detach().clone().requires_grad_()
         blocks: Any = getattr(net, "blocks", ())
         if not layer and len(blocks) and hasattr(blocks[-1], "norm1"):

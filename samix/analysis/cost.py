@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
-from samix.networks.inference import evaluating, looking
+from samix.networks.inference import evaluating, inspecting
 from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.checks import COUNT, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, label, panels
@@ -54,7 +54,7 @@ def network_cost(network: nn.Module, images: Tensor, repeats: int = 10) -> Cost:
         images: (B, C, H, W).
         repeats: passes of which the median time counts, after one that does not; below 1 raises ValueError.
     """
-    with looking(network) as net, evaluating(network):
+    with inspecting(network) as net, evaluating(network):
         with FlopCounterMode(display=False) as counter:
             net(images[:1])
         seconds = median_seconds(lambda: net(images), images.device, repeats)

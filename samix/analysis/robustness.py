@@ -16,7 +16,7 @@ from samix.analysis.passes import accuracy, check_classified, predictor
 from samix.analysis.subject import Subject
 from samix.data import denormalize, normalize
 from samix.data.spec import Channels
-from samix.networks.inference import looking
+from samix.networks.inference import inspecting
 from samix.runtime.checks import COUNT_OR_0, Range, Ranges
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, axes_grid, figure, label
 
@@ -50,7 +50,7 @@ def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor, batch_size: 
     check_classified(images, labels)
     signs = []
     for part, targets in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        with looking(model, grad=True) as net:
+        with inspecting(model, grad=True) as net:
             x = part.detach().clone().requires_grad_()
             loss = F.cross_entropy(net(x).float(), targets.clone(), reduction="sum")
             signs.append(torch.autograd.grad(loss, x)[0].float().sign())

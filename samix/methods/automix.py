@@ -31,11 +31,11 @@ from samix.networks.classifier import Classifier
 from samix.networks.compile import compile_methods
 from samix.networks.early_backward import gradients_now
 from samix.networks.ema import (
-    momentum_at,
-    momentum_copy,
+    ema_copy,
+    ema_decay_at,
     train_norms,
     untracked_batchnorm,
-    update_momentum,
+    update_ema,
     warmed_up,
 )
 from samix.networks.inference import evaluating
@@ -125,7 +125,7 @@ class AutoMix(Method):
         self.options = self.presets[options] if isinstance(options, str) else options
         self.num_classes = num_classes
         self.model = Classifier(as_backbone(model, feature, image_size), num_classes, classifier)
-        self.ema_model = momentum_copy(self.model)
+        self.ema_model = ema_copy(self.model)
         self.mixer = self.build_mixer(self.model.backbone.dim)
         if init := self.options.init:
             start_from(self.mixer, init)
@@ -297,8 +297,8 @@ class AutoMix(Method):
             self.warn_once("the optimiser changes the network but not the Mixer: give it method.parameter_groups(lr)")
         super().after_step(progress)
         o = self.options
-        decay = momentum_at(progress, o.ema_decay, o.ema_decay_end, o.ema_hold)
-        update_momentum(self.model, self.ema_model, warmed_up(decay, self.step) if o.ema_warmup else decay)
+        decay = ema_decay_at(progress, o.ema_decay, o.ema_decay_end, o.ema_hold)
+        update_ema(self.model, self.ema_model, warmed_up(decay, self.step) if o.ema_warmup else decay)
         self.mixer.after_step()
 
     def train(self, mode: bool = True) -> AutoMix:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.methods.supervised import Supervised
-from samix.networks.ema import average_buffers, momentum_copy, untracked_batchnorm, update_momentum, warmed_up
+from samix.networks.ema import update_ema_buffers, ema_copy, untracked_batchnorm, update_ema, warmed_up
 from samix.runtime.checks import check_number
 
 
@@ -30,7 +30,7 @@ class Averaged(Supervised):
         check_number("ema_decay", ema_decay, 0, 1, open_low=True, open_high=True)
         super().__init__(*args, **kwargs)
         self.ema_decay = ema_decay
-        self.ema_model = momentum_copy(self.model).eval()
+        self.ema_model = ema_copy(self.model).eval()
 
     def train(self, mode: bool = True) -> Averaged:
         """Sets train mode; the average stays in eval mode."""
@@ -47,8 +47,8 @@ class Averaged(Supervised):
         """Moves the average towards the network."""
         super().after_step(progress)
         decay = warmed_up(self.ema_decay, self.step)
-        update_momentum(self.model, self.ema_model, decay)
-        average_buffers(self.model, self.ema_model, decay)
+        update_ema(self.model, self.ema_model, decay)
+        update_ema_buffers(self.model, self.ema_model, decay)
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Returns logits (B, K) of the average, which are reported, and of the network."""

@@ -97,12 +97,12 @@ class AttentiveMix(GuidedAugmentation):
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         if self.network:
-            found = self._look_fetched(images)
+            maps = self._look_fetched(images)
         else:
             looked_with = model if self.frozen is None else self.frozen
             assert looked_with is not None
-            found = activation_map(looked_with, images, feature=self.feature)
-        return found - found.amin((1, 2), keepdim=True)
+            maps = activation_map(looked_with, images, feature=self.feature)
+        return maps - maps.amin((1, 2), keepdim=True)
 
     def _look_fetched(self, images: Tensor) -> Tensor:
         """The named network's activations, of the images at the size and normalisation it was trained with."""
@@ -199,8 +199,8 @@ def _stretched(partner: Tensor, box: list[tuple[Tensor, Tensor]], source: list[t
     shape = (len(partner), *partner.shape[2:])
     grid = torch.stack([columns.unsqueeze(1).expand(shape), rows.unsqueeze(2).expand(shape)], dim=3)
     dtype = torch.promote_types(partner.dtype, torch.float32)
-    found = F.grid_sample(partner.to(dtype), grid.to(dtype), padding_mode="border", align_corners=False)
-    return found.to(partner.dtype)
+    resized = F.grid_sample(partner.to(dtype), grid.to(dtype), padding_mode="border", align_corners=False)
+    return resized.to(partner.dtype)
 
 
 def _percent(guide: Tensor, x: Tensor) -> Tensor:

@@ -45,17 +45,17 @@ def forward_mixed_at(
     Raises:
         ValueError: the layer is not run, or does not take one row per image as its first argument.
     """
-    found: list[Mixed] = []
+    mixes: list[Mixed] = []
 
     def on_input(_layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if found:
+        if mixes:
             return None
-        found.append(_mix_rows(args[0] if args else None, mix, lam, index))
-        return (found[0].images, *args[1:])
+        mixes.append(_mix_rows(args[0] if args else None, mix, lam, index))
+        return (mixes[0].images, *args[1:])
 
     with hooked(layer.register_forward_pre_hook(on_input)):
         logits = model(images)
-    return logits, _only(found, layer)
+    return logits, _only(mixes, layer)
 
 
 def forward_mixed_after(
@@ -77,17 +77,17 @@ def forward_mixed_after(
     Raises:
         ValueError: the layer is not run, or its output is not one tensor with a row per image.
     """
-    found: list[Mixed] = []
+    mixes: list[Mixed] = []
 
     def on_output(_layer: nn.Module, _args: Any, output: Any) -> Tensor | None:
-        if found:
+        if mixes:
             return None
-        found.append(_mix_rows(output, mix, lam, index))
-        return found[0].images
+        mixes.append(_mix_rows(output, mix, lam, index))
+        return mixes[0].images
 
     with hooked(layer.register_forward_hook(on_output)):
         logits = model(images)
-    return logits, _only(found, layer)
+    return logits, _only(mixes, layer)
 
 
 def _mix_rows(x: Any, mix: Policy, lam: Tensor, index: Tensor) -> Mixed:
@@ -100,11 +100,11 @@ def _mix_rows(x: Any, mix: Policy, lam: Tensor, index: Tensor) -> Mixed:
     return mix(x, x[index], lam)
 
 
-def _only(found: list[Mixed], layer: nn.Module) -> Mixed:
+def _only(mixes: list[Mixed], layer: nn.Module) -> Mixed:
     """The mix that the hook made."""
-    if not found:
+    if not mixes:
         raise ValueError(f"the network's forward does not run this {type(layer).__name__}; name another layer")
-    return found[0]
+    return mixes[0]
 
 
 def default_layers(model: nn.Module) -> list[str]:

@@ -43,9 +43,9 @@ def block_saliency(guide: Tensor, grid: Grid) -> Tensor:
     Returns:
         (B, nh, nw), sum 1; uniform where the map is 0 everywhere.
     """
-    found = torch.nan_to_num(guide, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
-    found = found / found.amax((1, 2), keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
-    share = F.adaptive_avg_pool2d(found.unsqueeze(1), grid).squeeze(1)
+    level = torch.nan_to_num(guide, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
+    level = level / level.amax((1, 2), keepdim=True).clamp(min=torch.finfo(level.dtype).tiny)
+    share = F.adaptive_avg_pool2d(level.unsqueeze(1), grid).squeeze(1)
     total = share.sum((1, 2), keepdim=True)
     return torch.where(total > 0, share / torch.where(total > 0, total, 1.0), 1.0 / (grid[0] * grid[1]))
 

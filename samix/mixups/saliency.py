@@ -22,7 +22,7 @@ from samix.batch import TargetKind, as_targets, check_images, target_kind, targe
 from samix.mixups.base import to_device
 from samix.networks.backbone import HookedBackbone
 from samix.networks.classifier import final_layer
-from samix.networks.inference import looking
+from samix.networks.inference import inspecting
 
 Style = Literal["opencv", "guidedmixup"]
 
@@ -141,9 +141,9 @@ def spectral_residual(
     amplitude = spectrum.abs()
     log = torch.log1p(amplitude)
     residual = torch.exp(log - blur(log, [1 / 3] * 3))
-    found = torch.fft.ifft2(spectrum / amplitude.clamp(min=1.0) * residual).abs()
-    found = blur(found, gaussian(5, 8.0)) ** 2 if style == "opencv" else blur(found, gaussian(7, 3.0))
-    return _scaled(_resize(found / found.amax((2, 3), keepdim=True).clamp(min=1e-12), (height, width)), grey)
+    maps = torch.fft.ifft2(spectrum / amplitude.clamp(min=1.0) * residual).abs()
+    maps = blur(maps, gaussian(5, 8.0)) ** 2 if style == "opencv" else blur(maps, gaussian(7, 3.0))
+    return _scaled(_resize(maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-12), (height, width)), grey)
 
 
 @torch.no_grad()
@@ -211,7 +211,7 @@ def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor, targets:
     """
     check_images(images)
     kind = target_kind(labels, targets)
-    with looking(model, grad=True) as net:
+    with inspecting(model, grad=True) as net:
         x = images.detach().clone().requires_grad_()
         wanted = as_targets(labels.detach().clone(), kind)
         logits = net(x)
@@ -244,7 +244,7 @@ def class_activation(
     Returns:
         (B, h, w) float32, at least 0.
     """
-    with looking(model) as net:
+    with inspecting(model) as net:
         features, linear = _last_map(net, images, feature, classifier), _linear(net, classifier)
         weight = linear.weight.detach().float()  # (K, D)
         if weight.shape[1] != features.shape[1]:
@@ -274,10 +274,10 @@ def activation_map(model: nn.Module, images: Tensor, *, feature: str = "", absol
     Returns:
         (B, h, w) float32; not below 0 if ``absolute``.
     """
-    with looking(model) as net:
+    with inspecting(model) as net:
         features = _last_map(net, images, feature, "")
-        found = (features.abs() if absolute else features).mean(1)
-    return torch.where(found.isfinite(), found, 0.0)
+        maps = (features.abs() if absolute else features).mean(1)
+    return torch.where(maps.isfinite(), maps, 0.0)
 
 
 def _last_map(net: Any, images: Tensor, feature: str, classifier: str) -> Tensor:

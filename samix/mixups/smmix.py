@@ -19,7 +19,7 @@ from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.switching import SwitchingAugmentation, idle
 from samix.networks.attention import attention_layers, patches_of, received_attention
 from samix.networks.backbone import hooked
-from samix.networks.inference import looking, unwrap
+from samix.networks.inference import inspecting, unwrap
 from samix.runtime.typed_options import PositiveShare, Share, Weight
 
 
@@ -192,7 +192,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         assert model is not None
-        with looking(model) as inner:
+        with inspecting(model) as inner:
             return received_attention(inner, images)[1]
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
@@ -237,7 +237,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
                 GuidedAugmentation.__call__(self, images, labels, lam=1.0, model=model), {}
             )
         with torch.no_grad():
-            with looking(model) as inner:
+            with inspecting(model) as inner:
                 clean, guide = received_attention(inner, images)
             batch = self.mix_guided(images, labels, guide, lam, None)
         tokens: list[Tensor] = []

@@ -171,14 +171,14 @@ def find_classifier(model: nn.Module, name: str, num_classes: int | None) -> nn.
         name: dotted, or empty.
         num_classes: what it must give; None does not ask.
     """
-    found = final_layer(unwrap(model), name)
-    if not isinstance(found, nn.Linear) or num_classes not in (None, found.out_features):
-        got = f"Linear of {found.out_features} outputs" if isinstance(found, nn.Linear) else type(found).__name__
+    layer = final_layer(unwrap(model), name)
+    if not isinstance(layer, nn.Linear) or num_classes not in (None, layer.out_features):
+        got = f"Linear of {layer.out_features} outputs" if isinstance(layer, nn.Linear) else type(layer).__name__
         raise ValueError(
             f"SUMix reads the input of the last linear layer, (B, F) to {num_classes or 'the'} classes; found {got}; "
             'name it: classifier="layer.name"'
         )
-    return found
+    return layer
 
 
 def _with_features(model: nn.Module, images: Tensor, layer: nn.Module | None) -> tuple[Tensor, Tensor | None]:

@@ -19,7 +19,7 @@ from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import class_activation
 from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import class_attention
-from samix.networks.inference import looking
+from samix.networks.inference import inspecting
 from samix.runtime.typed_options import Count, Share
 
 
@@ -189,7 +189,7 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
                 'as guide=, or TokenMix(maps="area") for shares of pixels'
             )
         if self.maps == "attention":
-            with looking(network) as inner:
+            with inspecting(network) as inner:
                 return class_attention(inner, images)[1]
         return class_activation(network, images, labels)
 

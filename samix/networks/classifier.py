@@ -218,10 +218,10 @@ def last_layer(model: nn.Module, num_classes: int) -> str:
             f"{type(model).__name__} has no linear layer or convolution to use as its classifier; give "
             'classifier="layer.name"'
         )
-    found = width(model.get_submodule(linear[-1]))
-    if found != num_classes:
+    outputs = width(model.get_submodule(linear[-1]))
+    if outputs != num_classes:
         raise ValueError(
-            f"num_classes is {num_classes}, but the network's last layer {linear[-1]!r} gives {found}; create the "
+            f"num_classes is {num_classes}, but the network's last layer {linear[-1]!r} gives {outputs}; create the "
             'network with the same num_classes, or name its classifier, classifier="layer.name"'
         )
     return str(linear[-1])

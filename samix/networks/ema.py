@@ -15,13 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def momentum_copy(net: Network) -> Network:
+def ema_copy(net: Network) -> Network:
     """An equal copy, parameters and buffers, whose parameters never need a gradient."""
     return copy.deepcopy(net).requires_grad_(False)
 
 
 @torch.no_grad()
-def update_momentum(net: nn.Module, slow: nn.Module, momentum: float) -> None:
+def update_ema(net: nn.Module, slow: nn.Module, momentum: float) -> None:
     """``slow <- momentum * slow + (1 - momentum) * net`` in place, for parameters only.
 
     Buffers are left alone: the slow network runs in train mode and keeps BatchNorm statistics of its own.
@@ -35,7 +35,7 @@ def update_momentum(net: nn.Module, slow: nn.Module, momentum: float) -> None:
 
 
 @torch.no_grad()
-def average_buffers(net: nn.Module, slow: nn.Module, momentum: float) -> None:
+def update_ema_buffers(net: nn.Module, slow: nn.Module, momentum: float) -> None:
     """``slow <- momentum * slow + (1 - momentum) * net`` in place, for buffers; those of whole numbers are copied.
 
     Args:
@@ -58,7 +58,7 @@ def train_norms(slow: nn.Module, mode: bool = True) -> None:
         module.training = mode and hasattr(module, "running_var")
 
 
-def momentum_at(progress: float, start: float, end: float, hold: float) -> float:
+def ema_decay_at(progress: float, start: float, end: float, hold: float) -> float:
     """The cosine schedule of the released code: held at ``start``, then towards ``end``.
 
     ``m(p) = end - (end - start) (cos(pi p) + 1) / 2`` for p >= hold, with p counted from the beginning, so there is a

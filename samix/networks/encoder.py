@@ -41,9 +41,9 @@ class Encoder(nn.Module):
     @property
     def model(self) -> nn.Module:
         """The network that was given."""
-        found: Any = self.plain if self.trunk is None else self.trunk.model
-        assert isinstance(found, nn.Module)
-        return found
+        network: Any = self.plain if self.trunk is None else self.trunk.model
+        assert isinstance(network, nn.Module)
+        return network
 
     @property
     def dim(self) -> int:

@@ -31,7 +31,7 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def looking(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
+def inspecting(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
     """An extra pass that leaves no trace: eval mode, random states as before, also when the network raises.
 
     Eval mode leaves BatchNorm's statistics alone. Gradients of the parameters are not touched as long as they are asked

@@ -39,7 +39,7 @@ def check_options(options: object) -> None:
     Raises:
         ValueError: a number out of range, or a value that is none of the choices; names the field.
     """
-    for name, rule, integer, optional in _rules(type(options)):
+    for name, rule, integer, optional in _rules(type(options)):  # type: ignore[arg-type]  # a type is hashable
         value = getattr(options, name)
         if isinstance(rule, Range):
             if not (value is None and optional):

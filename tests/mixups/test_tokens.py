@@ -20,7 +20,7 @@ from samix.mixups.patch_cutmix import PatchCutMix, cutmix_patches
 from samix.mixups.smmix import SMMix, consistency_loss, region_loss, smmix
 from samix.mixups.tokenmix import TokenMix, block_cells, tokenmix, tokenmix_weights
 from samix.networks.attention import received_attention
-from samix.networks.inference import looking
+from samix.networks.inference import inspecting
 
 SIZES = [(32, 32), (24, 40), (33, 17), (7, 7)]
 every_size = pytest.mark.parametrize("size", SIZES, ids=str)
@@ -402,7 +402,7 @@ def test_smmix_s_losses_equal_the_plain_computation(options):
     head = mix.attach(model, 5)
     model.eval()
     logits, batch = mix.forward_through(model, images, labels)
-    with looking(model):
+    with inspecting(model):
         clean, guide = received_attention(model, images)
     again = SMMix(switch=0.0, pairing="cycle", generator=seeded())(images, labels, guide=guide)
     assert torch.equal(batch.images, again.images)

@@ -8,18 +8,18 @@ from timm.layers import BatchNormAct2d
 from tiny_networks import randomised, tiny_cnn
 from torch import nn
 
-from samix.networks.ema import momentum_at, momentum_copy, untracked_batchnorm, update_momentum
+from samix.networks.ema import ema_copy, ema_decay_at, untracked_batchnorm, update_ema
 
 
 def pair():
     net = randomised(tiny_cnn())
-    slow = randomised(momentum_copy(net))
+    slow = randomised(ema_copy(net))
     return net, slow
 
 
 def test_a_momentum_copy_is_equal_separate_and_never_trained():
     net = randomised(tiny_cnn())
-    slow = momentum_copy(net)
+    slow = ema_copy(net)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), slow.state_dict().values(), strict=True))
     assert not any(p.requires_grad for p in slow.parameters())
     assert all(p.requires_grad for p in net.parameters())
@@ -32,7 +32,7 @@ def test_the_update_is_the_weighted_mean_in_place_and_leaves_buffers_alone(momen
     before = {name: value.clone() for name, value in slow.state_dict().items()}
     places = [p.data_ptr() for p in slow.parameters()]
     trained = [p.detach().clone() for p in net.parameters()]
-    update_momentum(net, slow, momentum)
+    update_ema(net, slow, momentum)
     for (name, after), now in zip(slow.named_parameters(), net.parameters(), strict=True):
         expected = momentum * before[name].double() + (1 - momentum) * now.detach().double()
         assert torch.allclose(after.double(), expected, atol=1e-7, rtol=1e-6), name
@@ -44,9 +44,9 @@ def test_the_update_is_the_weighted_mean_in_place_and_leaves_buffers_alone(momen
 def test_momentum_one_changes_nothing_and_momentum_zero_copies():
     net, slow = pair()
     before = [p.clone() for p in slow.parameters()]
-    update_momentum(net, slow, 1.0)
+    update_ema(net, slow, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), before, strict=True))
-    update_momentum(net, slow, 0.0)
+    update_ema(net, slow, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), net.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(slow.parameters(), before, strict=True))
 
@@ -55,12 +55,12 @@ def test_the_schedule_has_the_listed_values():
     listed = {0.0: 0.999, 0.0999: 0.999, 0.1: 0.9990244, 0.25: 0.999146, 0.5: 0.9994995, 0.75: 0.999853}
     listed |= {0.9: 0.9999745, 0.99: 0.99999875, 1.0: 0.999999}
     for progress, value in listed.items():
-        assert momentum_at(progress, 0.999, 0.999999, 0.1) == pytest.approx(value, abs=4e-7), progress
+        assert ema_decay_at(progress, 0.999, 0.999999, 0.1) == pytest.approx(value, abs=4e-7), progress
 
 
 def test_the_schedule_is_held_then_rises_to_its_end():
     for end, hold in [(0.999999, 0.1), (0.99996, 0.25), (1.0, 0.0)]:
-        values = [momentum_at(step / 1000, 0.999, end, hold) for step in range(1001)]
+        values = [ema_decay_at(step / 1000, 0.999, end, hold) for step in range(1001)]
         assert values[: int(hold * 1000)] == [0.999] * int(hold * 1000)
         rising = values[int(hold * 1000) :]
         assert all(a < b for a, b in itertools.pairwise(rising))

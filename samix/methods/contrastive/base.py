@@ -18,7 +18,7 @@ from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation, new_generator
 from samix.mixups.handmade import NoMixup
 from samix.networks.batchnorm import plain_batchnorm
-from samix.networks.ema import momentum_at, train_norms, update_momentum
+from samix.networks.ema import ema_decay_at, train_norms, update_ema
 from samix.networks.encoder import Encoder
 from samix.networks.inference import evaluating
 
@@ -214,11 +214,11 @@ class EMAEncoderMethod(ViewMethod):
     def ema_decay(self, progress: float) -> float:
         """The decay at this progress: a cosine to ``ema_decay_end``; constant if that is None."""
         start, end = self.options.ema_decay, self.options.ema_decay_end
-        return float(start) if end is None else momentum_at(progress, start, end, 0.0)
+        return float(start) if end is None else ema_decay_at(progress, start, end, 0.0)
 
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
-        update_momentum(self.encoder, self.ema_encoder, self.ema_decay(progress))
+        update_ema(self.encoder, self.ema_encoder, self.ema_decay(progress))
 
     def train(self, mode: bool = True) -> EMAEncoderMethod:
         """Sets train mode; of the EMA encoder only norms that keep statistics are in train mode."""

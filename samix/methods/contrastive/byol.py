@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samix.losses.contrastive import mixed_regression_loss, normalized, regression_loss
 from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
 from samix.methods.contrastive.mixup import Views, check_views
-from samix.networks.ema import momentum_copy
+from samix.networks.ema import ema_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime.typed_options import CheckedOptions, Count, Share, Weight
@@ -76,7 +76,7 @@ class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
         self.encoder = Encoder(model, lambda width: normed_mlp((width, o.hidden, o.dim), last_norm=False))
         device = next(model.parameters()).device
         self.predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=False).to(device)
-        self.ema_encoder = momentum_copy(self.encoder)
+        self.ema_encoder = ema_copy(self.encoder)
 
     def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2006.07733, section 3.1), both directions added; ``clean`` is in [0, 8]."""

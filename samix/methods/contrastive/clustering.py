@@ -218,12 +218,12 @@ class OnlineClusters(nn.Module):
                 f"{self.options.clusters} clusters need {2 * self.options.clusters} images, of which {len(seen)} have "
                 "been seen; take warmup_epochs of 1 or more, or call initialise(features) before the first step"
             )
-        found = kmeans(self.bank[seen], self.options.clusters, self.options.cluster_seed)
+        partition = kmeans(self.bank[seen], self.options.clusters, self.options.cluster_seed)
         unseen = (~known).nonzero().squeeze(1)
         donors = torch.randint(len(seen), (len(unseen),), generator=self._generator()).to(seen.device)
-        self.labels[seen] = distributed.from_first(found.labels)
+        self.labels[seen] = distributed.from_first(partition.labels)
         self.bank[unseen], self.labels[unseen] = self.bank[seen[donors]], self.labels[seen[donors]]
-        self.centroids.copy_(distributed.from_first(found.centres))
+        self.centroids.copy_(distributed.from_first(partition.centres))
         self.update_centroids()
         self.repair()
         self.update_weights()

@@ -58,22 +58,22 @@ def _kmeans_sklearn(rows: Any, clusters: int, seed: int, iterations: int) -> tup
 
     starts = 1 if clusters == 2 else 3
     if len(rows) <= LLOYD_UP_TO:
-        found = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)
+        estimator = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)
     else:
-        found = MiniBatchKMeans(clusters, batch_size=8192, n_init=starts, max_iter=iterations, random_state=seed)
+        estimator = MiniBatchKMeans(clusters, batch_size=8192, n_init=starts, max_iter=iterations, random_state=seed)
     limits: Any = importlib.import_module("threadpoolctl")  # scikit-learn's own dependency
     with limits.threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows: empty clusters are seen to by the caller
-        found.fit(rows)
-    return found.labels_, found.cluster_centers_
+        estimator.fit(rows)
+    return estimator.labels_, estimator.cluster_centers_
 
 
 def _kmeans_faiss(rows: Any, clusters: int, seed: int) -> tuple[Any, Any]:
     faiss: Any = importlib.import_module("faiss")
-    found = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=seed, nredo=3, verbose=False)
-    found.train(rows)
-    _, labels = found.index.search(rows, 1)
-    return labels[:, 0], found.centroids
+    estimator = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=seed, nredo=3, verbose=False)
+    estimator.train(rows)
+    _, labels = estimator.index.search(rows, 1)
+    return labels[:, 0], estimator.centroids
 
 
 def means_of_members(rows: Tensor, labels: Tensor, counts: Tensor) -> Tensor:

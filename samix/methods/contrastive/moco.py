@@ -37,7 +37,7 @@ from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation, to_device
 from samix.networks.batchnorm import split_batchnorm
-from samix.networks.ema import average_buffers, momentum_copy, train_norms
+from samix.networks.ema import ema_copy, train_norms, update_ema_buffers
 from samix.networks.encoder import Encoder
 from samix.networks.heads import linear_projector, mlp_projector, normed_mlp
 from samix.networks.queue import Queue, check_queue
@@ -152,7 +152,7 @@ class MoCo(EMAEncoderMethod):
             split_batchnorm(model, chosen.groups)
         make = PROJECTORS[chosen.projector]
         self.encoder = Encoder(model, lambda width: make(width, chosen.dim), feature)
-        self.ema_encoder = momentum_copy(self.encoder)
+        self.ema_encoder = ema_copy(self.encoder)
         device = next(model.parameters()).device
         if images is not None:
             check_queue(chosen.queue, images)
@@ -252,7 +252,7 @@ class MoCo(EMAEncoderMethod):
         """Moves the EMA encoder towards the query encoder, and updates the mixup."""
         super().after_step(progress)
         if self.options.key_bn == "eman":
-            average_buffers(self.encoder, self.ema_encoder, self.ema_decay(progress))
+            update_ema_buffers(self.encoder, self.ema_encoder, self.ema_decay(progress))
         if self.mixup is not None:
             self.mixup.after_step(progress)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samix.losses.contrastive import in_batch_info_nce, normalized
 from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
 from samix.methods.contrastive.mixup import Views, check_views
-from samix.networks.ema import momentum_copy
+from samix.networks.ema import ema_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.networks.vit_init import fix_positions, freeze_patches, is_vit
@@ -97,7 +97,7 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
         self.encoder = Encoder(model, lambda width: normed_mlp((width, *hidden, o.dim), last_affine=False))
         predictor = normed_mlp((o.dim, o.hidden, o.dim), last_norm=o.predictor_norm, last_affine=False)
         self.predictor = predictor.to(next(model.parameters()).device)
-        self.ema_encoder = momentum_copy(self.encoder)
+        self.ema_encoder = ema_copy(self.encoder)
 
     def training_step(self, batch: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step (arXiv:2104.02057, Algorithm 1), both directions added."""

@@ -26,7 +26,7 @@ from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
 from samix.networks.backbone import find_layer, hooked
 from samix.networks.encoder import Encoder
-from samix.networks.inference import looking
+from samix.networks.inference import inspecting
 from samix.networks.last_map import LastMap, check_timm
 
 LENGTH = 4.0  # of the features that are classified; see ClusterClassifier
@@ -202,7 +202,7 @@ def grad_cam(
     Returns:
         Maps (B, H, W) float32, at least 0, and the features (B, F) without a graph.
     """
-    with looking(model, grad=True) as net:
+    with inspecting(model, grad=True) as net:
         leaf, features = cut_at_map(net, images, layer)
         picked = apply_exactly(classifier, features).gather(1, labels.unsqueeze(1)).sum()
         (gradient,) = torch.autograd.grad(picked * SCALE, leaf)
@@ -218,8 +218,8 @@ def cut_at_map(net: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     if not layer:
         check_timm(net)
         with torch.no_grad():
-            found = net.forward_features(images)
-        leaf = found.detach().requires_grad_()
+            features = net.forward_features(images)
+        leaf = features.detach().requires_grad_()
         return leaf, net.forward_head(leaf)
     leaves: list[Tensor] = []
 

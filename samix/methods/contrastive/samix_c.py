@@ -22,7 +22,7 @@ from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoSt
 from samix.methods.contrastive.samix_i import RELEASED, MixerBranch, PairSources, SAMixIMixup, SAMixIOptions
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
-from samix.networks.ema import momentum_copy, update_momentum
+from samix.networks.ema import ema_copy, update_ema
 from samix.networks.encoder import Encoder
 from samix.runtime.typed_options import Share
 
@@ -95,7 +95,7 @@ class SAMixCMixup(SAMixIMixup):
         device = next(encoder.parameters()).device
         self.clusters = OnlineClusters(images, dim, options).to(device)
         self.head = cluster_head(dim, options.clusters).to(device)
-        self.ema_head = momentum_copy(self.head)
+        self.ema_head = ema_copy(self.head)
 
     @property
     def loss_parts(self) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ class SAMixCMixup(SAMixIMixup):
 
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
-        update_momentum(self.head, self.ema_head, self.options.head_ema_decay)
+        update_ema(self.head, self.ema_head, self.options.head_ema_decay)
 
 
 def cluster_head(width: int, clusters: int) -> nn.Linear:
