@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypeVar, get_args
+from typing import TypeVar, cast, get_args
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from samix.methods.adautomix import AdAutoMix
 from samix.methods.automix import AutoMix
 from samix.methods.averaged import Averaged
 from samix.methods.base import Method
+from samix.methods.options import StepOptions
 from samix.methods.samix import SAMix
 from samix.methods.score import ScoreMix
 from samix.methods.supervised import Loss, Supervised
@@ -173,7 +174,8 @@ def build_method(
             )
         if "smoothing" not in recipe.mixup_options:
             options["smoothing"] = recipe.smoothing
-        return cls(network, num_classes, options_owner(recipe.mixup)(**options), feature=recipe.feature)
+        chosen = cast(StepOptions, options_owner(recipe.mixup)(**options))
+        return cls(network, num_classes, chosen, feature=recipe.feature)
     mixup = build_mixup(recipe.mixup, options)
     if normalization is not None:
         mixup.set_normalization(*normalization)

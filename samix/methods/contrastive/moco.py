@@ -7,9 +7,9 @@ both sources, and that loss is added to the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,7 @@ class MoCo(EMAEncoderMethod):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets = MOCO_PRESETS
+    presets: ClassVar[Mapping[str, MoCoOptions]] = MOCO_PRESETS
     title = "MoCo"
     trains_mixer = True
 

@@ -6,8 +6,9 @@ of its sources, in their shares, in one softmax; both directions, by the same dr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets = MOCO_V3_PRESETS
+    presets: ClassVar[Mapping[str, MoCoV3Options]] = MOCO_V3_PRESETS
     title = "MoCo v3"
 
     def build(self, model: nn.Module) -> None:

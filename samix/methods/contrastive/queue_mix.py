@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +41,7 @@ class QueueMix(MoCo):
     fixed_mixing = "it fixes how images are mixed"
     trains_mixer = False
 
+    presets: ClassVar[Mapping[str, QueueMixOptions]]
     mixup: AugmentationMixup
 
     def __init__(

@@ -6,7 +6,9 @@ loss is added to the clean one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +67,7 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
         >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
-    presets = SIMCLR_PRESETS
+    presets: ClassVar[Mapping[str, SimCLROptions]] = SIMCLR_PRESETS
     title = "SimCLR"
 
     def build(self, model: nn.Module) -> None:
