@@ -311,7 +311,7 @@ class AutoMix(Method):
         train_norms(self.ema_model, mode)
         return self
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         """Compiles the passes of the network, its copy and the Mixer.
 
         Raises:

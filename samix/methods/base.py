@@ -35,7 +35,7 @@ class Method(nn.Module):
         super().__init_subclass__(**kwargs)
         inherit_args(cls)
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         """Compiles the passes of the networks, so that steps run faster after the first ones.
 
         Args:

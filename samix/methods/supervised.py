@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,7 @@ class Supervised(Method):
         self.loss, self.clean_weight, self.clean_share = loss, clean_weight, clean_share
         self.heads = None if num_classes is None else mixup.attach(model, num_classes)
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         """Compiles the network's pass, and those of networks that the mixup has of its own, as a frozen Mixer's.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class AdversarialMixer(MaskGenerator):
 
     config_class = AdversarialMixerConfig
 
-    def __init__(self, dim: int, config: AdversarialMixerConfig | None = None, **options: Any) -> None:
+    def __init__(self, dim: int, config: AdversarialMixerConfig | None = None, **options: object) -> None:
         super().__init__(dim, config, **options)
         channels = dim + self.config.lam_channel
         self.query = nn.Conv2d(channels, attention_width(dim), 1)

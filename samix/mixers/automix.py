@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class AutoMixer(MaskGenerator):
 
     config_class = AutoMixerConfig
 
-    def __init__(self, dim: int, config: AutoMixerConfig | None = None, **options: Any) -> None:
+    def __init__(self, dim: int, config: AutoMixerConfig | None = None, **options: object) -> None:
         super().__init__(dim, config, **options)
         channels = dim + self.config.lam_channel
         self.query_key = nn.Conv2d(channels, attention_width(dim), 1)

@@ -10,7 +10,7 @@ Letters: B batch, D feature channels, d attention width (D / 2), h w feature cel
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Guides, blend
 from samix.runtime.typed_options import CheckedOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Upsample = Literal["nearest", "bilinear"]
 
@@ -33,7 +36,7 @@ class MaskGeneratorConfig(CheckedOptions):
     name: ClassVar[str]  # in the registry
 
     @classmethod
-    def of(cls, options: Any) -> Self:
+    def of(cls, options: object) -> Self:
         """Takes the fields of this config from the options of a method."""
         names = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in vars(options).items() if name in names})
@@ -53,7 +56,7 @@ class MaskGenerator(nn.Module):
 
     config_class: ClassVar[type[Any]]  # a MaskGeneratorConfig
 
-    def __init__(self, dim: int, config: Any = None, **options: Any) -> None:
+    def __init__(self, dim: int, config: Any = None, **options: object) -> None:
         super().__init__()
         self.dim = dim
         self.config = self.config_class(**options) if config is None else config

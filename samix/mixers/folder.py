@@ -105,11 +105,11 @@ class MixerConfig:
         return config
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require(good: bool, name: str, wanted: str, got: Any) -> None:
+def _require(good: bool, name: str, wanted: str, got: object) -> None:
     if not good:
         raise ValueError(
             f"a Mixer's {name} must be {wanted}, got {str(got)[:80]!r}; the file is damaged or not a Mixer's"
@@ -141,7 +141,7 @@ class MixerWithEncoder(nn.Module, PyTorchModelHubMixin):
         """Stays in eval mode: batch statistics and dropout would make a mask depend on its neighbours and on chance."""
         return super().train(False)
 
-    def compile(self, *_unused: Any, **options: Any) -> None:
+    def compile(self, *_unused: object, **options: object) -> None:
         """Compiles the encoder's pass and the Mixer's, in place; options are those of ``torch.compile``."""
         compile_methods(self.backbone, ("feature_map",), options)
         compile_methods(self.mixer, ("project", "predict_mask"), options)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Mixer(Augmentation):
     encode_precision: Literal["no", "bf16"] = "no"
     share: float = 1.0
     clean_weight: float = 0.0
-    network: Any = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerWithEncoder
+    network: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerWithEncoder
     mean: tuple[float, ...] | None = field(default=None, kw_only=True)
     std: tuple[float, ...] | None = field(default=None, kw_only=True)
 
@@ -110,9 +110,9 @@ class Mixer(Augmentation):
         """Writes weights, config and card into a folder."""
         self.loaded.save_pretrained(folder)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Shares it on the hub; options are ``huggingface_hub``'s."""
-        return self.loaded.push_to_hub(repo_id, **options)
+        return str(self.loaded.push_to_hub(repo_id, **options))
 
     @property
     def loaded(self) -> MixerWithEncoder:
@@ -123,15 +123,14 @@ class Mixer(Augmentation):
         """
         if self.network is None:
             raise ValueError('this Mixer has no network; make it by samix.Mixer.from_pretrained("runs/NAME/mixer")')
-        network: MixerWithEncoder = self.network
-        return network
+        return cast("MixerWithEncoder", self.network)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """How the images to be mixed are normalised, where it was not said; without, as the Mixer's own were."""
         if self.mean is None:
             self.mean, self.std = tuple(mean), tuple(std)
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         self.loaded.compile(**options)
 
     @torch.no_grad()

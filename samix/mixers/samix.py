@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,7 @@ class SAMixer(MaskGenerator):
 
     config_class = SAMixerConfig
 
-    def __init__(self, dim: int, config: SAMixerConfig | None = None, **options: Any) -> None:
+    def __init__(self, dim: int, config: SAMixerConfig | None = None, **options: object) -> None:
         super().__init__(dim, config, **options)
         c, width = self.config, attention_width(dim)
         self.gamma = nn.Parameter(torch.zeros(())) if c.gamma is None else float(c.gamma)

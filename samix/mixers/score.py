@@ -10,7 +10,7 @@ Letters: B batch, D feature channels, M maps an image (1 or 2), h w feature cell
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class ScoreMixer(MaskGenerator):
 
     config_class = ScoreMixerConfig
 
-    def __init__(self, dim: int, config: ScoreMixerConfig | None = None, **options: Any) -> None:
+    def __init__(self, dim: int, config: ScoreMixerConfig | None = None, **options: object) -> None:
         super().__init__(dim, config, **options)
         width, maps = self.config.width, self.config.maps
         self.head = nn.Sequential(

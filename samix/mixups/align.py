@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair, pair_batch
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map, blend
 from samix.mixups.handmade import mixup
-from samix.mixups.hidden import forward_mixed_after, forward_mixed_at
-from samix.networks.backbone import find_layer
+from samix.mixups.hidden import Policy, forward_mixed_after, forward_mixed_at
+from samix.networks.backbone import find_layer, stages_of
 from samix.networks.inference import unwrap
 from samix.runtime.typed_options import Count, Positive, Share
 
@@ -98,7 +98,7 @@ def alignmix(
     return Mixed(mixed, lam, as_map(lam, x))
 
 
-def align_activations(x: Tensor, partner: Tensor, lam: Tensor, *, prefix: int, last: bool, policy: Any) -> Mixed:
+def align_activations(x: Tensor, partner: Tensor, lam: Tensor, *, prefix: int, last: bool, policy: Policy) -> Mixed:
     """:func:`alignmix` of a layer's output in its own form: a map, channels last, or tokens after ``prefix`` others.
 
     Args:
@@ -110,8 +110,8 @@ def align_activations(x: Tensor, partner: Tensor, lam: Tensor, *, prefix: int, l
     """
     if x.dim() == 3:
         front = blend(x[:, :prefix], partner[:, :prefix], lam.view(-1, 1, 1))
-        maps = (t[:, prefix:].transpose(1, 2).unsqueeze(3) for t in (x, partner))  # (B, C, N, 1)
-        mixed = policy(*maps, lam).images.squeeze(3).transpose(1, 2)
+        own, other = (t[:, prefix:].transpose(1, 2).unsqueeze(3) for t in (x, partner))  # (B, C, N, 1)
+        mixed = policy(own, other, lam).images.squeeze(3).transpose(1, 2)
         images = torch.cat([front, mixed], dim=1)
     elif x.dim() == 4 and last:
         images = policy(x.permute(0, 3, 1, 2), partner.permute(0, 3, 1, 2), lam).images.permute(0, 2, 3, 1)
@@ -201,5 +201,4 @@ def last_layer(model: nn.Module) -> str:
             f'{type(model).__name__} is not a timm network: name the layer to align after, layer="layer.name"; '
             f"its top layers are: {known}"
         )
-    stages: list[dict[str, Any]] = list(model.feature_info)  # type: ignore[arg-type]  # timm's own list type
-    return str(stages[-1]["module"])
+    return stages_of(model)[-1]["module"]

@@ -303,7 +303,7 @@ class Augmentation:
 
     # What only some mixups have ---------------------------------------------------------------------------------------
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         """Makes ready for a network whose pass is compiled; one that runs networks of its own compiles these.
 
         Args:

@@ -15,6 +15,8 @@ from samix.batch import Mixed, check_pair
 from samix.mixups.base import Augmentation, Guides, Requirements, as_array, choose, on_host
 from samix.runtime.typed_options import PositiveShare
 
+Array = NDArray[Any]
+
 
 def cutmix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor, *, clip: bool = True) -> Mixed:
     """Pastes a box of each partner into each image, at the same place.
@@ -113,9 +115,7 @@ def cut_side(ratio: Tensor, centre: Tensor, size: int, clip: bool = True) -> tup
 # The same in NumPy, which on so few numbers takes a third of the time. A test holds the two together.
 
 
-def _sides_on_host(
-    lam: NDArray[Any], centre: NDArray[Any], height: int, width: int, clip: bool
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _sides_on_host(lam: Array, centre: Array, height: int, width: int, clip: bool) -> tuple[Array, Array]:
     """(2, B) int64 first row and column of CutMix's box, and its ends, of lam (B,) and centre (B, 2) float32."""
     size = np.array([[height], [width]], dtype=np.float32)
     ratio = np.sqrt(1.0 - lam)
@@ -129,7 +129,7 @@ def _sides_on_host(
     return (np.where(whole, 0, start), np.where(whole, size.astype(np.int64), stop)) if whole.any() else (start, stop)
 
 
-def _outside(start: NDArray[Any], stop: NDArray[Any], size: int) -> Tensor:
+def _outside(start: Array, stop: Array, size: int) -> Tensor:
     """(B,) bounds -> (B, size) float32: 0 on start <= coordinate < stop."""
     at = np.arange(size)
     return torch.from_numpy(((at < start[:, None]) | (at >= stop[:, None])).astype(np.float32))

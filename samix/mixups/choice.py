@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -45,8 +45,10 @@ class MixUpOrCutMix(RandomChoice):
         check_alpha(self.mixup_alpha, "mixup_alpha")
         check_alpha(self.cutmix_alpha, "cutmix_alpha")
         own = new_generator() if generator is None else generator
-        common: dict[str, Any] = {"prob": prob, "per_sample": per_sample, "pairing": pairing, "generator": own}
-        choices = [MixUp(alpha=self.mixup_alpha, **common), CutMix(alpha=self.cutmix_alpha, **common)]
+        choices = [
+            cls(alpha=alpha, prob=prob, per_sample=per_sample, pairing=pairing, generator=own)
+            for cls, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha))
+        ]
         super().__init__(choices, [1.0 - switch_prob, switch_prob], generator=own)
         self.switch_prob, self.prob, self.per_sample, self.pairing = switch_prob, prob, per_sample, pairing
 

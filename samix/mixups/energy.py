@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -191,7 +191,7 @@ def solve_exact(problem: MaskProblem) -> Tensor:
     return z.view(batch, height, width)
 
 
-def _smallest_cut(cost: np.ndarray, capacity: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> Any:
+def _smallest_cut(cost: np.ndarray, capacity: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The b (K, N) of one sample; cost (K, N), capacity (E,), and the two blocks of each edge."""
     from scipy.sparse import csr_matrix  # type: ignore[import-untyped, unused-ignore]
     from scipy.sparse.csgraph import (  # type: ignore[import-untyped, unused-ignore]

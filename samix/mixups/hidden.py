@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map
 from samix.mixups.handmade import mixup
-from samix.networks.backbone import find_layer, hooked
+from samix.networks.backbone import find_layer, hooked, stages_of
 from samix.networks.inference import unwrap
 
 Policy = Callable[[Tensor, Tensor, Tensor], Mixed]  # (x, partner, lam) -> Mixed
@@ -47,7 +47,7 @@ def forward_mixed_at(
     """
     mixes: list[Mixed] = []
 
-    def on_input(_layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def on_input(_layer: nn.Module, args: tuple[object, ...]) -> tuple[object, ...] | None:
         if mixes:
             return None
         mixes.append(_mix_rows(args[0] if args else None, mix, lam, index))
@@ -79,7 +79,7 @@ def forward_mixed_after(
     """
     mixes: list[Mixed] = []
 
-    def on_output(_layer: nn.Module, _args: Any, output: Any) -> Tensor | None:
+    def on_output(_layer: nn.Module, _args: object, output: object) -> Tensor | None:
         if mixes:
             return None
         mixes.append(_mix_rows(output, mix, lam, index))
@@ -90,7 +90,7 @@ def forward_mixed_after(
     return logits, _only(mixes, layer)
 
 
-def _mix_rows(x: Any, mix: Policy, lam: Tensor, index: Tensor) -> Mixed:
+def _mix_rows(x: object, mix: Policy, lam: Tensor, index: Tensor) -> Mixed:
     """Mixes activations (B, ...) with their partners'."""
     if not isinstance(x, Tensor) or x.dim() < 2 or len(x) != len(lam) or not x.is_floating_point():
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -119,8 +119,8 @@ def default_layers(model: nn.Module) -> list[str]:
             f'{type(model).__name__} is not a timm network: name the layers to mix after, layers="input,layer.name"; '
             f"its top layers are: {known}"
         )
-    stages: list[dict[str, Any]] = list(model.feature_info)  # type: ignore[arg-type]  # timm's own list type
-    names = [str(stage["module"]) for stage in stages]
+    stages = stages_of(model)
+    names = [stage["module"] for stage in stages]
     if len({stage["reduction"] for stage in stages}) == 1:
         return [INPUT, *names[: len(names) // 3]]
     return [INPUT, *names[max(len(names) - 4, 0) : -2]]

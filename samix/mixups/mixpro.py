@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +78,9 @@ class MixPro(Relabelling):
     smoothing: ShareBelow1 = 0.1
 
     def instead(self) -> Augmentation:
-        shared: dict[str, Any] = {"per_sample": self.per_sample, "pairing": self.pairing}
-        other = CutMix(prob=self.prob, generator=self.generator, targets=self.targets, **shared)
-        return RandomChoice([super().instead(), other], generator=self.generator)
+        mixup = super().instead()
+        other = CutMix(1.0, mixup.prob, mixup.per_sample, mixup.pairing, generator=self.generator, targets=self.targets)
+        return RandomChoice([mixup, other], generator=self.generator)
 
     def relabel(self, model: nn.Module, batch: MixedBatch, images: Tensor) -> tuple[Tensor, MixedBatch]:
         if batch.kind not in ("class", "soft", None):

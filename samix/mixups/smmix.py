@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ from samix.mixups.base import Guides, Requirements, choose
 from samix.mixups.cells import between, to_pixels
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.switching import SwitchingAugmentation, idle
-from samix.networks.attention import attention_layers, patches_of, received_attention
+from samix.networks.attention import ViT, as_vit, attention_layers, patches_of, received_attention
 from samix.networks.backbone import hooked
-from samix.networks.inference import inspecting, unwrap
+from samix.networks.inference import inspecting
 from samix.runtime.typed_options import PositiveShare, Share, Weight
 
 
@@ -176,7 +176,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
     max_side: PositiveShare = 0.75
     regions: Weight = 0.5
     consistency: Weight = 1.0
-    head: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
+    head: nn.Linear | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,8 +207,8 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
             ValueError: not a timm ViT.
         """
         attention_layers(model)
-        net: Any = unwrap(model)
-        self.head = nn.Linear(net.num_features, num_classes, device=next(net.parameters()).device)
+        device = next(model.parameters()).device
+        self.head = nn.Linear(as_vit(model).num_features, num_classes, device=device)
         return self.head
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
@@ -241,20 +241,21 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
                 clean, guide = received_attention(inner, images)
             batch = self.mix_guided(images, labels, guide, lam, None)
         tokens: list[Tensor] = []
-        net: Any = unwrap(model)
-        with hooked(net.norm.register_forward_hook(lambda _layer, _args, output: tokens.append(output))):
+        vit = as_vit(model)
+        with hooked(vit.norm.register_forward_hook(lambda _layer, _args, output: tokens.append(output))):
             logits = model(batch.images)
         terms = {"consistency": self.consistency * consistency_loss(logits, clean, batch)}
         if self.head is not None:
-            patches = patches_of(tokens[0], net, images)
+            patches = patches_of(tokens[0], model, images)
             patches = patches.reshape(len(images), guide.shape[1], guide.shape[2], -1)
-            terms["regions"] = self.regions * region_loss(patches, batch, self._classify(net))
+            terms["regions"] = self.regions * region_loss(patches, batch, self._classify(vit))
         return logits, self._with(batch, terms)
 
-    def _classify(self, net: Any) -> Any:
+    def _classify(self, vit: ViT) -> Callable[[Tensor], Tensor]:
         """(B, D) mean tokens -> (B, K), through the norm that the network puts behind its own mean."""
-        head: Any = self.head
-        return lambda pooled: head(net.fc_norm(pooled).to(head.weight.dtype))
+        assert self.head is not None
+        head = self.head
+        return lambda pooled: head(vit.fc_norm(pooled).to(head.weight.dtype))
 
     def _with(self, batch: MixedBatch, terms: Mapping[str, Tensor]) -> MixedBatch:
         """The batch with further losses; the head is always part of the graph, as DistributedDataParallel asks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ class SUMix(Relabelling):
     kappa: Weight = 100.0
     gamma: Weight = 0.5
     classifier: str = ""
-    head: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)
+    head: nn.Linear | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     def requirements(self) -> Requirements:
@@ -155,8 +155,8 @@ class SUMix(Relabelling):
 
     def _uncertainty(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, K) float32, rows of length 1: ``l2norm(softmax(W f))``."""
-        head: Any = self.head
-        return F.normalize(head(features.to(head.weight.dtype)).float().softmax(dim=1), dim=1)
+        assert self.head is not None
+        return F.normalize(self.head(features.to(self.head.weight.dtype)).float().softmax(dim=1), dim=1)
 
     def untrained(self, batch: MixedBatch) -> MixedBatch:
         """The head is part of every step's graph, as DistributedDataParallel asks."""

@@ -41,9 +41,8 @@ class SwitchingAugmentation(Augmentation):
 
     def instead(self) -> Augmentation:
         """The mixup of the other batches; it draws from this object's generator."""
-        shared: dict[str, Any] = {"prob": self.prob, "per_sample": self.per_sample, "pairing": self.pairing}
-        shared["targets"] = self.targets
-        return MixUp(alpha=self.mixup_alpha, generator=self.generator, **shared)
+        shares = (self.mixup_alpha, self.prob, self.per_sample, self.pairing)
+        return MixUp(*shares, generator=self.generator, targets=self.targets)
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, lam: Tensor | float | None = None, **given: Any

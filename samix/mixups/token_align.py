@@ -115,7 +115,7 @@ class TokenLabelAlign(Relabelling):
 
 def _read_tokens(model: nn.Module) -> slice:
     """The tokens that the classifier of a timm ViT reads."""
-    net: Any = unwrap(model)
+    net = unwrap(model)
     prefix = prefix_tokens(model)
     if predicts_from_class_token(model):
         return slice(0, 2 if hasattr(net, "head_dist") else 1)  # the mean of class and distillation token

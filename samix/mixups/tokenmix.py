@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
@@ -78,7 +79,7 @@ _TRIES = 10  # to place a rectangle
 _LOG_ASPECT = -math.log(0.3)  # of rectangles, log-uniform on both sides of a square
 
 
-def block_cells(grid: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
+def block_cells(grid: tuple[int, int], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Covers cells of a grid by rectangles, until ``count`` are covered.
 
     TokenMix's block mask, which is BEiT's (Bao et al. 2022, arXiv:2106.08254): a rectangle's area is uniform between 1
@@ -103,7 +104,7 @@ def block_cells(grid: tuple[int, int], count: int, rng: np.random.Generator) -> 
     return cells
 
 
-def _place(cells: np.ndarray[Any, np.dtype[np.float32]], missing: int, rng: np.random.Generator) -> int:
+def _place(cells: NDArray[np.float32], missing: int, rng: np.random.Generator) -> int:
     """Covers one rectangle; returns how many cells it added, 0 where none was taken."""
     for _ in range(_TRIES):
         area, aspect = rng.uniform(1.0, missing), math.exp(rng.uniform(-_LOG_ASPECT, _LOG_ASPECT))
@@ -209,9 +210,7 @@ class TokenMix(SwitchingAugmentation, GuidedAugmentation):
         masks = [self._mask(grid, count, rng) for count in (counts[:1] if shared else counts)]
         return torch.from_numpy(np.stack(masks)).expand(len(lam), -1, -1)
 
-    def _mask(
-        self, grid: tuple[int, int], count: int, rng: np.random.Generator
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _mask(self, grid: tuple[int, int], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """(gh, gw) float32, 1 where the partner shows."""
         if count == math.prod(grid):
             return np.ones(grid, dtype=np.float32)

@@ -13,13 +13,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from samix.networks.backbone import hooked
 from samix.networks.inference import unwrap
+
+
+class PatchEmbed(Protocol):
+    """What is read of the patch embedding of a timm ViT."""
+
+    grid_size: tuple[int, int]
+    proj: nn.Conv2d
+
+
+class AttentionLayer(Protocol):
+    """What is read of an attention layer of a timm ViT."""
+
+    q_norm: nn.Module
+    k_norm: nn.Module
+    scale: float
+
+
+class ViT(Protocol):
+    """What is read of a timm ViT."""
+
+    num_features: int
+    num_prefix_tokens: int
+    patch_embed: PatchEmbed
+    pos_embed: nn.Parameter
+    norm: nn.Module
+    fc_norm: nn.Module
+
+
+def as_vit(model: nn.Module) -> ViT:
+    """A network, or the one inside a DistributedDataParallel, by the types of a timm ViT."""
+    return cast(ViT, unwrap(model))
+
 
 See = Callable[[Tensor], None]  # is given a block's attention (B, heads, queries, T), float32
 Rows = Literal["all", "class"]
@@ -29,11 +61,11 @@ Rows = Literal["all", "class"]
 # What is known of a network before it runs.
 
 
-def attention_layers(model: nn.Module) -> list[Any]:
+def attention_layers(model: nn.Module) -> list[AttentionLayer]:
     """The attention layers of a timm ViT, one for each block, in order."""
     from timm.layers import Attention  # here, so that `import samix` stays quick
 
-    net: Any = unwrap(model)
+    net = unwrap(model)
     layers = [getattr(block, "attn", None) for block in getattr(net, "blocks", ())]
     plain = all(isinstance(layer, Attention) and type(layer).forward is Attention.forward for layer in layers)
     if not layers or not plain or not hasattr(net, "patch_embed") or not hasattr(net, "num_prefix_tokens"):
@@ -42,24 +74,24 @@ def attention_layers(model: nn.Module) -> list[Any]:
             "as vit_small_patch16_224 or deit_small_patch16_224), each of whose blocks has an `attn` of type "
             "timm.layers.Attention; use such a network, or hand in maps of your own where the mixup takes them"
         )
-    return layers
+    return cast(list[AttentionLayer], layers)
 
 
 def patch_grid(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the patches that a timm ViT makes of images of size (H, W)."""
-    embed: Any = unwrap(model).patch_embed
+    embed = as_vit(model).patch_embed
     rows, columns = embed.dynamic_feat_size(tuple(size)) if hasattr(embed, "dynamic_feat_size") else embed.grid_size
     return int(rows), int(columns)
 
 
 def prefix_tokens(model: nn.Module) -> int:
     """How many tokens (class, distillation, registers) stand before the patches."""
-    return int(unwrap(model).num_prefix_tokens)  # type: ignore[arg-type]  # timm's int
+    return as_vit(model).num_prefix_tokens
 
 
 def predicts_from_class_token(model: nn.Module) -> bool:
     """Whether the classifier reads the class token; a pooled ViT may have one that nothing trains in the last block."""
-    net: Any = unwrap(model)
+    net = unwrap(model)
     return getattr(net, "cls_token", None) is not None and getattr(net, "global_pool", "token") == "token"
 
 
@@ -95,21 +127,21 @@ def watching(model: nn.Module, see: See, *, last: bool = False, rows: Rows = "al
         )
 
 
-def _keeps(caught: list[Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _keeps(caught: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
     """A hook that keeps the queries (B, heads, T, d) until the keys are there."""
 
-    def on_query(_module: nn.Module, _args: Any, query: Tensor) -> None:
+    def on_query(_module: nn.Module, _args: object, query: Tensor) -> None:
         caught[:] = [query.detach()]
 
     return on_query
 
 
 def _looks(
-    layer: Any, caught: list[Tensor], see: See, rows: Rows, seen: list[int], number: int
-) -> Callable[[nn.Module, Any, Tensor], None]:
+    layer: AttentionLayer, caught: list[Tensor], see: See, rows: Rows, seen: list[int], number: int
+) -> Callable[[nn.Module, object, Tensor], None]:
     """A hook that makes the attention once the keys are there, the first time a block runs."""
 
-    def on_key(_module: nn.Module, _args: Any, key: Tensor) -> None:
+    def on_key(_module: nn.Module, _args: object, key: Tensor) -> None:
         query = caught.pop()
         if seen[number]:
             return

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,23 @@ MAX_PREFIX = 8  # class, distillation and register tokens that are looked for be
 REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError)  # of a size that does not fit
 
 
+class StageInfo(TypedDict):
+    """What timm says of a stage."""
+
+    module: str  # its dotted name
+    reduction: int  # image side over the map's
+    num_chs: int
+
+
+def stages_of(model: nn.Module) -> list[StageInfo]:
+    """Returns what a timm network says of its stages, in order."""
+    return list(model.feature_info)  # type: ignore[arg-type]  # timm's own list type
+
+
 class Backbone(nn.Module):
     """A network with a feature map; the network itself is kept whole, as ``model``."""
 
-    model: Any  # an nn.Module (B, C, H, W) -> logits or features
+    model: nn.Module  # (B, C, H, W) -> logits or features
     dim: int  # D, channels of the feature map
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
@@ -42,11 +55,13 @@ class TimmBackbone(Backbone):
             stages, or the middle block of a plain ViT, as AutoMix and SAMix do.
     """
 
-    def __init__(self, model: Any, feature: int | None = None) -> None:
+    model: Any  # timm's methods have no types
+
+    def __init__(self, model: nn.Module, feature: int | None = None) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.stage = checked_stage(model, feature)
-        self.dim = int(list(model.feature_info)[self.stage]["num_chs"])
+        self.dim = stages_of(model)[self.stage]["num_chs"]
 
     def feature_map(self, x: Tensor, *, whole: bool = False) -> Tensor:
         if not whole:
@@ -60,21 +75,21 @@ class TimmBackbone(Backbone):
         return maps[0]  # type: ignore[no-any-return]
 
 
-def checked_stage(model: Any, feature: int | None) -> int:
+def checked_stage(model: nn.Module, feature: int | None) -> int:
     """Returns the index of a stage of a timm network; None is the default one."""
-    count = len(model.feature_info)
-    stage = default_stage(model.feature_info) if feature is None else feature
+    stages = stages_of(model)
+    count, stage = len(stages), default_stage(stages) if feature is None else feature
     if not -count <= stage < count:
-        names = ", ".join(str(info["module"]) for info in list(model.feature_info))
+        names = ", ".join(info["module"] for info in stages)
         raise ValueError(
             f"feature stage {feature} is not there: this network has {count} stages, 0 to {count - 1} ({names})"
         )
     return stage
 
 
-def default_stage(feature_info: Any) -> int:
+def default_stage(stages: Sequence[StageInfo]) -> int:
     """Returns the third of four stages, or the middle block where all stages have one resolution (plain ViTs)."""
-    reductions = [int(info["reduction"]) for info in list(feature_info)]
+    reductions = [info["reduction"] for info in stages]
     if len(set(reductions)) == 1:
         return max(len(reductions) // 2 - 1, 0)
     return max(len(reductions) - 2, 0)
@@ -141,9 +156,9 @@ class HookedBackbone(Backbone):
 
     def _run(self, x: Tensor, whole: bool) -> Tensor:
         """The named layer's output."""
-        caught: list[Any] = []
+        caught: list[object] = []
 
-        def catch(_module: nn.Module, _args: Any, output: Any) -> None:
+        def catch(_module: nn.Module, _args: object, output: object) -> None:
             # a clone, as the layers behind may work in place
             caught.append(output.clone() if whole and isinstance(output, Tensor) else output)
             if not whole:
@@ -292,4 +307,4 @@ def as_backbone(
     if hasattr(model, "forward_intermediates"):
         return TimmBackbone(model, feature)
     stage = checked_stage(model, feature)
-    return HookedBackbone(model, str(list(cast(Any, model).feature_info)[stage]["module"]), image_size)
+    return HookedBackbone(model, stages_of(model)[stage]["module"], image_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -86,7 +85,7 @@ class Classifier(nn.Module):
         self.checked = True
         return logits
 
-    def _run_mixed(self, x: Tensor) -> Any:
+    def _run_mixed(self, x: Tensor) -> object:
         return functional_call(self.model, {name: self.mixed_head[key(name)] for name in self.names}, (x,))
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +94,7 @@ class Classifier(nn.Module):
             return self.clean(x), self.mixed(x)
         trunk, seen = self.model.forward_features, []
 
-        def run(*args: Any, **options: Any) -> Any:
+        def run(*args: object, **options: object) -> object:
             seen.append(trunk(*args, **options))  # type: ignore[operator]
             return tree_map(copied, seen[-1])  # heads may work in place
 
@@ -106,13 +105,13 @@ class Classifier(nn.Module):
         with in_place_of(self.model, "forward_features", lambda *_args, **_options: seen[0]):
             return clean, self.mixed(x)
 
-    def compile_passes(self, **options: Any) -> None:
+    def compile_passes(self, **options: object) -> None:
         """Compiles the passes of both heads and of the feature map; options are those of ``torch.compile``."""
         compile_methods(self, ("clean", "mixed"), options)
         compile_methods(self.backbone, ("feature_map",), options)
         self.compiled = True
 
-    def _logits(self, output: Any, count: int) -> Tensor:
+    def _logits(self, output: object, count: int) -> Tensor:
         """The network's output, if it is (B, K)."""
         if not isinstance(output, Tensor):
             raise ValueError(
@@ -142,7 +141,7 @@ def key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def copied(value: Any) -> Any:
+def copied(value: object) -> object:
     """Returns a copy of a tensor, and anything else as it is."""
     return value.clone() if isinstance(value, Tensor) else value
 
@@ -155,9 +154,9 @@ def width(layer: nn.Module) -> int:
 
 
 @contextmanager
-def in_place_of(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def in_place_of(module: nn.Module, name: str, function: Callable[..., object]) -> Iterator[None]:
     """Inside, an object's method is another function."""
-    own: Mapping[str, Any] = dict(module.__dict__)
+    own: Mapping[str, object] = dict(module.__dict__)
     module.__dict__[name] = function
     try:
         yield
@@ -184,9 +183,9 @@ def classifier_layers(model: nn.Module, num_classes: int, classifier: str | Sequ
     return timm_layers(model) if hasattr(model, "get_classifier") else [last_layer(model, num_classes)]
 
 
-def timm_layers(model: Any) -> list[str]:
+def timm_layers(model: nn.Module) -> list[str]:
     """Returns the names of what a timm network calls its classifier: a layer, or several."""
-    given = model.get_classifier()
+    given = model.get_classifier()  # type: ignore[operator]  # timm's method
     wanted = list(given) if isinstance(given, tuple | list) else [given]
     names = [name for name, module in model.named_modules() if any(module is each for each in wanted)]
     if not names or not all(list(model.get_submodule(name).parameters()) for name in names):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 
-def compile_methods(module: nn.Module, names: Sequence[str], options: Mapping[str, Any]) -> None:
+def compile_methods(module: nn.Module, names: Sequence[str], options: Mapping[str, object]) -> None:
     """Puts compiled forms in the place of those methods that a module has; its state is what it was.
 
     Args:
@@ -19,4 +18,4 @@ def compile_methods(module: nn.Module, names: Sequence[str], options: Mapping[st
     """
     for name in names:
         if hasattr(module, name):
-            setattr(module, name, torch.compile(getattr(module, name), **options))
+            setattr(module, name, torch.compile(getattr(module, name), **options))  # type: ignore[call-overload]

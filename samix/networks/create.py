@@ -6,7 +6,6 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 def create_network(
     architecture: str,
     num_classes: int,
-    args: Mapping[str, Any],
+    args: Mapping[str, object],
     *,
     size: int,
     stem: str = "default",
@@ -60,7 +59,7 @@ def check_name(architecture: str) -> None:
         raise ValueError(f"timm has no network {architecture!r}{hint}; timm.list_models() lists them all")
 
 
-def sized_args(architecture: str, args: Mapping[str, Any], size: int) -> dict[str, Any]:
+def sized_args(architecture: str, args: Mapping[str, object], size: int) -> dict[str, object]:
     """Returns the arguments, with ``img_size`` for networks that take it."""
     return {"img_size": size, **args} if "img_size" not in args and takes_image_size(architecture) else dict(args)
 
@@ -78,7 +77,7 @@ def takes_image_size(architecture: str) -> bool:
         return takes_argument(type(timm.create_model(architecture)), "img_size")
 
 
-def takes_argument(cls: type[Any], name: str) -> bool:
+def takes_argument(cls: type[object], name: str) -> bool:
     """Whether a class takes a keyword argument, itself or by handing it on to the class it derives from."""
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -104,8 +103,7 @@ def small_stem(model: nn.Module, stride: int = 1) -> nn.Module:
     if conv is None or pool is None:
         raise ValueError(f'this stem is for ResNets; {type(model).__name__} has no conv1 and maxpool; use "default"')
     if stride == 1 and isinstance(conv, nn.Sequential):
-        first: Any = conv[0]
-        first.stride = (1, 1)
+        conv[0].stride = (1, 1)  # type: ignore[assignment]  # a convolution's
     elif stride == 1:
         model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

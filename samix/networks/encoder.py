@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +40,8 @@ class Encoder(nn.Module):
     @property
     def model(self) -> nn.Module:
         """The network that was given."""
-        network: Any = self.plain if self.trunk is None else self.trunk.model
-        assert isinstance(network, nn.Module)
+        network = self.plain if self.trunk is None else self.trunk.model
+        assert network is not None
         return network
 
     @property
@@ -78,7 +77,7 @@ def feature_width(model: nn.Module) -> int:
         return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    out: Any = None
+    out: object = None
     with evaluating(model), torch.random.fork_rng(devices=[]):
         for height, width in ((32, 32), *probe_sizes(model, None)):
             with suppress(*REFUSALS):

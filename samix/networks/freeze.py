@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class FrozenStatistics(nn.Module):
     """A BatchNorm that stays in eval mode: its running statistics are used and kept, scale and shift are trained."""
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         """Stays in eval mode."""
         return super().train(False)
 
@@ -24,9 +27,9 @@ def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
 
 def freeze_norms(model: nn.Module) -> None:
     """Keeps all BatchNorm statistics of a network, also in copies of it; in place."""
-    norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, FrozenStatistics)]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, FrozenStatistics)]
     for norm in norms:
-        norm.__class__ = _frozen(type(norm))  # type: ignore[arg-type]  # the same layout, with another train()
+        norm.__class__ = _frozen(type(norm))  # type: ignore[assignment]  # the same layout, with another train()
         norm.eval()
 
 

@@ -7,10 +7,11 @@ MoCo v3 (Chen et al. 2021, arXiv:2104.02057), sections 4 and 5. The rest of its 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from samix.networks.attention import as_vit
 
 
 def is_vit(model: nn.Module) -> bool:
@@ -39,10 +40,10 @@ def sine_positions(rows: int, columns: int, dim: int, temperature: float = 10000
 
 
 @torch.no_grad()
-def fix_positions(model: Any) -> None:
+def fix_positions(model: nn.Module) -> None:
     """Gives a ViT sine-cosine positions that are not trained; those of its class token are 0."""
-    rows, columns = model.patch_embed.grid_size
-    positions: nn.Parameter = model.pos_embed
+    vit = as_vit(model)
+    (rows, columns), positions = vit.patch_embed.grid_size, vit.pos_embed
     grid = sine_positions(rows, columns, positions.shape[2])
     positions.zero_()
     positions[0, positions.shape[1] - len(grid) :] = grid.to(positions)
@@ -50,9 +51,9 @@ def fix_positions(model: Any) -> None:
 
 
 @torch.no_grad()
-def freeze_patches(model: Any) -> None:
+def freeze_patches(model: nn.Module) -> None:
     """Draws a ViT's patch projection anew, as one linear layer from a patch (Xavier), and stops its training."""
-    projection: nn.Conv2d = model.patch_embed.proj
+    projection = as_vit(model).patch_embed.proj
     bound = math.sqrt(6.0 / (projection.weight[0].numel() + projection.out_channels))
     nn.init.uniform_(projection.weight, -bound, bound)
     if projection.bias is not None:

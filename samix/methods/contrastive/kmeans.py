@@ -10,13 +10,17 @@ import importlib.util
 import warnings
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 FAISS_FROM = 300_000  # rows from which faiss, if it is installed, finds the clusters
 LLOYD_UP_TO = 20_000  # rows up to which k-means looks at all of them in each iteration
 CHUNK = 65_536  # rows that are summed at a time
 FIXED = 2.0**32  # sums of unit rows are taken in whole numbers of this fraction: the same in any order
+
+Rows = NDArray[np.generic]
 
 
 class Partition(NamedTuple):
@@ -52,7 +56,7 @@ def kmeans(features: Tensor, clusters: int, seed: int = 0, *, iterations: int = 
     return Partition(torch.as_tensor(labels).long().to(device), torch.as_tensor(centres).float().to(device))
 
 
-def _kmeans_sklearn(rows: Any, clusters: int, seed: int, iterations: int) -> tuple[Any, Any]:
+def _kmeans_sklearn(rows: Rows, clusters: int, seed: int, iterations: int) -> tuple[Rows, Rows]:
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -68,7 +72,7 @@ def _kmeans_sklearn(rows: Any, clusters: int, seed: int, iterations: int) -> tup
     return estimator.labels_, estimator.cluster_centers_
 
 
-def _kmeans_faiss(rows: Any, clusters: int, seed: int) -> tuple[Any, Any]:
+def _kmeans_faiss(rows: Rows, clusters: int, seed: int) -> tuple[Rows, Rows]:
     faiss: Any = importlib.import_module("faiss")
     estimator = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=seed, nredo=3, verbose=False)
     estimator.train(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from samix.losses.contrastive import in_batch_info_nce, normalized
 from samix.methods.contrastive.base import EMAEncoderMethod, FixedMixupMethod
 from samix.methods.contrastive.mixup import Views, check_views
+from samix.networks.attention import as_vit
 from samix.networks.ema import ema_copy
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
@@ -126,8 +127,8 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
 
     def export(self) -> nn.Module:
         """The backbone; the frozen parts of a ViT can be trained again."""
-        net: Any = super().export()
+        net = super().export()
         if is_vit(net):
-            net.pos_embed.requires_grad_(True)
-            net.patch_embed.requires_grad_(True)
-        return net  # type: ignore[no-any-return]
+            as_vit(net).pos_embed.requires_grad_(True)
+            net.get_submodule("patch_embed").requires_grad_(True)
+        return net

@@ -223,7 +223,7 @@ def cut_at_map(net: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         return leaf, net.forward_head(leaf)
     leaves: list[Tensor] = []
 
-    def cut(_layer: nn.Module, _args: Any, output: Any) -> Tensor:
+    def cut(_layer: nn.Module, _args: object, output: object) -> Tensor:
         if not isinstance(output, Tensor):
             raise ValueError(f"layer {layer!r} must give a map (B, D, h, w), got {type(output).__name__}")
         leaves.append(output.detach().requires_grad_())

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +161,8 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
         everyone = distributed.gather(scores.detach())
         full = self.step * len(everyone) >= self.options.queue
         if self.queues and full and self.progress >= self.options.queue_from:
-            queue: Any = self.queues[number]
+            queue = self.queues[number]
+            assert isinstance(queue, Queue)
             everyone = torch.cat([similarities(queue.keys, centres), everyone])
         codes = sinkhorn(everyone, self.options.epsilon, self.options.iterations)
         first = len(codes) - (distributed.world_size() - distributed.rank()) * len(scores)
@@ -171,7 +171,7 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
 
 def check_crops(batch: Views) -> list[Tensor]:
     """The two large views and, from a tuple or list at the end of the batch, the small ones."""
-    small: Sequence[Any] = ()
+    small: Views = ()
     if isinstance(batch, tuple | list) and len(batch) > 2 and isinstance(batch[-1], tuple | list):
         *batch, small = batch
     view_1, view_2, _ = check_views(batch)
