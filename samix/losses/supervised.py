@@ -103,6 +103,12 @@ def mask_variance(mask: Tensor, *, over_batch: bool = False) -> Tensor:
     return values.var(dim=1, correction=0).mean()
 
 
+def mask_loss(mask: Tensor, lam: Tensor, margin: float, variance_weight: float, *, over_batch: bool) -> Tensor:
+    """Computes :func:`mask_mean_loss` less the weighted :func:`mask_variance`: what trains a mask alone."""
+    loss = mask_mean_loss(mask, lam, margin, over_batch=over_batch)
+    return loss - variance_weight * mask_variance(mask, over_batch=over_batch) if variance_weight else loss
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses of a mixed batch, by name.
 

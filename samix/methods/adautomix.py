@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import MixedBatch, TargetKind
-from samix.methods.automix import AutoMix, Draw, detached, mask_report
-from samix.methods.base import Batch, version_of
+from samix.methods.automix import AutoMix, Draw, mask_report
+from samix.methods.base import Batch, detached, version_of
 from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device

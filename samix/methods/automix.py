@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels, pair_batch, unmixed
-from samix.losses.supervised import local_cross_entropy, mask_mean_loss, mask_variance, mixed_cross_entropy
-from samix.methods.base import Batch, Method, ParameterGroups, idle, settled_kind, version_of
+from samix.losses.supervised import local_cross_entropy, mask_loss, mixed_cross_entropy
+from samix.methods.base import Batch, Method, ParameterGroups, choose_options, detached, settled_kind, version_of
 from samix.methods.options import LearnedOptions, StepOptions, mask_schedule
 from samix.mixers import MASK_GENERATORS
 from samix.mixers.automix import AutoMixerConfig
@@ -38,6 +38,7 @@ from samix.networks.ema import (
     update_ema,
     warmed_up,
 )
+from samix.networks.heads import idle
 from samix.networks.inference import evaluating
 from samix.runtime.checks import check_choice
 
@@ -118,11 +119,7 @@ class AutoMix(Method):
         super().__init__()
         check_choice("targets", targets, (None, "class", "soft", "multilabel"))
         self.kind: TargetKind | None = targets  # of (B, K) labels, settled by the first batch
-        if isinstance(options, str) and options not in self.presets:
-            raise ValueError(
-                f"unknown preset {options!r}; choose one of {', '.join(self.presets)}, or give the options"
-            )
-        self.options = self.presets[options] if isinstance(options, str) else options
+        self.options = choose_options(options, self.presets)
         self.num_classes = num_classes
         self.model = Classifier(as_backbone(model, feature, image_size), num_classes, classifier)
         self.ema_model = ema_copy(self.model)
@@ -233,10 +230,8 @@ class AutoMix(Method):
         generation = self.generator_loss(self.teacher_logits(batch.images), batch)
         if o.early_backward:
             generation = gradients_now(generation, [mask])
-        mask_loss = mask_mean_loss(mask, draw.lam, o.mask_margin, over_batch=o.mask_over_batch)
-        if o.mask_variance:
-            mask_loss = mask_loss - o.mask_variance * mask_variance(mask, over_batch=o.mask_over_batch)
-        return generation, mask_loss, mask_report(mask, draw.lam[:, None])
+        of_mask = mask_loss(mask, draw.lam, o.mask_margin, o.mask_variance, over_batch=o.mask_over_batch)
+        return generation, of_mask, mask_report(mask, draw.lam[:, None])
 
     def teacher_logits(self, images: Tensor) -> Tensor:
         """Returns logits (B, K) of the averaged copy's head of mixed images; its statistics move only with ``both``."""
@@ -375,11 +370,6 @@ class AutoMix(Method):
 def part_of(count: int, share: float) -> int:
     """Returns how many of ``count`` images a share in (0, 1] is: at least one."""
     return max(1, round(share * count))
-
-
-def detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the parts without their graphs."""
-    return {name: part.detach() for name, part in parts.items()}
 
 
 def mix_pairs(images: Tensor, labels: Tensor, draw: Draw, mask: Tensor, kind: TargetKind | None = None) -> MixedBatch:

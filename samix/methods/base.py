@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from samix.batch import MixedBatch, TargetKind, target_kind
 from samix.runtime.checks import check_number
 from samix.runtime.docstrings import inherit_args
 
+Options = TypeVar("Options")
 ParameterGroups = list[dict[str, Any]]  # as torch's optimisers take them, each with a ``name``
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) normalised, labels
 
@@ -140,6 +141,22 @@ class Method(nn.Module):
         raise NotImplementedError
 
 
+def choose_options(options: Options | str | None, presets: Mapping[str, Options]) -> Options:
+    """The options as given, or the preset of this name; None is the first preset."""
+    if options is None:
+        return next(iter(presets.values()))
+    if not isinstance(options, str):
+        return options
+    if options not in presets:
+        raise ValueError(f"unknown preset {options!r}; choose one of {', '.join(presets)}")
+    return presets[options]
+
+
+def detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the parts of a loss without their graphs, for the log."""
+    return {name: part.detach() for name, part in parts.items()}
+
+
 def settled_kind(earlier: TargetKind | None, labels: Tensor) -> TargetKind | None:
     """Settles the kind of (B, K) labels by the first batch, so that all batches get one loss.
 
@@ -159,14 +176,6 @@ def settled_kind(earlier: TargetKind | None, labels: Tensor) -> TargetKind | Non
             'say targets="multilabel"'
         )
     return kind or earlier
-
-
-def idle(module: nn.Module) -> Tensor:
-    """Returns a scalar 0 that depends on every parameter, so that each has a gradient in a step that does not train it.
-
-    DistributedDataParallel waits for the gradient of every parameter, in every step.
-    """
-    return torch.stack([p.float().sum() for p in module.parameters()]).sum() * 0.0
 
 
 def version_of(module: nn.Module) -> int:

@@ -16,9 +16,10 @@ from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pai
 from samix.mixups.base import Guides, Requirements, choose
 from samix.mixups.cells import between, to_pixels
 from samix.mixups.guided import GuidedAugmentation
-from samix.mixups.switching import SwitchingAugmentation, idle
+from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import ViT, as_vit, attention_layers, patches_of, received_attention
 from samix.networks.backbone import hooked
+from samix.networks.heads import idle
 from samix.networks.inference import inspecting
 from samix.runtime.typed_options import PositiveShare, Share, Weight
 

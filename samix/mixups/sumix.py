@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, check_range
 from samix.mixups.base import Requirements
 from samix.mixups.relabelling import Relabelling, area, with_lam
-from samix.mixups.switching import idle
 from samix.networks.backbone import hooked
 from samix.networks.classifier import final_layer
+from samix.networks.heads import idle
 from samix.networks.inference import unwrap
 from samix.runtime.typed_options import Weight
 

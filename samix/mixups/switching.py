@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samix.batch import MixedBatch
 from samix.mixups.base import Augmentation, check_alpha
@@ -51,11 +51,3 @@ class SwitchingAugmentation(Augmentation):
         if lam is None and self.draw_switch():
             return self.instead()(images, labels, index=given.get("index"))
         return super().__call__(images, labels, lam=lam, **given)
-
-
-def idle(head: nn.Module) -> Tensor:
-    """A scalar 0 that depends on every parameter of a head, for batches that do not train it.
-
-    DistributedDataParallel waits for the gradient of every parameter, in every step.
-    """
-    return torch.stack([p.float().sum() for p in head.parameters()]).sum() * 0.0

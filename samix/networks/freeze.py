@@ -29,7 +29,7 @@ def freeze_norms(model: nn.Module) -> None:
     """Keeps all BatchNorm statistics of a network, also in copies of it; in place."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, FrozenStatistics)]
     for norm in norms:
-        norm.__class__ = _frozen(type(norm))  # type: ignore[assignment]  # the same layout, with another train()
+        norm.__class__ = _frozen(type(norm))  # type: ignore[assignment, arg-type]  # the same layout, with another train()
         norm.eval()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch
-from samix.methods.base import Method, ParameterGroups
+from samix.methods.base import Method, ParameterGroups, choose_options, detached
 from samix.methods.contrastive.clustering import OnlineClusters
 from samix.methods.contrastive.mixup import AugmentationMixup, ContrastiveMixup, Views, embed_mixed
 from samix.mixers.base import MaskGenerator
@@ -257,17 +257,6 @@ def fixed_mixup(
     return AugmentationMixup(mixup, generator)
 
 
-def choose_options(options: Options | str | None, presets: Mapping[str, Options]) -> Options:
-    """The options as given, or the preset of this name; None is the first preset."""
-    if options is None:
-        return next(iter(presets.values()))
-    if not isinstance(options, str):
-        return options
-    if options not in presets:
-        raise ValueError(f"unknown preset {options!r}; choose one of {', '.join(presets)}")
-    return presets[options]
-
-
 def given_generator(generator: torch.Generator | None) -> torch.Generator:
     """The generator, or a new one from torch's seed."""
     return new_generator() if generator is None else generator
@@ -276,8 +265,3 @@ def given_generator(generator: torch.Generator | None) -> torch.Generator:
 def spread(z: Tensor) -> Tensor:
     """How unit vectors (B, D) spread: std per dimension times sqrt(D), about 1 when healthy, 0 when collapsed."""
     return z.detach().std(dim=0, correction=0).mean() * math.sqrt(z.shape[1])
-
-
-def detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parts of a loss for the log."""
-    return {name: part.detach() for name, part in parts.items()}

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import info_nce, normalized
+from samix.methods.base import choose_options, detached
 from samix.methods.contrastive.base import (
     EMAEncoderMethod,
-    choose_options,
-    detached,
     given_generator,
     mixes_nothing,
     refuse_mixup,

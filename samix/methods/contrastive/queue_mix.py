@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import mixed_info_nce
-from samix.methods.contrastive.base import choose_options, detached, spread
+from samix.methods.base import choose_options, detached
+from samix.methods.contrastive.base import spread
 from samix.methods.contrastive.mixup import AugmentationMixup, Views, check_views
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.mixups.base import Augmentation

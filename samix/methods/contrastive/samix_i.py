@@ -16,8 +16,8 @@ from torch import Tensor
 
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.losses.contrastive import local_bce, normalized
-from samix.losses.supervised import mask_mean_loss, mask_variance
-from samix.methods.automix import Draw
+from samix.losses.supervised import mask_loss
+from samix.methods.automix import Draw, mask_report
 from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.options import MaskSchedule, mask_schedule
 from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
@@ -197,14 +197,8 @@ class SAMixIMixup(ContrastiveMixup):
     def mask_loss(self, branch: MixerBranch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the masks alone, and their standard deviation and distance from lam for the log."""
         o, mask, lam = self.options, branch.mask, branch.draw.lam
-        loss = mask_mean_loss(mask, lam, o.mask_margin, over_batch=o.mask_over_batch)
-        if o.mask_variance:
-            loss = loss - o.mask_variance * mask_variance(mask, over_batch=o.mask_over_batch)
-        report = {
-            "mask_std": mask.detach().std(dim=(1, 2, 3)).mean(),
-            "mask_error": (mask.detach().mean(dim=(1, 2, 3)) - lam).abs().mean(),
-        }
-        return loss, report
+        loss = mask_loss(mask, lam, o.mask_margin, o.mask_variance, over_batch=o.mask_over_batch)
+        return loss, mask_report(mask, lam[:, None])
 
     def generation_loss(self, step: MoCoStep, sources: PairSources, branch: MixerBranch) -> Tensor:
         """``local_weight * l_+ + global_weight * l_-`` of the embeddings of the mix."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import mixture_info_nce, normalized
-from samix.methods.contrastive.base import detached, spread
+from samix.methods.base import detached
+from samix.methods.contrastive.base import spread
 from samix.methods.contrastive.mixup import AugmentationMixup, Views, check_views
 from samix.methods.contrastive.moco_v3 import MoCoV3, MoCoV3Options
 from samix.methods.contrastive.queue_mix import check_even
