@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samix.batch import MixedBatch
 from samix.methods.supervised import Supervised
-from samix.networks.ema import update_ema_buffers, ema_copy, untracked_batchnorm, update_ema, warmed_up
+from samix.networks.ema import ema_copy, untracked_batchnorm, update_ema, update_ema_buffers, warmed_up
 from samix.runtime.checks import check_number
 
 
