@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mixup_kinds import batch_of, make
 
 from samix.mixups.base import as_array, choose, on_host
-from samix.mixups.boxes import CutMix, _cut_side, _sides_on_host, cutmix, cutmix_rows
+from samix.mixups.boxes import CutMix, cut_side, _sides_on_host, cutmix, cutmix_rows
 from samix.mixups.handmade import MixUp, mixup
 
 
@@ -51,7 +51,7 @@ def test_random_draws_take_the_same_box_both_ways(size):
     for clip in (True, False):
         start, stop = _sides_on_host(lam.numpy(), centre.numpy(), size, size + 1, clip)
         for axis, side in enumerate((size, size + 1)):
-            expected = _cut_side(torch.sqrt(1.0 - lam), centre[:, axis], side, clip)
+            expected = cut_side(torch.sqrt(1.0 - lam), centre[:, axis], side, clip)
             assert torch.equal(torch.from_numpy(start[axis]).float(), expected[0])
             assert torch.equal(torch.from_numpy(stop[axis]).float(), expected[1])
 
