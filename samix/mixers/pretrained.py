@@ -32,7 +32,7 @@ class Mixer(Augmentation):
     """Mixes by a trained, frozen Mixer, called as every mixup: ``batch = mix(images, labels)``.
 
     The network in training may be any, and so may the size of its images: the encoder sees a copy at the size it was
-    trained at, and the mask is painted at the images' size. It has no state of its own for a checkpoint.
+    trained at, and the mask is predicted at the images' size. It has no state of its own for a checkpoint.
 
     Args:
         alpha: lam ~ Beta(alpha, alpha); 2 in the papers.
@@ -44,7 +44,7 @@ class Mixer(Augmentation):
         encode_size: short side in pixels of what the encoder sees; 0 is twice the side of the images, at least 64, and
             at most the size it was trained at. Half of it costs a quarter.
         encode_precision: ``bf16`` runs the encoder under autocast.
-        share: part of the batch that the Mixer paints for, in (0, 1]; the rest is plain MixUp.
+        share: part of the batch that the Mixer predicts masks for, in (0, 1]; the rest is plain MixUp.
         clean_weight: weight of a cross-entropy on the clean batch beside the mixed one, in training through samix; 1 is
             the papers' step, 0 the cheap one.
 
@@ -167,12 +167,12 @@ class Mixer(Augmentation):
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         """The policy; guides are the feature maps of :meth:`encode`, made here when they are not given."""
         z, other = (self.encode(x), self.encode(partner)) if guides is None else guides
-        painted = self.predict_mask(z, other, lam, (x.shape[-2], x.shape[-1]))
-        return Mixed(blend(x, partner, painted), lam, painted)
+        mask = self.predict_mask(z, other, lam, (x.shape[-2], x.shape[-1]))
+        return Mixed(blend(x, partner, mask), lam, mask)
 
     @torch.no_grad()
     def predict_mask(self, z: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """Masks (B, 1, H, W) float32: painted, brought to mean lam, and plain MixUp where that was asked for.
+        """Masks (B, 1, H, W) float32: predicted, brought to mean lam, and plain MixUp where that was asked for.
 
         Args:
             z: (B, D, h, w) own feature maps.

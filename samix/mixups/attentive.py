@@ -97,14 +97,14 @@ class AttentiveMix(GuidedAugmentation):
 
     def look(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         if self.network:
-            maps = self._look_fetched(images)
+            maps = self._fetched_map(images)
         else:
-            looked_with = model if self.frozen is None else self.frozen
-            assert looked_with is not None
-            maps = activation_map(looked_with, images, feature=self.feature)
+            network = model if self.frozen is None else self.frozen
+            assert network is not None
+            maps = activation_map(network, images, feature=self.feature)
         return maps - maps.amin((1, 2), keepdim=True)
 
-    def _look_fetched(self, images: Tensor) -> Tensor:
+    def _fetched_map(self, images: Tensor) -> Tensor:
         """The named network's activations, of the images at the size and normalisation it was trained with."""
         if self._fetched is None:
             import timm

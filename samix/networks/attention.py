@@ -53,7 +53,7 @@ def as_vit(model: nn.Module) -> ViT:
     return cast(ViT, unwrap(model))
 
 
-See = Callable[[Tensor], None]  # is given a block's attention (B, heads, queries, T), float32
+OnAttention = Callable[[Tensor], None]  # is given a block's attention (B, heads, queries, T), float32
 Rows = Literal["all", "class"]
 
 
@@ -100,14 +100,14 @@ def predicts_from_class_token(model: nn.Module) -> bool:
 
 
 @contextmanager
-def watching(model: nn.Module, see: See, *, last: bool = False, rows: Rows = "all") -> Iterator[None]:
-    """Hands each block's attention to ``see`` while the network runs inside.
+def watching(model: nn.Module, on_attention: OnAttention, *, last: bool = False, rows: Rows = "all") -> Iterator[None]:
+    """Hands each block's attention to ``on_attention`` while the network runs inside.
 
     Attention is softmax(q k^T / sqrt(d)) before dropout: each row sums to 1.
 
     Args:
         model: a timm ViT, see :func:`attention_layers`.
-        see: is given (B, heads, T, T) float32 without a graph, block after block.
+        on_attention: is given (B, heads, T, T) float32 without a graph, block after block.
         last: only the last block.
         rows: ``class`` makes only the class token's row, (B, heads, 1, T).
     """
@@ -116,8 +116,8 @@ def watching(model: nn.Module, see: See, *, last: bool = False, rows: Rows = "al
     with ExitStack() as hooks:
         for number, layer in enumerate(layers):
             caught: list[Tensor] = []
-            hooks.enter_context(hooked(layer.q_norm.register_forward_hook(_keeps(caught))))
-            on_key = _looks(layer, caught, see, rows, seen, number)
+            hooks.enter_context(hooked(layer.q_norm.register_forward_hook(_query_hook(caught))))
+            on_key = _key_hook(layer, caught, on_attention, rows, seen, number)
             hooks.enter_context(hooked(layer.k_norm.register_forward_hook(on_key)))
         yield
     if not all(seen):
@@ -127,7 +127,7 @@ def watching(model: nn.Module, see: See, *, last: bool = False, rows: Rows = "al
         )
 
 
-def _keeps(caught: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
+def _query_hook(caught: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
     """A hook that keeps the queries (B, heads, T, d) until the keys are there."""
 
     def on_query(_module: nn.Module, _args: object, query: Tensor) -> None:
@@ -136,8 +136,8 @@ def _keeps(caught: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
     return on_query
 
 
-def _looks(
-    layer: AttentionLayer, caught: list[Tensor], see: See, rows: Rows, seen: list[int], number: int
+def _key_hook(
+    layer: AttentionLayer, caught: list[Tensor], on_attention: OnAttention, rows: Rows, seen: list[int], number: int
 ) -> Callable[[nn.Module, object, Tensor], None]:
     """A hook that makes the attention once the keys are there, the first time a block runs."""
 
@@ -149,7 +149,7 @@ def _looks(
         with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
             query = query[:, :, :1] if rows == "class" else query
             scores = (query.float() * layer.scale) @ key.detach().float().transpose(-2, -1)
-            see(scores.softmax(dim=-1))
+            on_attention(scores.softmax(dim=-1))
 
     return on_key
 
