@@ -17,7 +17,7 @@ from samix.methods.supervised import Supervised
 from samix.mixers.pretrained import Mixer
 from samix.mixups.base import Augmentation
 from samix.networks.create import create_network
-from samix.networks.ema import update_ema_buffers, ema_decay_at, update_ema
+from samix.networks.ema import ema_decay_at, update_ema, update_ema_buffers
 from samix.recipes import Recipe
 from samix.recipes.build import build_method, build_mixup
 

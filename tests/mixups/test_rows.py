@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mixup_kinds import batch_of, make
 
 from samix.mixups.base import as_array, choose, on_host
-from samix.mixups.boxes import CutMix, cut_side, _sides_on_host, cutmix, cutmix_rows
+from samix.mixups.boxes import CutMix, _sides_on_host, cut_side, cutmix, cutmix_rows
 from samix.mixups.handmade import MixUp, mixup
 
 
