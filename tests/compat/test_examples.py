@@ -21,14 +21,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("timm_script.py", "timm", "epoch 1: loss"),
         ("lightning_loop.py", "lightning", "WithSAMix: held-out accuracy"),
         ("hf_trainer.py", "transformers", "held-out accuracy"),
+        ("pretrain_then_train.py", "samix", "pre-trained: "),
     ],
 )
-def test_example_runs_to_its_end(script: str, needs: str, says: str) -> None:
+def test_example_runs_to_its_end(script: str, needs: str, says: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(needs) is None:
         pytest.skip(f"needs {needs}")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), "--epochs", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -122,6 +122,33 @@ def test_four_processes_train_stop_and_resume(tmp_path):
     assert min(stopped_step(error) for _, error in ends) > max(steps)
 
 
+FIT = """
+import sys, torch, samix
+images = torch.arange(40 * 3 * 8 * 8, dtype=torch.uint8).view(40, 3, 8, 8)
+samples = [(image, row % 2) for row, image in enumerate(images)]
+result = samix.fit("test_resnet", "cutmix", train=samples, epochs=1, batch_size=8, out=sys.argv[1], pictures=False)
+weights = sum(float(p.detach().double().sum()) for p in result.model.parameters())
+print(result.summary["processes"], len(result.history), weights, flush=True)
+"""
+
+
+def test_fit_trains_one_network_on_two_processes(tmp_path):
+    """What torchrun starts: the same script on every rank; all get the same weights, and the first one prints."""
+    both = start_group([sys.executable, "-c", FIT, str(tmp_path)])
+    try:
+        outputs = [process.communicate(timeout=300) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], outputs
+    last = [out.splitlines()[-1].split() for out, _ in outputs]
+    assert last[0] == last[1]
+    assert last[0][:2] == ["2", "1"]
+    assert "top-1" in outputs[0][0]
+    assert "top-1" not in outputs[1][0]
+    assert (tmp_path / "images-cutmix-s0/export/model.safetensors").is_file()
+
+
 def test_one_process_stops_at_once():
     flag = AsyncFlag()
     assert [flag.any(mine) for mine in (False, True, False)] == [False, True, False]
