@@ -145,12 +145,13 @@ def differences_table(results: Results) -> str:
 
 def claims(results: Results, names: Mapping[str, str] | None = None) -> list[str]:
     """A sentence for each difference from a reference whose interval does not contain zero."""
-    found, names = [], names or {}
-    for method in results.by_cost():
+    found, names, told = [], names or {}, set[frozenset[str]]()
+    for method in sorted(results.by_cost(), key=lambda m: m in REFERENCES):
         for base in REFERENCES:
             difference = results.difference(method, base)
-            if method == base or difference is None or not difference.significant:
+            if frozenset((method, base)) in told or difference is None or not difference.significant:
                 continue
+            told.add(frozenset((method, base)))
             word = "above" if difference.mean > 0 else "below"
             low, high = sorted((abs(difference.low or 0.0), abs(difference.high or 0.0)))
             found.append(
