@@ -17,6 +17,7 @@ import samix.train.checkpoint
 from samix.runtime.atomic_files import CannotWrite, write_text, write_whole
 from samix.runtime.environment import versions
 from samix.train.checkpoint import (
+    FORMAT,
     HASH_BYTES,
     HASH_TAG,
     PARTS,
@@ -201,6 +202,24 @@ def test_values_that_no_checkpoint_has_are_refused_when_it_is_read(changes, mess
     write_sealed(tmp_path / "a.pt", {"format": 2, **state(), **changes})
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (
+            FORMAT - 1,
+            rf"is of an older version of samix \(format {FORMAT - 1}, this one reads {FORMAT}\); train",
+        ),
+        (FORMAT + 1, rf"has format {FORMAT + 1}, this samix reads up to {FORMAT}; update samix"),
+    ],
+)
+def test_a_checkpoint_of_another_format_says_which_samix_reads_it(version, message, tmp_path):
+    write_sealed(tmp_path / "a.pt", {**state(), "format": version})
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "a.pt")
+    write_sealed(tmp_path / "a.pt", {**state(), "format": FORMAT})
+    assert load_checkpoint(tmp_path / "a.pt")["format"] == FORMAT
 
 
 def test_a_checkpoint_executes_nothing(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from runs import small_recipe, vit_recipe
 from tiny_networks import PlainNet, tiny_cnn
 
+import samix
 from samix.methods.samix import SAMix
 from samix.methods.supervised import Supervised
 from samix.mixups.handmade import NoMixup
@@ -81,6 +82,13 @@ def test_the_mixer_has_a_learning_rate_of_its_own(changes, start, end):
     found = schedule(small_recipe("samix", epochs=3, lr=0.2, schedule="step", **changes), SAMix(tiny_cnn(), 5))
     assert found["network"] == pytest.approx([cosine(0.2, 0.05, step / 12) for step in range(12)])
     assert found["mixer"] == pytest.approx([cosine(start, end, step / 12) for step in range(12)])
+
+
+def test_the_predictor_of_simsiam_keeps_its_learning_rate():
+    recipe = small_recipe(lr=0.2, lr_end=0.0)
+    method = samix.SimSiam(tiny_cnn(num_classes=0))
+    ends = {group["name"]: group["lr_end"] for group in parameter_groups(method, recipe)}
+    assert ends == {"network": 0.0, "predictor": 0.2}
 
 
 def test_norms_and_biases_are_decayed_or_not():
