@@ -497,42 +497,6 @@ def test_the_report_works_in_a_browser(compared, scheme, width, height):
         assert said == []
 
 
-def report_of(recipe, **seeds):
-    rows = {label: {"runs": [{"seed": seed} for seed in range(count)]} for label, count in seeds.items()}
-    return json.dumps({"mixups": rows, "recipe": recipe})
-
-
-@pytest.mark.parametrize(
-    ("earlier", "message"),
-    [
-        (report_of("digits-quick", vanilla=1, fmix=1), "a comparison with rows fmix"),
-        (report_of("cifar-few", vanilla=1), "recipe cifar-few"),
-        (report_of("digits-quick", vanilla=4, cutmix=4), "4 seeds, which this one would replace; give --seeds 4"),
-        ("{}", "is not a report of samix compare"),
-    ],
-)
-@pytest.mark.parametrize("published", [False, True])
-def test_a_report_of_another_comparison_is_not_replaced(tmp_path, earlier, message, published):
-    path = tmp_path / ("kept.json" if published else "results.json")
-    path.write_text(earlier)
-    place = ["--out", str(tmp_path / "new"), "--publish", str(tmp_path / "kept.md")] if published else []
-    place = place or ["--out", str(tmp_path)]
-    with pytest.raises(ValueError, match=message):
-        compare(["vanilla", "cutmix", *place, *FLAGS], Here, io.StringIO())
-    assert path.read_text() == earlier
-
-
-def test_a_row_that_cannot_be_built_is_told_before_anything_runs(tmp_path):
-    for row, message in (
-        ("samix:recipe.feature=9", "^samix:recipe.feature=9: .*feature"),
-        ("samix:recipe.clean_weight=1", "has a clean loss of its own"),
-        ("mixer:nowhere", "^mixer-nowhere: .*nowhere"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            compare(["vanilla", row, "--out", str(tmp_path), *FLAGS], never, io.StringIO())
-    assert not list(tmp_path.glob("*-s0"))
-
-
 def test_runs_csv_has_a_row_for_every_finished_run(compared):
     folder, _, _ = compared
     found = results_of(folder)["mixups"]

@@ -1,15 +1,23 @@
-"""Control rows by name, paired differences from them, and rows that get the same time."""
+"""Control rows by name, paired differences from them, rows of equal time; and what is refused before a run."""
+
+import io
+import json
 
 import pytest
 import torch
 from runs import SLIM, small_recipe
 
+from samix.cli.compare import compare
 from samix.cli.compare_plan import read_plan
 from samix.compare.cost import step_cost
 from samix.compare.results import compare_with, gain_over, mean_and_std
 from samix.compare.tables import difference_cells
 
 FLAGS = ["--model-args", SLIM, "--limit", "100", "--batch-size", "20", "--size", "8"]
+
+
+def never(job, plan):
+    raise AssertionError(f"{job.label}, seed {job.seed} is trained")
 
 
 def test_controls_by_name_are_the_rows_that_they_stand_for():
@@ -78,3 +86,39 @@ def test_times_of_two_machines_are_not_compared():
         compare_with(each, base)
     assert (same["relative_seconds"], same["relative_memory"]) == (1.0, 1.0)
     assert (other["relative_seconds"], other["relative_memory"]) == (None, None)
+
+
+def report_of(recipe, **seeds):
+    rows = {label: {"runs": [{"seed": seed} for seed in range(count)]} for label, count in seeds.items()}
+    return json.dumps({"mixups": rows, "recipe": recipe})
+
+
+@pytest.mark.parametrize(
+    ("earlier", "message"),
+    [
+        (report_of("digits-quick", vanilla=1, fmix=1), "a comparison with rows fmix"),
+        (report_of("cifar-few", vanilla=1), "recipe cifar-few"),
+        (report_of("digits-quick", vanilla=4, cutmix=4), "4 seeds, which this one would replace; give --seeds 4"),
+        ("{}", "is not a report of samix compare"),
+    ],
+)
+@pytest.mark.parametrize("published", [False, True])
+def test_a_report_of_another_comparison_is_not_replaced(tmp_path, earlier, message, published):
+    path = tmp_path / ("kept.json" if published else "results.json")
+    path.write_text(earlier)
+    place = ["--out", str(tmp_path / "new"), "--publish", str(tmp_path / "kept.md")] if published else []
+    place = place or ["--out", str(tmp_path)]
+    with pytest.raises(ValueError, match=message):
+        compare(["vanilla", "cutmix", *place, *FLAGS], never, io.StringIO())
+    assert path.read_text() == earlier
+
+
+def test_a_row_that_cannot_be_built_is_told_before_anything_runs(tmp_path):
+    for row, message in (
+        ("samix:recipe.feature=9", "^samix:recipe.feature=9: .*feature"),
+        ("samix:recipe.clean_weight=1", "has a clean loss of its own"),
+        ("mixer:nowhere", "^mixer-nowhere: .*nowhere"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(["vanilla", row, "--out", str(tmp_path), *FLAGS], never, io.StringIO())
+    assert not list(tmp_path.glob("*-s0"))
