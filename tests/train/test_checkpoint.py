@@ -162,6 +162,18 @@ def test_a_compressed_checkpoint_is_refused_before_it_is_expanded(tmp_path, monk
         load_checkpoint(sealed(tmp_path / "a.pt", packed.getvalue()))
 
 
+def test_an_archive_whose_parts_overlap_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    """Its directory names one megabyte a hundred times."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data/0", bytes(1 << 20))
+        archive.filelist += archive.filelist * 99
+    assert len(packed.getvalue()) < 1_100_000
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(DamagedCheckpoint, match=r"a.pt is damaged: it would expand to more than its own size"):
+        load_checkpoint(sealed(tmp_path / "a.pt", packed.getvalue()))
+
+
 def nested(depth):
     value = 1
     for _ in range(depth):
@@ -343,6 +355,8 @@ def test_load_into_names_what_differs():
         ValueError, match=r"another network: 1 missing \(first: bias\), 1 unknown \(first: scale\), 1 of"
     ):
         load_into(net, {"weight": torch.zeros(3, 9), "scale": torch.zeros(1)}, "last.pt")
+    with pytest.raises(ValueError, match=r"another network: 1 of another shape or type \(first: weight\); give the"):
+        load_into(net, {"weight": torch.zeros(3, 2, dtype=torch.int64), "bias": torch.zeros(3)}, "last.pt")
 
 
 def test_versions_are_of_what_decides_a_result():
