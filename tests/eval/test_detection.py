@@ -230,7 +230,7 @@ def test_perfect_detections_and_none():
     assert voc_precision(*as_tensors([[] for _ in truth], truth), 3)["ap"] == 0.0
     with pytest.raises(ValueError, match="no object counts"):
         voc_precision(*as_tensors([[]], [[]]), 3)
-    with pytest.raises(ValueError, match="one set of detections for each image"):
+    with pytest.raises(ValueError, match="expected detections of each image, got 0 for 0"):
         voc_precision([], [], 3)
 
 
@@ -458,7 +458,7 @@ def test_projectors_and_prefixes_are_taken_away(resnet50):
     assert set(to_torchvision(state)) == set(to_torchvision(inner))
     assert not any("fc" in name or "queue" in name for name in to_detectron2(state))
     both = {**state, **{name.replace("_q", "_k"): value for name, value in state.items()}}
-    with pytest.raises(ValueError, match=r"one ResNet is wanted, found 2: 'module.encoder_k.', 'module.encoder_q.'"):
+    with pytest.raises(ValueError, match=r"expected one ResNet, found 2: 'module.encoder_k.', 'module.encoder_q.'"):
         to_detectron2(both)
     assert set(to_torchvision(both, "module.encoder_k.")) == set(to_torchvision(inner))
 
