@@ -20,7 +20,7 @@ from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device
 from samix.runtime.checks import Range
-from samix.runtime.typed_options import CountOr0, Positive, Share
+from samix.runtime.typed_options import Positive, Share
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AdAutoMixOptions(StepOptions, AdversarialMixerConfig):
     samples: Annotated[int, Range(2)] = 3
     linear_weight: Share = 0.5
     beta: Share = 0.3
-    interval: CountOr0 = 2
+    interval: Annotated[int, Range(0)] = 2
     cos_sign: Literal[-1, 1] = 1
 
     def __post_init__(self) -> None:
