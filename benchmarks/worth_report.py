@@ -27,6 +27,7 @@ from worth_tables import (
     cell,
     claims,
     differences_table,
+    goal_sentence,
     heads_table,
     main_table,
     pooled_sentence,
@@ -88,8 +89,8 @@ def page(settings: Mapping[str, Results], name: str) -> str:
 def summary(settings: Mapping[str, Results]) -> list[str]:
     """Whether learned masks paid, by setting."""
     lines = [f"- {setting}: {sentence}" for setting, results in settings.items() for sentence in verdicts(results)]
-    together = pooled_sentence(settings)
-    return [*lines, f"- {together[0].upper()}{together[1:]}"] if together else lines
+    ends = [sentence for sentence in (pooled_sentence(settings), goal_sentence(settings)) if sentence]
+    return [*lines, *(f"- {sentence[0].upper()}{sentence[1:]}" for sentence in ends)]
 
 
 def repeated(settings: Mapping[str, Results]) -> list[str]:

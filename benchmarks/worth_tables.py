@@ -205,6 +205,21 @@ def pooled_sentence(settings: Mapping[str, Results]) -> str:
     return text + ("; a gain of one point is outside the interval." if found.high < 1 else ".")
 
 
+def goal_sentence(settings: Mapping[str, Results]) -> str:
+    """Says which learned mixups pay: a point above control and rival, for at most two plain steps, in two settings."""
+    reached = []
+    for method, control in LEARNED.items():
+        wins = 0
+        for results in settings.values():
+            cost, rival = results.mean(method, "counted_cost"), results.rival(method, HANDMADE)
+            found = [results.difference(method, base) for base in (control, rival) if base]
+            clear = [d for d in found if d is not None and d.significant and d.mean >= 1.0]
+            wins += cost is not None and cost <= 2.0 and len(clear) == 2
+        reached += [TITLES[method]] if wins >= 2 else []
+    goal = "is a point or more above both, with an interval above zero, in two settings, for at most two plain steps"
+    return f"{' and '.join(reached) or 'no learned mixup'} {goal}."
+
+
 def counted_cell(values: Sequence[float]) -> str:
     """Mean and standard error, with the number of runs."""
     return f"{cell(values, 1)} ({len(values)})" if values else "–"

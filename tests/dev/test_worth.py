@@ -58,6 +58,13 @@ def test_all_pairs_of_masks_and_their_control_are_put_together():
     assert worth_tables.pooled_sentence({"F": other}) == ""
 
 
+def test_the_goal_needs_both_differences_in_two_settings():
+    good = results(samix=[50.0, 51.0], samix_constant=[48.0, 49.1], mixup=[47.0, 48.0])
+    level = results(samix=[50.0, 51.0], samix_constant=[50.0, 50.9], mixup=[47.0, 48.0])
+    assert worth_tables.goal_sentence({"S": good, "F": good}).startswith("SAMix is a point or more above both")
+    assert worth_tables.goal_sentence({"S": good, "F": level}).startswith("no learned mixup is a point")
+
+
 def test_rows_are_paired_within_a_machine():
     runs = [("vanilla", 0, "a", 40.0), ("vanilla", 0, "b", 30.0), ("samix", 0, "b", 33.0), ("samix", 1, "a", 50.0)]
     rows = [{"method": m, "seed": str(s), "machine": where, "top1": str(v)} for m, s, where, v in runs]
