@@ -228,7 +228,7 @@ def facts_block(names: list[str]) -> str:
     if picture.exists():
         about = "Two batches" if first.name == "comixup" else "Pairs of photographs, mixed at five values of λ"
         parts.append(f"![{about}: {title(names[0])}]({picture.name})")
-    head = " | ".join(title(name) for name in names) if len(names) > 1 else " "
+    head = " | ".join(title(name) for name in names) if len(names) > 1 else ""
     rows = [f"| | {head} |", "|---|" + "---|" * len(names)]
     rows += [f"| {key} | " + " | ".join(columns[name][key] for name in names) + " |" for key in columns[names[0]]]
     return "\n\n".join([*parts, "\n".join(rows)])

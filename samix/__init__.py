@@ -6,7 +6,7 @@ Names are imported when first used, so that ``import samix`` costs little beyond
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
 
@@ -77,10 +77,12 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *_HOME_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"samix has no {name!r}; it has {', '.join(sorted(_HOME_OF))}")
-    return getattr(import_module(_HOME_OF[name]), name)
+if not TYPE_CHECKING:  # type checkers read the imports below, and refuse any other name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME_OF:
+            raise AttributeError(f"samix has no {name!r}; it has {', '.join(sorted(_HOME_OF))}")
+        return getattr(import_module(_HOME_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -41,7 +41,8 @@ ENDINGS = {
     "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 }
 _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # not in every build of Pillow
-FORMATS = tuple(name for name in ENDINGS if name not in _OPTIONAL or features.check(_OPTIONAL[name]))
+_SUPPORTED = features.get_supported()  # features.check warns of names that an older Pillow does not know
+FORMATS = tuple(name for name in ENDINGS if name not in _OPTIONAL or _OPTIONAL[name] in _SUPPORTED)
 IMAGE_ENDINGS = tuple(ending for name in FORMATS for ending in ENDINGS[name])
 LIMIT_VARIABLE = "SAMIX_MAX_PIXELS"
 _END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}

@@ -111,7 +111,7 @@ class Mixer(Augmentation):
         self.loaded.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Shares it on the hub; options are ``huggingface_hub``'s."""
+        """Shares it on the hub, and returns the address of the commit; options are ``huggingface_hub``'s."""
         return str(self.loaded.push_to_hub(repo_id, **options))
 
     @property
