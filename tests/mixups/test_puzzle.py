@@ -380,7 +380,7 @@ def test_exact_and_dual_make_nearly_the_same_batch():
     ("options", "message"),
     [
         ({"beta": -1.0}, "beta"),
-        ({"gamma": 1.5}, "gamma in"),
+        ({"gamma": 1.5}, "gamma must be in"),
         ({"num_labels": 1}, "num_labels"),
         ({"blocks": -1}, "blocks"),
         ({"iterations": 0}, "iterations"),
