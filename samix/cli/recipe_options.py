@@ -237,7 +237,16 @@ def with_weights(
                 f"recipe {recipe.name} starts from {recipe.init}, which are weights of {own}, not of {recipe.model}; "
                 "add --pretrained for timm's weights of that network, or --init WEIGHTS"
             )
+    if "model_args" in start:
+        own_recipe = task.resolve({k: v for k, v in names.items() if k != "model"}, values, presets)
+        start["model_args"] = with_dropout(start["model_args"], own_recipe)
     return with_fields(recipe, start)
+
+
+def with_dropout(model_args: str, recipe: Recipe) -> str:
+    """The arguments of the weights' network, and the dropout that a recipe asks for; JSON."""
+    dropout = {name: value for name, value in recipe.model_kwargs.items() if name in ("drop_rate", "drop_path_rate")}
+    return json.dumps({**dropout, **json.loads(model_args)})
 
 
 def refuse_other_run(recorded: Recipe, choice: Choice, folder: Path) -> None:

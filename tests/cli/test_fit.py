@@ -1,5 +1,7 @@
 """samix.fit and samix.pretrain: the user's own networks and datasets; weights to start from; fine-tuning."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -120,7 +122,8 @@ def test_weights_choose_recipe_and_network_from_python_as_in_the_command(tmp_pat
         "resnet18",
         "small",
     )
-    assert recipe["model_args"] == small_recipe().model_args
+    # the network of the weights, with the dropout of the recipe
+    assert json.loads(recipe["model_args"]) == {**small_recipe().model_kwargs, "drop_rate": 0.2}
 
 
 def test_a_recipe_with_weights_refuses_another_network_until_its_weights_are_named():
