@@ -131,3 +131,21 @@ def test_a_recipe_with_weights_refuses_another_network_until_its_weights_are_nam
         read_run(TRAINING, ["--recipe", "finetune", "--model", "resnet18"], "samix train")
     recipe, _ = read_run(TRAINING, ["--recipe", "finetune", "--model", "resnet18", "--pretrained"], "samix train")
     assert (recipe.init, recipe.pretrained, recipe.model) == ("", True, "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"epochs": "x"}, ValueError, "epochs must be int, got 'x'"),
+        ({"epochs": 1.5}, ValueError, "epochs must be int, got 1.5"),
+        ({"lr": float("nan")}, ValueError, r"lr must be in \(0, inf\), got nan"),
+        ({"device_data": "no"}, ValueError, "device_data must be bool, got 'no'"),
+        ({"resume": 1}, ValueError, "resume must be bool, got 1"),
+        ({"on_bad_image": "ignore"}, ValueError, "on_bad_image must be 'stop', 'skip', got 'ignore'"),
+        ({"model": 3}, TypeError, "model must be the name of a timm network or an nn.Module, got int"),
+        ({"train": {0: 1}}, TypeError, "dict is not a map-style dataset"),
+    ],
+)
+def test_options_from_python_have_types(wrong, error, message):
+    with pytest.raises(error, match=message):
+        samix.fit(**{"train": "digits", "quiet": True, **wrong})

@@ -16,7 +16,7 @@ from samix.data import (
     normalize,
 )
 from samix.data.images import file_names, no_labels
-from samix.data.order import epoch_order, stream_seed
+from samix.data.order import balanced_order, epoch_order, stream_seed
 
 CROP, RESIZED = Augment("crop-flip"), Augment("resized-crop-full")
 VIEWS = (ViewAugment("moco-v2"), ViewAugment("byol"), ViewAugment("swav", small_crops=2))
@@ -327,3 +327,15 @@ def test_labelled_batches_of_data_without_labels_are_refused(unlabelled):
 def test_neither_augment_nor_views_is_refused(data):
     with pytest.raises(ValueError, match="training batches need augment, or views for training without labels; got"):
         make_views(data, views=None)
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_and_balances_classes():
+    labels = torch.tensor([0] * 20 + [1] * 3 + [2] * 4)
+    orders = [epoch_order(40, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    balanced = [balanced_order(labels, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for several in (orders, [order.tolist() for order in balanced]):
+        assert all(a != b for n, a in enumerate(several) for b in several[:n])
+    for order in balanced:
+        assert labels[order].bincount().tolist() == [9, 9, 9]
+    counts = balanced_order(torch.tensor([0] * 5 + [1] * 2 + [2]), 0, 0)
+    assert sorted(torch.tensor([0] * 5 + [1] * 2 + [2])[counts].bincount().tolist()) == [2, 3, 3]

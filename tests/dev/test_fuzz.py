@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from samix.train import Run
 
 EXAMPLES = {"mixup": 150, "method": 40, "checkpoint": 80, "image": 120, "recipe": 100, "layout": 40, "command": 12}
+EXAMPLES |= {"target": 100, "predict": 40, "source": 40, "fit": 12}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def test_random_calls_end_in_a_right_result_or_in_one_line(name, tmp_path):
 
 
 def test_a_seed_and_a_number_bring_a_call_back():
-    kinds = ["checkpoint", "mixup", "mixup", "mixup", "recipe", "recipe", "image", "mixup"]
+    kinds = ["checkpoint", "mixup", "mixup", "method", "fit", "recipe", "image", "mixup"]
     assert [drawn(5, number, list(CALLS))[0] for number in range(8)] == kinds
     (_, once), (_, again) = drawn(5, 7, list(CALLS)), drawn(5, 7, list(CALLS))
     assert once.getstate() == again.getstate()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import re
 import shutil
 
@@ -222,3 +223,30 @@ def test_weights_are_read_in_both_formats_of_torch(tmp_path, new_format):
     (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text.pt is damaged, or holds more than weights \((?!mmap)"):
         samix.load(tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "1"])
+def test_an_opened_image_is_predicted_as_its_file(runs, tmp_path, mode):
+    net = samix.load(runs["half"])
+    raw = random.Random(0).randbytes(12 * 10 * 4)
+    image = Image.frombytes("RGBA", (12, 10), raw)
+    if mode == "I;16":
+        image = Image.frombytes("I;16", (12, 10), raw[:240])
+    elif mode == "P":
+        image = image.convert("RGB").quantize(8)
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "a.png")
+    first, second = net.predict([tmp_path / "a.png", image], top=10)
+    assert (first.names, first.probabilities) == (second.names, pytest.approx(second.probabilities, abs=1e-6))
+    opaque = image.convert("RGB")
+    if mode in ("RGBA", "LA", "I;16"):  # which a plain conversion spoils
+        assert net.predict(opaque, top=10)[0].probabilities != pytest.approx(first.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(3, 9, 9), torch.zeros(9, 9, 4).byte(), torch.zeros(9, 9).byte(), None, 3]
+)
+def test_what_is_no_image_is_refused(runs, image):
+    with pytest.raises(ValueError, match=r"an image must be a path, a PIL image or a uint8 tensor \(3, H, W\), got"):
+        samix.load(runs["half"]).predict([image])

@@ -251,3 +251,17 @@ def test_the_unmixed_batch_has_the_plain_loss():
 
 def test_every_refusal_is_of_a_mixup_that_exists():
     assert set(REFUSED) <= set(MIXUPS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        ([[0.25, 0.75], [1.0, 0.0]], "soft"),
+        ([[0.25, 0.25], [0.5, 0.2]], None),  # sums below 1 are no distribution
+        ([[0.75, 0.75], [0.5, 0.7]], None),
+        ([[-0.5, 1.0], [0.5, 0.5]], "value"),  # below 0, though no number is above 1
+        ([[1.0, 1.0], [0.0, 0.0]], "multilabel"),
+    ],
+)
+def test_the_values_of_rows_tell_their_kind(rows, kind):
+    assert target_kind(torch.tensor(rows)) == kind

@@ -621,3 +621,21 @@ def test_there_are_no_more_loader_processes_than_cores(monkeypatch):
     for asked, given in ((2, 2), (16, 3)):
         recipe = small_recipe("cutmix", workers=asked, device_data=False)
         assert common_options(recipe, torch.device("cpu"))["workers"] == given
+
+
+def test_draws_differ_by_seed_rank_step_and_generator():
+    class Two:
+        def __init__(self):
+            self.made = [torch.Generator(), torch.Generator()]
+
+        def generators(self):
+            return self.made
+
+    def drawn(*key):
+        method = Two()
+        samix.train.steps.seed_draws(method, *key)
+        return [float(torch.rand(1))] + [float(torch.rand(1, generator=g)) for g in method.made]
+
+    draws = [value for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)) for value in drawn(*key)]
+    assert len(set(draws)) == len(draws)
+    assert drawn(3, 1, 2) == drawn(3, 1, 2)
