@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worth_settings import README_ROWS, SETTINGS
+from worth_settings import DERIVED, README_ROWS, SETTINGS
 from worth_tables import (
     MINIMUM,
     Results,
@@ -31,6 +31,7 @@ from worth_tables import (
     heads_table,
     main_table,
     pooled_sentence,
+    pooled_table,
     published_table,
     shown,
     small_table,
@@ -47,6 +48,8 @@ less and is better.
 - `samix-constant` is the exact control of `samix`: its whole step, draw by draw, with every mask held at lambda.
 - `samix-once` shows each image once: half of the batch clean, half mixed, the Mixer trained in every second step.
 - `mixup-once` is MixUp in the same way, without a Mixer: half of the batch clean, half mixed, with an average.
+- `mixup-half`, `mixup-clean` and `vanilla-ema` are the runs of `mixup-once`, `mixup-clean-ema` and `vanilla`, reported
+  by the other classifier: the first two by the network itself, the last by its average.
 - `mixup-clean-ema` is MixUp with a clean loss, reported by a running average as SAMix's is. Plain rows report the
   network, the others the average by the clean head.
 - `samix-p-clean` is a frozen Mixer with a clean loss, `mixer-constant` its control."""
@@ -59,7 +62,7 @@ def distinct(rows: Iterable[Row], column: str) -> str:
 
 def page(settings: Mapping[str, Results], name: str) -> str:
     """The whole page."""
-    rows = [row for results in settings.values() for methods in results.rows.values() for row in methods]
+    rows = [row for r in settings.values() for name, found in r.rows.items() if name not in DERIVED for row in found]
     hours = sum(float(row["cpu_seconds"]) + float(row["test_cpu_seconds"]) for row in rows) / 3600
     text = [
         "# What learning the mix is worth",
@@ -81,6 +84,8 @@ def page(settings: Mapping[str, Results], name: str) -> str:
         text += [differences_table(results), "", "What the intervals allow to say:"]
         text += ["", *(f"- {sentence}" for sentence in found)] if found else [" nothing: every interval contains zero."]
         text += ["", "### Heads", "", heads_table(results)]
+    text += ["", "## All pairs of learned and constant masks", "", pooled_table(settings), ""]
+    text += ["Six looks at the same runs: one interval of six without zero is weak evidence."]
     text += ["", "![Accuracy against counted cost and against CPU time](worth.png)", "", "## Published", ""]
     text += ["Of long runs on whole data sets. We have not repeated them.", "", published_table()]
     return "\n".join([*text, ""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from worth_settings import HEADS, REFERENCES, TITLES
+from worth_settings import DERIVED, HEADS, REFERENCES, TITLES
 
 from samix.compare.paired import PairedDifference, paired_difference
 from samix.recipes.named import RECIPES, named_recipe
@@ -19,7 +19,8 @@ LEARNED = {  # with their controls
     "samix-p-clean": "mixer-constant",
 }
 HANDMADE = (
-    *("mixup", "cutmix", "guidedmixup", "mixup-once", "mixup-clean-ema", "cutmix-clean-ema"),
+    *("mixup", "cutmix", "guidedmixup", "mixup-half", "mixup-once", "mixup-clean", "mixup-clean-ema"),
+    "cutmix-clean-ema",
     *("guidedmixup-clean-ema", "guidedmixup-clean-ema-always"),
 )
 PUBLISHED = ("cifar10-r18", "cifar100-r18", "tiny-r18", "in1k-r18", "in1k-r50")
@@ -33,7 +34,7 @@ class Results:
         self.setting = setting
         self.machines = sorted({row["machine"] for row in rows})
         self.rows: dict[str, list[Row]] = {}
-        for row in rows:
+        for row in [*rows, *derived(rows)]:
             self.rows.setdefault(row["method"], []).append(row)
 
     def values(self, method: str, column: str) -> dict[int, float]:
@@ -48,6 +49,8 @@ class Results:
         """What runs of one method and seed found on two machines."""
         found: dict[tuple[str, str], list[str]] = {}
         for method, rows in self.rows.items():
+            if method in DERIVED:
+                continue
             for row in sorted(rows, key=lambda row: row["machine"]):
                 found.setdefault((method, row["seed"]), []).append(row["top1"])
         return [f"{method}, seed {seed}: {' and '.join(top1)}" for (method, seed), top1 in found.items() if top1[1:]]
@@ -84,6 +87,17 @@ class Results:
         return max(full, key=lambda other: statistics.fmean(shared[other]), default=None)
 
 
+def derived(rows: Iterable[Row]) -> list[Row]:
+    """Rows of the same runs by another of their classifiers; what is not known of it is empty."""
+    found = []
+    for row in rows:
+        for name, (source, head) in DERIVED.items():
+            if row["method"] == source and row.get(f"top1_{head}"):
+                figures = {"top1": row[f"top1_{head}"], "nll": row[f"nll_{head}"], "ece": "", "worst_class": ""}
+                found.append({**row, "method": name, "head": head, **figures})
+    return found
+
+
 def cell(values: Sequence[float], digits: int) -> str:
     """Mean and standard error."""
     if not values:
@@ -118,6 +132,8 @@ def heads_table(results: Results) -> str:
     """Top-1 by head, of the network and of its average."""
     rows = []
     for method in results.by_cost():
+        if method in DERIVED:
+            continue
         cells = [cell(list(results.values(method, f"top1_{head}").values()), 2) for head in HEADS]
         rows.append([method, *cells])
     return table(["top-1 %", *(head.replace("_", ", ") for head in HEADS)], rows)
@@ -179,17 +195,23 @@ def verdicts(results: Results) -> list[str]:
     return found
 
 
-def pooled(settings: Mapping[str, Results]) -> PairedDifference | None:
+def pooled(settings: Mapping[str, Results], column: str = "top1") -> PairedDifference | None:
     """The difference of learned masks and their exact control over all pairs, of every setting and form."""
     pairs = [
         own - base[seed]
         for results in settings.values()
         for method, control in LEARNED.items()
-        for base in [results.values(control, "top1")]
-        for seed, own in results.values(method, "top1").items()
+        for base in [results.values(control, column)]
+        for seed, own in results.values(method, column).items()
         if seed in base
     ]
     return paired_difference(dict(enumerate(pairs)), dict.fromkeys(range(len(pairs)), 0.0))
+
+
+def pooled_table(settings: Mapping[str, Results]) -> str:
+    """That difference by each classifier."""
+    rows = [[head.replace("_", ", "), shown(pooled(settings, f"top1_{head}"))] for head in HEADS]
+    return table(["classifier", "learned less constant masks, top-1, points"], rows)
 
 
 def pooled_sentence(settings: Mapping[str, Results]) -> str:

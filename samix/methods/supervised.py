@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, TargetKind, check_images, check_labels, check_smoothing, unmixed
 from samix.methods.base import Batch, Method, settled_kind
 from samix.mixups.base import Augmentation
+from samix.networks.ema import untracked_batchnorm
 from samix.networks.inference import evaluating
 from samix.runtime.checks import check_number
 
@@ -109,8 +111,9 @@ class Supervised(Method):
         return total, {name: part.detach() for name, part in parts.items()}
 
     def forward_mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Mixes a batch and runs the network on it."""
-        return self.mixup.forward_through(self.model, images, labels)
+        """Mixes a batch and runs the network on it; with a clean share, statistics are of the clean images only."""
+        with untracked_batchnorm(self.model) if self.clean_share else nullcontext():
+            return self.mixup.forward_through(self.model, images, labels)
 
     def settle_targets(self, labels: Tensor) -> None:
         """Settles the kind of (B, K) labels by the first batch, so that all batches get one loss.

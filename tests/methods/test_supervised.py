@@ -228,6 +228,16 @@ def test_a_clean_share_needs_a_clean_loss_and_is_not_for_learned_mixups():
         build_method(small_recipe("samix", clean_share=0.5), 10)
 
 
+def test_statistics_are_of_the_clean_share():
+    images, labels = batch(32)
+    torch.manual_seed(0)
+    net = tiny_cnn()
+    expected = copy.deepcopy(net).train()
+    supervised(seeded(samix.MixUp), net, clean_weight=1.0, clean_share=0.5)(images, labels)
+    expected(images[:3])
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), expected.buffers(), strict=True))
+
+
 def test_statistics_of_the_average_are_of_clean_images_where_there_is_a_clean_loss():
     images, labels = batch(32)
     means = []
