@@ -182,7 +182,8 @@ class AdAutoMix(AutoMix):
         mixer = self.mixer
         assert isinstance(mixer, AdversarialMixer)
         sources = [projected[rows] for rows in draw.index.unbind(1)]
-        return mixer.predict_masks(sources, draw.lam, (images.shape[-2], images.shape[-1]))
+        masks = mixer.predict_masks(sources, draw.lam, (images.shape[-2], images.shape[-1]))
+        return draw.lam[:, :, None, None] + 0.0 * masks if self.options.constant_masks else masks
 
 
 def normalised(lam: Tensor) -> Tensor:

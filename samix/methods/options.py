@@ -34,6 +34,8 @@ class StepOptions(CheckedOptions):
             clean passes stop at the feature map; ``both`` averages clean and mixed images [released code].
         smoothing: label smoothing of all cross-entropies, in [0, 1).
         init: a Mixer to start from, see :meth:`samix.Mixer.from_pretrained`; empty starts from new weights.
+        constant_masks: hold every mask at lam, while all else of the step stays, draw by draw: the control that says
+            what learning the mask is worth.
     """
 
     preset: str = "reference"
@@ -48,6 +50,7 @@ class StepOptions(CheckedOptions):
     bn_statistics: BatchNormStatistics = "clean"
     smoothing: ShareBelow1 = 0.0
     init: str = ""
+    constant_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,6 @@ class LearnedOptions(StepOptions):
     feature map takes the share f; a plain step has 3, the whole step 8 + f.
 
     Args:
-        constant_masks: hold every mask at lam, while all else of the step stays, draw by draw: the control that says
-            what learning the mask is worth.
         adjust_prob: probability, per step, that the classification masks are rescaled to mean lam (SAMix).
         mask_weight: weight of the mask loss.
         mask_schedule: its course: ``constant``, ``linear`` to 0 [paper], ``cosine`` to 0, or ``warmup``, which ends
@@ -80,7 +81,6 @@ class LearnedOptions(StepOptions):
             over a slow network, which then overlaps with that pass.
     """
 
-    constant_masks: bool = False
     adjust_prob: Share = 0.0
     mask_weight: Weight = 0.1
     mask_schedule: MaskSchedule = "constant"

@@ -74,6 +74,7 @@ def check_number(
         return
     left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
     right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
+    right = "2^31)" if high == 2**31 - 1 else right
     kind = "a whole number " if integer else ""
     raise ValueError(f"{name} must be {kind}in {left}, {right}, got {value!r}")
 

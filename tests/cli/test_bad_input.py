@@ -30,14 +30,14 @@ FIT = {
     "a mixup's class": ({"mixup": samix.CutMix}, TypeError, r"such as samix.CutMix\(alpha=1.0\), got <class"),
     "a learned mixup's class": ({"mixup": samix.SAMix}, TypeError, "the name of a mixup, such as 'samix'"),
     "a misspelt mixup": ({"mixup": "cutmixx"}, ValueError, "did you mean cutmix"),
-    "a number for a network": ({"model": 18}, TypeError, "the name of a timm network or a torch.nn.Module"),
-    "a network's class": ({"model": nn.Linear}, TypeError, "the name of a timm network or a torch.nn.Module"),
+    "a number for a network": ({"model": 18}, TypeError, "the name of a timm network or an nn.Module"),
+    "a network's class": ({"model": nn.Linear}, TypeError, "the name of a timm network or an nn.Module"),
     "a misspelt network": ({"model": "resnett18"}, ValueError, "timm has no network 'resnett18'"),
     "a misspelt recipe": ({"recipe": "finetun"}, ValueError, "did you mean finetune"),
     "a misspelt preset": ({"mixup": "samix", "preset": "fastt"}, ValueError, "did you mean fast"),
     "a misspelt option of the mixup": ({"mixup_options": {"alfa": 1}}, ValueError, "cutmix has no option alfa"),
     "a function for a callback": ({"callbacks": [print]}, TypeError, "derived from samix.train.Callback"),
-    "text for a number": ({"epochs": "3"}, ValueError, "epochs must be a whole number"),
+    "text for a number": ({"epochs": "3"}, ValueError, "epochs must be int"),
     "a folder that is not there": ({"train": "photoz"}, ValueError, "no such folder"),
     "two folders that are not there": ({"train": "photoz", "val": "valz"}, FileNotFoundError, "no such folder: photoz"),
     "val without train": ({"train": None, "val": SAMPLES}, TypeError, "val"),
@@ -75,8 +75,8 @@ def test_load_says_what_is_wrong(run, tmp_path):
             samix.load(source)
     net = samix.load(run)
     for images, message in (
-        (torch.rand(3, 16, 16), r"uint8 \(3, H, W\), got torch.float32"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r"uint8 \(3, H, W\)"),
+        (torch.rand(3, 16, 16), r"uint8 tensor \(3, H, W\), got torch.float32"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r"uint8 tensor \(3, H, W\)"),
         (tmp_path / "notes.txt", "notes.txt"),
     ):
         with pytest.raises(ValueError, match=message):

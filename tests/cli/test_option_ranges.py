@@ -135,7 +135,6 @@ def test_names_are_checked_before_data_are_read(
     def read(*_: object, **__: object) -> None:
         pytest.fail("data were read")
 
-    for place in ("samix.train.steps.load_data", "samix.cli.run.load_data"):
-        monkeypatch.setattr(place, read)
+    monkeypatch.setattr("samix.train.batches.load_data", read)
     assert main([command, *words]) == 1
     assert capsys.readouterr().err.startswith(f"samix: {message}")
