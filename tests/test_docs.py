@@ -188,6 +188,8 @@ def test_commands_can_be_read(words, workplace, monkeypatch):
     module = importlib.import_module(COMMANDS[command].partition(":")[0])
     reader = {"train": "read_run", "pretrain": "read_run", "compare": "read_plan"}.get(command, "read")
     stop_after(module, reader, monkeypatch)
+    if words[:2] == ["mixer", "train"]:
+        stop_after(importlib.import_module("samix.cli.train"), "read_run", monkeypatch)
     if rest == ["--help"]:
         return
     with contextlib.suppress(Parsed):

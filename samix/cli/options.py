@@ -157,12 +157,13 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
 
 
 def options_type(owner: type[Any]) -> type[Any]:
-    """Returns the dataclass that a command line reads for the options of ``owner``: without its keyword-only fields."""
-    hidden = [f.name for f in dataclasses.fields(owner) if f.kw_only and f.init]
+    """Returns the dataclass that is read for ``owner``: without its keyword-only and ``init=False`` fields."""
+    hidden = [f for f in dataclasses.fields(owner) if f.kw_only or not f.init]
     if not hidden:
         return owner
     none: Any = dataclasses.field(default=None, kw_only=True)
-    fields = [(name, Annotated[Any, tyro.conf.Suppress], none) for name in hidden]
+    own: Any = {f.name: none if f.init else dataclasses.field(default=f.default, init=False) for f in hidden}
+    fields = [(name, Annotated[object, tyro.conf.Suppress], field) for name, field in own.items()]
     frozen = any(
         vars(base)["__dataclass_params__"].frozen for base in owner.__mro__ if "__dataclass_params__" in vars(base)
     )
@@ -172,11 +173,11 @@ def options_type(owner: type[Any]) -> type[Any]:
 
 
 def plain_options(options: Any) -> Values:
-    """Returns the options as plain values, without keyword-only fields."""
+    """Returns the options as plain values: of the fields that are neither keyword-only nor ``init=False``."""
     return {
         f.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
         for f in dataclasses.fields(options)
-        if not f.kw_only
+        if f.init and not f.kw_only
         for value in [getattr(options, f.name)]
     }
 

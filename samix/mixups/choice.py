@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
-from samix.mixups.base import Pairing, check_alpha, new_generator
+from samix.mixups.base import Augmentation, Pairing, check_alpha, new_generator
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
 
@@ -23,6 +23,9 @@ class MixUpOrCutMix(RandomChoice):
         pairing: how partners are drawn; timm's is ``flip``.
     """
 
+    alpha: float = field(default=1.0, init=False, repr=False)  # no option: each choice has its own
+    choices: tuple[Augmentation, ...] = field(default=(), init=False, repr=False)
+    weights: tuple[float, ...] = field(default=(), init=False, repr=False)
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
     switch_prob: float = 0.5

@@ -17,6 +17,8 @@ import samix.train.pretraining
 from samix.cli.compare_plan import read_plan
 from samix.cli.main import COMMANDS, main
 from samix.cli.train import parse_pretrain, parse_train
+from samix.mixups import MIXUPS
+from samix.mixups.choice import MixUpOrCutMix
 from samix.recipes import RECIPES, named_recipe
 from samix.recipes.build import NAMES
 from samix.train import Run
@@ -690,3 +692,13 @@ def test_words_are_suggested_for_misspelt_ones(capsys):
     assert "did you mean --mixup.alpha?" in fails(capsys, "train", "--mixup", "cutmix", "--mixup.alhpa", "1")
     assert "did you mean cutmix?" in fails(capsys, "train", "--mixup", "cutmxi")
     assert "did you mean cifar10-r18?" in fails(capsys, "train", "--recipe", "cifar10r18")
+
+
+@pytest.mark.parametrize("name", [name for name, cls in MIXUPS.items() if issubclass(cls, MixUpOrCutMix)])
+def test_a_choice_between_mixups_has_the_options_of_its_parts_alone(name, tmp_path, capsys):
+    words = ["train", *SMALL_FLAGS, "--epochs", "1", "--mixup", name, "--out", str(tmp_path), "--run", "run"]
+    assert main([*words, "--mixup.alpha", "3"]) == 2
+    assert "unknown option --mixup.alpha" in capsys.readouterr().err
+    assert main([*words, "--mixup.mixup-alpha", "0.3"]) == 0
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe["mixup_options"] == {"mixup_alpha": 0.3}

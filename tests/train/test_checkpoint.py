@@ -60,9 +60,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 def test_an_interrupted_first_write_leaves_no_file(tmp_path):
     def fail(temporary):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(CannotWrite, match="No space"):
+    with pytest.raises(CannotWrite, match="No space left on device; free some space"):
         write_whole(tmp_path / "a.txt", fail)
     assert not (tmp_path / "a.txt").exists()
 

@@ -147,7 +147,7 @@ def test_every_recipe_of_moco_takes_mixups_by_clusters(name, mixup):
 def test_spectral_puzzlemix_has_no_clusters_and_says_so():
     spectral = ["--mixup", "puzzlemix", "--mixup.saliency", "spectral"]
     assert isinstance(build_pretraining(by_command(*spectral), 1437).mixup, AugmentationMixup)
-    with pytest.raises(ValueError, match="puzzlemix with saliency spectral has no clusters, so clusters would do noth"):
+    with pytest.raises(ValueError, match="puzzlemix with saliency spectral has no clusters, so clusters would have no"):
         build_pretraining(by_command(*spectral, "--mixup.clusters", "9"), 1437)
 
 
