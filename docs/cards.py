@@ -101,7 +101,9 @@ def snippet(method: Method) -> str:
     if method.name == "samix-c":
         return (
             "mixup = samix.SAMixer(256)  # 256: channels of the third stage of a ResNet-18\n"
-            "method = samix.MoCo(encoder, mixup=mixup, mixup_options=samix.SAMixCOptions(clusters=100), images=5000)\n"
+            "options = samix.MoCoOptions(queue=4096)  # less than the images, or an image meets its own key\n"
+            "clusters = samix.SAMixCOptions(clusters=100)\n"
+            "method = samix.MoCo(encoder, options, mixup=mixup, mixup_options=clusters, images=5000)\n"
             "method.clusters  # method(view_q, view_k, ids); ids: rows of the images in the data"
         )
     if method.name in SSL_METHODS or method.name in LEARNED_VIEWS:
