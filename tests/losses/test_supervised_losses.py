@@ -17,6 +17,7 @@ from samix.losses.supervised import (
     decoupled_bce,
     decoupled_cross_entropy,
     local_cross_entropy,
+    mask_loss,
     mask_mean_loss,
     mask_variance,
     mixed_cross_entropy,
@@ -527,3 +528,13 @@ def test_every_loss_can_train_a_network(name):
         optimizer.step()
         optimizer.zero_grad()
     assert F.cross_entropy(net(images), labels) < 0.9 * before
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_the_loss_of_a_mask_is_its_mean_loss_less_its_weighted_variance(over_batch):
+    mask, lam = torch.rand(4, 1, 6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.9, 0.2, 0.6])
+    mean = oracles.mask_mean_loss(*numpy_of(mask, lam), 0.05, over_batch)
+    variance = mask.var(correction=0) if over_batch else mask.var(dim=(1, 2, 3), correction=0).mean()
+    for weight in (0.0, 2.0):
+        found = float(mask_loss(mask, lam, 0.05, weight, over_batch=over_batch))
+        assert found == pytest.approx(mean - weight * float(variance), rel=1e-5)

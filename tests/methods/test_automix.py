@@ -18,7 +18,7 @@ from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 from torch import nn
 
 import samix
-from samix.methods.automix import AutoMix, AutoMixOptions, Draw
+from samix.methods.automix import AutoMix, AutoMixOptions, Draw, mask_report
 from samix.methods.options import mask_schedule
 from samix.methods.samix import SAMix, SAMixOptions
 
@@ -274,6 +274,13 @@ def test_constant_masks_are_lam_and_change_no_draw_and_teach_the_mixer_nothing(c
     assert all(not parameter.grad.any() for parameter in control.mixer.parameters())
     mixed = control.preview(*batch, 0.3, torch.arange(6).roll(1))
     assert torch.equal(mixed.mask, torch.full_like(mixed.mask, 0.3))
+
+
+def test_the_report_has_the_spread_within_masks_and_the_distance_of_their_means_from_lam():
+    masks = torch.stack([torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.full((2, 2), 0.8)]).unsqueeze(1)  # (2, 1, 2, 2)
+    report = mask_report(masks, torch.tensor([[0.7], [0.5]]))
+    assert float(report["mask_std"]) == pytest.approx((1 / 3) ** 0.5 / 2)  # of 0, 1, 0, 1 without bias, and of none
+    assert float(report["mask_error"]) == pytest.approx((0.2 + 0.3) / 2)
 
 
 def test_the_losses_do_not_depend_on_the_statistics_option():
