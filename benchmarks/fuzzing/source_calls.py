@@ -112,7 +112,8 @@ def call_predict(draw: random.Random, place: Path) -> None:
     if mode == "nothing":
         tensors = [torch.rand(3, 9, 9), torch.zeros(9, 9), torch.zeros(4, 9, 9)]
         odd: Any = draw.choice([None, 3, [None], [3], [[]], *tensors])
-        odd = odd.to(torch.uint8) if isinstance(odd, torch.Tensor) and draw.random() < 0.5 else odd
+        if isinstance(odd, torch.Tensor) and draw.random() < 0.5 and len(odd) != 3:  # uint8 (3, H, W) is an image
+            odd = odd.to(torch.uint8)
         net.predict(odd)
         require(False, f"a prediction of {odd!r}"[:100])
     side = draw.choice([1, 5, 16, 40])
