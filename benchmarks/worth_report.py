@@ -15,6 +15,7 @@ import csv
 import json
 import re
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def draw(path: Path, settings: dict[str, Results]) -> None:
             draw_panel(ax, results, column)
             ax.set_xlabel(label)
             ax.set_ylabel("top-1, % (mean, standard error)")
-            ax.set_title(f"{setting}: {SETTINGS[setting].title}", fontsize=8)
+            ax.set_title(textwrap.fill(f"{setting}: {SETTINGS[setting].title}", 70), fontsize=8)
     figure.savefig(path)
 
 
