@@ -1,6 +1,6 @@
 """Tables and picture of what learning the mix is worth, all from the rows that ``worth.py`` wrote.
 
-    python benchmarks/worth_report.py docs/results/worth.csv --forms docs/results/worth-forms.csv
+    python benchmarks/worth_report.py docs/results/worth.csv
         --tuning docs/results/finetune-tuning.jsonl --into README.md docs/which-mixup.md
 
 Writes ``worth.md`` and ``worth.png`` beside the CSV, and the small table into pages that have a place for it.

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "docs/made.json"
 BENCHMARKS = "python benchmarks"
 WORTH = (
-    "python benchmarks/worth_report.py docs/results/worth.csv --forms docs/results/worth-forms.csv "
+    "python benchmarks/worth_report.py docs/results/worth.csv "
     "--tuning docs/results/finetune-tuning.jsonl --into README.md docs/which-mixup.md docs/results/README.md"
 )
 
