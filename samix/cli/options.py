@@ -158,7 +158,7 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
 
 def options_type(owner: type[Any]) -> type[Any]:
     """Returns the dataclass that is read for ``owner``: without its keyword-only and ``init=False`` fields."""
-    hidden = [f for f in dataclasses.fields(owner) if f.kw_only or not f.init]
+    hidden = [f for f in dataclasses.fields(owner) if (f.kw_only if f.init else f.default is not dataclasses.MISSING)]
     if not hidden:
         return owner
     none: Any = dataclasses.field(default=None, kw_only=True)
