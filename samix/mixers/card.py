@@ -73,8 +73,6 @@ def _metadata(licence: str, figures: list[Mapping[str, Any]]) -> str:
             metric_type=_cell(figure.get("name", "")).lower().replace(" ", "_"),
             metric_name=f"{_cell(figure.get('name', ''))} ({_error(figure)})",
             metric_value=figure.get("value"),
-            source_name=_cell(figure.get("source", "")),
-            source_url="https://pypi.org/project/samix/",
         )
         for figure in figures
     ]
