@@ -358,12 +358,7 @@ class AutoMix(Method):
         Raises:
             ValueError: the network was trained without ``after_step``, so its averaged copy never moved.
         """
-        pairs = zip(self.model.parameters(), self.ema_model.parameters(), strict=True)
-        if self.step == 0 and not all(torch.equal(new, old) for new, old in pairs):
-            raise ValueError(
-                "the network was trained, but its averaged copy, which is exported, never moved: call "
-                "method.after_step(step / total_steps) after each optimizer.step()"
-            )
+        self.check_average(self.model, self.ema_model)
         return copy.deepcopy(self.ema_model.model).eval().requires_grad_(True)
 
 

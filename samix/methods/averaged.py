@@ -55,5 +55,10 @@ class Averaged(Supervised):
         return {"ema": self.ema_model(images), **super().predict(images)}
 
     def export(self) -> nn.Module:
-        """Returns a copy of the average, in eval mode."""
+        """Returns a copy of the average, in eval mode.
+
+        Raises:
+            ValueError: the network was trained without ``after_step``, so its average never moved.
+        """
+        self.check_average(self.model, self.ema_model)
         return copy.deepcopy(self.ema_model).eval().requires_grad_(True)

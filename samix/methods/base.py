@@ -83,6 +83,15 @@ class Method(nn.Module):
                 "averaged weights stand still; call method.after_step(step / total_steps) after each optimizer.step()"
             )
 
+    def check_average(self, model: nn.Module, average: nn.Module) -> None:
+        """Raises ValueError where a network was trained without ``after_step``, so that its average never moved."""
+        pairs = zip(model.parameters(), average.parameters(), strict=True)
+        if self.step == 0 and not all(torch.equal(new, old) for new, old in pairs):
+            raise ValueError(
+                "the network was trained, but its averaged copy, which is exported, never moved: call "
+                "method.after_step(step / total_steps) after each optimizer.step()"
+            )
+
     def warn_once(self, message: str) -> None:
         """Warns of a slip of the loop, if no other was told before."""
         if not self.warned:

@@ -10,6 +10,7 @@ from tiny_networks import tiny_cnn
 import samix
 from samix.methods.adautomix import AdAutoMix
 from samix.methods.automix import AutoMix
+from samix.methods.averaged import Averaged
 from samix.methods.samix import SAMix
 from samix.methods.supervised import Supervised
 
@@ -23,13 +24,13 @@ def batch(size=6):
 
 def build(cls, **options):
     torch.manual_seed(1)
-    if cls is Supervised:
-        return Supervised(tiny_cnn(), samix.CutMix(generator=torch.Generator().manual_seed(2)), num_classes=5)
+    if issubclass(cls, Supervised):
+        return cls(tiny_cnn(), samix.CutMix(generator=torch.Generator().manual_seed(2)), num_classes=5)
     options = type(cls.presets["reference"])(**options)
     return cls(tiny_cnn(), 5, options, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("cls", [*LEARNED, Supervised])
+@pytest.mark.parametrize("cls", [*LEARNED, Supervised, Averaged])
 def test_images_and_labels_may_be_given_apart_or_as_one_batch(cls):
     images, labels = batch()
     assert torch.equal(build(cls)(images, labels)[0], build(cls)((images, labels))[0])
@@ -60,7 +61,7 @@ def step(method, optimizer, follow=True):
         method.after_step(0.5)
 
 
-@pytest.mark.parametrize("cls", LEARNED)
+@pytest.mark.parametrize("cls", [*LEARNED, Averaged])
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_loop_without_after_step_is_told_once_and_its_export_is_refused(cls, make):
     method = build(cls)
@@ -73,7 +74,7 @@ def test_a_loop_without_after_step_is_told_once_and_its_export_is_refused(cls, m
         method.export()
 
 
-@pytest.mark.parametrize("cls", [*LEARNED, Supervised])
+@pytest.mark.parametrize("cls", [*LEARNED, Supervised, Averaged])
 def test_a_loop_with_after_step_or_accumulation_or_a_loaded_state_hears_nothing(cls):
     method = build(cls)
     optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
