@@ -139,7 +139,7 @@ def gain_figures(path: Path, name: str) -> list[Figure]:
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if not rows or not {"setting", "method", "seed", "top1"} <= set(rows[0]):
+    if not rows or not {"setting", "method", "seed", "top1", "machine", "options"} <= set(rows[0]):
         raise ValueError(f"{path} is not a result of benchmarks/worth.py")
     if name not in {row["method"] for row in rows}:
         raise ValueError(
@@ -147,19 +147,20 @@ def gain_figures(path: Path, name: str) -> list[Figure]:
         )
     figures = []
     for setting in sorted({row["setting"] for row in rows if row["method"] == name}):
-        by_method: dict[str, dict[int, float]] = {}
-        for row in rows:
-            if row["setting"] == setting:
-                by_method.setdefault(row["method"], {})[int(row["seed"])] = float(row["top1"])
+        by_method: dict[str, dict[tuple[str, str], float]] = {}  # runs of two machines are no pair
+        runs = [row for row in rows if row["setting"] == setting]
+        for row in runs:
+            by_method.setdefault(row["method"], {})[row["machine"], row["seed"]] = float(row["top1"])
         own = by_method[name]
+        images = json.loads(runs[0]["options"])["limit"]
         differences = {m: paired_difference(own, by_method[m]) for m in RIVALS if m in by_method}
         figures.append(
             Figure(
                 f"top-1 % in setting {setting} of benchmarks/worth.py",
                 round(statistics.fmean(own.values()), 2),
-                f"{len(own)} seeds" if len(own) > 1 else "one seed, no error known",
+                f"{len(own)} runs" if len(own) > 1 else "one run, no error known",
                 "difference from " + ", ".join(f"{m} {in_words(d)}" for m, d in differences.items() if d),
-                "CIFAR-10, 1,000 training images",
+                f"CIFAR-10, {images:,} training images",
                 CIFAR,
                 "image_classification",
                 path.name,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 LEVEL = 0.95
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class PairedDifference:
 
 
 def paired_difference(
-    own: Mapping[int, float], base: Mapping[int, float], level: float = LEVEL
+    own: Mapping[Key, float], base: Mapping[Key, float], level: float = LEVEL
 ) -> PairedDifference | None:
     """Computes the mean of own - base over common seeds, with Student's t-interval.
 
     Args:
-        own: value by seed.
-        base: value by seed.
+        own: value by seed, or by machine and seed.
+        base: value by the same keys.
         level: of the interval, in (0, 1).
 
     Returns:
@@ -51,10 +53,9 @@ def paired_difference(
         >>> paired_difference({0: 3.0, 1: 5.0}, {0: 1.0, 1: 2.0}).mean
         2.5
     """
-    seeds = sorted(set(own) & set(base))
-    if not seeds:
+    differences = [value - base[seed] for seed, value in own.items() if seed in base]
+    if not differences:
         return None
-    differences = [own[seed] - base[seed] for seed in seeds]
     mean = statistics.fmean(differences)
     if len(differences) == 1:
         return PairedDifference(mean, None, None, 1)

@@ -101,12 +101,13 @@ def test_the_card_holds_figures_from_files_and_the_hub_reads_them(tmp_path, caps
 
 
 def gains(folder):
-    """A result of two seeds."""
-    rows = [("m", 0, 45.0), ("m", 1, 47.0), ("cutmix", 0, 44.0), ("cutmix", 1, 44.0)]
+    """A result of two seeds, and a run of CutMix on another machine, which is no pair of the first."""
+    rows = [("m", 0, 45.0, "one"), ("m", 1, 47.0, "one"), ("cutmix", 0, 44.0, "one"), ("cutmix", 1, 44.0, "one")]
+    rows.append(("cutmix", 0, 10.0, "two"))
     with (folder / "worth.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["setting", "method", "seed", "top1"])
-        writer.writerows(["S", *row] for row in rows)
+        writer.writerow(["setting", "method", "seed", "top1", "machine", "options"])
+        writer.writerows(["M", *row, '{"limit": 2500}'] for row in rows)
     return folder / "worth.csv"
 
 
@@ -114,7 +115,8 @@ def test_one_seed_gives_no_interval(tmp_path):
     path = gains(tmp_path)
     path.write_text("\n".join(line for line in path.read_text().splitlines() if ",1," not in line))
     (figure,) = gain_figures(path, "m")
-    assert figure.error == "one seed, no error known"
+    assert figure.error == "one run, no error known"
+    assert figure.data == "CIFAR-10, 2,500 training images"
     assert "cutmix +1.00 (one seed)" in figure.others
 
 
