@@ -22,7 +22,7 @@ STEPS = 4  # a Mixer may learn in every second or fourth step only
 
 def counted(step: Callable[[], object], steps: int) -> float:
     """Counts the floating-point operations of a step, mean of so many."""
-    backward: dict[Any, Any] = {torch.ops.aten.convolution_backward: convolution_gradients}
+    backward: dict[object, Callable[..., int]] = {torch.ops.aten.convolution_backward: convolution_gradients}
     counter = FlopCounterMode(display=False, custom_mapping=backward)
     counter.mod_tracker = NoModules()  # type: ignore[assignment]  # torch's own fails where a step calls autograd.grad
     with counter:
@@ -37,7 +37,9 @@ class NoModules(contextlib.nullcontext[None]):
     parents = frozenset({"Global"})
 
 
-def convolution_gradients(gradient: Any, x: Any, weight: Any, *options: Any, out_shape: Any = None, **_: Any) -> int:
+def convolution_gradients(
+    gradient: list[int], x: list[int], weight: list[int], *options: Any, out_shape: object = None, **_: object
+) -> int:
     """Counts the operations of a convolution's gradients, each as many as its forward pass; torch miscounts groups.
 
     Args:

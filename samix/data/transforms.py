@@ -7,7 +7,7 @@ RandAugment (Cubuk et al. 2020, arXiv:1909.13719) and random erasing (Zhong et a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -198,12 +198,12 @@ def crop_padding(size: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _channels(values: Channels, device: torch.device) -> Tensor:
-    """Makes (3, 1, 1) float32; cached, as making it anew on a GPU would wait for a copy at each step."""
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Makes (C, 1, 1) float32; cached, as making it anew on a GPU would wait for a copy at each step."""
     return torch.tensor(values, device=device)[:, None, None]
 
 
-def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Scales pixels to zero mean and unit standard deviation.
 
     Args:
@@ -220,7 +220,7 @@ def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     return images.float().sub(middle).div_(spread)
 
 
-def denormalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
+def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Inverts `normalize`: (..., 3, H, W) float32 in [0, 1], for pictures."""
     pixels = images.float() * _channels(tuple(std), images.device) + _channels(tuple(mean), images.device)
     return pixels.clamp(0, 1)

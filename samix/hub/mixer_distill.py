@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,14 +60,12 @@ def distill_mixer(
         FileNotFoundError, ValueError: no Mixer or data there, or a folder that holds something else.
     """
     check_target(folder)
-    place = pick_device(device)
-    teacher = MixerWithEncoder.read(SHIPPED.get(source, source)).to(place)
+    where = pick_device(device)
+    teacher = MixerWithEncoder.read(SHIPPED.get(source, source)).to(where)
     images = load_data(data, root=data_root, limit=limit or None, seed=seed)
-    mean: Any = teacher.config.mean
-    std: Any = teacher.config.std
 
     def read(part: ImageSet) -> Tensor:
-        return normalize(decode_all(part, Fit(size, size), place), mean, std)
+        return normalize(decode_all(part, Fit(size, size), where), teacher.config.mean, teacher.config.std)
 
     if len(images.train) < batch_size:
         raise ValueError(f"batch_size must be at most the number of images, {len(images.train)}, got {batch_size}")
@@ -78,7 +76,7 @@ def distill_mixer(
     student = distill(teacher, batches, steps, config, lr=lr, generator=generator)
     known = teacher.config.about
     kept = {k: v for k, v in known.items() if k in ("encoder_weights", "licence")}
-    about: dict[str, Any] = {
+    about: dict[str, object] = {
         "trained_on": f"{images.name}, {len(images.train):,} images at {size} px, without labels",
         "distilled_from": f"{Path(source).name}, which was trained on {known.get('trained_on', 'unknown data')}",
         "training": f"{steps} steps of {batch_size} pairs, seed {seed}",

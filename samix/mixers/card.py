@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -61,7 +61,7 @@ Weights and words only: reading it executes nothing.
 """
 
 
-def _metadata(licence: str, figures: list[Mapping[str, Any]]) -> str:
+def _metadata(licence: str, figures: list[Mapping[str, object]]) -> str:
     """The YAML at the top of a card, with the figures as a model index."""
     plain = licence.replace("-", "").replace(".", "").isalnum()
     results = [
@@ -86,7 +86,7 @@ def _metadata(licence: str, figures: list[Mapping[str, Any]]) -> str:
     return data.to_yaml()
 
 
-def _measured(figures: list[Mapping[str, Any]]) -> str:
+def _measured(figures: list[Mapping[str, object]]) -> str:
     """The figures as a table, each with its error and the file that it was read from."""
     if not figures:
         return "\nNothing was measured of it.\n"
@@ -103,11 +103,11 @@ def _measured(figures: list[Mapping[str, Any]]) -> str:
     return head + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
 
-def _error(figure: Mapping[str, Any]) -> str:
+def _error(figure: Mapping[str, object]) -> str:
     return _cell(figure.get("error", "")) or "no error known"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """A value for a table of the card."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return " ".join(text.replace("|", "/").split())[:200]

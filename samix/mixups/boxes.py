@@ -70,7 +70,7 @@ def resizemix(x: Tensor, partner: Tensor, lam: Tensor, centre: Tensor) -> Mixed:
     ResizeMix (Qin et al. 2020, arXiv:2012.11101), as the authors' code does it: the patch has ``floor(s H)`` x
     ``floor(s W)`` pixels (at least one), ``s = sqrt(1 - lam)`` being the paper's scale, and its place is drawn by its
     centre and then shifted inside. Pixels are sampled as ``F.interpolate(mode="bilinear", align_corners=False,
-    antialias=False)`` does, up to rounding; the released code takes the nearest pixel. Anti-aliasing is not to be had
+    antialias=False)`` does, up to rounding; the released code takes the nearest pixel. Anti-aliasing is not available
     with a size per sample. A NaN pixel of the partner reaches its neighbours inside the patch, and no other.
 
     Args:
