@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import hashlib
 import json
 import os
 import resource
@@ -34,30 +33,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from _pytest.mark.expression import Expression
+from mutant_list import Mutant, expression_of, files_of, occurrences, read_list, source_hash
+
 ROOT = Path(__file__).resolve().parent.parent
 LIST, RESULTS = ROOT / "dev" / "mutants.txt", ROOT / "docs" / "results" / "mutants.json"
 NOT_COPIED = (".git", ".*_cache", "__pycache__", "runs", "site")
 LIMIT = 600  # seconds of processor time for the tests of one mutant; a mutant that never ends is caught
 WAIT = 6  # times as long may pass: on a busy machine, and for tests that wait
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change of one line.
-
-    Args:
-        file: relative to the root.
-        old: text that occurs once in the file.
-        new: what takes its place.
-        tests: arguments of pytest.
-        reason: why the mutant is equivalent; empty for one that tests should catch.
-    """
-
-    file: str
-    old: str
-    new: str
-    tests: str
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,48 +56,6 @@ class Result:
     by: str  # the test that caught it
     seconds: float
     source: str  # hash of the file and of the tests
-
-
-def read_list(text: str) -> list[Mutant]:
-    """Parses the list.
-
-    Raises:
-        ValueError: a line that is none of the three kinds; names it.
-    """
-    mutants, file, tests = [], "", ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("# "):
-            continue
-        if line.startswith("@ "):
-            file, _, tests = (part.strip() for part in line[2:].partition("|"))
-            continue
-        change, _, reason = line.partition("  ## ")
-        old, arrow, new = change.partition(" ==> ")
-        if not (arrow and file and old.strip()) or old == new:
-            raise ValueError(f"line {number} is no mutant: {line!r}; write: old text ==> new text")
-        mutants.append(Mutant(file, old, new.rstrip(), tests, reason.strip()))
-    return mutants
-
-
-def files_of(tests: str) -> list[str]:
-    """The test files that arguments of pytest name."""
-    return tests.partition(" -k ")[0].split()
-
-
-def occurrences(mutant: Mutant, root: Path) -> int:
-    """Counts the old text in its file; 0 where the file is missing."""
-    path = root / mutant.file
-    return path.read_text().count(mutant.old) if path.is_file() else 0
-
-
-def source_hash(mutant: Mutant, root: Path) -> str:
-    """Hashes the source file and the test files of a mutant."""
-    names = [mutant.file, *files_of(mutant.tests)]
-    found = hashlib.blake2b(digest_size=8)
-    for name in names:
-        path = root / name
-        found.update(path.read_bytes() if path.is_file() else b"missing")
-    return found.hexdigest()
 
 
 def forked(run: Callable[[], str], limit: float) -> str:
@@ -181,10 +122,9 @@ def collect(root: Path, files: Sequence[str], then: Callable[[Any], str]) -> str
 def selected(items: Sequence[Any], tests: str) -> list[Any]:
     """Takes of collected tests those that arguments name: files, and an expression after ``-k``."""
     from _pytest.mark import KeywordMatcher
-    from _pytest.mark.expression import Expression
 
-    expression = tests.partition(" -k ")[2]
-    matches = Expression.compile(expression.strip(' "'))
+    expression = expression_of(tests)
+    matches = Expression.compile(expression)
     wanted = [item for item in items if item.nodeid.partition("::")[0] in files_of(tests)]
     return [item for item in wanted if not expression or matches.evaluate(KeywordMatcher.from_item(item))]
 

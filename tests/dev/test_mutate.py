@@ -38,6 +38,11 @@ def test_a_line_that_is_no_mutant_is_named(line):
         mutate.read_list(f"@ file.py | tests/test_file.py\n{line}\n")
 
 
+def test_an_expression_that_pytest_cannot_read_is_named():
+    with pytest.raises(ValueError, match="line 1 has an expression that pytest cannot read"):
+        mutate.read_list('@ file.py | tests/test_file.py -k "a or b" tests/test_other.py\na ==> b\n')
+
+
 SOURCE = """
 LIMIT = 3
 def half(x):
