@@ -81,3 +81,9 @@ def test_python_m_samix_is_the_command():
         [sys.executable, "-m", "samix", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"samix {samix.__version__}\n"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by name alone, so the second one would be an error wherever all are collected."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert names == sorted(set(names))

@@ -86,7 +86,7 @@ def test_where_one_of_two_is_killed_the_other_ends_and_says_so(tmp_path):
     assert (status, killed) == (1, -signal.SIGKILL)
     last = error.strip().splitlines()[-1]
     assert last.startswith("samix: process 0 of 2 lost the connection to another one"), error
-    assert "start all again with --resume" in last
+    assert "Start all processes again with --resume" in last
     assert "Traceback" not in error
     assert torch.load(folder / "last.pt", weights_only=True)["step"] >= 10  # the checkpoint is whole
 
