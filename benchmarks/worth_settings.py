@@ -199,6 +199,11 @@ SETTINGS = {
         "cifar-few",
         {"limit": 2500, "epochs": 40},
     ),
+    "K": Setting(
+        "5,000 CIFAR-10 images, 60 epochs (3,000 steps), slim ResNet from scratch",
+        "cifar-few",
+        {"limit": 5000, "epochs": 60},
+    ),
     "L": Setting(
         "5,000 CIFAR-10 images, 200 epochs (10,000 steps), slim ResNet from scratch",
         "cifar-few",
