@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
 from samix.runtime.atomic_files import write_text, write_whole
-from samix.runtime.checks import COUNT_OR_0, SEED, Range, Ranges, check_fields
+from samix.runtime.typed_options import AtLeast2, CountOr0, Seed, check_options
 from samix.viz.figures import save_png
 
 if TYPE_CHECKING:
@@ -56,19 +56,18 @@ class Analysis:
     """
 
     name: ClassVar[str] = ""
-    ranges: ClassVar[Ranges] = {}  # of an analysis's own numbers
 
     source: Positional[Path]
     out: str = ""
     data: str = ""
     data_root: str = "data"
-    images: int = 500
-    batch_size: int = 100
-    seed: int = 0
+    images: CountOr0 = 500
+    batch_size: AtLeast2 = 100
+    seed: Seed = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_fields(self, {"images": COUNT_OR_0, "batch_size": Range(2), "seed": SEED, **self.ranges})
+        check_options(self)
 
     def run(self) -> str:
         """Runs the analysis and returns the line to print.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
-from samix.runtime.checks import Range, Ranges
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CountOr0
 from samix.train.metrics import BINS
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, label, panels
 
@@ -117,10 +118,9 @@ class CalibrationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "calibration"
-    ranges: ClassVar[Ranges] = {"bins": Range(1, 10_000)}
 
-    images: int = 0
-    bins: int = BINS
+    images: CountOr0 = 0
+    bins: Annotated[int, Range(1, 10_000)] = BINS
 
     def analyse(self, subject: Subject) -> Findings:
         """Measures unmixed images."""

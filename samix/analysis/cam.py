@@ -17,7 +17,7 @@ from samix.analysis.subject import Subject
 from samix.batch import MixedBatch, check_images, check_labels
 from samix.networks.inference import inspecting
 from samix.networks.last_map import LastMap, catch_last_map
-from samix.runtime.checks import COUNT, SHARE, Ranges
+from samix.runtime.typed_options import Count, CountOr0, Share
 from samix.viz.figures import bare, figure
 from samix.viz.mixes import select_rows
 from samix.viz.pictures import show_image, tight
@@ -149,11 +149,10 @@ class Cam(MixingAnalysis):
     """
 
     name: ClassVar[str] = "cam"
-    ranges: ClassVar[Ranges] = {"lam": SHARE, "rows": COUNT}
 
-    images: int = 100
-    lam: float = 0.5
-    rows: int = 4
+    images: CountOr0 = 100
+    lam: Share = 0.5
+    rows: Count = 4
     layer: str = ""
 
     def analyse(self, subject: Subject) -> Findings:

@@ -16,7 +16,7 @@ from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
 from samix.networks.inference import evaluating, inspecting
 from samix.recipes.pretrain_recipe import without_labels
-from samix.runtime.checks import COUNT, Ranges
+from samix.runtime.typed_options import Count, CountOr0
 from samix.viz.figures import IMAGE_A, IMAGE_B, label, panels
 
 if TYPE_CHECKING:
@@ -141,10 +141,9 @@ class CostAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "cost"
-    ranges: ClassVar[Ranges] = {"repeats": COUNT}
 
-    images: int = 100
-    repeats: int = 5
+    images: CountOr0 = 100
+    repeats: Count = 5
 
     def analyse(self, subject: Subject) -> Findings:
         """Times are meaningful on a quiet machine only; an export has no training step."""

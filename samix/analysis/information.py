@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samix.analysis.base import Findings, MixingAnalysis, nearest_half
 from samix.analysis.subject import Subject
-from samix.runtime.checks import COUNT, IMAGE_SIDE, SHARE, Ranges
+from samix.runtime.typed_options import Count, CountOr0, ImageSide, Share
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, label, panels
 
 if TYPE_CHECKING:
@@ -245,13 +245,12 @@ class InformationAnalysis(MixingAnalysis):
     """
 
     name: ClassVar[str] = "information"
-    ranges: ClassVar[Ranges] = {"lams": SHARE, "rounds": COUNT, "side": IMAGE_SIDE, "steps": COUNT}
 
-    images: int = 1000
-    lams: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    rounds: int = 4
-    side: int = 8
-    steps: int = 300
+    images: CountOr0 = 1000
+    lams: tuple[Share, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rounds: Count = 4
+    side: ImageSide = 8
+    steps: Count = 300
 
     def check(self) -> None:
         """Checks that there is a lambda."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from samix.analysis.passes import Predict, accuracy, check_classified
 from samix.analysis.subject import Subject
 from samix.hub.load import find_weights, load_trained
 from samix.networks.inference import evaluating
-from samix.runtime.checks import POSITIVE, Range, Ranges
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Positive
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
 
 if TYPE_CHECKING:
@@ -199,12 +200,11 @@ class Landscape(Analysis):
     """
 
     name: ClassVar[str] = "landscape"
-    ranges: ClassVar[Ranges] = {"reach": POSITIVE, "points": Range(3)}
 
     other: str = ""
     direction: bool = False
-    reach: float = 1.0
-    points: int = 11
+    reach: Positive = 1.0
+    points: Annotated[int, Range(3)] = 11
 
     def analyse(self, subject: Subject) -> Findings:
         """Measures the mixing line always, lines of weights where asked for."""

@@ -18,7 +18,7 @@ from samix.analysis.subject import Subject
 from samix.data.decode import read_header
 from samix.eval.boxes import needed
 from samix.mixups.saliency import class_activation
-from samix.runtime.checks import COUNT, Ranges
+from samix.runtime.typed_options import Count, CountOr0
 from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, add_axes, bare, figure, label
 from samix.viz.pictures import show_image
 
@@ -238,10 +238,9 @@ class LocalisationAnalysis(Analysis):
     """
 
     name: ClassVar[str] = "localisation"
-    ranges: ClassVar[Ranges] = {"steps": COUNT}
 
-    images: int = 200
-    steps: int = 100
+    images: CountOr0 = 200
+    steps: Count = 100
     planted: bool = False
     feature: str = ""
 

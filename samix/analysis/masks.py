@@ -15,7 +15,7 @@ from samix.analysis.base import LAMS, Findings, MixingAnalysis
 from samix.analysis.subject import Subject, checkpoints, epoch_of
 from samix.batch import MixedBatch
 from samix.hub.load import load_trained
-from samix.runtime.checks import SHARE, Ranges
+from samix.runtime.typed_options import CountOr0, Share
 from samix.train.checkpoint import load_checkpoint
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
 from samix.viz.mixes import mask_statistics
@@ -111,11 +111,10 @@ class Masks(MixingAnalysis):
     """
 
     name: ClassVar[str] = "masks"
-    ranges: ClassVar[Ranges] = {"lams": SHARE}
 
-    images: int = 100
+    images: CountOr0 = 100
     more: Positional[tuple[Path, ...]] = ()
-    lams: tuple[float, ...] = LAMS
+    lams: tuple[Share, ...] = LAMS
 
     def analyse(self, subject: Subject) -> Findings:
         """Measures every checkpoint on the same pairs, and reads the log of the first run."""

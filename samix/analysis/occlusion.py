@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from samix.analysis.subject import Subject
 from samix.mixups.saliency import gradient_saliency
 from samix.networks.attention import attention_layers, class_attention
 from samix.networks.inference import evaluating
-from samix.runtime.checks import SHARE, Range, Ranges
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Share
 from samix.viz.figures import IMAGE_A, IMAGE_B, THIRD, add_axes, bare, figure, label
 from samix.viz.pictures import show_image
 
@@ -148,10 +149,9 @@ class Occlusion(Analysis):
     """
 
     name: ClassVar[str] = "occlusion"
-    ranges: ClassVar[Ranges] = {"shares": SHARE, "grid": Range(1, 1024)}
 
-    shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    grid: int = 8
+    shares: tuple[Share, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    grid: Annotated[int, Range(1, 1024)] = 8
 
     def analyse(self, subject: Subject) -> Findings:
         """Drops a plain ViT's patches, or cells of a grid."""

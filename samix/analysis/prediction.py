@@ -12,7 +12,7 @@ from samix.analysis.base import LAMS, Findings, MixingAnalysis, nearest_half
 from samix.analysis.passes import Predict
 from samix.analysis.subject import Subject
 from samix.batch import MixedBatch
-from samix.runtime.checks import SHARE, Ranges
+from samix.runtime.typed_options import Share
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, THIRD, label, panels
 
 if TYPE_CHECKING:
@@ -120,9 +120,8 @@ class Lambda(MixingAnalysis):
     """
 
     name: ClassVar[str] = "lambda"
-    ranges: ClassVar[Ranges] = {"lams": SHARE}
 
-    lams: tuple[float, ...] = LAMS
+    lams: tuple[Share, ...] = LAMS
 
     def analyse(self, subject: Subject) -> Findings:
         """Mixes each image with one of another class where there is one."""

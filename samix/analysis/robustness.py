@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from samix.analysis.subject import Subject
 from samix.data import denormalize, normalize
 from samix.data.spec import Channels
 from samix.networks.inference import inspecting
-from samix.runtime.checks import COUNT_OR_0, Range, Ranges
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CountOr0
 from samix.viz.figures import IMAGE_A, IMAGE_B, NEUTRAL, axes_grid, figure, label
 
 if TYPE_CHECKING:
@@ -243,10 +244,9 @@ class Robustness(Analysis):
     """
 
     name: ClassVar[str] = "robustness"
-    ranges: ClassVar[Ranges] = {"epsilons": Range(0, 255), "pgd_steps": COUNT_OR_0}
 
-    epsilons: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-    pgd_steps: int = 10
+    epsilons: tuple[Annotated[float, Range(0, 255)], ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+    pgd_steps: CountOr0 = 10
     corruptions: tuple[str, ...] = ()
 
     def check(self) -> None:

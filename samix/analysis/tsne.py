@@ -13,7 +13,7 @@ from torch import Tensor
 from samix.analysis.base import Analysis, Findings
 from samix.analysis.subject import Subject
 from samix.eval.features import headless
-from samix.runtime.checks import POSITIVE, Ranges
+from samix.runtime.typed_options import Positive
 from samix.viz.figures import bare, panels
 
 if TYPE_CHECKING:
@@ -91,9 +91,8 @@ class Tsne(Analysis):
     """
 
     name: ClassVar[str] = "tsne"
-    ranges: ClassVar[Ranges] = {"perplexity": POSITIVE}
 
-    perplexity: float = 30.0
+    perplexity: Positive = 30.0
 
     def analyse(self, subject: Subject) -> Findings:
         """Takes the input of the last layer, or the features of a run without labels."""

@@ -11,7 +11,8 @@ from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
 from samix.cli.evaluate_trained import Detection, Finetune
 from samix.cli.options import read
 from samix.data.replacements import OnBadImage
-from samix.runtime.checks import COUNT, Values, check_fields
+from samix.runtime.checks import Values
+from samix.runtime.typed_options import Count, check_options
 
 KINDS: dict[str, type[Options]] = {
     "knn": Knn,
@@ -40,12 +41,12 @@ class Evaluate:
     path: Positional[str]
     data: str = ""
     data_root: str = "data"
-    batch_size: int = 100
+    batch_size: Count = 100
     device: str = "auto"
     on_bad_image: OnBadImage = "stop"
 
     def __post_init__(self) -> None:
-        check_fields(self, {"batch_size": COUNT})
+        check_options(self)
 
 
 EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from tyro.conf import Positional
 from samix.data import Augment, EvalBatches, ImageData, TrainBatches, default_augment, load_data
 from samix.eval.features import Features, extract
 from samix.eval.source import Source, load_source, scaled
-from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, SEED, WORKERS, Ranges, check_fields
 from samix.runtime.environment import pick_device
+from samix.runtime.typed_options import CountOr0, ImageSideOr0, Seed, Workers, check_options
 
 Numbers = dict[str, float]
 
@@ -34,21 +34,18 @@ class Options:
         seed: seed of all random draws.
     """
 
-    ranges: ClassVar[Ranges] = {}  # of a kind's own numbers
-
     source: Positional[str]
     data: str = ""
     data_root: str = "data"
-    size: int = 0
+    size: ImageSideOr0 = 0
     stem: Literal["default", "small", "half"] = "default"
-    batch_size: int = 0
-    workers: int = 0
+    batch_size: CountOr0 = 0
+    workers: Workers = 0
     device: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, {"size": IMAGE_SIDE_OR_0, "batch_size": COUNT_OR_0, "workers": WORKERS, "seed": SEED})
-        check_fields(self, self.ranges)
+        check_options(self)
 
     def run(self) -> tuple[Numbers, str]:
         """Numbers by name, and the line to print."""

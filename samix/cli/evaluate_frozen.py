@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from samix.data import FileImages, ImageData
 from samix.data.images import file_names
 from samix.eval.features import Features, extract, stage_features
 from samix.eval.source import Source, scaled
-from samix.runtime.checks import COUNT, COUNT_OR_0, POSITIVE, Range, Ranges
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import Count, CountOr0, Positive
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,8 @@ class Knn(Options):
         temperature: temperature of the votes; the monitor of CIFAR runs takes 0.1 with k = 200.
     """
 
-    ranges: ClassVar[Ranges] = {"ks": COUNT, "temperature": POSITIVE}
-
-    ks: tuple[int, ...] = ()
-    temperature: float = 0.07
+    ks: tuple[Count, ...] = ()
+    temperature: Positive = 0.07
 
     def run(self) -> tuple[Numbers, str]:
         """``k10``, ``k20``, ...: top-1 in percent."""
@@ -58,12 +57,10 @@ class Linear(Options):
         epochs: epochs instead of the protocol's; 0 keeps those. Steps of the learning rate move in proportion.
     """
 
-    ranges: ClassVar[Ranges] = {"lrs": POSITIVE, "epochs": COUNT_OR_0}
-
     protocol: str = "moco"
     augmented: bool = False
-    lrs: tuple[float, ...] = ()
-    epochs: int = 0
+    lrs: tuple[Positive, ...] = ()
+    epochs: CountOr0 = 0
 
     def run(self) -> tuple[Numbers, str]:
         """``top1`` and ``top5`` in percent of the best rate, the rate ``lr``, and ``top1@RATE`` of each of several."""
@@ -100,10 +97,8 @@ class Svm(Options):
         costs: SVM costs, chosen by cross-validation; empty takes the protocol's nineteen.
     """
 
-    ranges: ClassVar[Ranges] = {"stage": Range(), "costs": POSITIVE}
-
-    stage: int | None = None
-    costs: tuple[float, ...] = ()
+    stage: Annotated[int, Range()] | None = None
+    costs: tuple[Positive, ...] = ()
 
     def run(self) -> tuple[Numbers, str]:
         """``map``, or ``top1`` and ``cost``; and ``unconverged``."""
@@ -132,11 +127,9 @@ class Fewshot(Options):
         costs: SVM costs; the best on the test images is taken for each number of shots. Empty takes the protocol's.
     """
 
-    ranges: ClassVar[Ranges] = {"shots": COUNT, "draws": COUNT, "costs": POSITIVE}
-
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
-    draws: int = 5
-    costs: tuple[float, ...] = ()
+    shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: Count = 5
+    costs: tuple[Positive, ...] = ()
 
     def run(self) -> tuple[Numbers, str]:
         """``map@K`` in percent and ``std@K`` over the draws."""

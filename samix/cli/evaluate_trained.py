@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from samix.cli.evaluate_base import Numbers, Options, line
-from samix.runtime.checks import COUNT_OR_0, IMAGE_SIDE_OR_0, Range, Ranges
+from samix.runtime.typed_options import CountOr0, ImageSideOr0, PositiveShare, Weight
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,10 @@ class Finetune(Options):
         grid: try the toolbox's nine pairs of learning rates and report the best.
     """
 
-    ranges: ClassVar[Ranges] = {"fraction": Range(0, 1, open_low=True), "epochs": COUNT_OR_0}
-
     protocol: str = "swav-1"
-    fraction: float = 0.01
+    fraction: PositiveShare = 0.01
     names: str = ""
-    epochs: int = 0
+    epochs: CountOr0 = 0
     grid: bool = False
 
     def run(self) -> tuple[Numbers, str]:
@@ -71,17 +68,10 @@ class Detection(Options):
         precise: batches to measure BatchNorm's statistics on before testing; 0 keeps the running averages.
     """
 
-    ranges: ClassVar[Ranges] = {
-        "iterations": COUNT_OR_0,
-        "lr": Range(0),
-        "test_side": IMAGE_SIDE_OR_0,
-        "precise": COUNT_OR_0,
-    }
-
-    iterations: int = 0
-    lr: float = 0.0
-    test_side: int = 0
-    precise: int = 200
+    iterations: CountOr0 = 0
+    lr: Weight = 0.0
+    test_side: ImageSideOr0 = 0
+    precise: CountOr0 = 200
 
     def run(self) -> tuple[Numbers, str]:
         """``ap``, ``ap50``, ``ap75`` in percent, and those of masks for COCO."""

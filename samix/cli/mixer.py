@@ -9,7 +9,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from samix.cli.options import UsageError, read
-from samix.runtime.checks import COUNT, COUNT_OR_0, IMAGE_SIDE, POSITIVE, SEED, Range, check_choice, check_fields
+from samix.runtime.checks import check_choice
+from samix.runtime.typed_options import AtLeast2, Count, CountOr0, ImageSide, Positive, Seed, check_options
 
 MIXER = """samix mixer: train and share Mixers
 
@@ -47,20 +48,19 @@ class MixerDistill:
     path: Positional[str]
     folder: Positional[Path]
     data: str
-    limit: int = 4000
-    size: int = 64
+    limit: CountOr0 = 4000
+    size: ImageSide = 64
     maps: Literal[1, 2] = 1
-    width: int = 64
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 3e-3
-    seed: int = 0
+    width: Count = 64
+    steps: Count = 1000
+    batch_size: AtLeast2 = 64
+    lr: Positive = 3e-3
+    seed: Seed = 0
     device: str = "auto"
     data_root: str = "data"
 
     def __post_init__(self) -> None:
-        counts = {"limit": COUNT_OR_0, "width": COUNT, "steps": COUNT, "batch_size": Range(2)}
-        check_fields(self, {**counts, "size": IMAGE_SIDE, "lr": POSITIVE, "seed": SEED})
+        check_options(self)
 
     def run(self) -> int:
         """Trains, writes the folder and prints the agreement with the teacher; returns the exit status."""
@@ -108,11 +108,11 @@ class MixerCheck:
 
     path: Positional[str]
     images: Positional[tuple[Path, ...]] = ()
-    size: int = 64
+    size: ImageSide = 64
     data_root: str = "data"
 
     def __post_init__(self) -> None:
-        check_fields(self, {"size": IMAGE_SIDE})
+        check_options(self)
 
     def run(self) -> int:
         """Prints the report; the exit status is 1 for a Mixer with faults."""

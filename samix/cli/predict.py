@@ -15,8 +15,8 @@ from tyro.conf import Positional
 from samix.cli.options import read
 from samix.data.decode import IMAGE_ENDINGS
 from samix.data.replacements import OnBadImage
-from samix.runtime.checks import COUNT, check_fields
 from samix.runtime.console import printable, say, tell
+from samix.runtime.typed_options import Count, check_options
 
 CSV_HEAD = b"file,class,probability"
 FEW = 100  # images without a progress bar
@@ -39,15 +39,15 @@ class Predict:
 
     source: Positional[str]
     images: Positional[tuple[str, ...]]
-    top: int = 1
+    top: Count = 1
     csv: str = ""
-    batch_size: int = 64
+    batch_size: Count = 64
     on_bad_image: OnBadImage = "stop"
     device: str = "auto"
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, {"top": COUNT, "batch_size": COUNT})
+        check_options(self)
 
 
 @dataclasses.dataclass(frozen=True)

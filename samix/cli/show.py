@@ -8,8 +8,8 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from samix.cli.options import read
-from samix.runtime.checks import IMAGE_SIDE_OR_0, SEED, SHARE, check_fields
 from samix.runtime.registry import allow_typed
+from samix.runtime.typed_options import ImageSideOr0, Seed, Share, check_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Show:
     source: Positional[str]
     images: Positional[tuple[Path, ...]] = ()
     out: Path = Path("mixed.png")
-    size: int = 0
-    lams: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-    seed: int = 0
+    size: ImageSideOr0 = 0
+    lams: tuple[Share, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    seed: Seed = 0
     data_root: str = "data"
 
     def __post_init__(self) -> None:
         if not self.lams:
             raise ValueError("lams must be one or more numbers")
-        check_fields(self, {"size": IMAGE_SIDE_OR_0, "lams": SHARE, "seed": SEED})
+        check_options(self)
 
 
 def show(arguments: list[str]) -> int:

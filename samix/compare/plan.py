@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from samix.compare.ablations import Variant
 from samix.compare.tasks import ScoredTask, task_of
 from samix.data import find_dataset
 from samix.recipes import Recipe
 from samix.recipes.build import MIXER
-from samix.runtime.checks import COUNT_OR_0, Range, check_fields
+from samix.runtime.checks import Range
 from samix.runtime.environment import check_device
+from samix.runtime.typed_options import CountOr0, check_options
 
 SLOW = ("automix", "samix", "adautomix", "score", "samix-c")  # mixups that take longest
 
@@ -40,10 +42,10 @@ class CompareOptions:
         quiet: no table while it runs.
     """
 
-    seeds: int = 3
+    seeds: Annotated[int, Range(1, 1000)] = 3
     out: str = ""
-    jobs: int = 0
-    last: int = 0
+    jobs: Annotated[int, Range(0, 1000)] = 0
+    last: CountOr0 = 0
     reuse: str = ""
     equal_time: bool = False
     read: bool = False
@@ -54,7 +56,7 @@ class CompareOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, {"seeds": Range(1, 1000), "jobs": Range(0, 1000), "last": COUNT_OR_0})
+        check_options(self)
         check_device(self.device)
 
 

@@ -38,6 +38,7 @@ from samix.mixups.base import (
     to_device,
 )
 from samix.mixups.boxes import span
+from samix.runtime.typed_options import Share
 
 Mode = Literal["batch", "elem", "pair"]
 
@@ -197,18 +198,16 @@ class MixUpOrCutMixAsTimm(Augmentation):
     mixup_alpha: float = field(default=1.0, kw_only=True)
     cutmix_alpha: float = field(default=0.0, kw_only=True)
     cutmix_minmax: tuple[float, ...] | None = field(default=None, kw_only=True)
-    switch_prob: float = field(default=0.5, kw_only=True)
+    switch_prob: Share = field(default=0.5, kw_only=True)
     mode: Mode = field(default="batch", kw_only=True)
     correct_lam: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.mode not in ("batch", "elem", "pair"):
+            raise ValueError(f"unknown mode {self.mode!r}; choose batch, elem or pair; half is for timm's own collate")
         super().__post_init__()
         check_alpha(self.mixup_alpha, "mixup_alpha")
         check_alpha(self.cutmix_alpha, "cutmix_alpha")
-        if not 0.0 <= self.switch_prob <= 1.0:
-            raise ValueError(f"switch_prob must be in [0, 1], got {self.switch_prob}")
-        if self.mode not in ("batch", "elem", "pair"):
-            raise ValueError(f"unknown mode {self.mode!r}; choose batch, elem or pair; half is for timm's own collate")
         if self.cutmix_minmax is not None:
             ends = self.cutmix_minmax
             if len(ends) != 2 or not 0.0 <= ends[0] < ends[1] <= 1.0:

@@ -7,7 +7,8 @@ from typing import TypeGuard
 
 from samix.data.views import ViewAugment, ViewKind
 from samix.recipes.recipe import Recipe, from_dict
-from samix.runtime.checks import Options, check_number
+from samix.runtime.checks import Options
+from samix.runtime.typed_options import CountOr0, Positive
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class ViewFields:
     min_scale: float | None = None
     strength: float = 1.0
     small_crops: int | None = None
-    knn: int = 200
-    knn_temperature: float = 0.1
+    knn: CountOr0 = 200
+    knn_temperature: Positive = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,6 @@ class PretrainRecipe(ViewFields, Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("knn", self.knn, 0, integer=True)
-        check_number("knn_temperature", self.knn_temperature, 0, open_low=True)
         if self.clean_weight:
             raise ValueError(
                 f"clean_weight is for learning with labels, got {self.clean_weight}; without them the method's clean "

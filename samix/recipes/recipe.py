@@ -6,22 +6,20 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
-from samix.runtime.checks import (
-    COUNT,
-    COUNT_OR_0,
-    IMAGE_SIDE,
-    POSITIVE,
-    SEED,
-    WORKERS,
-    Options,
-    Range,
-    Values,
-    check_choice,
-    check_fields,
-    check_number,
-    suggest,
+from samix.runtime.checks import Options, Values, check_number, suggest
+from samix.runtime.typed_options import (
+    Count,
+    CountOr0,
+    ImageSide,
+    Positive,
+    PositiveShare,
+    Seed,
+    ShareBelow1,
+    Weight,
+    Workers,
+    check_options,
 )
 
 LossName = Literal["ce", "bce", "softmax_bce", "decoupled", "decoupled_bce"]
@@ -44,11 +42,11 @@ class DataFields:
     """
 
     data: str = "digits"
-    limit: int = 0
-    size: int = 32
+    limit: CountOr0 = 0
+    size: ImageSide = 32
     augment: str = "auto"
     device_data: bool = False
-    workers: int = 4
+    workers: Workers = 4
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class NetworkFields:
     init: str = ""
     freeze: Literal["none", "norms", "backbone"] = "none"
     probe_head: bool = False
-    feature: int | None = None
+    feature: CountOr0 | None = None
     channels_last: bool = False
     compile: bool = False
 
@@ -101,14 +99,14 @@ class LossFields:
         ema_decay: decay of a running average of the network, which is then evaluated and exported; 0 keeps none.
     """
 
-    smoothing: float = 0.0
+    smoothing: ShareBelow1 = 0.0
     loss: LossName = "ce"
-    bce_threshold: float | None = None
-    decoupled_eta: float = 0.1
+    bce_threshold: ShareBelow1 | None = None
+    decoupled_eta: Weight = 0.1
     decoupled_mode: Literal["both", "less", "more"] = "both"
-    clean_weight: float = 0.0
-    clean_share: float = 0.0
-    ema_decay: float = 0.0
+    clean_weight: Weight = 0.0
+    clean_share: ShareBelow1 = 0.0
+    ema_decay: ShareBelow1 = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,27 +138,27 @@ class OptimiserFields:
         seed: seed of weights, data order, augmentation and mixing.
     """
 
-    epochs: int = 200
-    batch_size: int = 100
+    epochs: Count = 200
+    batch_size: Count = 100
     optimizer: str = "momentum"
-    lr: float = 0.1
-    lr_end: float = 0.0
-    layer_decay: float = 1.0
-    mixer_lr: float | None = None
-    mixer_lr_end: float | None = None
-    momentum: float = 0.9
-    mixer_momentum: float | None = None
-    weight_decay: float = 1e-4
+    lr: Positive = 0.1
+    lr_end: Weight = 0.0
+    layer_decay: PositiveShare = 1.0
+    mixer_lr: Weight | None = None
+    mixer_lr_end: Weight | None = None
+    momentum: ShareBelow1 = 0.9
+    mixer_momentum: ShareBelow1 | None = None
+    weight_decay: Weight = 1e-4
     decay_norms: bool = True
     warmup_epochs: float = 0.0
     schedule: Literal["epoch", "step"] = "epoch"
-    clip: float = 0.0
-    accumulate: int = 1
+    clip: Weight = 0.0
+    accumulate: Count = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
-    eval_every: int = 1
-    patience: int = 0
+    eval_every: Count = 1
+    patience: CountOr0 = 0
     class_balance: Literal["none", "weights", "sampling"] = "none"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -181,15 +179,8 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
     mixup_options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_fields(self, RANGES)
+        check_options(self)
         check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        check_choice("stem", self.stem, ("default", "small", "half"))
-        check_choice("decoupled_mode", self.decoupled_mode, ("both", "less", "more"))
-        check_choice("freeze", self.freeze, ("none", "norms", "backbone"))
-        check_choice("schedule", self.schedule, ("epoch", "step"))
-        check_choice("class_balance", self.class_balance, ("none", "weights", "sampling"))
-        check_choice("precision", self.precision, ("no", "bf16", "fp16"))
-        check_choice("loss", self.loss, get_args(LossName))
         if self.bce_threshold is not None and self.loss != "bce":
             raise ValueError(f"bce_threshold is an option of loss bce; set --loss bce, or leave it out ({self.loss})")
 
@@ -211,19 +202,6 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
         return dataclasses.asdict(self)
 
 
-BELOW_1 = Range(0, 1, open_high=True)
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(("epochs", "batch_size", "accumulate", "eval_every"), COUNT),
-    **dict.fromkeys(("limit", "patience", "feature"), COUNT_OR_0),
-    **dict.fromkeys(("weight_decay", "clip", "lr_end", "mixer_lr", "mixer_lr_end"), Range(0)),
-    **dict.fromkeys(("decoupled_eta", "clean_weight"), Range(0)),
-    **dict.fromkeys(("momentum", "mixer_momentum", "smoothing", "bce_threshold", "clean_share", "ema_decay"), BELOW_1),
-    "lr": POSITIVE,
-    "layer_decay": Range(0, 1, open_low=True),
-    "size": IMAGE_SIDE,
-    "workers": WORKERS,
-    "seed": SEED,
-}
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 

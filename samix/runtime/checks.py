@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Mapping
@@ -23,8 +22,6 @@ class Range(NamedTuple):
     open_high: bool = False
 
 
-Ranges = Mapping[str, Range]  # by option
-COUNT, COUNT_OR_0 = Range(1), Range(0)
 POSITIVE, SHARE = Range(0, open_low=True), Range(0, 1)
 IMAGE_SIDE, IMAGE_SIDE_OR_0 = Range(1, 8192), Range(0, 8192)  # pixels
 WORKERS = Range(0, 1024)
@@ -77,23 +74,6 @@ def check_number(
     right = "2^31)" if high == 2**31 - 1 else right
     kind = "a whole number " if integer else ""
     raise ValueError(f"{name} must be {kind}in {left}, {right}, got {value!r}")
-
-
-def check_fields(options: Any, ranges: Ranges) -> None:
-    """Refuses numbers of a dataclass outside their ranges, also those in tuples; None is an option that is not set.
-
-    Args:
-        options: a dataclass; fields without ``float`` in their type take whole numbers only.
-        ranges: bounds by field.
-
-    Raises:
-        ValueError: see :func:`check_number`.
-    """
-    types = {f.name: str(f.type) for f in dataclasses.fields(options)}
-    for name, bounds in ranges.items():
-        value = getattr(options, name)
-        for number in value if isinstance(value, tuple) else () if value is None else (value,):
-            check_number(name, number, **bounds._asdict(), integer="float" not in types[name])
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:

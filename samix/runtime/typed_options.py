@@ -9,7 +9,17 @@ from functools import cache
 from numbers import Number
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
-from samix.runtime.checks import POSITIVE, SHARE, Range, check_choice, check_number
+from samix.runtime.checks import (
+    IMAGE_SIDE,
+    IMAGE_SIDE_OR_0,
+    POSITIVE,
+    SEED,
+    SHARE,
+    WORKERS,
+    Range,
+    check_choice,
+    check_number,
+)
 from samix.runtime.docstrings import inherit_args
 
 Share = Annotated[float, SHARE]
@@ -19,6 +29,11 @@ Weight = Annotated[float, Range(0)]
 Positive = Annotated[float, POSITIVE]
 Count = Annotated[int, Range(1, 2**31 - 1)]
 CountOr0 = Annotated[int, Range(0, 2**31 - 1)]
+AtLeast2 = Annotated[int, Range(2, 2**31 - 1)]
+Seed = Annotated[int, SEED]
+ImageSide = Annotated[int, IMAGE_SIDE]  # pixels
+ImageSideOr0 = Annotated[int, IMAGE_SIDE_OR_0]
+Workers = Annotated[int, WORKERS]
 
 
 @dataclass(frozen=True)
@@ -36,17 +51,21 @@ class CheckedOptions:
 def check_options(options: object) -> None:
     """Checks each field of a dataclass by its type: numbers by a :class:`Range` in ``Annotated``, words by ``Literal``.
 
+    Of a tuple, such as ``lams: tuple[Share, ...]``, every number is checked.
+
     Raises:
         ValueError: a number out of range, or a value that is none of the choices; names the field.
     """
     for name, rule, integer, optional in _rules(type(options)):  # type: ignore[arg-type]  # a type is hashable
         value = getattr(options, name)
-        if isinstance(rule, Range):
-            if not (value is None and optional):
-                value = value.item() if isinstance(value, Number) and hasattr(value, "item") else value  # NumPy's
-                check_number(name, value, **rule._asdict(), integer=integer)
-        else:
+        if value is None and optional:
+            continue
+        if not isinstance(rule, Range):
             check_choice(name, value, (*rule, None) if optional else rule)
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            number = number.item() if isinstance(number, Number) and hasattr(number, "item") else number  # NumPy's
+            check_number(name, number, **rule._asdict(), integer=integer)
 
 
 @cache
@@ -57,14 +76,15 @@ def _rules(cls: type[object]) -> tuple[tuple[str, Range | tuple[object, ...], bo
 
 def _rules_of(cls: type[object]) -> Iterator[tuple[str, Range | tuple[object, ...], bool, bool]]:
     hints = get_type_hints(cls, include_extras=True)
-    for name in (f.name for f in fields(cls) if f.name in hints and not f.kw_only):  # type: ignore[arg-type]
+    for name in (f.name for f in fields(cls) if f.name in hints):  # type: ignore[arg-type]
         hint = hints[name]
         forms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         for form in forms:
+            form = get_args(form)[0] if get_origin(form) is tuple and get_args(form) else form
             if get_origin(form) is Literal:
                 yield name, get_args(form), False, type(None) in forms
             elif get_origin(form) is Annotated:
-                kind, *notes = get_args(form)
+                base, *notes = get_args(form)
                 for note in notes:
                     if isinstance(note, Range):
-                        yield name, note, kind is int, type(None) in forms
+                        yield name, note, base is int, type(None) in forms

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from samix.data.replacements import OnBadImage, check_on_bad_image
-from samix.runtime.checks import COUNT_OR_0, Range, check_choice, check_fields
+from samix.data.replacements import OnBadImage
+from samix.runtime.checks import Range, check_choice
+from samix.runtime.typed_options import CountOr0, Weight, check_options
 
 LOGS = ("tensorboard", "wandb", "trackio", "mlflow")
 
@@ -48,16 +50,14 @@ class RunOptions:
     tensorboard: bool = False
     pictures: bool = True
     quiet: bool = False
-    keep: int = 2
-    save_every: int = 0
-    save_minutes: float = 0.0
-    max_skips: int = 0
+    keep: Annotated[int, Range(1, 100)] = 2
+    save_every: CountOr0 = 0
+    save_minutes: Weight = 0.0
+    max_skips: CountOr0 = 0
     on_bad_image: OnBadImage = "stop"
 
     def __post_init__(self) -> None:
-        counts = {"keep": Range(1, 100), "save_every": COUNT_OR_0, "max_skips": COUNT_OR_0}
-        check_fields(self, {**counts, "save_minutes": Range(0)})
-        check_on_bad_image(self.on_bad_image)
+        check_options(self)
         for name in self.trackers:
             check_choice("log", name, LOGS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from samix.hub.checkpoints import load_method
 from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS, MIXER, is_mixup_name
-from samix.runtime.checks import IMAGE_SIDE, SEED, Range, check_fields
+from samix.runtime.checks import IMAGE_SIDE, Range
+from samix.runtime.typed_options import Seed, check_options
 from samix.train.options import short_name
 from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, guide_of, mixup_at, named_mixup, title_of, trained_at
 from samix.viz.playground_page import TRIES, Scale, Sheet, new_sheet, playground_page
@@ -44,12 +46,12 @@ class Playground:
     html: Path = Path("playground.html")
     also: tuple[str, ...] = ()
     mixups: tuple[str, ...] = ()
-    frames: int = 21
-    size: int = 224
-    seed: int = 0
+    frames: Annotated[int, Range(2, 101)] = 21
+    size: Annotated[int, Range(8, IMAGE_SIDE.high)] = 224
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, {"frames": Range(2, 101), "size": Range(8, IMAGE_SIDE.high), "seed": SEED})
+        check_options(self)
 
     def write(self) -> str:
         """Writes the page and says where it is, and what is not shown.
