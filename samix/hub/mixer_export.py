@@ -9,8 +9,8 @@ from pathlib import Path
 
 from samix.hub.checkpoints import load_method
 from samix.hub.onnx import ONNX, export_onnx
-from samix.methods.automix import AutoMix
 from samix.methods.base import Method
+from samix.methods.learned import LearnedMixup
 from samix.mixers import MASK_GENERATORS
 from samix.mixers.folder import CARD, CONFIG, WEIGHTS, MixerConfig, MixerWithEncoder
 from samix.mixers.pretrained import SHIPPED
@@ -25,7 +25,7 @@ from samix.train.checkpoint import load_checkpoint, newest_of
 def has_mixer(method: Method) -> bool:
     """Returns whether a method trains a Mixer that can be shared: a registered one, on a network that timm knows."""
     return (
-        isinstance(method, AutoMix)
+        isinstance(method, LearnedMixup)
         and MASK_GENERATORS.get(method.mixer.config.name) is type(method.mixer)
         and isinstance(method.model.backbone, TimmBackbone)
     )
@@ -37,7 +37,7 @@ def mixer_network(
     """Returns the Mixer of a method with its encoder, the averaged copy up to the feature stage; a copy of its own."""
     if not has_mixer(method):
         raise ValueError(f"{type(method).__name__} holds no Mixer to share: train AutoMix or SAMix on a timm network")
-    assert isinstance(method, AutoMix)
+    assert isinstance(method, LearnedMixup)
     backbone = method.model.backbone
     assert isinstance(backbone, TimmBackbone)
     count = len(list(backbone.model.feature_info))

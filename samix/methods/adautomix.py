@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import MixedBatch, TargetKind
-from samix.methods.automix import AutoMix, Draw, mask_report
-from samix.methods.base import Batch, detached, version_of
+from samix.methods.learned import Draw, LearnedMixup, mask_report
 from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device
@@ -65,7 +64,7 @@ ADAUTOMIX_PRESETS: dict[str, AdAutoMixOptions] = {
 }
 
 
-class AdAutoMix(AutoMix):
+class AdAutoMix(LearnedMixup[AdAutoMixOptions]):
     """Trains a network together with a generator of masks that also trains against it (Adversarial AutoMix).
 
     Args:
@@ -82,25 +81,15 @@ class AdAutoMix(AutoMix):
     presets = ADAUTOMIX_PRESETS
     loss_parts = ("clean", "linear", "mixed", "generation", "mask_std", "mask_error")
 
-    # The step ---------------------------------------------------------------------------------------------------------
-
-    def training_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step (arXiv:2312.11954, Algorithm 1).
-
-        Args:
-            batch: as for :class:`AutoMix`.
+    def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes both branches (arXiv:2312.11954, Algorithm 1).
 
         Returns:
             Loss, and its parts ``clean``, ``mixed``, for more than two images ``linear``, and ``generation`` (the
             cross-entropy of the generator's mix, whether it is to fall or to rise), with ``mask_std`` and
             ``mask_error``.
-
-        Raises:
-            ValueError: images or labels of the wrong type, shape or range.
         """
-        images, labels = self.checked(batch)
-        self.mixer_seen = version_of(self.mixer)
-        projected = self.mixer.project(self.feature_map(images))  # (B, P, h, w), shared by both branches
+        projected = self.project(images)
         clean = self.cross_entropy(images, labels)
         mixed, linear = self.classification_losses(images, labels, projected.detach())
         generation, loss, report = self.adversarial_losses(images, labels, projected)
@@ -108,7 +97,7 @@ class AdAutoMix(AutoMix):
         if linear is not None:
             rho, parts["linear"] = self.options.linear_weight, linear
             clean = (1.0 - rho) * clean + rho * linear
-        return clean + mixed + loss, detached(parts)
+        return clean + mixed + loss, parts
 
     def classification_losses(self, images: Tensor, labels: Tensor, projected: Tensor) -> tuple[Tensor, Tensor | None]:
         """Trains the network on generated mixes, and for more than two images on linear ones; no graph to the Mixer."""
@@ -148,20 +137,14 @@ class AdAutoMix(AutoMix):
                 sources = self.teacher_logits(images).float()[draw.index]  # (B, S, K): the clean batch, gathered
             cosine = F.cosine_similarity(logits.float().unsqueeze(1), sources, dim=2)  # (B, S)
             similar = (draw.lam * cosine).sum(1).mean()
-            beta = float(self.options.beta)
-            loss = -beta * generation + (1.0 - beta) * self.options.cos_sign * similar
+            o = self.options
+            loss = -o.beta * generation + (1.0 - o.beta) * o.cos_sign * similar
         return generation, loss, mask_report(masks, draw.lam)
-
-    @property
-    def trains_mixer(self) -> bool:
-        """Whether this step trains the generator: each one does."""
-        return True
 
     @property
     def adversarial(self) -> bool:
         """Whether this step trains the generator against the classifier: the first of every ``interval`` does."""
-        interval = int(self.options.interval)
-        return interval > 0 and self.step % interval == 0
+        return self.options.interval > 0 and self.step % self.options.interval == 0
 
     # Its parts --------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from samix.mixups.base import Pairing
 from samix.runtime.checks import Range, check_choice
@@ -37,6 +37,8 @@ class StepOptions(CheckedOptions):
         constant_masks: hold every mask at lam, while all else of the step stays, draw by draw: the control that says
             what learning the mask is worth.
     """
+
+    name: ClassVar[str]  # of the mask generator; its config, from which the options derive too, says it
 
     preset: str = "reference"
     alpha: Positive = 2.0

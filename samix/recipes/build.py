@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from samix.methods.adautomix import AdAutoMix
 from samix.methods.automix import AutoMix
 from samix.methods.averaged import Averaged
 from samix.methods.base import Method
+from samix.methods.learned import LearnedMixup
 from samix.methods.options import StepOptions
 from samix.methods.samix import SAMix
 from samix.methods.score import ScoreMix
@@ -31,7 +32,7 @@ from samix.runtime.checks import Options, Values, check_choice, suggest
 from samix.runtime.registry import MODULE_NAME, Registry
 
 T = TypeVar("T")
-METHODS: Registry[type[AutoMix]] = Registry(
+METHODS: Registry[type[LearnedMixup[Any]]] = Registry(
     "learned_mixups", {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix, "score": ScoreMix}
 )
 NAMES = (*MIXUPS, *METHODS)
@@ -48,7 +49,7 @@ def is_mixup_name(word: str) -> bool:
     return word in mixup_names() or word.startswith(MIXER) or MODULE_NAME.fullmatch(word) is not None
 
 
-def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
+def named_mixup(name: str) -> type[Augmentation] | type[LearnedMixup[Any]]:
     """The class of a mixup by name: of a mixup, or of the method that trains one; ``mixer:PATH`` is a frozen Mixer."""
     if name.startswith(MIXER):
         return Mixer
@@ -60,7 +61,7 @@ def named_mixup(name: str) -> type[Augmentation] | type[AutoMix]:
             f"package.module:Name{suggest(name, known)}"
         )
     cls: object = registry.resolve(name, trusted=False)
-    if not isinstance(cls, type) or not issubclass(cls, Augmentation | AutoMix):
+    if not isinstance(cls, type) or not issubclass(cls, Augmentation | LearnedMixup):
         raise ValueError(f"{name} must be a subclass of samix.Augmentation or samix.AutoMix, got {cls!r}")
     return cls
 

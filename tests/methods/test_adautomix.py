@@ -12,7 +12,7 @@ from runs import fit, run_differences, small_recipe
 from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 
 from samix.methods.adautomix import ADAUTOMIX_PRESETS, AdAutoMix, AdAutoMixOptions, mix_sources, normalised
-from samix.methods.automix import Draw
+from samix.methods.learned import Draw
 from samix.mixers.adversarial import AdversarialMixer
 from samix.train import Run
 

@@ -18,7 +18,8 @@ from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 from torch import nn
 
 import samix
-from samix.methods.automix import AutoMix, AutoMixOptions, Draw, mask_report
+from samix.methods.automix import AutoMix, AutoMixOptions
+from samix.methods.learned import Draw, mask_report
 from samix.methods.options import mask_schedule
 from samix.methods.samix import SAMix, SAMixOptions
 

@@ -14,7 +14,8 @@ import torch
 from process_groups import free_port, work_in_two
 from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS, fit, new_run, rows, small_recipe, vit_recipe
 
-from samix.methods.automix import AutoMix, Draw
+from samix.methods.automix import AutoMix
+from samix.methods.learned import Draw
 from samix.mixups.base import sample_lam
 from samix.train import Interrupted
 

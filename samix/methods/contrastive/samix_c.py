@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from samix.losses.cluster import weighted_cross_entropy
 from samix.losses.contrastive import exact, normalized
 from samix.losses.supervised import local_cross_entropy
-from samix.methods.automix import Draw
 from samix.methods.base import ParameterGroups
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, wrong_options
 from samix.methods.contrastive.samix_i import RELEASED, MixerBranch, PairSources, SAMixIMixup, SAMixIOptions
+from samix.methods.learned import Draw
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.networks.ema import ema_copy, update_ema

@@ -17,8 +17,8 @@ from torch import Tensor
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.losses.contrastive import local_bce, normalized
 from samix.losses.supervised import mask_loss
-from samix.methods.automix import Draw, mask_report
 from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, wrong_options
+from samix.methods.learned import Draw, mask_report
 from samix.methods.options import MaskSchedule, mask_schedule
 from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
 from samix.mixers.samix import SAMixer, SAMixerConfig

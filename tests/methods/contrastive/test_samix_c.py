@@ -11,11 +11,11 @@ from torch import nn
 
 from samix.batch import MixedBatch
 from samix.losses.contrastive import info_nce, local_bce, normalized
-from samix.methods.automix import Draw
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.pseudo_labels import PseudoLabelMixup, PseudoLabelOptions, grad_cam
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS, SAMixCMixup, SAMixCOptions
 from samix.methods.contrastive.samix_i import SAMixIOptions
+from samix.methods.learned import Draw
 from samix.mixers.samix import SAMixer
 from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import CutMix, mixup

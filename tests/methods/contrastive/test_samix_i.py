@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from view_networks import Colours, batch_of, grads, named_views, trunk
 
 from samix.losses.contrastive import normalized
-from samix.methods.automix import Draw
 from samix.methods.contrastive import mixup as contrastive_mixup
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup, SAMixIOptions
+from samix.methods.learned import Draw
 from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
 from samix.mixers.samix import SAMixer
 from samix.mixups.base import as_map

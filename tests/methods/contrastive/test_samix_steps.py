@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from view_networks import trunk
 
-from samix.methods.automix import Draw
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS, SAMixIMixup
+from samix.methods.learned import Draw
 from samix.mixers.base import MaskGenerator, MaskGeneratorConfig
 from samix.mixups.base import sample_lam
 
