@@ -264,6 +264,11 @@ class Augmentation:
         """The mixups that one is drawn from for each batch; this one alone, unless it is a choice of several."""
         return (self,)
 
+    @property
+    def parts(self) -> tuple[Augmentation, ...]:
+        """The mixups that this one is made of: what it is told they are told too, and their state is its state."""
+        return ()
+
     def with_generator(self, generator: torch.Generator) -> Augmentation:
         """Returns a copy of this mixup that draws from ``generator``."""
         return dataclasses.replace(self, generator=generator)
@@ -330,19 +335,28 @@ class Augmentation:
     def set_targets(self, targets: TargetKind) -> None:
         """Sets ``targets``, the kind of the labels."""
         self.targets = targets
+        for part in self.parts:
+            part.set_targets(targets)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Tells a mixup that looks at pixels how they were normalised, by channel."""
+        for part in self.parts:
+            part.set_normalization(mean, std)
 
     def reset(self) -> None:
         """Forgets earlier batches; called at the start of each epoch."""
+        for part in self.parts:
+            part.reset()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this mixup remembers of earlier batches, for a checkpoint; draws are not part of it."""
-        return {}
+        return {f"{i}.{name}": value for i, part in enumerate(self.parts) for name, value in part.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what :meth:`state_dict` gave."""
+        for i, part in enumerate(self.parts):
+            own = f"{i}."
+            part.load_state_dict({name[len(own) :]: v for name, v in state.items() if name.startswith(own)})
 
     def options(self) -> dict[str, object]:
         """The options as plain values, for a recipe file."""

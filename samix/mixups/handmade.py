@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, TargetKind, check_pair
+from samix.batch import Mixed, MixedBatch, check_pair
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map, blend, take_rows
 from samix.mixups.boxes import CutMix, ResizeMix, cutmix, resizemix
 from samix.mixups.fourier import FMix, fmix
@@ -153,16 +153,6 @@ class RandomChoice(Augmentation):
             raise ValueError(f"weights must be finite, at least 0, and not all 0, got {self.weights}")
         self.choices = tuple(dataclasses.replace(choice, generator=self.generator) for choice in choices)
 
-    @staticmethod
-    def deit(*, generator: torch.Generator | None = None) -> RandomChoice:
-        """MixUp 0.8 or CutMix 1, half and half: DeiT (Touvron et al. 2021, arXiv:2012.12877)."""
-        return RandomChoice([MixUp(alpha=0.8), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
-
-    @staticmethod
-    def rsb(*, generator: torch.Generator | None = None) -> RandomChoice:
-        """MixUp 0.1 or CutMix 1, half and half: "ResNet strikes back" (Wightman et al. 2021, arXiv:2110.00476)."""
-        return RandomChoice([MixUp(alpha=0.1), CutMix(alpha=1.0)], [0.5, 0.5], generator=generator)
-
     @property
     def requirements(self) -> Requirements:
         return Requirements.joined([choice.requirements for choice in self.choices])
@@ -170,6 +160,8 @@ class RandomChoice(Augmentation):
     @property
     def members(self) -> tuple[Augmentation, ...]:
         return self.choices
+
+    parts = members
 
     def with_generator(self, generator: torch.Generator) -> Augmentation:
         return RandomChoice(self.choices, self.weights, generator=generator)
@@ -197,27 +189,6 @@ class RandomChoice(Augmentation):
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
         made = [choice.attach(model, num_classes) for choice in self.choices]
         return nn.ModuleList([m for m in made if m is not None]) if any(m is not None for m in made) else None
-
-    def set_targets(self, targets: TargetKind) -> None:
-        self.targets = targets
-        for choice in self.choices:
-            choice.set_targets(targets)
-
-    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        for choice in self.choices:
-            choice.set_normalization(mean, std)
-
-    def reset(self) -> None:
-        for choice in self.choices:
-            choice.reset()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {f"{i}.{k}": v for i, choice in enumerate(self.choices) for k, v in choice.state_dict().items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for i, choice in enumerate(self.choices):
-            mark = f"{i}."
-            choice.load_state_dict({k[len(mark) :]: v for k, v in state.items() if k.startswith(mark)})
 
     def options(self) -> dict[str, object]:
         choices = [{"name": choice.name, **choice.options()} for choice in self.choices]

@@ -12,15 +12,15 @@ method, for a loop of your own:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels
-from samix.mixups.base import MIXUPS, Augmentation, Guides, Requirements
+from samix.batch import Mixed, MixedBatch, check_images, check_labels
+from samix.mixups.base import MIXUPS, Augmentation, Requirements
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.switching import SwitchingAugmentation
 
@@ -77,7 +77,7 @@ class Relabelling(SwitchingAugmentation):
         options = {name: getattr(self, name) for name in shared} | self.base_options()
         self.inner = base_mixup(self.base, options, self.generator, self.mixup)
         if self.targets is not None:
-            self.inner.set_targets(self.targets)
+            self.set_targets(self.targets)
         if self.mixup is not None:
             self.base = self.mixup.name
             for name in shared:
@@ -122,6 +122,10 @@ class Relabelling(SwitchingAugmentation):
     # All else is the wrapped mixup's ---------------------------------------------------------------------------------
 
     @property
+    def parts(self) -> tuple[Augmentation, ...]:
+        return (self.inner,)
+
+    @property
     def requirements(self) -> Requirements:
         return dataclasses.replace(self.inner.requirements, relabels=True, own_losses=())
 
@@ -130,15 +134,6 @@ class Relabelling(SwitchingAugmentation):
 
     def preview_guide(self, images: Tensor, labels: Tensor) -> Tensor | None:
         return self.inner.preview_guide(images, labels)
-
-    def draw_lam(self, batch_size: int) -> Tensor:
-        return self.inner.draw_lam(batch_size)
-
-    def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
-        return self.inner.draw_extras(shape)
-
-    def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        return self.inner.apply(x, partner, lam, guides, **extras)
 
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
@@ -164,22 +159,6 @@ class Relabelling(SwitchingAugmentation):
                 "set that loss to 0 (as cell_weight=0 of gridmix), or take another mixup"
             )
         return None
-
-    def set_targets(self, targets: TargetKind) -> None:
-        self.targets = targets
-        self.inner.set_targets(targets)
-
-    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.inner.set_normalization(mean, std)
-
-    def reset(self) -> None:
-        self.inner.reset()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.inner.load_state_dict(state)
 
 
 def with_lam(batch: MixedBatch, lam: Tensor, **changes: Any) -> MixedBatch:

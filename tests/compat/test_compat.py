@@ -16,6 +16,7 @@ from samix.batch import MixedBatch
 from samix.compat.loader import MixCollate, MixTransform, check_input_stage
 from samix.compat.timm import Mixup, TimmMixup
 from samix.mixups.base import Requirements
+from samix.mixups.choice import DeiTMix
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.handmade import RandomChoice
 
@@ -113,7 +114,7 @@ def test_disabled_it_smooths_and_does_not_mix():
 
 def test_any_mixup_of_images_gives_targets_that_sum_to_one():
     images, labels = data(5)
-    for mixup in (samix.FMix(), samix.ResizeMix(), samix.RandomChoice.deit(), samix.GridMix()):
+    for mixup in (samix.FMix(), samix.ResizeMix(), DeiTMix(), samix.GridMix()):
         x, target = TimmMixup(mixup, num_classes=K)(images, labels)
         assert x.shape == images.shape
         torch.testing.assert_close(target.sum(1), torch.ones(5))
@@ -193,7 +194,7 @@ def test_two_transforms_in_one_worker_draw_differently():
 
 
 def test_adapters_can_be_pickled_for_workers_that_are_spawned():
-    for adapter in (MixCollate(RandomChoice.deit(), K), MixTransform(samix.FMix(), K), Mixup(num_classes=K)):
+    for adapter in (MixCollate(DeiTMix(), K), MixTransform(samix.FMix(), K), Mixup(num_classes=K)):
         again = pickle.loads(pickle.dumps(adapter))
         mixup = again.mixup
         assert torch.equal(mixup.generator.get_state(), adapter.mixup.generator.get_state())
