@@ -19,7 +19,7 @@ from samix.methods.options import StepOptions
 from samix.mixers.adversarial import AdversarialMixer, AdversarialMixerConfig
 from samix.mixups.base import sample_lam, sample_partners, to_device
 from samix.runtime.checks import Range
-from samix.runtime.typed_options import Positive, Share
+from samix.runtime.typed_options import AtLeast2, CountOr0, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class AdAutoMixOptions(StepOptions, AdversarialMixerConfig):
 
     alpha: Positive = 1.0
     lam_margin: Annotated[float, Range(high=0.5)] = 0.03
-    samples: Annotated[int, Range(2)] = 3
+    samples: AtLeast2 = 3
     linear_weight: Share = 0.5
     beta: Share = 0.3
-    interval: Annotated[int, Range(0)] = 2
+    interval: CountOr0 = 2
     cos_sign: Literal[-1, 1] = 1
 
     def __post_init__(self) -> None:

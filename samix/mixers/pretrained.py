@@ -7,10 +7,10 @@ look alike, so that a Mixer trained once and frozen serves any network at nearly
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, pair_batch
 from samix.mixers.base import MaskGenerator, adjust_mask, margin_mask
 from samix.mixups.base import Augmentation, Guides, Requirements, as_lam, blend, take_rows
-from samix.runtime.checks import check_choice
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CountOr0, PositiveShare, Share, Weight
 
 if TYPE_CHECKING:
     from samix.mixers.folder import MixerWithEncoder
@@ -60,27 +61,15 @@ class Mixer(Augmentation):
 
     alpha: float = 2.0
     adjust: bool = True
-    lam_margin: float = 0.08
-    softness: float = 0.0
-    encode_size: int = 0
+    lam_margin: Annotated[float, Range(high=0.5)] = 0.08
+    softness: Share = 0.0
+    encode_size: CountOr0 = 0
     encode_precision: Literal["no", "bf16"] = "no"
-    share: float = 1.0
-    clean_weight: float = 0.0
+    share: PositiveShare = 1.0
+    clean_weight: Weight = 0.0
     network: nn.Module | None = field(default=None, kw_only=True, repr=False, compare=False)  # a MixerWithEncoder
     mean: tuple[float, ...] | None = field(default=None, kw_only=True)
     std: tuple[float, ...] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("encode_precision", self.encode_precision, ("no", "bf16"))
-        if not 0.0 < self.share <= 1.0:
-            raise ValueError(f"share must be in (0, 1], got {self.share}")
-        if not 0.0 <= self.softness <= 1.0:
-            raise ValueError(f"softness must be in [0, 1], got {self.softness}")
-        if self.encode_size < 0 or self.clean_weight < 0.0:
-            raise ValueError(
-                f"encode_size and clean_weight must be at least 0, got {self.encode_size} and {self.clean_weight}"
-            )
 
     @property
     def requirements(self) -> Requirements:
@@ -144,7 +133,7 @@ class Mixer(Augmentation):
         if next(network.parameters()).device != images.device:
             network.to(images.device)
         bf16 = self.encode_precision == "bf16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=True) if bf16 else _no_context():
+        with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
             pixels = images if torch.is_autocast_enabled(images.device.type) else images.float()
             return network.encode(self.renormalized(pixels), self.encode_size)
 
@@ -281,7 +270,3 @@ def start_from(mixer: MaskGenerator, source: str) -> None:
             f"{type(mixer).__name__} for {mixer.dim}; choose the feature stage and the options it was trained with"
         )
     mixer.load_state_dict(given)
-
-
-def _no_context() -> AbstractContextManager[None]:
-    return nullcontext()

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from samix.mixups.base import Augmentation, Pairing, check_alpha, new_generator
+from samix.mixups.base import Augmentation, Pairing, new_generator
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
+from samix.runtime.typed_options import Share, check_options
 
 
 @dataclass(init=False)
@@ -28,7 +29,7 @@ class MixUpOrCutMix(RandomChoice):
     weights: tuple[float, ...] = field(default=(), init=False, repr=False)
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
-    switch_prob: float = 0.5
+    switch_prob: Share = 0.5
 
     def __init__(
         self,
@@ -43,17 +44,15 @@ class MixUpOrCutMix(RandomChoice):
     ) -> None:
         self.mixup_alpha = type(self).mixup_alpha if mixup_alpha is None else mixup_alpha
         self.cutmix_alpha = type(self).cutmix_alpha if cutmix_alpha is None else cutmix_alpha
-        if not 0.0 <= switch_prob <= 1.0:
-            raise ValueError(f"switch_prob must be in [0, 1], got {switch_prob}")
-        check_alpha(self.mixup_alpha, "mixup_alpha")
-        check_alpha(self.cutmix_alpha, "cutmix_alpha")
+        self.switch_prob = switch_prob
+        check_options(self)
         own = new_generator() if generator is None else generator
         choices = [
             cls(alpha=alpha, prob=prob, per_sample=per_sample, pairing=pairing, generator=own)
             for cls, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha))
         ]
         super().__init__(choices, [1.0 - switch_prob, switch_prob], generator=own)
-        self.switch_prob, self.prob, self.per_sample, self.pairing = switch_prob, prob, per_sample, pairing
+        self.prob, self.per_sample, self.pairing = prob, per_sample, pairing
 
     def options(self) -> dict[str, object]:
         names = ("mixup_alpha", "cutmix_alpha", "switch_prob", "prob", "per_sample", "pairing")

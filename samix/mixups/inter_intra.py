@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samix.batch import Mixed, MixedBatch, pair_batch
-from samix.mixups.base import Augmentation, Guides, Requirements, check_alpha, sample_lam, take_rows
+from samix.mixups.base import Augmentation, Guides, Requirements, sample_lam, take_rows
 from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import mixup
 
@@ -54,10 +54,6 @@ class InterIntraMix(Augmentation):
     alpha: float = 2.0
     per_sample: bool = True
     intra_alpha: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.intra_alpha, "intra_alpha")
 
     def draw_extras(self, shape: torch.Size) -> dict[str, Tensor]:
         centre = torch.rand(shape[0], 2, generator=self.generator)

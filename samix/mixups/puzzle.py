@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,7 @@ from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, sol
 from samix.mixups.guided import GuidedAugmentation
 from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, move_blocks, plan_by_swaps, plan_exactly, transport_cost
-from samix.runtime.checks import Range
-from samix.runtime.typed_options import Count, CountOr0, Share, Weight
+from samix.runtime.typed_options import AtLeast2, Count, CountOr0, Share, Weight
 
 Saliency = Literal["gradient", "spectral"]
 MaskSolver = Literal["dual", "exact", "icm"]
@@ -213,7 +212,7 @@ class PuzzleMix(GuidedAugmentation):
     beta: Weight = 1.2
     gamma: Share = 0.5
     eta: Weight = 0.2
-    num_labels: Annotated[int, Range(2)] = 3
+    num_labels: AtLeast2 = 3
     neigh_size: Count = 4
     blocks: CountOr0 = 0
     solver: MaskSolver = "dual"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.base import Augmentation
 from samix.mixups.handmade import MixUp
 from samix.runtime.typed_options import Share
 
@@ -28,10 +28,6 @@ class SwitchingAugmentation(Augmentation):
 
     switch: Share = 0.0
     mixup_alpha: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.mixup_alpha, "mixup_alpha")
 
     def draw_switch(self) -> bool:
         """Whether this batch is left to :meth:`instead`."""

@@ -73,6 +73,8 @@ def check_number(
     right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
     right = "2^31)" if high == 2**31 - 1 else right
     kind = "a whole number " if integer else ""
+    if low is None and high is None:
+        raise ValueError(f"{name} must be a {'whole' if integer else 'finite'} number, got {value!r}")
     raise ValueError(f"{name} must be {kind}in {left}, {right}, got {value!r}")
 
 

@@ -6,8 +6,9 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
-from numbers import Number
-from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+from numbers import Integral, Number
+from os import PathLike
+from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from samix.runtime.checks import (
     IMAGE_SIDE,
@@ -48,43 +49,59 @@ class CheckedOptions:
         check_options(self)
 
 
-def check_options(options: object) -> None:
-    """Checks each field of a dataclass by its type: numbers by a :class:`Range` in ``Annotated``, words by ``Literal``.
+class Rule(NamedTuple):
+    """What a field may hold: a number in a range, one of some choices, or any value of a type; several, or None."""
 
-    Of a tuple, such as ``lams: tuple[Share, ...]``, every number is checked.
+    field: str
+    kind: type[object]
+    within: Range | tuple[object, ...] | None
+    several: bool
+    optional: bool
+
+
+def check_options(options: object) -> None:
+    """Checks each field of a dataclass by its type.
+
+    Numbers are finite and keep to a :class:`Range` in ``Annotated``, words are among those of a ``Literal``. Of a
+    tuple, such as ``lams: tuple[Share, ...]``, every value is checked.
 
     Raises:
-        ValueError: a number out of range, or a value that is none of the choices; names the field.
+        ValueError: a value of another type, out of range, or none of the choices; names the field.
     """
-    for name, rule, integer, optional in _rules(type(options)):  # type: ignore[arg-type]  # a type is hashable
-        value = getattr(options, name)
-        if value is None and optional:
-            continue
-        if not isinstance(rule, Range):
-            check_choice(name, value, (*rule, None) if optional else rule)
-            continue
-        for number in value if isinstance(value, tuple) else (value,):
-            number = number.item() if isinstance(number, Number) and hasattr(number, "item") else number  # NumPy's
-            check_number(name, number, **rule._asdict(), integer=integer)
+    for name, kind, within, several, optional in _rules(type(options)):  # type: ignore[arg-type]  # a type is hashable
+        given = getattr(options, name)
+        for value in given if several and isinstance(given, tuple | list) else (given,):
+            value = value.item() if isinstance(value, Number) and hasattr(value, "item") else value  # NumPy's
+            if value is None and optional:
+                continue
+            if isinstance(within, Range):
+                check_number(name, value, **within._asdict(), integer=kind is int)
+            elif within is not None:
+                check_choice(name, value, (*within, None) if optional else within)
+            elif not isinstance(value, (str, PathLike) if kind is str else Integral):
+                raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
 
 
 @cache
-def _rules(cls: type[object]) -> tuple[tuple[str, Range | tuple[object, ...], bool, bool], ...]:
-    """Of each field with a rule: name, range or choices, whether it is a whole number, whether it may be None."""
+def _rules(cls: type[object]) -> tuple[Rule, ...]:
+    """The rule of each field that has one."""
     return tuple(_rules_of(cls))
 
 
-def _rules_of(cls: type[object]) -> Iterator[tuple[str, Range | tuple[object, ...], bool, bool]]:
+def _rules_of(cls: type[object]) -> Iterator[Rule]:
     hints = get_type_hints(cls, include_extras=True)
     for name in (f.name for f in fields(cls) if f.name in hints):  # type: ignore[arg-type]
         hint = hints[name]
         forms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        for form in forms:
-            form = get_args(form)[0] if get_origin(form) is tuple and get_args(form) else form
-            if get_origin(form) is Literal:
-                yield name, get_args(form), False, type(None) in forms
-            elif get_origin(form) is Annotated:
-                base, *notes = get_args(form)
-                for note in notes:
-                    if isinstance(note, Range):
-                        yield name, note, base is int, type(None) in forms
+        known = [form for form in forms if form is not type(None)]
+        if len(known) > 1:  # whoever reads the field tells them apart
+            continue
+        several, optional = get_origin(known[0]) is tuple, len(forms) > 1
+        form = get_args(known[0])[0] if several else known[0]
+        if get_origin(form) is Literal:
+            yield Rule(name, object, get_args(form), several, optional)
+        elif get_origin(form) is Annotated and isinstance(get_args(form)[1], Range):
+            base, bounds = get_args(form)[:2]
+            yield Rule(name, base, bounds, several, optional)
+        elif form in (int, float, bool, str):
+            yield Rule(name, form, Range() if form in (int, float) else None, several, optional)

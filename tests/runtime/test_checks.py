@@ -10,7 +10,7 @@ def test_a_number_inside_its_range_passes(value: float) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None, "1", True])
 def test_what_is_not_a_finite_number_is_refused_even_without_bounds(value: object) -> None:
-    with pytest.raises(ValueError, match=r"x must be in \(-inf, inf\), got"):
+    with pytest.raises(ValueError, match=r"x must be a finite number, got"):
         check_number("x", value)
 
 

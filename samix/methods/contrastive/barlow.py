@@ -6,7 +6,6 @@ It takes no mixup: its loss compares columns, and no source says what the column
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor, nn
 
@@ -16,8 +15,7 @@ from samix.methods.contrastive.mixup import Views, check_views
 from samix.networks.encoder import Encoder
 from samix.networks.heads import normed_mlp
 from samix.runtime import distributed
-from samix.runtime.checks import Range
-from samix.runtime.typed_options import CheckedOptions, Positive
+from samix.runtime.typed_options import AtLeast2, CheckedOptions, Positive
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class BarlowTwinsOptions(CheckedOptions):
     """
 
     preset: str = "imagenet"
-    dim: Annotated[int, Range(2)] = 8192
+    dim: AtLeast2 = 8192
     redundancy: Positive = 0.0051
     scale: Positive = 1.0
 

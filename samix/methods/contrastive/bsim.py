@@ -8,7 +8,7 @@ from torch import Tensor
 
 from samix.methods.contrastive.mixup import mix_views
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions
-from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.base import Augmentation
 from samix.mixups.boxes import CutMix
 from samix.runtime.typed_options import Weight
 
@@ -29,10 +29,6 @@ class BSIMOptions(QueueMixOptions):
     preset: str = "bsim"
     alpha: float = 1.0
     clean_weight: Weight = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.alpha)
 
     def build_mixup(self) -> Augmentation:
         return CutMix(alpha=self.alpha)

@@ -22,7 +22,7 @@ from samix.mixups.base import to_device
 from samix.networks.inference import evaluating
 from samix.runtime import distributed
 from samix.runtime.checks import Range
-from samix.runtime.typed_options import CheckedOptions, Count, CountOr0, Share, Weight
+from samix.runtime.typed_options import AtLeast2, CheckedOptions, Count, CountOr0, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ClusterOptions(CheckedOptions):
         cluster_seed: of k-means and of ties that are broken at random.
     """
 
-    clusters: Annotated[int, Range(2, 2**31 - 1)] = 200
+    clusters: AtLeast2 = 200
     bank_momentum: Share = 1.0
     min_cluster: Count | None = None
     centroid_every: CountOr0 = 0

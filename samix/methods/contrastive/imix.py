@@ -11,7 +11,7 @@ from torch import Tensor
 from samix.losses.contrastive import in_batch_info_nce
 from samix.methods.contrastive.mixup import mix_views
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions
-from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.base import Augmentation
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp
 from samix.mixups.hidden import ManifoldMix
@@ -60,10 +60,6 @@ class IMixOptions(QueueMixOptions):
     alpha: float = 1.0
     layers: str = ""
     clean_weight: Weight = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.alpha)
 
     def build_mixup(self) -> Augmentation:
         if self.image_mix == "manifoldmix":

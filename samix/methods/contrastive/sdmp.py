@@ -17,7 +17,7 @@ from samix.methods.contrastive.base import spread
 from samix.methods.contrastive.mixup import AugmentationMixup, Views, check_views
 from samix.methods.contrastive.moco_v3 import MoCoV3, MoCoV3Options
 from samix.methods.contrastive.queue_mix import check_even
-from samix.mixups.base import Augmentation, check_alpha, sample_lam, to_device
+from samix.mixups.base import Augmentation, sample_lam, to_device
 from samix.mixups.boxes import CutMix, ResizeMix
 from samix.mixups.handmade import MixUp, RandomChoice
 from samix.runtime import distributed
@@ -44,10 +44,6 @@ class SDMPOptions(MoCoV3Options):
     image_mix: ImageMix = "random"
     alpha: float = 1.0
     margin: Annotated[float, Range(0, 0.5)] = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.alpha)
 
 
 SDMP_PRESETS: dict[str, SDMPOptions] = {

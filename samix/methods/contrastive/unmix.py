@@ -9,7 +9,7 @@ from torch import Tensor
 
 from samix.losses.contrastive import normalized
 from samix.methods.contrastive.queue_mix import QueueMix, QueueMixOptions, check_even
-from samix.mixups.base import Augmentation, check_alpha
+from samix.mixups.base import Augmentation
 from samix.mixups.boxes import CutMix
 from samix.mixups.handmade import MixUp, RandomChoice
 from samix.runtime.typed_options import Share
@@ -31,10 +31,6 @@ class UnMixOptions(QueueMixOptions):
     preset: str = "imagenet"
     alpha: float = 1.0
     global_share: Share = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_alpha(self.alpha)
 
     def build_mixup(self) -> Augmentation:
         choices = [MixUp(alpha=self.alpha), CutMix(alpha=self.alpha)]
