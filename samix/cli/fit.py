@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
@@ -14,8 +14,8 @@ from typing import get_type_hints
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from samix.cli.recipe_options import with_weights
-from samix.cli.run import build_run
+from samix.cli.recipe_options import Choice, with_weights
+from samix.compare.run import build_run, default_callbacks
 from samix.data import ImageData, load_labelled_folder, wrap_dataset
 from samix.hub.network_config import CUSTOM
 from samix.mixups import MIXUPS
@@ -27,28 +27,9 @@ from samix.recipes.recipe import SMALL_STEMS, AnyRecipe, Recipe
 from samix.recipes.task import Task
 from samix.runtime.checks import Options, Values, suggest
 from samix.runtime.console import say
-from samix.runtime.registry import allow_typed
 from samix.train import Callback, RunOptions
 
 SMALL = 64  # pixels; images of at most this side are trained at their own size
-
-
-def _typed_options(options: Options, recipe: type[Recipe]) -> Values:
-    """Returns the options, each of its field's type; numbers of other libraries and paths are converted.
-
-    Raises:
-        ValueError: another type; the message names the option.
-    """
-    hints = {**get_type_hints(recipe), **get_type_hints(RunOptions)}
-    return {name: typed(name, hints[name], _plain(value)) for name, value in options.items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, PathLike):
-        return str(value)
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value)
 
 
 AFTER_MODEL = ("model_args", "feature", "stem")  # fields that a named network resets, unless they are given too
@@ -126,9 +107,9 @@ def fit(
         >>> result.summary["top1"] >= 0, len(result.history)
         (True, 1)
     """
-    return _fit(
-        TRAINING, model, mixup, train, val, recipe, {"mixup": preset}, mixup_options, class_names, callbacks, options
-    )
+    objects = _Objects(model, mixup, train, val, tuple(callbacks), class_names)
+    options["mixup_options"] = mixup_options or {}
+    return _fit(TRAINING, objects, {"recipe": recipe, "mixup_preset": preset}, options)
 
 
 def pretrain(
@@ -173,57 +154,134 @@ def pretrain(
         >>> result.model.num_classes  # an encoder, without a classifier
         0
     """
-    given = {**options, "method": method, "method_options": dict(method_options or {})}
-    return _fit(
-        PRETRAINING, model, mixup, train, val, recipe, {"method": preset}, mixup_options, None, callbacks, given
-    )
+    objects = _Objects(model, mixup, train, val, tuple(callbacks))
+    options |= {"method_options": method_options or {}, "mixup_options": mixup_options or {}}
+    names = {"recipe": recipe, "method": method, "method_preset": preset}
+    return _fit(PRETRAINING, objects, names, options)
 
 
-def _fit(
-    task: Task[AnyRecipe],
-    model: str | nn.Module | None,
-    mixup: str | Augmentation,
-    train: object,
-    val: object,
-    recipe: str,
-    presets: Mapping[str, str],
-    mixup_options: Options | None,
-    class_names: Sequence[str] | None,
-    callbacks: Iterable[Callback],
-    options: Options,
-) -> FitResult:
-    fields = {f.name for f in dataclasses.fields(task.recipe)} - {"mixup", "mixup_options", "model", "name"}
+@dataclass(frozen=True)
+class _Objects:
+    """Names, and the objects that may stand in their place; arguments as of :func:`fit`."""
+
+    model: str | nn.Module | None
+    mixup: str | Augmentation
+    train: object
+    val: object
+    callbacks: tuple[Callback, ...]
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.model is None or isinstance(self.model, str | nn.Module)):
+            raise TypeError(
+                f"model must be the name of a timm network or an nn.Module, got {type(self.model).__name__}"
+            )
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be objects derived from samix.train.Callback, got {callback!r}")
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The user's own network; None where it has a name."""
+        return self.model if isinstance(self.model, nn.Module) else None
+
+    def named_mixup(self) -> tuple[str, Options]:
+        """Returns the name of the mixup, and its options where it is an object."""
+        mixup = self.mixup
+        if isinstance(mixup, str):
+            return mixup, {}
+        if not isinstance(mixup, Augmentation):
+            raise TypeError(
+                "mixup must be the name of a mixup, such as 'samix', or a mixup, such as samix.CutMix(alpha=1.0), got "
+                f"{mixup if isinstance(mixup, type) else type(mixup)}"
+            )
+        cls = type(mixup)
+        if cls.name in MIXUPS and MIXUPS[cls.name] is cls:
+            return cls.name, mixup.options()
+        if getattr(sys.modules[cls.__module__], cls.__qualname__, None) is not cls:
+            raise ValueError(
+                f"{cls.__qualname__} is defined inside a function or class, so a checkpoint cannot name it; define it "
+                "at the top level of its module"
+            )
+        return f"{cls.__module__}:{cls.__qualname__}", mixup.options()
+
+    def data(self) -> ImageData | None:
+        """Returns the data set where it is given as objects, or as two folders; None where it has a name."""
+        train, val = self.train, self.val
+        if isinstance(train, ImageData):
+            return train
+        if train is None or (isinstance(train, str | Path) and val is None):
+            if val is not None:
+                raise TypeError("val is given without train; give both or neither")
+            return None
+        if isinstance(train, str | Path):
+            if not isinstance(val, str | Path):
+                raise TypeError("train is a folder and val is not; give both as folders, or both as datasets")
+            if not Path(train).is_dir():
+                raise FileNotFoundError(f"no such folder: {train}; with val, train is a folder of class folders")
+            names = tuple(sorted(p.name for p in Path(train).iterdir() if p.is_dir() and not p.name.startswith(".")))
+            held_out = load_labelled_folder(val, names).val
+            return ImageData("folder", load_labelled_folder(train, names).val, held_out, names)
+        if isinstance(val, str | Path):
+            raise TypeError("val is a folder and train is not; give both as folders, or both as datasets")
+        return wrap_dataset(train, val, class_names=self.class_names)
+
+    def fields(self, data: ImageData, started: bool) -> Values:
+        """Returns the fields of the recipe that follow: the loader's batch size, the size and stem of small images.
+
+        Args:
+            data: made of the objects.
+            started: whether the network starts from weights, whose recipe then decides the size.
+        """
+        fields: Values = {"data": data.name, "workers": 0}
+        image = data.train.image(0)
+        side = max(image.shape[1:]) if isinstance(image, Tensor) else max(image.size)
+        if side <= SMALL and not started:
+            fields["size"] = side
+            if self.model is None or (isinstance(self.model, str) and self.model.startswith(SMALL_STEMS)):
+                fields["stem"] = "small"
+        if self.network is not None and not hasattr(self.network, "get_classifier"):
+            fields["probe_head"] = False  # of timm's networks only
+        if isinstance(self.train, DataLoader) and self.train.batch_size:
+            fields["batch_size"] = self.train.batch_size
+        return fields
+
+
+def _fit(task: Task[AnyRecipe], objects: _Objects, names: Options, options: Options) -> FitResult:
+    """Trains by the fields of :class:`Choice` in ``names``, and the fields of recipe and run in ``options``."""
     run_fields = {f.name for f in dataclasses.fields(RunOptions)}
+    known = run_fields | {f.name for f in dataclasses.fields(task.recipe)} - {"mixup", "model", "name"}
     for name in options:
-        if name not in fields | run_fields:
-            raise TypeError(f"no option {name!r}{suggest(name, fields | run_fields)}; samix train --help-all lists all")
-    if not (model is None or isinstance(model, str | nn.Module)):
-        raise TypeError(f"model must be the name of a timm network or an nn.Module, got {type(model).__name__}")
-    options = _typed_options(options, task.recipe)
-    run_options = RunOptions(**{name: value for name, value in options.items() if name in run_fields})
-    callbacks = tuple(callbacks)
-    _check_objects(model, callbacks)
-    mixup_name, own = _named(mixup)
-    values = {name: value for name, value in options.items() if name in fields}
-    values["mixup_options"] = {**own, **(mixup_options or {})}
-    data = _data(train, val, class_names)
-    started = bool(values.get("init") or values.get("pretrained"))
-    names = {"recipe": recipe, "mixup": mixup_name, "method": str(values.get("method", ""))}
-    names["model"] = CUSTOM if isinstance(model, nn.Module) else model or ""
+        if name not in known:
+            raise TypeError(f"no option {name!r}{suggest(name, known)}; samix train --help-all lists all")
+    hints = {**get_type_hints(task.recipe), **get_type_hints(RunOptions)}
+    values: Values = {name: typed(name, hints[name], _plain(value)) for name, value in options.items()}
+    run_options = RunOptions(**{name: values.pop(name) for name in run_fields & values.keys()})
+    mixup, own = objects.named_mixup()
+    values["mixup_options"] = {**own, **values["mixup_options"]}
+    weights = {"init": values.pop("init", ""), "pretrained": values.pop("pretrained", False)}
+    names = {**names, **weights, "mixup": mixup, "model": objects.model if objects.network is None else CUSTOM}
+    data = objects.data()
     if data is not None:
+        started = any(weights.values())
         usual = task.usual("folder")
-        names["recipe"] = recipe or ("finetune" if started and usual == "images" else usual)
-        values = {**_of_objects(data, model, train, started), "data": data.name, "workers": 0, **values}
-    elif train is not None:
-        names["data"] = str(train)
-    allow_typed(recipe, mixup_name, names["method"], ":".join(names.get("data", "").split(":")[:2]))
-    names = {name: word for name, word in names.items() if word}
-    others = {k: v for k, v in values.items() if k not in (*AFTER_MODEL, "init", "pretrained")}
-    made = with_weights(task, names, others, presets, values.get("init"), values.get("pretrained", False))
-    changes = {k: v for k, v in values.items() if k in AFTER_MODEL}
+        names["recipe"] = names["recipe"] or ("finetune" if started and usual == "images" else usual)
+        values = {**objects.fields(data, started), **values}
+    elif objects.train is not None:
+        names["data"] = str(objects.train)
+    changes = {name: values.pop(name) for name in AFTER_MODEL if name in values}
+    made = with_weights(task, Choice(**{name: value for name, value in names.items() if value}), values)
     changes["mixup_options"] = task.groups["mixup"].differing(made.mixup, made.mixup_options)
-    made = dataclasses.replace(made, **changes)
-    return run_recipe(made, run_options, callbacks, data, model if isinstance(model, nn.Module) else None)
+    return run_recipe(dataclasses.replace(made, **changes), run_options, objects.callbacks, data, objects.network)
+
+
+def _plain(value: object) -> object:
+    """Converts numbers of other libraries, and paths."""
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def run_recipe(
@@ -234,7 +292,7 @@ def run_recipe(
     network: nn.Module | None = None,
 ) -> FitResult:
     """Trains a recipe, and prints a line about the run before and after, unless it is quiet."""
-    run = build_run(recipe, options, callbacks, data, network)
+    run = build_run(recipe, options, [*default_callbacks(options), *callbacks], data, network)
     first = run.accelerator.is_main_process
     if first and not options.quiet:
         say(run.describe())
@@ -245,80 +303,3 @@ def run_recipe(
         if not options.quiet:
             say(f"next: {run.next_command()}")
     return FitResult(run.method.export().cpu().eval(), list(run.rows), summary, run.folder)
-
-
-def _check_objects(model: object, callbacks: Iterable[object]) -> None:
-    """Raises TypeError for a network or a callback of another kind."""
-    if model is not None and not isinstance(model, str | nn.Module):
-        raise TypeError(f"model must be the name of a timm network or a torch.nn.Module, got {type(model)}")
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks must be objects derived from samix.train.Callback, got {callback!r}")
-
-
-def _named(mixup: str | Augmentation) -> tuple[str, Options]:
-    """Returns the name of a mixup, and its options where it is an object."""
-    if isinstance(mixup, str):
-        return mixup, {}
-    if not isinstance(mixup, Augmentation):
-        raise TypeError(
-            "mixup must be the name of a mixup, such as 'samix', or a mixup, such as samix.CutMix(alpha=1.0), got "
-            f"{mixup if isinstance(mixup, type) else type(mixup)}"
-        )
-    cls = type(mixup)
-    if cls.name in MIXUPS and MIXUPS[cls.name] is cls:
-        return cls.name, mixup.options()
-    if getattr(sys.modules[cls.__module__], cls.__qualname__, None) is not cls:
-        raise ValueError(
-            f"{cls.__qualname__} is defined inside a function or class, so a checkpoint cannot name it; define it at "
-            "the top level of its module"
-        )
-    return f"{cls.__module__}:{cls.__qualname__}", mixup.options()
-
-
-def _data(train: object, val: object, class_names: Sequence[str] | None) -> ImageData | None:
-    """Returns the data set where it is given as objects, or as two folders; None where it has a name."""
-    if isinstance(train, ImageData):
-        return train
-    if train is None or (isinstance(train, str | Path) and val is None):
-        if val is not None:
-            raise TypeError("val is given without train; give both or neither")
-        return None
-    if isinstance(train, str | Path):
-        if not isinstance(val, str | Path):
-            raise TypeError("train is a folder and val is not; give both as folders, or both as datasets")
-        if not Path(train).is_dir():
-            raise FileNotFoundError(f"no such folder: {train}; with val, train is a folder of class folders")
-        names = tuple(sorted(p.name for p in Path(train).iterdir() if p.is_dir() and not p.name.startswith(".")))
-        held_out = load_labelled_folder(val, names).val
-        return ImageData("folder", load_labelled_folder(train, names).val, held_out, names)
-    if isinstance(val, str | Path):
-        raise TypeError("val is a folder and train is not; give both as folders, or both as datasets")
-    return wrap_dataset(train, val, class_names=class_names)
-
-
-def _of_objects(data: ImageData, model: str | nn.Module | None, train: object, started: bool) -> Values:
-    """The fields that follow from objects: the loader's batch size, the size of small images.
-
-    Args:
-        data: made of the objects.
-        model: as the user gave it.
-        train: as the user gave it.
-        started: whether the network starts from weights, whose recipe then decides the size.
-    """
-    fields: Values = {} if started else _small(data, model)
-    if isinstance(model, nn.Module) and not hasattr(model, "get_classifier"):
-        fields["probe_head"] = False  # of timm's networks only
-    if isinstance(train, DataLoader) and train.batch_size:
-        fields["batch_size"] = train.batch_size
-    return fields
-
-
-def _small(data: ImageData, model: str | nn.Module | None) -> Values:
-    """Returns the size of small images, and the stem that goes with them; nothing for others."""
-    image = data.train.image(0)
-    side = max(image.shape[1:]) if isinstance(image, Tensor) else max(image.size)
-    if side > SMALL:
-        return {}
-    resnet = model is None or (isinstance(model, str) and model.startswith(SMALL_STEMS))
-    return {"size": side, **({"stem": "small"} if resnet else {})}

@@ -188,7 +188,7 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     if not choice.resume:
         options = dataclasses.replace(options, resume=choice.resume is not None)
         values = read_config(choice.config or "", task.recipe)
-        return with_weights(task, choice.named, values, choice.presets, choice.init, choice.pretrained), options
+        return with_weights(task, choice, values), options
     folder = Path(choice.resume[0])
     if folder.suffix == ".pt":
         folder = folder.parent
@@ -205,32 +205,25 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)
 
 
-def with_weights(
-    task: Task[AnyRecipe],
-    named: Mapping[str, str],
-    values: Options,
-    presets: Mapping[str, str],
-    init: str | None,
-    pretrained: bool,
-) -> AnyRecipe:
-    """Returns the recipe of these names, see :meth:`Task.resolve`, and of the weights to start from.
+def with_weights(task: Task[AnyRecipe], choice: Choice, values: Options) -> AnyRecipe:
+    """Returns the recipe of the user's choice, see :meth:`Task.resolve`, with the fields of a file.
 
     The network is that of the weights unless it is named, and the recipe of the user's own images is ``finetune``.
     """
-    names, start = dict(named), Values()
-    if init:
-        start["init"] = init
-        config = read_source(init).config
+    names, start, presets = choice.named, Values(), choice.presets
+    if choice.init:
+        start["init"] = choice.init
+        config = read_source(choice.init).config
         if config is not None and config.architecture != CUSTOM and "model" not in {**values, **names}:
             names["model"] = config.architecture
             start |= {"model_args": json.dumps(config.model_args), "stem": config.stem}
-    if pretrained:
+    if choice.pretrained:
         start |= {"pretrained": True, "init": ""}
     named_recipe = "recipe" in names or "name" in values
     if start and not named_recipe and task.usual(names.get("data") or values.get("data", "")) == "images":
         names["recipe"] = "finetune"
     recipe = task.resolve(names, values, presets)
-    if recipe.init and not start and "init" not in values and "model" in named:
+    if recipe.init and not start and "init" not in values and choice.model:
         own = task.resolve({k: v for k, v in names.items() if k != "model"}, values, presets).model
         if own != recipe.model:
             raise UsageError(
