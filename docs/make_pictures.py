@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samix.mixups import MIXUPS
-from samix.viz.show import show_mixup
+from samix.viz.show import Show
 
 PAIRS = (
     ("goldfish", "zebra"),
@@ -37,7 +37,7 @@ def paint(source: str, photos: list[Path], out: Path) -> None:
     """Writes the picture of a mixup."""
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.png"
-        told = show_mixup(source, photos, full, SIZE, LAMS, 0, "data", options=OPTIONS.get(source), dpi=88)
+        told = Show(source, tuple(photos), full, SIZE, LAMS).write(options=OPTIONS.get(source), dpi=88)
         with Image.open(full) as picture:
             data = reduced(picture.convert("RGB"))
     out.write_bytes(data)

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
 from samix.runtime.atomic_files import write_text, write_whole
-from samix.runtime.typed_options import AtLeast2, CountOr0, Seed, check_options
+from samix.runtime.typed_options import AtLeast2, CheckedOptions, CountOr0, Seed
 from samix.viz.figures import save_png
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(CheckedOptions):
     """An analysis: a subclass declares ``name``, its options as fields, and :meth:`analyse`.
 
     Args:
@@ -66,9 +66,6 @@ class Analysis:
     seed: Seed = 0
     device: str = "auto"
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def run(self) -> str:
         """Runs the analysis and returns the line to print.
 
@@ -79,9 +76,7 @@ class Analysis:
         path = Path(self.out or f"analysis-{self.name}.png")
         if path.suffix != ".png":
             raise ValueError(f"--out must end in .png, got {path}")
-        subject = load_subject(
-            self.source, self.data, self.data_root, self.images, self.batch_size, self.seed, self.device
-        )
+        subject = load_subject(self)
         path.parent.mkdir(parents=True, exist_ok=True)
         findings = self.analyse(subject)
         write_whole(path, lambda place: save_png(findings.figure, place))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tyro.conf import Positional
 
 from samix.data import load_images, normalize
 from samix.hub.mixer_export import describe
 from samix.mixers.folder import MixerWithEncoder
 from samix.mixers.pretrained import SHIPPED, Mixer
+from samix.runtime.typed_options import CheckedOptions, ImageSide
 from samix.viz.mixes import mask_statistics
 from samix.viz.show import held_out
 
@@ -47,46 +49,48 @@ def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: S
 
 
 @dataclass(frozen=True)
-class MixerReport:
-    """What ``samix mixer check`` found."""
-
-    text: str  # what to print
-    faults: tuple[str, ...]  # what is wrong with the masks; empty for a Mixer that does its work
-
-
-def check_shared(source: str, files: Sequence[Path], size: int, data_root: str) -> MixerReport:
-    """Reads a Mixer and measures its masks.
+class MixerCheck(CheckedOptions):
+    """Reads a Mixer and measures its masks over lambda.
 
     Args:
-        source: a Mixer, see :meth:`samix.Mixer.from_pretrained`.
-        files: images, at least two; empty takes digits.
-        size: side in pixels.
-        data_root: where torchvision's data sets lie.
-
-    Raises:
-        FileNotFoundError, ValueError: not a Mixer, or one image only.
+        path: path or hub id of the Mixer.
+        images: image files to mix; empty takes digits.
+        size: side of the images in pixels.
+        data_root: folder of torchvision's data sets.
     """
-    if len(files) == 1:
-        raise ValueError("samix mixer check needs at least two images to mix, got one")
-    network = MixerWithEncoder.read(SHIPPED.get(source, source))
-    mean: Any = network.config.mean
-    std: Any = network.config.std
-    if files:
-        images = normalize(load_images(files, size), mean, std)
-    else:
-        images, _, _, mean, std = held_out(None, size, data_root)
-    measured = check_mixer(source, images, mean, std)
-    faults = faults_of(measured)
-    verdict = "verdict: masks have shapes and follow lambda" if not faults else "verdict: " + "; ".join(faults)
-    return MixerReport(
-        f"{describe(network)}\nspread within a mask {measured['std']:.3f}, correlation of its mean with lambda "
-        f"{measured['correlation']:.3f}, |mean - lambda| {measured['error']:.3f}, "
-        f"{measured['adjusted_error']:.4f} when adjusted\n{verdict}",
-        faults,
-    )
+
+    path: Positional[str]
+    images: Positional[tuple[Path, ...]] = ()
+    size: ImageSide = 64
+    data_root: str = "data"
+
+    def run(self) -> tuple[str, int]:
+        """Returns the report, and the exit status: 1 for a Mixer with faults.
+
+        Raises:
+            FileNotFoundError, ValueError: not a Mixer, or one image only.
+        """
+        if len(self.images) == 1:
+            raise ValueError("samix mixer check needs at least two images to mix, got one")
+        network = MixerWithEncoder.read(SHIPPED.get(self.path, self.path))
+        mean: Any = network.config.mean
+        std: Any = network.config.std
+        if self.images:
+            images = normalize(load_images(self.images, self.size), mean, std)
+        else:
+            images, _, _, mean, std = held_out(None, self.size, self.data_root)
+        measured = check_mixer(self.path, images, mean, std)
+        faults = faults_of(measured)
+        text = (
+            f"{describe(network)}\nspread within a mask {measured['std']:.3f}, correlation of its mean with lambda "
+            f"{measured['correlation']:.3f}, |mean - lambda| {measured['error']:.3f}, "
+            f"{measured['adjusted_error']:.4f} when adjusted\n"
+            f"verdict: {'; '.join(faults) or 'masks have shapes and follow lambda'}"
+        )
+        return text, 1 if faults else 0
 
 
-def faults_of(measured: dict[str, float]) -> tuple[str, ...]:
+def faults_of(measured: dict[str, float]) -> list[str]:
     """Lists the faults that the figures of :func:`check_mixer` show."""
     faults = []
     if measured["std"] < LEAST_SPREAD:
@@ -95,4 +99,4 @@ def faults_of(measured: dict[str, float]) -> tuple[str, ...]:
         faults.append(f"masks do not follow lambda (correlation below {LEAST_CORRELATION})")
     if measured["adjusted_error"] > MOST_ERROR:
         faults.append(f"adjusted masks miss lambda by more than {MOST_ERROR}")
-    return tuple(faults)
+    return faults

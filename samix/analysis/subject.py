@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from samix.recipes.pretrain_recipe import without_labels
 from samix.runtime.environment import pick_device
 from samix.train.checkpoint import load_checkpoint
 from samix.viz.mixes import named_mixup
+
+if TYPE_CHECKING:
+    from samix.analysis.base import Analysis
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,52 +161,39 @@ def _leaves_images(name: str) -> bool:
     return isinstance(mixup, NoMixup) or mixup.requirements.inside_network
 
 
-def load_subject(
-    source: Path, data: str, data_root: str, count: int, batch_size: int, seed: int, device: str
-) -> Subject:
-    """Loads a run and held-out images.
-
-    Args:
-        source: a run's folder, a checkpoint or an export.
-        data: data set; empty takes the one it was trained on.
-        data_root: where torchvision's data sets lie.
-        count: images, of all classes alike; 0 takes all.
-        batch_size: images in a pass.
-        seed: of the choice of images.
-        device: see :func:`samix.runtime.environment.pick_device`.
+def load_subject(options: Analysis) -> Subject:
+    """Loads the run and the held-out images that the options of an analysis name.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, or data without the network's classes.
     """
-    place = pick_device(device)
-    if count < 0 or batch_size < 2:
-        raise ValueError(f"--images must be at least 0 and --batch-size at least 2, got {count} and {batch_size}")
+    source, count, device = options.source, options.images, pick_device(options.device)
     trained = load_trained(find_weights(source))
     recipe, method = trained.recipe, trained.method
     if recipe is None:
         raise ValueError(f"{source} was not exported by samix: it names no recipe")
-    whole = load_data(data or recipe.data, root=data_root)
+    whole = load_data(options.data or recipe.data, root=options.data_root)
     whole = whole.with_labels() or whole
     names = whole.class_names if without_labels(recipe) else trained.config.class_names
     labels, rows = known_rows(whole, names)
     if count and count < len(rows):
-        chosen = balanced_rows(labels, len(names), max(count, len(names)), seed)
+        chosen = balanced_rows(labels, len(names), max(count, len(names)), options.seed)
         labels, rows = labels[chosen], rows[chosen]
     mean, std = cast(Channels, trained.config.mean), cast(Channels, trained.config.std)
     part = dataclasses.replace(whole, val=whole.val.subset(rows), mean=mean, std=std)
-    batches = EvalBatches(part, batch_size=batch_size, size=recipe.size, augment=build_augment(recipe, whole))
+    batches = EvalBatches(part, batch_size=options.batch_size, size=recipe.size, augment=build_augment(recipe, whole))
     return Subject(
         source=source,
-        network=trained.network.to(place).eval(),
-        method=None if method is None else method.to(place).eval(),
+        network=trained.network.to(device).eval(),
+        method=None if method is None else method.to(device).eval(),
         recipe=recipe,
         data=whole,
         rows=rows,
-        images=torch.cat([images for images, _ in batches.batches()]).to(place),
-        labels=labels.to(place),
+        images=torch.cat([images for images, _ in batches.batches()]).to(device),
+        labels=labels.to(device),
         mean=mean,
         std=std,
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         class_names=tuple(names),
     )
 

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 
 from samix.cli.options import HELP_ALL, read
 from samix.runtime.console import say
@@ -34,7 +35,7 @@ class Completion:
 
 def completion(arguments: Sequence[str]) -> int:
     """``samix completion``."""
-    from samix.cli.main import COMMANDS, find_command
+    from samix.cli.main import COMMANDS
 
     read(Completion, arguments, "samix completion")
     cases = []
@@ -42,7 +43,7 @@ def completion(arguments: Sequence[str]) -> int:
         page = io.StringIO()
         if name != "completion":  # those that want a word first, as analyse, refuse; they get files
             with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit, ValueError):
-                find_command(name)([HELP_ALL])
+                resolve_name(COMMANDS[name])([HELP_ALL])
         cases.append(f'      {name}) words="{" ".join(flags(page.getvalue()))}" ;;')
     say(SCRIPT.format(commands=" ".join(COMMANDS), cases="\n".join(cases)).rstrip())
     return 0

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from tyro.conf import Positional
-
 from samix.cli.evaluate_base import Numbers, Options
 from samix.cli.evaluate_frozen import Fewshot, Knn, Linear, Svm
 from samix.cli.evaluate_trained import Detection, Finetune
 from samix.cli.options import read
-from samix.data.replacements import OnBadImage
+from samix.eval.held_out import Evaluate
 from samix.runtime.checks import Values
-from samix.runtime.typed_options import Count, check_options
 
 KINDS: dict[str, type[Options]] = {
     "knn": Knn,
@@ -22,31 +19,6 @@ KINDS: dict[str, type[Options]] = {
     "finetune": Finetune,
     "detection": Detection,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
-
-    Args:
-        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), its ``export`` folder, or a hub id.
-        data: data set, or a folder of class folders, all images of which are evaluated; empty takes the data that the
-            network was trained on.
-        data_root: folder of torchvision's data sets.
-        batch_size: images per pass.
-        device: auto, cpu, cuda, cuda:N or mps.
-        on_bad_image: stop at an image that cannot be read, or skip it.
-    """
-
-    path: Positional[str]
-    data: str = ""
-    data_root: str = "data"
-    batch_size: Count = 100
-    device: str = "auto"
-    on_bad_image: OnBadImage = "stop"
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 EVALUATE = """samix evaluate PATH                  metrics of a classifier: a checkpoint, or an export's folder
@@ -63,10 +35,7 @@ def evaluate(arguments: list[str]) -> int:
         return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(EVALUATE.format(kinds=" | ".join(KINDS)))
-    asked: Evaluate = read(Evaluate, arguments, "samix evaluate")
-    from samix.eval.held_out import evaluate_path
-
-    result = evaluate_path(asked.path, asked.data, asked.data_root, asked.batch_size, asked.device, asked.on_bad_image)
+    result = read(Evaluate, arguments, "samix evaluate").run()
     skipped = f"; {result.unreadable} could not be read and were left out" if result.unreadable else ""
     print(f"evaluated {result.images} images of {result.data}{skipped}")
     width = max(map(len, result.metrics))

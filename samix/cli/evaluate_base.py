@@ -13,13 +13,13 @@ from samix.data import Augment, EvalBatches, ImageData, TrainBatches, default_au
 from samix.eval.features import Features, extract
 from samix.eval.source import Source, load_source, scaled
 from samix.runtime.environment import pick_device
-from samix.runtime.typed_options import CountOr0, ImageSideOr0, Seed, Workers, check_options
+from samix.runtime.typed_options import CheckedOptions, CountOr0, ImageSideOr0, Seed, Workers
 
 Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Options of every kind of evaluation.
 
     Args:
@@ -43,9 +43,6 @@ class Options:
     workers: Workers = 0
     device: str = "auto"
     seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def run(self) -> tuple[Numbers, str]:
         """Numbers by name, and the line to print."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 
 from samix.runtime.checks import suggest
 from samix.runtime.console import steady_stdout, tell
@@ -77,7 +77,8 @@ def run_command(words: Sequence[str], debug: bool) -> int:
         tell(f"samix: unknown command {words[0]!r}; choose one of {', '.join(COMMANDS)}{suggest(words[0], COMMANDS)}")
         return 2
     try:
-        return find_command(words[0])(without_allowed(words[1:]))
+        command: Command = resolve_name(COMMANDS[words[0]])
+        return command(without_allowed(words[1:]))
     except KeyboardInterrupt:
         tell("samix: stopped")
         return 130
@@ -97,13 +98,6 @@ def explain(error: Exception) -> int:
         return 2 if isinstance(error, UsageError) else 1
     tell(f"samix: unexpected {type(error).__name__}: {text}; {DEBUG} shows where")  # a bug, ours or a library's
     return 1
-
-
-def find_command(name: str) -> Command:
-    """Returns the function of a command."""
-    module, _, function = COMMANDS[name].partition(":")
-    command: Command = getattr(import_module(module), function)
-    return command
 
 
 def without_allowed(words: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from glob import glob
@@ -16,14 +17,14 @@ from samix.cli.options import read
 from samix.data.decode import IMAGE_ENDINGS
 from samix.data.replacements import OnBadImage
 from samix.runtime.console import printable, say, tell
-from samix.runtime.typed_options import Count, check_options
+from samix.runtime.typed_options import CheckedOptions, Count
 
 CSV_HEAD = b"file,class,probability"
 FEW = 100  # images without a progress bar
 
 
 @dataclasses.dataclass(frozen=True)
-class Predict:
+class Predict(CheckedOptions):
     """Classifies images with a trained network; prints one line per image.
 
     Args:
@@ -45,9 +46,6 @@ class Predict:
     on_bad_image: OnBadImage = "stop"
     device: str = "auto"
     quiet: bool = False
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +79,11 @@ def predict(arguments: list[str]) -> int:
         predictions = iter(tqdm(predictions, total=len(files), unit="image", file=sys.stderr, leave=False))
     count = 0
     if options.csv and options.csv != "-":
-        from samix.runtime.atomic_files import write_whole
+        from samix.runtime.atomic_files import write_text
 
-        counts: list[int] = []
-        write_whole(Path(options.csv), lambda place: counts.append(write_csv_file(place, predictions, options.top)))
-        count = counts[0]
+        text = io.StringIO()
+        count = write_csv(text, predictions, options.top)
+        write_text(Path(options.csv), text.getvalue())
         say(f"{count} predictions: {options.csv}")
     elif options.csv:
         count = write_csv(sys.stdout, predictions, options.top)
@@ -97,12 +95,6 @@ def predict(arguments: list[str]) -> int:
     if count < len(files):
         tell(f"samix: {len(files) - count} of {len(files)} files could not be read and were skipped")
     return 0 if count else 1
-
-
-def write_csv_file(path: Path, predictions: Iterator[object], top: int) -> int:
-    """Writes predictions to a file, see :func:`write_csv`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        return write_csv(file, predictions, top)
 
 
 def write_csv(file: TextIO, predictions: Iterator[object], top: int) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import shutil
 import statistics
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from tyro.conf import Positional
 
 from samix.compare.paired import PairedDifference, paired_difference
 from samix.mixers.card import MEASURED, mixer_card
@@ -23,7 +24,7 @@ TINY, CIFAR = "zh-plus/tiny-imagenet", "uoft-cs/cifar10"  # the data's names on 
 RIVALS = ("vanilla", "mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmix-clean-ema", "samix-constant", "samix")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Figure:
     """A measured figure of a Mixer.
 
@@ -48,46 +49,52 @@ class Figure:
     source: str
 
 
-def write_card(
-    folder: Path,
-    licence: str = "",
-    masks: Path | None = None,
-    gains: Path | None = None,
-    method: str = "",
-    picture: Path | None = None,
-) -> str:
-    """Writes a Mixer's card anew, and its figures as ``.eval_results`` of the hub; returns the card's text.
+@dataclass(frozen=True)
+class MixerCard:
+    """Writes a Mixer's card again, and its figures as ``.eval_results`` of the hub.
 
     Args:
-        folder: of the Mixer.
-        licence: of the weights; empty keeps what is there.
-        masks: results of ``benchmarks/mixer_quality.py`` (JSON).
-        gains: results of ``benchmarks/worth.py`` (CSV).
+        folder: folder of the Mixer.
+        licence: licence of the weights; empty keeps the one that is there.
+        masks: JSON file of ``benchmarks/mixer_quality.py``: what the masks keep of the objects.
+        gains: CSV file of ``benchmarks/worth.py``: accuracy with the Mixer, paired by seed with other mixups.
         method: name of the Mixer in these files; empty takes the folder's name.
-        picture: of masks, a PNG, copied.
-
-    Raises:
-        FileNotFoundError, ValueError: not a Mixer's folder, a file that cannot be read, or a method that it lacks.
+        picture: PNG of its masks, such as ``samix show mixer:DIR a.jpg b.jpg`` writes; copied.
     """
-    network, name = MixerWithEncoder.read(folder), method or folder.name
-    about = dict(network.config.about)
-    if licence:
-        about["licence"] = licence
-    if picture is not None:
-        shutil.copyfile(picture, folder / "masks.png")
-        about["picture"] = "masks.png"
-    figures = [*(mask_figures(masks, name) if masks else []), *(gain_figures(gains, name) if gains else [])]
-    if masks or gains:
-        about[MEASURED] = [dataclasses.asdict(figure) for figure in figures]
-    if about != network.config.about:
-        network.config = dataclasses.replace(network.config, about=about)
-        network.write_config(folder)
-    if figures:
-        (folder / EVAL_RESULTS).parent.mkdir(exist_ok=True)
-        write_text(folder / EVAL_RESULTS, yaml.safe_dump(eval_results(figures), sort_keys=False))
-    text = mixer_card(network.config)
-    write_text(folder / CARD, text)
-    return text
+
+    folder: Positional[Path]
+    licence: str = ""
+    masks: Path | None = None
+    gains: Path | None = None
+    method: str = ""
+    picture: Path | None = None
+
+    def run(self) -> tuple[str, int]:
+        """Writes the card and the figures, and returns the card's text and 0.
+
+        Raises:
+            FileNotFoundError, ValueError: not a Mixer's folder, a file that cannot be read, or a method that it lacks.
+        """
+        network, name = MixerWithEncoder.read(self.folder), self.method or self.folder.name
+        about = dict(network.config.about)
+        if self.licence:
+            about["licence"] = self.licence
+        if self.picture is not None:
+            shutil.copyfile(self.picture, self.folder / "masks.png")
+            about["picture"] = "masks.png"
+        figures = mask_figures(self.masks, name) if self.masks else []
+        figures += gain_figures(self.gains, name) if self.gains else []
+        if self.masks or self.gains:
+            about[MEASURED] = [asdict(figure) for figure in figures]
+        if about != network.config.about:
+            network.config = replace(network.config, about=about)
+            network.write_config(self.folder)
+        if figures:
+            (self.folder / EVAL_RESULTS).parent.mkdir(exist_ok=True)
+            write_text(self.folder / EVAL_RESULTS, yaml.safe_dump(eval_results(figures), sort_keys=False))
+        text = mixer_card(network.config)
+        write_text(self.folder / CARD, text)
+        return text, 0
 
 
 def eval_results(figures: list[Figure]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from torch import Tensor
+from tyro.conf import Positional
 
 from samix.data import Augment, EvalBatches, ImageData, load_data, load_labelled_folder
 from samix.data.replacements import OnBadImage
@@ -15,6 +16,7 @@ from samix.data.spec import Channels
 from samix.hub.load import load_trained
 from samix.hub.network_config import NetworkConfig
 from samix.runtime.environment import pick_device
+from samix.runtime.typed_options import CheckedOptions, Count
 from samix.train.metrics import classification_metrics
 
 
@@ -35,57 +37,81 @@ class HeldOutResult:
     data: str
 
 
-def evaluate_path(
-    path: str | Path,
-    data: str = "",
-    data_root: str = "data",
-    batch_size: int = 100,
-    device: str = "auto",
-    on_bad_image: OnBadImage = "stop",
-) -> HeldOutResult:
-    """Evaluates a checkpoint or an export.
-
-    Images are prepared as in training, also where the data set has a mean, a deviation or an augmentation of its own.
+@dataclass(frozen=True)
+class Evaluate(CheckedOptions):
+    """Top-1, top-5, NLL and calibration error of a checkpoint or an exported network on held-out images.
 
     Args:
-        path: a run's folder or a checkpoint, which give every classifier of the run; or an export's folder, a timm
-            name or a hub id as for :func:`samix.load`.
-        data: a data set, whose held-out images are taken; a folder of class folders, of which every image is taken and
-            whose classes are matched by name; empty for the data that the network was trained on.
-        data_root: where torchvision's data sets lie.
+        path: a run's folder, a checkpoint of it (``last.pt``, ``best.pt``), its ``export`` folder, or a hub id.
+        data: data set, or a folder of class folders, all images of which are evaluated; empty takes the data that the
+            network was trained on.
+        data_root: folder of torchvision's data sets.
         batch_size: images per pass.
         device: auto, cpu, cuda, cuda:N or mps.
-        on_bad_image: ``stop`` or ``skip`` at an image that cannot be read.
-
-    Raises:
-        FileNotFoundError, ValueError: wrong path, a network without classes, or data with other classes.
+        on_bad_image: stop at an image that cannot be read, or skip it.
     """
-    place = pick_device(device)
-    trained = load_trained(path)
-    config, trained_on = trained.config, trained.recipe.data if trained.recipe else ""
-    if config.num_classes == 0:
-        raise ValueError(
-            f"{path} gives features and has no classes; evaluate the features: samix evaluate knn {path}, or linear"
+
+    path: Positional[str]
+    data: str = ""
+    data_root: str = "data"
+    batch_size: Count = 100
+    device: str = "auto"
+    on_bad_image: OnBadImage = "stop"
+
+    def run(self) -> HeldOutResult:
+        """Evaluates every classifier of a run, or the one of an export.
+
+        Images are prepared as in training, also where the data set has a mean, a deviation or an augmentation of its
+        own. The classes of a folder are matched by name.
+
+        Raises:
+            FileNotFoundError, ValueError: wrong path, a network without classes, or data with other classes.
+        """
+        device, trained = pick_device(self.device), load_trained(self.path)
+        config, trained_on = trained.config, trained.recipe.data if trained.recipe else ""
+        if config.num_classes == 0:
+            raise ValueError(
+                f"{self.path} gives features and has no classes; evaluate the features: samix evaluate knn "
+                f"{self.path}, or linear"
+            )
+        images = self.load_images(trained_on, config)
+        network = (trained.method or trained.network).to(device)
+
+        def predict(pixels: Tensor) -> dict[str, Tensor]:
+            return trained.method.predict(pixels) if trained.method else {"export": network(pixels)}
+
+        mean, std = cast(Channels, config.mean), cast(Channels, config.std)
+        batches = EvalBatches(
+            dataclasses.replace(images, mean=mean, std=std),
+            batch_size=self.batch_size,
+            size=config.size,
+            augment=evaluation_augment(config),
+            device=device,
+            on_bad_image=self.on_bad_image,
         )
-    images = _images(data, trained_on, data_root, config)
-    network = (trained.method or trained.network).to(place)
+        metrics = classification_metrics(predict, batches.batches(), config.num_classes, device)
+        bad = len(batches.bad)
+        return HeldOutResult(metrics, len(images.val) - bad, bad, f"{self.data or trained_on} ({images.describe()})")
 
-    def predict(pixels: Tensor) -> dict[str, Tensor]:
-        return trained.method.predict(pixels) if trained.method else {"export": network(pixels)}
-
-    mean, std = cast(Channels, config.mean), cast(Channels, config.std)
-    images = dataclasses.replace(images, mean=mean, std=std)
-    batches = EvalBatches(
-        images,
-        batch_size=batch_size,
-        size=config.size,
-        augment=evaluation_augment(config),
-        device=place,
-        on_bad_image=on_bad_image,
-    )
-    metrics = classification_metrics(predict, batches.batches(), config.num_classes, place)
-    bad = len(batches.bad)
-    return HeldOutResult(metrics, len(images.val) - bad, bad, f"{data or trained_on} ({images.describe()})")
+    def load_images(self, trained_on: str, config: NetworkConfig) -> ImageData:
+        """Returns the data, whose classes are those of the network."""
+        if not (self.data or trained_on):
+            raise ValueError("this network does not say what it was trained on; give --data")
+        folder = self.data.removeprefix("folder:")
+        if self.data and Path(folder).expanduser().is_dir():
+            return load_labelled_folder(folder, config.class_names)
+        try:
+            images = load_data(self.data or trained_on, root=self.data_root)
+        except FileNotFoundError as error:
+            if self.data:
+                raise
+            raise FileNotFoundError(f"the network was trained on {trained_on}: {error}; give --data") from None
+        if tuple(images.class_names) != config.class_names:
+            raise ValueError(
+                f"{images.name} has {images.num_classes} classes, {list(images.class_names)[:3]}..., but the network "
+                f"was trained on {config.num_classes}, {list(config.class_names)[:3]}...; evaluate on the same classes"
+            )
+        return images
 
 
 def evaluation_augment(config: NetworkConfig) -> Augment:
@@ -93,23 +119,3 @@ def evaluation_augment(config: NetworkConfig) -> Augment:
     if config.resize == config.size:
         return Augment("none")
     return Augment("fine-grained" if config.interpolation == "bilinear" else "resized-crop")
-
-
-def _images(data: str, trained_on: str, data_root: str, config: NetworkConfig) -> ImageData:
-    if not (data or trained_on):
-        raise ValueError("this network does not say what it was trained on; give --data")
-    folder = data.removeprefix("folder:")
-    if data and Path(folder).expanduser().is_dir():
-        return load_labelled_folder(folder, config.class_names)
-    try:
-        images = load_data(data or trained_on, root=data_root)
-    except FileNotFoundError as error:
-        if data:
-            raise
-        raise FileNotFoundError(f"the network was trained on {trained_on}: {error}; give --data") from None
-    if tuple(images.class_names) != config.class_names:
-        raise ValueError(
-            f"{images.name} has {images.num_classes} classes, {list(images.class_names)[:3]}..., but the network was "
-            f"trained on {config.num_classes}, {list(config.class_names)[:3]}...; evaluate on the same classes"
-        )
-    return images

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from tyro.conf import Positional
 
 from samix.hub.checkpoints import load_method
 from samix.hub.onnx import ONNX, export_onnx
@@ -96,25 +99,34 @@ def write_mixer(
     network.save_pretrained(folder)
 
 
-def export_mixer(source: str, folder: Path, licence: str = "", *, onnx: bool = False) -> str:
-    """Writes a Mixer's folder from a checkpoint, with ``onnx`` also from a Mixer; returns what to print.
+@dataclass(frozen=True)
+class MixerExport:
+    """Writes the folder of a Mixer from a checkpoint, or an ONNX graph of a Mixer.
 
     Args:
-        source: a checkpoint of a learned mixup, or a run's folder; with ``onnx`` also a Mixer.
+        source: checkpoint of a learned mixup: last.pt, best.pt, or a run's folder; with ``--onnx`` also a Mixer.
         folder: folder to write.
+        onnx: write ``model.onnx`` too: two batches of images and lam to masks, for any batch and size.
         licence: licence of the weights, for the card.
-        onnx: write ``model.onnx`` too.
     """
-    check_target(folder)
-    if onnx and is_mixer(source):
-        network = MixerWithEncoder.read(SHIPPED.get(source, source))
-        network.save_pretrained(folder)
-    else:
-        network = mixer_of_checkpoint(Path(source), folder, licence)
-    lines = [f"{folder}: {describe(network)}"]
-    if onnx:
-        lines.append(f"{export_onnx(network, folder / ONNX)}: inputs image_a, image_b, lam; output mask")
-    return "\n".join(lines)
+
+    source: Positional[str]
+    folder: Positional[Path]
+    onnx: bool = False
+    licence: str = ""
+
+    def run(self) -> tuple[str, int]:
+        """Writes the folder, and returns what is in it and 0."""
+        check_target(self.folder)
+        if self.onnx and is_mixer(self.source):
+            network = MixerWithEncoder.read(SHIPPED.get(self.source, self.source))
+            network.save_pretrained(self.folder)
+        else:
+            network = mixer_of_checkpoint(Path(self.source), self.folder, self.licence)
+        lines = [f"{self.folder}: {describe(network)}"]
+        if self.onnx:
+            lines.append(f"{export_onnx(network, self.folder / ONNX)}: inputs image_a, image_b, lam; output mask")
+        return "\n".join(lines), 0
 
 
 def check_target(folder: Path) -> None:

@@ -46,13 +46,11 @@ class Pictures(Callback):
             draw_views(path, run.data, run.recipe, run.device)
 
     def on_epoch_end(self, run: Training, row: Mapping[str, float]) -> None:
-        """Draws after some epochs."""
         due = self.times and int(row["epoch"]) % max(run.recipe.epochs // self.times, 1) == 0
         if due and row["epoch"] < run.recipe.epochs:
             self.draw(run)
 
     def on_fit_end(self, run: Training, summary: Mapping[str, object]) -> None:
-        """Draws the last epoch."""
         self.draw(run)
 
     def draw(self, run: Training) -> None:

@@ -9,18 +9,12 @@ import torch
 from torch import Tensor
 
 from samix.batch import MixedBatch
-from samix.methods.base import Method
 from samix.mixers.pretrained import Mixer
 from samix.mixups.base import Augmentation
 from samix.recipes.build import build_mixup
 
 Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std by channel
 PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def trained_at(method: Method, images: Tensor, labels: Tensor, index: Tensor) -> Callable[[float], MixedBatch | None]:
-    """Makes the function from lam to the pairs as a trained method mixes them."""
-    return lambda lam: method.preview(images, labels, lam, index)
 
 
 def named_mixup(name: str, normalization: Normalization, options: Mapping[str, object] | None = None) -> Augmentation:
@@ -44,11 +38,6 @@ def mixup_at(
         return mixup(images, labels, lam=lam, index=index, **given)  # type: ignore[arg-type]
 
     return mix
-
-
-def guide_of(mixup: Augmentation, images: Tensor, labels: Tensor) -> Tensor | None:
-    """Returns the maps that a guided mixup is shown with: its own, or spectral residuals for those of a network."""
-    return mixup.preview_guide(images, labels)
 
 
 def title_of(name: str, mixup: Augmentation) -> str:

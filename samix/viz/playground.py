@@ -18,9 +18,9 @@ from samix.mixers.pretrained import DEFAULT
 from samix.mixups import MIXUPS
 from samix.recipes.build import METHODS, MIXER, is_mixup_name
 from samix.runtime.checks import IMAGE_SIDE, Range
-from samix.runtime.typed_options import Seed, check_options
+from samix.runtime.typed_options import CheckedOptions, Seed
 from samix.train.options import short_name
-from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, guide_of, mixup_at, named_mixup, title_of, trained_at
+from samix.viz.mixes import PHOTO_MEAN, PHOTO_STD, mixup_at, named_mixup, title_of
 from samix.viz.playground_page import TRIES, Scale, Sheet, new_sheet, playground_page
 from samix.viz.webpage import write_page
 
@@ -28,7 +28,7 @@ PAIR = torch.tensor([1, 0])  # each is the other's partner
 
 
 @dataclass(frozen=True)
-class Playground:
+class Playground(CheckedOptions):
     """Writes a page on which two images are mixed by every mixup, side by side with the masks, with a slider.
 
     Args:
@@ -49,9 +49,6 @@ class Playground:
     frames: Annotated[int, Range(2, 101)] = 21
     size: Annotated[int, Range(8, IMAGE_SIDE.high)] = 224
     seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def write(self) -> str:
         """Writes the page and says where it is, and what is not shown.
@@ -108,7 +105,7 @@ class Playground:
             images, labels = self.pair(self.size, scale)
             mixup = named_mixup(source, scale)
             family = mixup.family
-            mix = mixup_at(mixup, images, labels, PAIR, self.seed, guide_of(mixup, images, labels))
+            mix = mixup_at(mixup, images, labels, PAIR, self.seed, mixup.preview_guide(images, labels))
             title = title_of(source, mixup).replace("each column", "each λ")
             if source.startswith(MIXER):
                 title = f"{short_name(source)}: {title}"
@@ -117,7 +114,7 @@ class Playground:
         scale = (tuple(described["mean"]), tuple(described["std"]))
         images, labels = self.pair(recipe.size, scale)
         title = f"{recipe.mixup}: {Path(source).parent.name}, trained on {recipe.data}"
-        return title, "Learned", trained_at(method, images, labels, PAIR), scale
+        return title, "Learned", lambda lam: method.preview(images, labels, lam, PAIR), scale
 
     def pair(self, size: int, scale: Scale) -> tuple[Tensor, Tensor]:
         """Returns the images as a network sees them, grey where it was trained on one channel, and labels 0 and 1."""

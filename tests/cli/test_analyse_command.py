@@ -11,6 +11,7 @@ from PIL import Image
 from runs import fit, small_recipe, vit_recipe
 
 from samix.analysis import ANALYSES
+from samix.analysis.base import Analysis
 from samix.analysis.subject import checkpoints, load_subject
 from samix.cli.main import main
 from samix.hub.load import find_weights
@@ -171,7 +172,9 @@ def test_masks_of_all_checkpoints_and_of_several_runs(runs, tmp_path, capsys):
 
 
 def test_images_are_of_all_classes_alike_and_repeat_themselves(runs):
-    a, b, c = (load_subject(runs["vanilla"], "", "data", 40, 16, seed, "cpu") for seed in (0, 0, 1))
+    a, b, c = (
+        load_subject(Analysis(runs["vanilla"], images=40, batch_size=16, seed=seed, device="cpu")) for seed in (0, 0, 1)
+    )
     assert torch.equal(a.images, b.images)
     assert not torch.equal(a.images, c.images)
     assert a.labels.bincount().tolist() == [4] * 10
@@ -185,12 +188,12 @@ def test_a_network_of_some_classes_is_tried_on_data_with_more(runs, tmp_path):
             Image.new("RGB", (8, 8)).save(tmp_path / split / name / "a.png")
     folder = f"folder:{tmp_path}"
     with pytest.raises(ValueError, match="has no images of 8 of the network's 10 classes, such as '0'"):
-        load_subject(runs["vanilla"], folder, "data", 0, 16, 0, "cpu")
+        load_subject(Analysis(runs["vanilla"], data=folder, images=0, batch_size=16, device="cpu"))
     for name in "01345689":
         for split in ("train", "val"):
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / split / name / "a.png")
-    subject = load_subject(runs["vanilla"], folder, "data", 0, 16, 0, "cpu")
+    subject = load_subject(Analysis(runs["vanilla"], data=folder, images=0, batch_size=16, device="cpu"))
     assert len(subject.images) == 10
     assert [subject.files()[n].parent.name for n in range(10)] == [str(int(label)) for label in subject.labels]
 

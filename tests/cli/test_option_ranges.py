@@ -11,19 +11,20 @@ from typing import Any, get_type_hints
 import pytest
 
 from samix.analysis import ANALYSES
+from samix.analysis.mixer_check import MixerCheck
 from samix.cli.evaluate import KINDS, Evaluate
 from samix.cli.main import main
-from samix.cli.mixer import MixerCheck, MixerDistill
 from samix.cli.options import generator_of
 from samix.cli.predict import Predict
-from samix.cli.show import Show
 from samix.compare.plan import CompareOptions
+from samix.hub.mixer_distill import MixerDistill
 from samix.recipes import Recipe
 from samix.recipes.named import TRAINING
 from samix.recipes.pretrain_named import PRETRAINING
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.train import RunOptions
 from samix.viz.playground import Playground
+from samix.viz.show import Show
 
 # Options that may be negative: alpha <= 0 switches mixing off, a negative margin switches it off, ...
 NEGATIVE = ("alpha", "mixup_alpha", "cutmix_alpha", "intra_alpha", "lam_margin", "adjust_margin", "lam_scale")

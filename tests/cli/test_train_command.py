@@ -170,7 +170,7 @@ def test_wrong_words_give_no_traceback(arguments, capsys, tmp_path, monkeypatch)
 def test_debug_gives_the_traceback(tmp_path, monkeypatch, capsys):
     with pytest.raises(FileNotFoundError):
         main(["evaluate", str(tmp_path / "none.pt"), "--debug"])
-    monkeypatch.setattr(samix.cli.main, "find_command", lambda name: lambda arguments: {}["slip"])
+    monkeypatch.setattr(samix.cli.main, "resolve_name", lambda name: lambda arguments: {}["slip"])
     assert "unexpected KeyError: 'slip'; --debug shows where" in fails(capsys, "recipes")
     with pytest.raises(KeyError):
         main(["--debug", "recipes"])
@@ -180,7 +180,7 @@ def test_keyboard_interrupt_is_130(monkeypatch, capsys):
     def stop(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(samix.cli.main, "find_command", lambda name: stop)
+    monkeypatch.setattr(samix.cli.main, "resolve_name", lambda name: stop)
     assert run(capsys, "recipes") == (130, "", "samix: stopped\n")
 
 

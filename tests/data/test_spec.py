@@ -7,7 +7,7 @@ from runs import SLIM, fit
 
 from samix.compare.plan import median_epochs
 from samix.data import DATASETS, DatasetSpec, default_augment, find_dataset, load_data, read_folder
-from samix.eval.held_out import evaluate_path
+from samix.eval.held_out import Evaluate
 from samix.recipes import TRAINING, Recipe
 from samix.recipes.pretrain_named import PRETRAINING
 
@@ -53,8 +53,8 @@ def test_a_registered_data_set_is_trained_and_evaluated_by_name(birds, registry,
     recipe = Recipe(data=name, size=8, model_args=SLIM, mixup="cutmix", epochs=2, batch_size=8, workers=0)
     assert median_epochs(recipe) == 3
     folder = fit(recipe, tmp_path)
-    metrics = evaluate_path(folder / "last.pt", "", "data", 8, "cpu")
-    assert evaluate_path(folder / "last.pt", name, "data", 8, "cpu") == metrics
+    metrics = Evaluate(folder / "last.pt", "", "data", 8, "cpu").run()
+    assert Evaluate(folder / "last.pt", name, "data", 8, "cpu").run() == metrics
 
 
 def test_a_data_set_of_a_module_is_imported_only_if_the_user_typed_it(birds, registry, tmp_path, monkeypatch):

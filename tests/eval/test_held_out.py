@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from runs import fit, rows, small_recipe
 
-from samix.eval.held_out import evaluate_path
+from samix.eval.held_out import Evaluate
 from samix.hub.checkpoints import load_method
 from samix.hub.load import load_trained
 
@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
 
 
 def evaluate(path, data="", batch_size=64):
-    return evaluate_path(path, data, "data", batch_size, "cpu").metrics
+    return Evaluate(path, data, "data", batch_size, "cpu").run().metrics
 
 
 @pytest.mark.parametrize(("mixup", "first"), [("samix", "ema"), ("cutmix", "network")])
@@ -79,11 +79,11 @@ def test_wrong_paths_and_devices_are_refused(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no export"):
         evaluate(tmp_path)
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda"):
-        evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "gpu")
+        Evaluate(runs["samix"] / "last.pt", "", "data", 10, "gpu").run()
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch finds no CUDA GPU"):
-            evaluate_path(runs["samix"] / "last.pt", "", "data", 10, "cuda")
-    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+            Evaluate(runs["samix"] / "last.pt", "", "data", 10, "cuda").run()
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
         evaluate(runs["samix"] / "last.pt", batch_size=0)
 
 
@@ -137,12 +137,12 @@ def test_loading_gives_the_trained_weights(runs):
 
 def test_a_folder_of_classes_is_evaluated_whole_and_matched_by_name(runs, tmp_path):
     digit_folder(tmp_path, "0123456789")
-    whole = evaluate_path(runs["cutmix"], f"{tmp_path / 'val'}", device="cpu")
+    whole = Evaluate(runs["cutmix"], f"{tmp_path / 'val'}", device="cpu").run()
     assert whole.images == len(list((tmp_path / "val").rglob("*.png")))
     assert whole.metrics["network"] == pytest.approx(evaluate(runs["cutmix"])["network"], rel=1e-3)
     for name in "012345":
         shutil.rmtree(tmp_path / "val" / name)
-    some = evaluate_path(runs["cutmix"], f"folder:{tmp_path / 'val'}", device="cpu")
+    some = Evaluate(runs["cutmix"], f"folder:{tmp_path / 'val'}", device="cpu").run()
     assert some.images == len(list((tmp_path / "val").rglob("*.png")))
     assert "no image of 6 of the network's 10 classes" in some.data
 
@@ -151,7 +151,7 @@ def test_an_image_that_cannot_be_read_stops_or_is_counted(runs, tmp_path):
     digit_folder(tmp_path, "0123456789")
     (tmp_path / "val/0/bad.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"bad\.png"):
-        evaluate_path(runs["cutmix"], str(tmp_path / "val"), device="cpu")
-    found = evaluate_path(runs["cutmix"], str(tmp_path / "val"), device="cpu", on_bad_image="skip")
+        Evaluate(runs["cutmix"], str(tmp_path / "val"), device="cpu").run()
+    found = Evaluate(runs["cutmix"], str(tmp_path / "val"), device="cpu", on_bad_image="skip").run()
     assert found.unreadable == 1
     assert found.images == len(list((tmp_path / "val").rglob("*.png"))) - 1

@@ -9,7 +9,7 @@ from samix.mixups import MIXUPS
 from samix.recipes import Recipe
 from samix.recipes.build import METHODS, NAMES, build_method, mixup_defaults
 from samix.train.steps import seed_draws
-from samix.viz.show import show_mixup
+from samix.viz.show import Show
 
 CNN = {"model": "resnet18", "model_args": '{"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}', "size": 32}
 VIT = {
@@ -114,7 +114,7 @@ def test_preview_shows_the_mix_and_moves_nothing(name, batch):
 
 @pytest.mark.parametrize("name", [n for n in MIXUPS if n not in METHODS])
 def test_show_paints_each_by_name_without_a_network(name, tmp_path):
-    told = show_mixup(name, [], tmp_path / "a.png", 32, (0.3, 0.7), 0, "data")
+    told = Show(name, (), tmp_path / "a.png", 32, (0.3, 0.7)).write()
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert "a.png" in told
 

@@ -13,9 +13,9 @@ from samix.hub.checkpoints import load_method
 from samix.mixups import MIXUPS
 from samix.recipes.build import build_mixup
 from samix.viz.figures import figure
-from samix.viz.mixes import guide_of, mask_statistics, mixup_at, title_of, trained_at
+from samix.viz.mixes import mask_statistics, mixup_at, title_of
 from samix.viz.pictures import mix_grid, plot_curves, source_grid
-from samix.viz.show import held_out, pairs_of, show_mixup
+from samix.viz.show import Show, held_out, pairs_of
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def photos(tmp_path):
 
 
 def show(source, files, out, size=0, lams=(0.3, 0.7), seed=0):
-    return show_mixup(str(source), files, out, size, lams, seed, "data")
+    return Show(str(source), tuple(files), out, size, lams, seed).write()
 
 
 def picture(path):
@@ -68,8 +68,7 @@ def test_painting_leaves_the_checkpoint_s_method_as_it_was(run):
     method, recipe, _ = load_method(run / "best.pt")
     before = {name: value.clone() for name, value in method.state_dict().items()}
     images, labels, index, _, _ = held_out(recipe, 0, "data")
-    mix = trained_at(method, images, labels, index)
-    first, second = mix(0.4), mix(0.4)
+    first, second = (method.preview(images, labels, 0.4, index) for _ in range(2))
     assert torch.equal(first.images, second.images)
     assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
 
@@ -78,9 +77,9 @@ def test_painting_leaves_the_checkpoint_s_method_as_it_was(run):
     ("source", "count", "lams", "message"),
     [
         ("cutmix", 1, (0.5,), "samix show needs at least two images to mix, got one"),
-        ("cutmix", 2, (), r"--lams must be in \[0, 1\], got \(\)"),
-        ("cutmix", 2, (0.5, 1.5), r"--lams must be in \[0, 1\]"),
-        ("cutmix", 2, (float("nan"),), r"--lams must be in \[0, 1\]"),
+        ("cutmix", 2, (), "lams must be one or more numbers"),
+        ("cutmix", 2, (0.5, 1.5), r"lams must be in \[0, 1\], got 1.5"),
+        ("cutmix", 2, (float("nan"),), r"lams must be in \[0, 1\]"),
         ("cutmixx", 2, (0.5,), "'cutmixx' is neither a run nor a mixup; the mixups are vanilla, mixup, cutmix"),
         ("samix", 2, (0.5,), "samix must be trained before it can be shown: give a checkpoint"),
         ("0.png", 2, (0.5,), "damaged or no checkpoint of samix"),
@@ -95,7 +94,7 @@ def test_what_cannot_be_painted_is_refused(source, count, lams, message, photos,
 
 def test_sizes_that_make_no_image_are_refused(photos, tmp_path):
     for size in (-3, 1):  # 0 takes the checkpoint's
-        with pytest.raises(ValueError, match="--size must be at least 2 pixels"):
+        with pytest.raises(ValueError, match="size must be"):
             show("cutmix", photos[:2], tmp_path / "out.png", size=size)
 
 
@@ -271,10 +270,10 @@ def test_a_choice_between_mixups_shows_all_of_them():
 
 def test_maps_are_the_mixup_s_own_where_it_needs_no_network():
     images, labels = torch.rand(2, 3, 16, 16), torch.arange(2)
-    assert guide_of(MIXUPS["cutmix"](), images, labels) is None
+    assert MIXUPS["cutmix"]().preview_guide(images, labels) is None
     own = MIXUPS["guidedmixup"]()
-    assert torch.equal(guide_of(own, images, labels), own.look(images, labels, None))
-    assert guide_of(MIXUPS["snapmix"](), images, labels).shape == (2, 16, 16)
+    assert torch.equal(own.preview_guide(images, labels), own.look(images, labels, None))
+    assert MIXUPS["snapmix"]().preview_guide(images, labels).shape == (2, 16, 16)
 
 
 def test_curves_of_one_epoch_and_of_rows_with_gaps(tmp_path):
