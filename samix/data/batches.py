@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,9 +24,10 @@ from samix.data.loading import (
 from samix.data.on_device import DRAWS, augment_batch, check_on_device, decode_all, stored_size
 from samix.data.on_device_views import VIEW_DRAWS, view_stored_size, views_of
 from samix.data.order import EpochSampler, rank_rows, stream_seed
-from samix.data.replacements import OnBadImage, check_on_bad_image, with_replacements
+from samix.data.replacements import OnBadImage, with_replacements
 from samix.data.transforms import Augment, Fit, test_transform, train_transform
 from samix.data.views import ViewAugment, view_transforms
+from samix.runtime.checks import check_choice
 
 Batch = tuple[Tensor, Tensor]
 
@@ -79,8 +80,7 @@ class TrainBatches:
         on_bad_image: OnBadImage = "stop",
         balanced: bool = False,
     ) -> None:
-        _check(batch_size, size, rank, world_size, workers)
-        check_on_bad_image(on_bad_image)
+        _check(batch_size, size, rank, world_size, workers, on_bad_image)
         if batch_size * world_size > len(data.train):
             raise ValueError(
                 f"a batch of {batch_size} on {world_size} rank(s) is larger than the {len(data.train)} training "
@@ -217,10 +217,8 @@ class EvalBatches:
         on_device: bool = False,
         on_bad_image: OnBadImage = "stop",
     ) -> None:
-        _check(batch_size, size, rank, world_size, workers)
-        check_on_bad_image(on_bad_image)
-        if split not in ("train", "val"):
-            raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+        _check(batch_size, size, rank, world_size, workers, on_bad_image)
+        check_choice("split", split, ("train", "val"))
         images = data.train if split == "train" else data.val
         self.data, self.batch_size, self.device = data, batch_size, torch.device(device)
         first, end = (len(images) * r // world_size for r in (rank, rank + 1))
@@ -270,7 +268,8 @@ class EvalBatches:
                 yield batch
 
 
-def _check(batch_size: int, size: int, rank: int, world_size: int, workers: int) -> None:
+def _check(batch_size: int, size: int, rank: int, world_size: int, workers: int, on_bad_image: OnBadImage) -> None:
+    check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     if batch_size < 1 or size < 2 or workers < 0:
         raise ValueError(f"batch_size must be >= 1, size >= 2 and workers >= 0, got {batch_size}, {size} and {workers}")
     if not 0 <= rank < world_size:

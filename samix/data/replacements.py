@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,16 +13,11 @@ from samix.data.decode import UNREADABLE, UnreadableImage, one_line
 from samix.data.images import FileImages, ImageSet, Picture
 from samix.data.order import replacement_of
 from samix.data.shards import ShardImages
+from samix.runtime.checks import check_choice
 
 OnBadImage = Literal["stop", "skip"]
 TRIES = 20  # images that cannot be read, one after the other, before it is the disk that is missing
 NAMED = 10  # of a report's names
-
-
-def check_on_bad_image(value: str) -> None:
-    """Raises ValueError unless it is known."""
-    if value not in ("stop", "skip"):
-        raise ValueError(f"on_bad_image must be stop or skip, got {value!r}")
 
 
 def read_image(images: ImageSet, seed: int, epoch: int, index: int, skip: bool) -> tuple[Picture, int]:
@@ -88,7 +83,7 @@ def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[i
     Raises:
         UnreadableImage: some cannot be read; the message names the first ones.
     """
-    check_on_bad_image(on_bad_image)
+    check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     if not isinstance(images, FileImages | ShardImages):
         return set()
     with ThreadPoolExecutor(8) as pool:  # waits for disks, mostly

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from torchvision.transforms.functional import InterpolationMode
 from samix.data.dataset import ImageData
 from samix.data.images import Picture, bound_aspect, fit_square, to_uint8
 from samix.data.spec import DATASETS, Channels
+from samix.runtime.checks import Range
+from samix.runtime.typed_options import CheckedOptions, PositiveShare, Share
 
 Kind = Literal["none", "digits", "crop-flip", "crop-flip-reflect", "resized-crop-full", "resized-crop", "fine-grained"]
 Transform = Callable[[Picture], Tensor]
@@ -30,7 +32,7 @@ RESIZED_KINDS = ("resized-crop-full", "resized-crop", "fine-grained")
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(CheckedOptions):
     """How images are varied in training and cut in testing, at a side of `size` pixels.
 
     | kind | training | testing |
@@ -56,21 +58,14 @@ class Augment:
     """
 
     kind: Kind = "resized-crop"
-    min_scale: float | None = None
-    randaugment: int | None = None
-    random_erasing: float = 0.0
+    min_scale: PositiveShare | None = None
+    randaugment: Annotated[int, Range(0, 30)] | None = None
+    random_erasing: Share = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"unknown augmentation {self.kind!r}; known: {', '.join(get_args(Kind))}")
+        super().__post_init__()
         if self.min_scale is not None and self.kind not in RESIZED_KINDS:
             raise ValueError(f"min_scale belongs to {', '.join(RESIZED_KINDS)}, not to {self.kind!r}")
-        if self.min_scale is not None and not 0 < self.min_scale <= 1:
-            raise ValueError(f"min_scale must be in (0, 1], got {self.min_scale}")
-        if self.randaugment is not None and not 0 <= self.randaugment <= 30:
-            raise ValueError(f"randaugment must be a magnitude in 0..30, got {self.randaugment}")
-        if not 0 <= self.random_erasing <= 1:
-            raise ValueError(f"random_erasing must be a probability in [0, 1], got {self.random_erasing}")
 
     @property
     def flips(self) -> bool:

@@ -8,7 +8,7 @@ recipe of MoCo's authors. Whole batches on the device are in `samix.data.on_devi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from PIL import Image, ImageFilter
@@ -17,6 +17,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from samix.data.images import Picture, to_uint8
 from samix.data.transforms import Chain, Step, Transform
+from samix.runtime.typed_options import AtLeast2, CheckedOptions, CountOr0
 
 ViewKind = Literal["moco-v1", "moco-v2", "simclr", "byol", "cifar", "swav"]
 ViewStep = Literal["crop", "flip", "jitter", "grey", "blur", "solarise"]
@@ -75,7 +76,7 @@ RECIPES: dict[str, tuple[ViewRecipe, ...]] = {
 
 
 @dataclass(frozen=True)
-class ViewAugment:
+class ViewAugment(CheckedOptions):
     """How the views of an image are made for training without labels.
 
     | kind | crop | jitter, p | blur, p | solarise, p | order |
@@ -105,12 +106,11 @@ class ViewAugment:
     kind: ViewKind = "moco-v2"
     min_scale: float | None = None
     strength: float = 1.0
-    small_crops: int | None = None
-    small_size: int | None = None
+    small_crops: CountOr0 | None = None
+    small_size: AtLeast2 | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ViewKind):
-            raise ValueError(f"unknown kind of views {self.kind!r}; known: {', '.join(get_args(ViewKind))}")
+        super().__post_init__()
         least = SMALL_FROM if self.kind == "swav" else 0.0
         if self.min_scale is not None and not least < self.min_scale <= 1:
             raise ValueError(f"min_scale of {self.kind} must be in ({least:g}, 1], got {self.min_scale}")
@@ -122,12 +122,6 @@ class ViewAugment:
             )
         if self.kind != "swav" and not (self.small_crops is None and self.small_size is None):
             raise ValueError(f"small_crops and small_size belong to swav, not to {self.kind!r}; leave them out")
-        if (self.small_crops is not None and self.small_crops < 0) or (
-            self.small_size is not None and self.small_size < 2
-        ):
-            raise ValueError(
-                f"small_crops must be >= 0 and small_size >= 2, got {self.small_crops} and {self.small_size}"
-            )
 
     @property
     def count(self) -> int:

@@ -18,12 +18,13 @@ from torchvision.ops import MultiScaleRoIAlign
 from samix.data.order import stream_seed
 from samix.eval.seeding import seeded
 from samix.networks.inference import evaluating
+from samix.runtime.typed_options import CheckedOptions, Count, Positive
 
 MEAN, STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 
 @dataclass(frozen=True)
-class DetectionProtocol:
+class DetectionProtocol(CheckedOptions):
     """How the detector is trained and tested.
 
     Args:
@@ -42,14 +43,14 @@ class DetectionProtocol:
         masks: train and judge masks too.
     """
 
-    iterations: int
+    iterations: Count
     steps: tuple[int, ...]
     short_sides: tuple[int, ...]
     test_side: int = 800
     max_side: int = 1333
     warmup: int = 100
-    batch_size: int = 16
-    lr: float = 0.02
+    batch_size: Count = 16
+    lr: Positive = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -57,11 +58,7 @@ class DetectionProtocol:
     masks: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.batch_size) < 1 or not self.lr > 0:
-            raise ValueError(
-                "iterations and batch_size must be at least 1 and lr positive, got "
-                f"{self.iterations}, {self.batch_size}, {self.lr}"
-            )
+        super().__post_init__()
         if not self.short_sides or not self.anchors:
             raise ValueError("short_sides and anchors must not be empty")
 

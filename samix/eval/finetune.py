@@ -24,6 +24,7 @@ from samix.data.order import stream_seed
 from samix.eval.protocol import Protocol
 from samix.eval.seeding import seeded
 from samix.networks.inference import evaluating
+from samix.runtime.typed_options import Positive, Weight
 from samix.train.metrics import classification_metrics
 
 
@@ -117,21 +118,14 @@ class FinetuneProtocol(Protocol):
         scaling: ``sqrt`` multiplies both rates by the root of the batch size.
     """
 
-    backbone_lr: float
-    head_lr: float
+    backbone_lr: Weight
+    head_lr: Positive
     _: KW_ONLY
     epochs: int = 20
     schedule: Literal["steps", "cosine"] = "steps"
     steps: tuple[int, ...] = (12, 16)
     gamma: float = 0.2
     scaling: Literal["none", "sqrt"] = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.backbone_lr >= 0 or not self.head_lr > 0:
-            raise ValueError(
-                f"backbone_lr must be at least 0 and head_lr positive, got {self.backbone_lr} and {self.head_lr}"
-            )
 
     def factor(self, epoch: int, batch_size: int) -> float:
         """Returns the factor of both rates in an epoch; 0 is the first."""

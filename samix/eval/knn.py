@@ -67,36 +67,6 @@ def vote(similarity: Tensor, labels: Tensor, temperature: float, num_classes: in
 
 
 @torch.no_grad()
-def knn_predict(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    k: int = 200,
-    temperature: float = TEMPERATURE,
-    num_classes: int | None = None,
-    chunk: int = CHUNK,
-) -> Tensor:
-    """Predicts the class (M,) with the most votes of each query; equal votes go to the lower class id.
-
-    Args:
-        bank: (N, F) features, normalised here.
-        bank_labels: (N,) int64.
-        queries: (M, F), normalised here.
-        k: neighbours, in 1..N.
-        temperature: of the votes, > 0.
-        num_classes: K; None takes the largest label of the bank.
-        chunk: queries at a time.
-
-    Raises:
-        ValueError: k > N, wrong shapes, or a number out of range.
-    """
-    check_bank(bank, bank_labels)
-    similarity, rows = nearest(bank, queries, k, chunk)
-    classes = int(bank_labels.max()) + 1 if num_classes is None else num_classes
-    return vote(similarity, bank_labels[rows], temperature, classes).argmax(1)
-
-
-@torch.no_grad()
 def knn_accuracy(
     bank: Tensor,
     bank_labels: Tensor,
@@ -106,28 +76,36 @@ def knn_accuracy(
     ks: Sequence[int] = KS,
     temperature: float = TEMPERATURE,
     num_classes: int,
-    chunk: int = CHUNK,
 ) -> dict[int, float]:
     """Computes top-1 in percent by k, from one search for the most neighbours asked for.
 
-    Arguments and errors as of :func:`knn_predict`; ``ks`` are the numbers of neighbours, and query_labels (M,) int64.
+    Equal votes go to the lower class id.
+
+    Args:
+        bank: (N, F) features, normalised here.
+        bank_labels: (N,) int64.
+        queries: (M, F), normalised here.
+        query_labels: (M,) int64.
+        ks: numbers of neighbours, each in 1..N.
+        temperature: of the votes, > 0.
+        num_classes: K.
+
+    Raises:
+        ValueError: k > N, wrong shapes, or a number out of range.
     """
-    check_bank(bank, bank_labels)
+    count = len(bank)
+    if bank_labels.dtype != torch.int64 or tuple(bank_labels.shape) != (count,):
+        got = f"{bank_labels.dtype} {tuple(bank_labels.shape)}"
+        raise ValueError(f"bank_labels must be int64 of shape ({count},), got {got}")
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must hold numbers of neighbours of at least 1, got {tuple(ks)}")
-    similarity, rows = nearest(bank, queries, max(ks), chunk)
+    similarity, rows = nearest(bank, queries, max(ks))
     labels = bank_labels[rows]
     top1 = {}
     for k in ks:
         predicted = vote(similarity[:, :k], labels[:, :k], temperature, num_classes).argmax(1)
         top1[k] = 100.0 * float((predicted == query_labels).double().mean())
     return top1
-
-
-def check_bank(bank: Tensor, labels: Tensor) -> None:
-    """Raises ValueError unless there is a label for each row."""
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (len(bank),):
-        raise ValueError(f"bank_labels must be int64 of shape ({len(bank)},), got {labels.dtype} {tuple(labels.shape)}")
 
 
 def knn_monitor(
@@ -140,7 +118,7 @@ def knn_monitor(
 ) -> dict[str, float]:
     """Computes kNN top-1 of the held-out images during pre-training, with k = 200 and temperature 0.1.
 
-    k is cut to the size of the bank, so that small data sets can be watched; :func:`knn_predict` raises instead. The
+    k is cut to the size of the bank, so that small data sets can be watched; :func:`knn_accuracy` raises instead. The
     numbers are of the batches given: with several processes, give each the whole split, or ask one of them only.
 
     Args:

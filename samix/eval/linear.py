@@ -17,6 +17,7 @@ from samix.data import TrainBatches
 from samix.data.order import epoch_order, stream_seed
 from samix.eval.features import Features, checked
 from samix.eval.protocol import Protocol
+from samix.runtime.typed_options import Positive, ShareBelow1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +31,10 @@ class LinearProtocol(Protocol):
         smoothing: label smoothing in [0, 1).
     """
 
-    lr: float = 0.1
+    lr: Positive = 0.1
     scaled: bool = False
     nesterov: bool = False
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+    smoothing: ShareBelow1 = 0.0
 
     def learning_rate(self, epoch: int, batch_size: int | None = None) -> float:
         """Returns the rate of an epoch (0 is the first), at the protocol's batch size or another."""

@@ -10,11 +10,14 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from samix.runtime.checks import check_choice
+from samix.runtime.typed_options import CheckedOptions, Count
+
 P = TypeVar("P", bound="Protocol")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(CheckedOptions):
     """How a network or a layer is trained.
 
     Args:
@@ -32,21 +35,13 @@ class Protocol:
     """
 
     optimizer: Literal["sgd", "lars"] = "sgd"
-    batch_size: int = 256
-    epochs: int = 100
+    batch_size: Count = 256
+    epochs: Count = 100
     schedule: Literal["steps", "cosine"] = "cosine"
     steps: tuple[int, ...] = ()
     gamma: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "lars") or self.schedule not in ("steps", "cosine"):
-            raise ValueError(
-                f"optimizer must be sgd or lars and schedule steps or cosine, got {self.optimizer} and {self.schedule}"
-            )
-        if self.batch_size < 1 or self.epochs < 1:
-            raise ValueError(f"batch_size and epochs must be at least 1, got {self.batch_size} and {self.epochs}")
 
     def decay(self, epoch: int) -> float:
         """Returns the factor of the learning rates in an epoch; 0 is the first."""
@@ -74,6 +69,5 @@ def named_protocol(protocols: Mapping[str, P], name: str) -> P:
     Raises:
         ValueError: unknown; lists the known ones.
     """
-    if name not in protocols:
-        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(protocols)}")
+    check_choice("protocol", name, protocols)
     return protocols[name]

@@ -46,19 +46,17 @@ def average_precision(targets: Array, scores: Array) -> float:
     Raises:
         ValueError: no positive, or scores that are not finite.
     """
+    from sklearn.metrics import precision_recall_curve
+
     positive = np.asarray(targets).astype(bool)
     values = np.asarray(scores, dtype=np.float64)
     if not positive.any():
         raise ValueError("average precision needs at least one positive, got none")
     if not np.isfinite(values).all():
         raise ValueError("average precision needs finite scores")
-    order = np.argsort(-values, kind="stable")
-    hits = positive[order].cumsum()
-    last = np.append(np.diff(values[order]) != 0, True)  # the last image of each score
-    hits, seen = hits[last], np.flatnonzero(last) + 1
-    recall, precision = hits / positive.sum(), hits / seen
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+    precision, recall, _ = precision_recall_curve(positive, values)  # recall falls
+    envelope = np.maximum.accumulate(precision)
+    return float(-(np.diff(recall) * envelope[:-1]).sum())
 
 
 def svm_features(features: Tensor) -> Floats:

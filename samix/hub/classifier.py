@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from PIL import Image
@@ -16,10 +16,10 @@ from torchvision.transforms.functional import InterpolationMode
 from samix.data import open_image
 from samix.data.decode import UnreadableImage, to_rgb
 from samix.data.images import fit_square, to_uint8
-from samix.data.replacements import OnBadImage, check_on_bad_image
+from samix.data.replacements import OnBadImage
 from samix.hub.network_config import NetworkConfig
 from samix.networks.inference import evaluating
-from samix.runtime.checks import check_number
+from samix.runtime.checks import check_choice, check_number
 
 ImageLike = str | Path | Image.Image | Tensor
 
@@ -139,7 +139,7 @@ class Classifier(nn.Module):
         on_bad_image: OnBadImage = "stop",
     ) -> Iterator[Prediction]:
         """As :meth:`predict`, one prediction after the other, for collections that do not fit in memory."""
-        check_on_bad_image(on_bad_image)
+        check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
         check_number("batch_size", batch_size, 1, integer=True)
         check_number("top", top, 1, integer=True)
         if self.config.num_classes == 0 and not self.class_names:

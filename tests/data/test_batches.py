@@ -213,7 +213,7 @@ def test_wrong_steps_and_splits_are_refused(data):
     for epoch, start_step in ((-1, 0), (0, 6), (0, -1)):
         with pytest.raises(ValueError, match=rf"epoch must be >= 0 and start_step in 0..5, got epoch {epoch}, start"):
             make(data).epoch(epoch, start_step)
-    with pytest.raises(ValueError, match="split must be 'train' or 'val', got 'test'"):
+    with pytest.raises(ValueError, match="split must be one of train, val; got 'test'"):
         EvalBatches(data, batch_size=2, size=8, augment=CROP, split="test")
 
 

@@ -148,11 +148,11 @@ def test_randaugment_changes_images_and_can_be_repeated():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "mixup"}, "unknown augmentation 'mixup'; known: none, digits, crop-flip"),
+        ({"kind": "mixup"}, r"kind must be one of none, digits, crop-flip, .*; got 'mixup'"),
         ({"kind": "crop-flip", "min_scale": 0.5}, "min_scale belongs to resized-crop-full.* not to 'crop-flip'"),
         ({"min_scale": 0.0}, r"min_scale must be in \(0, 1\], got 0.0"),
-        ({"randaugment": 31}, "randaugment must be a magnitude in 0..30, got 31"),
-        ({"random_erasing": 1.5}, r"random_erasing must be a probability in \[0, 1\], got 1.5"),
+        ({"randaugment": 31}, r"randaugment must be a whole number in \[0, 30\], got 31"),
+        ({"random_erasing": 1.5}, r"random_erasing must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_augment_refuses_wrong_numbers(arguments, message):

@@ -244,7 +244,7 @@ def test_the_rate_warms_up_and_falls_twice():
     small = protocol.resized(200)
     assert (small.test_side, small.short_sides[0], small.max_side, small.anchors[0]) == (200, 120, 333, 8)
     assert DETECTION_PROTOCOLS["coco"].masks
-    with pytest.raises(ValueError, match="iterations and batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="iterations must be a whole number"):
         dataclasses.replace(SMALL, iterations=0)
 
 

@@ -6,7 +6,7 @@ from oracles_probing import knn
 from tiny_networks import PlainNet, randomised, tiny_cnn, tiny_vit
 
 from samix.eval.features import extract, frozen, headless, stage_features
-from samix.eval.knn import knn_accuracy, knn_monitor, knn_predict, nearest, vote
+from samix.eval.knn import TEMPERATURE, knn_accuracy, knn_monitor, nearest, vote
 
 
 def planted(count, classes=4, width=6, spread=0.6):
@@ -16,42 +16,46 @@ def planted(count, classes=4, width=6, spread=0.6):
     return (centres[labels] + spread * torch.randn(count, width)) * (torch.rand(count, 1) + 0.5), labels
 
 
+def predict(bank, labels, queries, k, temperature=TEMPERATURE):
+    similarity, rows = nearest(bank, queries, k)
+    return vote(similarity, labels[rows], temperature, int(labels.max()) + 1).argmax(1)
+
+
 @pytest.mark.parametrize("k", [1, 5, 20, 50])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_it_is_the_loop_over_all_pairs(k, temperature):
     bank, labels = planted(50)
     queries, _ = planted(31)
-    found = knn_predict(bank.double(), labels, queries.double(), k, temperature, 4)
+    found = predict(bank.double(), labels, queries.double(), k, temperature)
     assert found.tolist() == knn(bank.double(), labels, queries.double(), k, temperature, 4)
 
 
 def test_the_training_features_themselves_are_known_with_one_neighbour():
     bank, _ = planted(80)
     labels = torch.randint(7, (80,))
-    assert torch.equal(knn_predict(bank, labels, bank, k=1), labels)
+    assert torch.equal(predict(bank, labels, bank, k=1), labels)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 30, 1000])
 def test_chunks_do_not_matter(chunk):
-    bank, labels = planted(60)
+    bank, _ = planted(60)
     queries, _ = planted(30)
     whole = nearest(bank.double(), queries.double(), 10)
     parts = nearest(bank.double(), queries.double(), 10, chunk)
     assert torch.equal(whole[1], parts[1])
-    assert torch.equal(knn_predict(bank, labels, queries, 10), knn_predict(bank, labels, queries, 10, chunk=chunk))
 
 
 def test_lengths_of_features_do_not_matter():
     bank, labels = planted(60)
     queries, _ = planted(20)
-    found = knn_predict(bank, labels, queries, 10)
-    assert torch.equal(found, knn_predict(bank * 3, labels, queries * torch.rand(20, 1).add(0.1), 10))
+    found = predict(bank, labels, queries, 10)
+    assert torch.equal(found, predict(bank * 3, labels, queries * torch.rand(20, 1).add(0.1), 10))
 
 
 def test_a_low_temperature_asks_the_nearest_and_does_not_overflow():
     bank, labels = planted(60)
     queries, _ = planted(20)
-    assert torch.equal(knn_predict(bank, labels, queries, 40, 1e-4), knn_predict(bank, labels, queries, 1))
+    assert torch.equal(predict(bank, labels, queries, 40, 1e-4), predict(bank, labels, queries, 1))
     assert vote(torch.tensor([[1.0, 0.9]]), torch.tensor([[0, 1]]), 1e-4, 2).isfinite().all()
 
 
@@ -66,7 +70,7 @@ def test_several_k_at_once_are_each_alone():
     queries, wanted = planted(40, spread=1.5)
     found = knn_accuracy(bank, labels, queries, wanted, ks=(1, 7, 60), num_classes=4)
     for k, value in found.items():
-        alone = (knn_predict(bank, labels, queries, k) == wanted).double().mean()
+        alone = (predict(bank, labels, queries, k) == wanted).double().mean()
         assert value == pytest.approx(100 * float(alone))
     assert 20 < found[7] < 100  # else it would show nothing
 
@@ -75,15 +79,15 @@ def test_what_is_refused():
     bank, labels = planted(20)
     for k in (0, 21):
         with pytest.raises(ValueError, match=r"k must be in 1..20, the images in the bank"):
-            knn_predict(bank, labels, bank, k)
+            nearest(bank, bank, k)
     with pytest.raises(ValueError, match="must have one width"):
-        knn_predict(bank, labels, bank[:, :3], 5)
+        nearest(bank, bank[:, :3], 5)
     with pytest.raises(ValueError, match="bank_labels must be int64 of shape"):
-        knn_predict(bank, labels[:5], bank, 5)
+        knn_accuracy(bank, labels[:5], bank, labels, ks=(5,), num_classes=4)
     with pytest.raises(ValueError, match="temperature must be positive"):
-        knn_predict(bank, labels, bank, 5, 0.0)
+        knn_accuracy(bank, labels, bank, labels, ks=(5,), temperature=0.0, num_classes=4)
     with pytest.raises(ValueError, match="chunk must be at least 1"):
-        knn_predict(bank, labels, bank, 5, chunk=0)
+        nearest(bank, bank, 5, chunk=0)
 
 
 def batches(count, size=4):
