@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from samix.cli.run import build_run
+from samix.compare.run import build_run
 from samix.recipes import Recipe, named_recipe
 from samix.train import Run, RunOptions
 

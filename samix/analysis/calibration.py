@@ -123,7 +123,6 @@ class CalibrationAnalysis(Analysis):
     bins: Annotated[int, Range(1, 10_000)] = BINS
 
     def analyse(self, subject: Subject) -> Findings:
-        """Measures unmixed images."""
         logits = subject.classified().predict(subject.images)
         result = calibration(logits.softmax(1), subject.labels, self.bins)
         line = (

@@ -156,7 +156,6 @@ class Cam(MixingAnalysis):
     layer: str = ""
 
     def analyse(self, subject: Subject) -> Findings:
-        """Measures all pairs of two classes, and shows some."""
         mix, name = subject.classified().mixing(self.mixup, subject.partners(self.seed), self.seed)
         batch = mix(self.lam)
         kept = (batch.labels[:, 0] != batch.labels[:, 1]).nonzero().flatten()

@@ -253,7 +253,6 @@ class InformationAnalysis(MixingAnalysis):
     steps: Count = 300
 
     def check(self) -> None:
-        """Checks that there is a lambda."""
         if not self.lams:
             raise ValueError("--lams must be one or more numbers")
 

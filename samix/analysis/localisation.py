@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from samix.analysis.base import Analysis, Findings, evenly, pixels_of
 from samix.analysis.cam import enlarge
@@ -110,12 +111,8 @@ def region_box(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], thresh
 
 
 def overlap_of(drawn: Tensor, boxes: Tensor) -> Tensor:
-    """Computes the IoU (N, t) of (N, t, 4) with the best met of (N, m, 4)."""
-    drawn, boxes = drawn.float()[:, :, None], boxes[:, None]
-    low, high = torch.maximum(drawn[..., :2], boxes[..., :2]), torch.minimum(drawn[..., 2:], boxes[..., 2:])
-    common = (high - low).clamp(min=0.0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0.0).prod(-1) for box in (drawn, boxes)]
-    return (common / (areas[0] + areas[1] - common).clamp(min=1e-12)).amax(-1)
+    """Computes the IoU (N, t) of (N, t, 4) with the best met of (N, m, 4); boxes without area meet none."""
+    return torch.stack([box_iou(*pair).nan_to_num(0.0).amax(1) for pair in zip(drawn.float(), boxes, strict=True)])
 
 
 # Boxes ----------------------------------------------------------------------------------------------------------------
@@ -245,7 +242,6 @@ class LocalisationAnalysis(Analysis):
     feature: str = ""
 
     def analyse(self, subject: Subject) -> Findings:
-        """Compares the class activation map with the box."""
         images, boxes, origin = self.boxes(subject.classified())
         parts = zip(torch.split(images, self.batch_size), torch.split(subject.labels, self.batch_size), strict=True)
         maps = torch.cat([class_activation(subject.network, x, y, feature=self.feature) for x, y in parts])

@@ -154,7 +154,6 @@ class Occlusion(Analysis):
     grid: Annotated[int, Range(1, 1024)] = 8
 
     def analyse(self, subject: Subject) -> Findings:
-        """Drops a plain ViT's patches, or cells of a grid."""
         images, labels = subject.classified().images, subject.labels
         guide, kind = cell_saliency(subject.network, images, labels, self.grid, self.batch_size)
         curve = occlusion_curve(subject.predict, images, labels, guide, self.shares, seed=self.seed)

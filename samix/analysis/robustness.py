@@ -123,35 +123,6 @@ def pgd(
     return normalize(x, mean, std)
 
 
-def pgd_curve(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epsilons: Sequence[float],
-    mean: Channels,
-    std: Channels,
-    *,
-    steps: int = 10,
-    seed: int = 0,
-    batch_size: int = 100,
-) -> AttackCurve:
-    """Measures accuracy against the strength of PGD; arguments as of :func:`pgd` and :func:`attack_curve`."""
-    check_epsilons(epsilons)
-    predict = predictor(model, batch_size)
-
-    def score(epsilon: float) -> float:
-        attacked = pgd(model, images, labels, epsilon, mean, std, steps=steps, seed=seed, batch_size=batch_size)
-        return accuracy(predict(attacked), labels)
-
-    return AttackCurve(tuple(map(float, epsilons)), tuple(map(score, epsilons)))
-
-
-def check_epsilons(epsilons: Sequence[float]) -> None:
-    """Raises ValueError unless there are some, all at least 0."""
-    if not epsilons or min(epsilons) < 0:
-        raise ValueError(f"epsilons must be one or more numbers of at least 0, got {tuple(epsilons)}")
-
-
 def attack_curve(
     model: nn.Module,
     images: Tensor,
@@ -160,8 +131,11 @@ def attack_curve(
     mean: Channels,
     std: Channels,
     batch_size: int = 100,
+    *,
+    pgd_steps: int = 0,
+    seed: int = 0,
 ) -> AttackCurve:
-    """Measures accuracy against the strength of FGSM.
+    """Measures accuracy against the strength of FGSM, or of PGD.
 
     Args:
         model: classifier of normalised images; left as it was.
@@ -171,11 +145,23 @@ def attack_curve(
         mean: by channel.
         std: by channel.
         batch_size: images in a pass.
+        pgd_steps: steps of :func:`pgd`; 0 is FGSM.
+        seed: of PGD's start.
     """
-    check_epsilons(epsilons)
-    sign, predict = gradient_sign(model, images, labels, batch_size), predictor(model, batch_size)
-    tops = [accuracy(predict(fgsm(images, sign, epsilon, mean, std)), labels) for epsilon in epsilons]
-    return AttackCurve(tuple(map(float, epsilons)), tuple(tops))
+    if not epsilons or min(epsilons) < 0:
+        raise ValueError(f"epsilons must be one or more numbers of at least 0, got {tuple(epsilons)}")
+    predict, sign = (
+        predictor(model, batch_size),
+        None if pgd_steps else gradient_sign(model, images, labels, batch_size),
+    )
+
+    def score(epsilon: float) -> float:
+        if sign is not None:
+            return accuracy(predict(fgsm(images, sign, epsilon, mean, std)), labels)
+        options = {"steps": pgd_steps, "seed": seed, "batch_size": batch_size}
+        return accuracy(predict(pgd(model, images, labels, epsilon, mean, std, **options)), labels)
+
+    return AttackCurve(tuple(map(float, epsilons)), tuple(map(score, epsilons)))
 
 
 def corruption_table(
@@ -250,7 +236,6 @@ class Robustness(Analysis):
     corruptions: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Checks the names before the work."""
         unknown = [name for name in self.corruptions if name not in CORRUPTIONS]
         if not self.epsilons:
             raise ValueError("--epsilons must be one or more numbers")
@@ -258,16 +243,12 @@ class Robustness(Analysis):
             raise ValueError(f"--corruptions must be among {', '.join(CORRUPTIONS)}; got {', '.join(unknown)}")
 
     def analyse(self, subject: Subject) -> Findings:
-        """Measures everything on the same images."""
         given = (subject.classified().network, subject.images, subject.labels)
         scale, epsilons = (subject.mean, subject.std), [epsilon / 255.0 for epsilon in self.epsilons]
-        attack, descent, batch = (
-            attack_curve(*given, epsilons, *scale, batch_size=self.batch_size),
-            None,
-            self.batch_size,
-        )
+        batch, descent = self.batch_size, None
+        attack = attack_curve(*given, epsilons, *scale, batch)
         if self.pgd_steps:
-            descent = pgd_curve(*given, epsilons, *scale, steps=self.pgd_steps, seed=self.seed, batch_size=batch)
+            descent = attack_curve(*given, epsilons, *scale, batch, pgd_steps=self.pgd_steps, seed=self.seed)
         table = corruption_table(*given, *scale, self.corruptions, seed=self.seed, batch_size=batch)
         by_descent = f", PGD-{self.pgd_steps} {descent.accuracy[-1]:.1f} %" if descent else ""
         line = (

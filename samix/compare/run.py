@@ -27,7 +27,7 @@ from samix.train.steps import Training
 from samix.viz.callbacks import Pictures
 
 
-def default_callbacks(recipe: Recipe, options: RunOptions) -> list[Callback]:
+def default_callbacks(options: RunOptions) -> list[Callback]:
     """Returns the callbacks of ``samix train`` and ``samix pretrain``, in the order of their calls."""
     callbacks: list[Callback] = [Warnings()]
     if not options.quiet:
@@ -42,11 +42,19 @@ def default_callbacks(recipe: Recipe, options: RunOptions) -> list[Callback]:
 def build_run(
     recipe: Recipe,
     options: RunOptions,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[Callback] | None = None,
     data: ImageData | None = None,
     network: nn.Module | None = None,
 ) -> Run:
-    """Returns the run of a recipe, with or without labels."""
+    """Returns the run of a recipe, with or without labels.
+
+    Args:
+        recipe: what to train, and the weights to start from.
+        options: where and how.
+        callbacks: what happens around the steps; None takes those of ``samix train``.
+        data: instead of the recipe's.
+        network: instead of the recipe's; trained in place.
+    """
     check_names(recipe, own_network=network is not None)
     source = read_source(recipe.init) if recipe.init else None
     if source is not None and source.config is not None:  # pixels are scaled as the weights know them
@@ -69,7 +77,7 @@ def build_run(
             freeze_norms(made)
         return made
 
-    called = [*default_callbacks(recipe, options), *callbacks]
+    callbacks = default_callbacks(options) if callbacks is None else callbacks
     if isinstance(recipe, PretrainRecipe):
-        return PretrainRun(recipe, options, called, knn_of_run, data, make_network)
-    return Run(recipe, options, called, data, make_network)
+        return PretrainRun(recipe, options, callbacks, knn_of_run, data, make_network)
+    return Run(recipe, options, callbacks, data, make_network)

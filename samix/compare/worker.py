@@ -20,39 +20,22 @@ import torch
 from samix.compare.plan import mixer_folder
 from samix.compare.previews import write_previews
 from samix.compare.provenance import commit, machine
-from samix.eval.monitor import knn_of_run
+from samix.compare.run import build_run
 from samix.hub.callbacks import ExportMixer, ExportNetwork, MixerFolders
 from samix.recipes import Recipe
-from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
+from samix.recipes.pretrain_recipe import recipe_of
 from samix.runtime.atomic_files import write_text
 from samix.runtime.registry import allow
-from samix.train import Callback, Interrupted, Run, RunOptions
-from samix.train.pretraining import PretrainRun
+from samix.train import Callback, Interrupted, RunOptions
 from samix.viz.callbacks import Pictures
 
 LOCK_PATIENCE = 60.0  # seconds for the worker of a killed comparison to save its state
 
 
-def build_run(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> Run:
-    """Builds a run that draws its pictures once, at its end: they take as long as a short epoch.
-
-    Args:
-        recipe: of the run, with or without labels.
-        options: of the run.
-        mixers: epochs after which its Mixer is kept, in a folder each.
-    """
-    folders = {epoch: Path(mixer_folder(epoch, recipe)) for epoch in mixers}
-    callbacks: list[Callback] = [MixerFolders(folders)] if folders else []
-    if options.pictures:
-        callbacks.append(Pictures(times=0))
-    callbacks += [ExportNetwork(), ExportMixer()]
-    if isinstance(recipe, PretrainRecipe):
-        return PretrainRun(recipe, options, callbacks, knn_of_run)
-    return Run(recipe, options, callbacks)
-
-
 def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> None:
     """Trains or continues a run, and writes the previews of the report into its folder.
+
+    Its pictures are drawn once, at its end: they take as long as a short epoch.
 
     Args:
         recipe: of the run, with or without labels.
@@ -60,7 +43,12 @@ def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> No
         mixers: epochs after which its Mixer is kept.
     """
     start = time.process_time()
-    run = build_run(recipe, options, mixers)
+    callbacks: list[Callback] = [ExportNetwork(), ExportMixer()]
+    if options.pictures:
+        callbacks.insert(0, Pictures(times=0))
+    if mixers:
+        callbacks.insert(0, MixerFolders({epoch: Path(mixer_folder(epoch, recipe)) for epoch in mixers}))
+    run = build_run(recipe, options, callbacks)
     run.lock_patience = LOCK_PATIENCE
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)

@@ -43,7 +43,6 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
         self._resumed = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the logits (B, K) of the exported network."""
         logits: Tensor = self.network(images)
         return logits
 
@@ -89,7 +88,6 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
         self.method.after_step(min(self.global_step / total, 1.0) if math.isfinite(total) else 0.0)
 
     def on_validation_epoch_start(self) -> None:
-        """Takes the network as it is now."""
         self._network = []
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start

@@ -60,18 +60,15 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         return method
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **options: object) -> MethodTask:
-        """Wraps the method in DistributedDataParallel."""
         values: Values = {"find_unused_parameters": self.method.may_leave_out, **options}
         self.trainable_module = nn.parallel.DistributedDataParallel(self.method, device_ids=device_ids, **values)
         return self
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **options: object) -> nn.Module:
-        """Compiles the passes of the method's networks."""
         self.method.compile_parts(backend=backend, mode=mode, **options)
         return self.eval_model
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:  # timm's name
-        """Runs the method's step; returns its loss and parts."""
         loss, parts = self.trainable_module(input, target)
         return {**parts, "loss": loss}
 
@@ -89,7 +86,6 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         return False
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> Values:
-        """Returns what resuming needs."""
         return {"method": self.method.state_dict(), **method_state(self.method), "steps": self.steps}
 
     def load_checkpoint_state(
@@ -99,7 +95,6 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         ema: bool = False,
         strict: bool = True,
     ) -> None:
-        """Resumes from a checkpoint of this task."""
         if not task_state:
             raise ValueError(
                 "this checkpoint has no task_state of a samix method, so it cannot be resumed; load its weights into "
@@ -114,7 +109,6 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         module: nn.Module | None = None,
         ema: bool = False,
     ) -> None:
-        """Restores what :meth:`get_task_state` returned."""
         if state:
             self.method.load_state_dict(state["method"], strict=strict)
             load_method_state(self.method, state)
@@ -144,7 +138,6 @@ class ExportedNetwork(nn.Module):
         self._made = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the logits (B, K)."""
         with torch.no_grad():
             logits: Tensor = self.network()(images)
         return logits

@@ -109,7 +109,6 @@ class LogitsOf(nn.Module):
         self.model, self.image_key, self.rest = model, image_key, rest or {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the logits (B, K)."""
         output = (
             self.model(**{self.image_key: images}, **self.rest) if self.image_key else self.model(images, **self.rest)
         )
@@ -126,7 +125,6 @@ class SaveMixup(TrainerCallback):  # type: ignore[misc]
         self.mixup = mixup
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Called after a checkpoint was written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if folder.is_dir():
             torch.save(mixup_state(self.mixup), folder / mixup_file(args))

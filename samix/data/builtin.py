@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -120,34 +118,16 @@ def read_digits(location: DataLocation) -> Splits:
     """
     if location.place:
         raise ValueError(f"digits is part of scikit-learn and takes no folder, got digits:{location.place}")
-    scans, target = read_scans()
-    grey = scans.mul(255 / 16).round().to(torch.uint8)  # (N, 8, 8)
-    images, labels = grey[:, None].repeat(1, 3, 1, 1), target
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    grey = torch.from_numpy(scans.images).mul(255 / 16).round().to(torch.uint8)  # (N, 8, 8)
+    images, labels = grey[:, None].repeat(1, 3, 1, 1), torch.from_numpy(scans.target).long()
     held_out = _held_out(labels)
     names = tuple(str(digit) for digit in range(10))
     return Splits(
         ArrayImages(images[~held_out], labels[~held_out]), ArrayImages(images[held_out], labels[held_out]), names
     )
-
-
-def read_scans() -> tuple[Tensor, Tensor]:
-    """Reads scikit-learn's digits, (N, 8, 8) float64 in [0, 16], and their labels (N,) int64.
-
-    The table is read from its file where it lies, since importing scikit-learn takes a second.
-    """
-    package = find_spec("sklearn")
-    paths = [
-        Path(p) / "datasets" / "data" / "digits.csv.gz" for p in (package and package.submodule_search_locations) or ()
-    ]
-    table = next((path for path in paths if path.is_file()), None)
-    if table is None:  # kept elsewhere, or not there: scikit-learn knows
-        from sklearn.datasets import load_digits
-
-        scans = load_digits()
-        return torch.from_numpy(scans.images), torch.from_numpy(scans.target).long()
-    with gzip.open(table, "rt", encoding="ascii") as file:
-        rows = torch.tensor([[float(value) for value in line.split(",")] for line in file], dtype=torch.float64)
-    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].long()
 
 
 def _held_out(labels: Tensor) -> Tensor:

@@ -68,13 +68,8 @@ def decode_all(images: ImageSet, fit: Fit, device: torch.device, bad: set[int] |
 
     chunks = [range(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(decode, rows) for rows in chunks]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for _ in pool.map(decode, chunks):  # raises the first error, and cancels what has not begun
+            pass
     return result.to(device)
 
 

@@ -15,10 +15,10 @@ import io
 import os
 import re
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,6 +32,7 @@ from torch import Tensor
 from samix.data.decode import IMAGE_ENDINGS, UnreadableImage, decode_image, one_line, read_header
 from samix.data.images import file_names, no_labels, none_of
 from samix.data.spec import DataLocation, Splits
+from samix.runtime.atomic_files import CannotWrite, write_whole
 
 INDEX_ENDING = ".index.npz"
 INDEX_FORMAT = 1
@@ -303,15 +304,11 @@ def _kept(path: Path, stamp: npt.NDArray[np.int64]) -> Index | None:
 
 
 def _keep(path: Path, stamp: npt.NDArray[np.int64], index: Index) -> None:
-    """Writes the index whole or not at all; other processes may do so at the same time."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError:
-        return  # a folder to read from only: the index is made each time
-    try:
-        with os.fdopen(handle, "wb") as file:
+    """Writes the index whole or not at all; in a folder to read from only it is made each time."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # to a path NumPy would add its own ending
             np.savez(file, stamp=stamp, **index._asdict())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
+
+    with suppress(CannotWrite):
+        write_whole(path, write)

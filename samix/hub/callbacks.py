@@ -20,7 +20,6 @@ class ExportNetwork(Callback):
     required: ClassVar[bool] = True
 
     def on_fit_end(self, run: Training, summary: Options) -> None:
-        """Exports the network with its score."""
         score = summary.get("top1", summary.get("knn"))
         export_network(run.folder / "export", run.method.export(), run.recipe, run.data, score)
 

@@ -123,11 +123,11 @@ def read_config(path: Path) -> tuple[NetworkConfig, Values]:
             raise ValueError(f"{path} is damaged: {error}") from None
     if isinstance(own, dict) and "recipe" in own:
         raise ValueError(f"{path} was written by samix 0.1 before its exports said how to load them; export it again")
-    return _of_timm(values, path), {}
+    return of_timm(values, path), {}
 
 
-def _of_timm(values: Values, path: Path) -> NetworkConfig:
-    """Returns the config of a network as ``timm`` saves it for the hub."""
+def of_timm(values: Options, path: Path) -> NetworkConfig:
+    """Returns the config of a network from the values that timm saves for the hub; ``path`` is for the errors."""
     cfg = values.get("pretrained_cfg", values)
     if not isinstance(cfg, dict):
         raise ValueError(f"{path} is damaged: pretrained_cfg must be a table")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samix.hub.checkpoints import load_export_of
-from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, read_config
+from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, of_timm, read_config
 from samix.hub.packaged import PACKAGES, packaged_weights
 from samix.runtime.atomic_files import file_digest
 from samix.runtime.checks import Options, suggest
@@ -181,21 +181,11 @@ def timm_config(name: str) -> NetworkConfig:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
         raise ValueError(f"timm has no pre-trained weights for {name}; timm.list_pretrained() lists those it has")
-    size, classes = int(cfg.input_size[-1]), int(cfg.num_classes)
-    names: tuple[str, ...] = ()
-    if classes == 1000:
+    values = {"architecture": name.partition(".")[0], "pretrained_cfg": cfg.to_dict()}
+    if cfg.num_classes == 1000:
         info = timm.data.ImageNetInfo()
-        names = tuple(info.index_to_description(index) for index in range(classes))
-    return NetworkConfig(
-        architecture=name.partition(".")[0],
-        num_classes=classes,
-        size=size,
-        resize=max(size, int(size / float(cfg.crop_pct or 1.0))),
-        interpolation="bilinear" if cfg.interpolation == "bilinear" else "bicubic",
-        mean=tuple(cfg.mean),
-        std=tuple(cfg.std),
-        class_names=names,
-    )
+        values["label_names"] = [info.index_to_description(index) for index in range(1000)]
+    return of_timm(values, Path(name))
 
 
 def _from_hub(name: str) -> Source:

@@ -32,7 +32,6 @@ class NamedPretrainRecipe(NamedRecipe[PretrainRecipe]):
     method_options: Mapping[str, Options] = field(default_factory=dict)
 
     def build(self, names: Names) -> PretrainRecipe:
-        """Returns the recipe for this mixup and this method."""
         method = names["method"]
         derived = issubclass(METHOD_GROUP.owner(method), MoCoOptions)
         options = self.moco if derived else self.method_options.get(method, {})

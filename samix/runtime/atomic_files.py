@@ -48,7 +48,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write(temporary)`` and moves the result to ``path``: a reader sees the old file or the new one."""
     with writing(path):
         temporary = make_temporary(path, write)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:  # such as a folder of that name
+            temporary.unlink(missing_ok=True)
+            raise
         sync_folder(path.parent)
 
 

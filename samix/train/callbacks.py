@@ -86,7 +86,6 @@ class Trackers(Callback):
         self.names = tuple(dict.fromkeys(names))
 
     def check(self, run: Training) -> None:
-        """Raises ValueError where a tracker's package is missing."""
         for name in self.names:
             if find_spec(TRACKERS[name]) is None:
                 extra = ' or pip install "samix[tensorboard]"' if name == "tensorboard" else ""
@@ -123,7 +122,6 @@ class Trackers(Callback):
             tracker.log(dict(row), step=int(row["step"]))
 
     def on_fit_end(self, run: Training, summary: Options) -> None:
-        """Closes the trackers."""
         for tracker in self.trackers:
             tracker.finish()
 

@@ -73,7 +73,6 @@ class PretrainRun(Run):
         self.evaluator = evaluator
 
     def check_data(self) -> None:
-        """Raises ValueError for a single image."""
         if len(self.data.train) < 2:
             raise ValueError(f"{self.data.name} has one image only; learning without labels compares images")
 
@@ -90,7 +89,6 @@ class PretrainRun(Run):
         return train, EvalBatches(self.data, batch_size=200, augment=build_augment(recipe, self.data), **common)
 
     def make_method(self) -> Method:
-        """Returns the method, with a new network."""
         network = None if self.make_network is None else self.make_network(self, 0)
         return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std), network)
 
@@ -115,14 +113,11 @@ class PretrainRun(Run):
         return lambda: metrics
 
     def task(self) -> str:
-        """Returns the method, the mixup and the data."""
         mixed = "" if self.recipe.mixup == "vanilla" else f" + {self.recipe.mixup}"
         return f"{self.recipe.method}{mixed} on {self.recipe.data}, without labels"
 
     def next_command(self) -> str:
-        """Returns the commands that use a finished run."""
         return f"samix train --data DIR --init {self.folder}   or   samix evaluate {self.folder}"
 
     def figures(self, summary: Values) -> list[str]:
-        """Returns the figures that were measured."""
         return [*([f"kNN {summary['knn']:.2f} %"] if "knn" in summary else []), f"loss {summary['loss']:.4f} nats"]

@@ -18,7 +18,7 @@ from samix.analysis.filters import plasma
 from samix.analysis.occlusion import cell_saliency, drop_patches, occlusion_curve
 from samix.analysis.passes import mixed_in_parts, partners_within, predictor
 from samix.analysis.prediction import chance, lambda_curve
-from samix.analysis.robustness import attack_curve, corruption_table, fgsm, gradient_sign, pgd, pgd_curve
+from samix.analysis.robustness import attack_curve, corruption_table, fgsm, gradient_sign, pgd
 from samix.batch import MixedBatch
 from samix.data import denormalize, normalize
 from samix.mixups.boxes import CutMix
@@ -223,7 +223,7 @@ def test_attacks_leave_the_network_as_it_was():
     x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
     network = tiny_cnn()
     untouched(network, lambda: attack_curve(network, x, y, (0.0, 0.1), MEAN, STD, batch_size=3))
-    untouched(network, lambda: pgd_curve(network, x, y, (0.0, 0.1), MEAN, STD, steps=2, batch_size=3))
+    untouched(network, lambda: attack_curve(network, x, y, (0.0, 0.1), MEAN, STD, 3, pgd_steps=2))
 
 
 def test_pgd_on_a_linear_classifier_ends_where_fgsm_does():
@@ -254,7 +254,7 @@ def test_pgd_finds_what_one_long_step_passes_over():
     x, labels = normalize(torch.full((3, 3, 4, 4), 0.5), MEAN, STD), torch.ones(3, dtype=torch.long)
     given = (Valley(), x, labels, (0.0, 0.1), MEAN, STD)
     assert attack_curve(*given).accuracy == (100.0, 100.0)
-    assert pgd_curve(*given, steps=20).accuracy == (100.0, 0.0)
+    assert attack_curve(*given, pgd_steps=20).accuracy == (100.0, 0.0)
 
 
 def test_pgd_stays_within_epsilon_and_in_range_and_is_seeded():

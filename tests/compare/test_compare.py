@@ -20,6 +20,7 @@ from browsers import open_page
 from PIL import Image
 from runs import ROOT, SLIM, fit, new_run, run_differences, small_recipe
 
+import samix
 from samix.batch import Mixed
 from samix.cli.compare import compare
 from samix.cli.compare_plan import label_of, read_plan, split_spec
@@ -96,6 +97,14 @@ def by_hand(folder, name):
         assert len(scores) == 3
         found.append((scores[1] + scores[2]) / 2)
     return found
+
+
+def test_a_run_starts_from_the_weights_of_init(tmp_path):
+    first = fit(small_recipe("vanilla", epochs=1), tmp_path, "first")
+    recipe = small_recipe("vanilla", epochs=1, init=str(first), lr=1e-12, weight_decay=0.0)
+    train(recipe, RunOptions(out=str(tmp_path), run="second", device="cpu", quiet=True, pictures=False))
+    trained, kept = (dict(samix.load(folder).network.named_parameters()) for folder in (first, tmp_path / "second"))
+    assert all(torch.allclose(kept[name], weight, atol=1e-6) for name, weight in trained.items())
 
 
 # Figures --------------------------------------------------------------------------------------------------------------

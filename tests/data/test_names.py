@@ -117,16 +117,3 @@ def test_image_data_without_labels_checks_what_lies_beside_them():
         ImageData("toy", bare, images([0, 1]), names, labelled=images([0, 0]))
     assert ImageData("toy", bare, images([-1]), ()).with_labels() is None
     assert len(ImageData("toy", bare, images([]), ()).val) == 0
-
-
-def test_digits_are_those_of_scikit_learn_however_they_are_read(monkeypatch):
-    from sklearn.datasets import load_digits
-
-    from samix.data import builtin
-
-    scans = load_digits()
-    quick = builtin.read_scans()
-    monkeypatch.setattr(builtin, "find_spec", lambda name: None)
-    for images, labels in (quick, builtin.read_scans()):
-        assert torch.equal(images, torch.from_numpy(scans.images))
-        assert torch.equal(labels, torch.from_numpy(scans.target).long())

@@ -10,7 +10,7 @@ from PIL import Image
 from runs import differences, fit, new_run, rows, small_recipe
 
 import samix.viz.callbacks
-from samix.cli.run import build_run, default_callbacks
+from samix.compare.run import build_run, default_callbacks
 from samix.train import Callback, Run, RunOptions
 from samix.train.callbacks import TimeEstimate, Trackers, Warnings, advice, duration
 from samix.train.checkpoint import load_checkpoint
@@ -277,9 +277,9 @@ def test_a_row_goes_to_every_tracker_at_its_step(tmp_path, monkeypatch):
 
 
 def test_the_default_callbacks_follow_the_options():
-    names = [type(c).__name__ for c in default_callbacks(small_recipe(), RunOptions(log="wandb"))]
+    names = [type(c).__name__ for c in default_callbacks(RunOptions(log="wandb"))]
     assert names == ["Warnings", "TimeEstimate", "Trackers", "Pictures", "ExportNetwork", "ExportMixer"]
-    names = [type(c).__name__ for c in default_callbacks(small_recipe(), RunOptions(quiet=True, pictures=False))]
+    names = [type(c).__name__ for c in default_callbacks(RunOptions(quiet=True, pictures=False))]
     assert names == ["Warnings", "ExportNetwork", "ExportMixer"]
 
 
