@@ -17,11 +17,12 @@ python=$environment/bin/python
 "$python" -m uv pip install --quiet --python "$python" --resolution lowest-direct ".[test]"
 echo "Installed:"
 "$python" - <<'END'
-import re, tomllib
-from importlib.metadata import version
-from pathlib import Path
-for line in tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]:
-    name = re.split("[><=~!]", line)[0]
-    print(f"  {name} {version(name)} (allowed: {line.removeprefix(name)})")
+import re
+from importlib.metadata import requires, version
+
+for need in requires("samix"):
+    if "extra" not in need:
+        name, allowed = re.fullmatch(r"([\w-]+)(.*)", need).groups()
+        print(f"  {name} {version(name)} (allowed: {allowed})")
 END
 OMP_NUM_THREADS=1 "$python" -m pytest -q -p no:cacheprovider "$@"
