@@ -7,7 +7,8 @@ file. ``## reason`` at the end of a line marks a mutant that is equivalent, and 
 All tests of the list are collected once, in a process that imports the package. Each mutant is then a fork of it, in
 which the code of the functions that the mutant changes is replaced; where a line runs at import, a process of its own
 imports a changed copy of the tree instead. A mutant is caught where a test fails that passes without it. Results go to
-``docs/results/mutants.json``; a mutant whose source and tests are as they were is not run again.
+``docs/results/mutants.json``; a mutant whose source and tests are as they were is not run again. Mutants that no test
+has caught yet run first; one that was caught meets the test that caught it before the others.
 
     python dev/mutate.py                        all that is not recorded
     python dev/mutate.py --only samix_i --list  mutants whose file, texts or tests hold this
@@ -199,15 +200,20 @@ class Judge:
         self.catches: Counter[str] = Counter()  # by test: tests that have caught a mutant run first
         self.clean: dict[str, bool] = {}  # by test: whether it passes without a mutant
 
-    def judge(self, mutant: Mutant) -> tuple[str, str]:
-        """Runs the tests on a mutant: ``caught`` and by which test, ``survived``, or ``unclear`` and why."""
+    def judge(self, mutant: Mutant, first: str = "") -> tuple[str, str]:
+        """Runs the tests on a mutant: ``caught`` and by which test, ``survived``, or ``unclear`` and why.
+
+        Args:
+            mutant: what to judge.
+            first: the test to start with; the one that caught the mutant before.
+        """
         names = [item.nodeid for item in selected(self.session.items, mutant.tests)]
         path = self.root / mutant.file
         text = path.read_text().replace(mutant.old, mutant.new)
 
         def run() -> str:
             be_quiet()
-            order = sorted(names, key=lambda name: -self.catches[name])
+            order = sorted(names, key=lambda name: (name != first, -self.catches[name]))
             items = [self.items[name] for name in order if self.clean.get(name, True)]
             return first_failure(self.session, items) if replace_code(path, text) else "import"
 
@@ -287,9 +293,10 @@ def run_all(
 
     def judge_all(session: Any) -> str:
         judge = Judge(session, root)
-        for mutant in waiting:
-            start = time.monotonic()
-            record(mutant, *judge.judge(mutant), time.monotonic() - start)
+        caught = {key: known.by for key, known in results.items() if known.status == "caught"}
+        for mutant in sorted(waiting, key=lambda m: (m.file, m.old, m.new) in caught):
+            start, first = time.monotonic(), caught.get((mutant.file, mutant.old, mutant.new), "")
+            record(mutant, *judge.judge(mutant, first), time.monotonic() - start)
         return "done"
 
     files = sorted({name for mutant in waiting for name in files_of(mutant.tests)})

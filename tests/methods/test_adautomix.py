@@ -93,6 +93,8 @@ def test_the_order_of_the_images_does_not_matter():
     own = mixer.predict_mask(projected[0], projected[1], lam[:, 0], (6, 6))
     partner = mixer.predict_mask(projected[1], projected[0], 1 - lam[:, 0], (6, 6))
     torch.testing.assert_close(own + partner, torch.ones(2, 1, 6, 6))
+    pair = torch.stack([lam[:, 0], 1 - lam[:, 0]], dim=1)
+    torch.testing.assert_close(own, mixer.predict_masks(projected[:2], pair, (6, 6))[:, :1])  # of the first image
 
 
 def test_first_masks_are_alike_and_equal_images_share_alike():
@@ -149,6 +151,7 @@ def test_the_mix_is_the_weighed_sum():
         torch.testing.assert_close(batch.images[b], expected)
     assert torch.equal(batch.labels, draw.index)
     assert torch.equal(batch.weights, draw.lam)
+    assert torch.equal(batch.mask, masks[:, :1])  # of the own image, which stands first
     assert mix_sources(images.bfloat16(), labels, draw, masks).images.dtype == torch.bfloat16
 
 

@@ -639,3 +639,13 @@ def test_draws_differ_by_seed_rank_step_and_generator():
     draws = [value for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)) for value in drawn(*key)]
     assert len(set(draws)) == len(draws)
     assert drawn(3, 1, 2) == drawn(3, 1, 2)
+
+
+def test_every_part_of_an_accumulated_step_has_draws_of_its_own(tmp_path, monkeypatch):
+    seen, seed_draws = [], samix.train.steps.seed_draws
+    monkeypatch.setattr(
+        samix.train.steps, "seed_draws", lambda method, *key: seen.append(key) or seed_draws(method, *key)
+    )
+    run = new_run(small_recipe("cutmix", accumulate=2, epochs=2), tmp_path)
+    run.fit()
+    assert seen == [(0, 0, part) for part in range(2 * run.step)]  # seed, rank, and a number that is never used again

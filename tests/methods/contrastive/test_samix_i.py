@@ -341,6 +341,18 @@ def test_the_references_positives_lie_on_the_line_of_an_images_two_keys():
     assert forms == {False, True}  # between the keys, or beyond them
 
 
+def test_the_papers_positives_are_the_own_key_and_the_other_views_of_the_partner():
+    method = moco(SAMixIOptions(pair="cross", extended=False))
+    step, sources = parts_of(method, batch_of())
+    assert not torch.equal(sources.key, sources.partner_key)  # of two views
+    draw = Draw(torch.linspace(0.1, 0.9, 8), torch.arange(8).roll(1))
+    z = F.normalize(torch.randn(8, 6), dim=1)
+    near = torch.stack([(z * sources.key).sum(1), (z * sources.partner_key.roll(1, 0)).sum(1)], dim=1)
+    own = (near / step.temperature).softmax(1)[:, 0]
+    expected = F.binary_cross_entropy(own, draw.lam)
+    torch.testing.assert_close(method.mixup.local_loss(step, z, sources, draw), expected)
+
+
 def test_partners_positives_are_those_of_the_partners():
     method = moco("reference")
     _, sources = parts_of(method, batch_of())
