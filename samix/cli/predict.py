@@ -70,9 +70,8 @@ def predict(arguments: list[str]) -> int:
     from samix.runtime.environment import pick_device
 
     net = load(options.source, device=pick_device(options.device))
-    predictions = net.predictions(
-        files, top=options.top, batch_size=options.batch_size, on_bad_image=options.on_bad_image
-    )
+    top = min(options.top, net.config.num_classes or options.top)
+    predictions = net.predictions(files, top=top, batch_size=options.batch_size, on_bad_image=options.on_bad_image)
     if not options.quiet and len(files) > FEW and options.csv != "-":
         from tqdm import tqdm
 
@@ -82,11 +81,11 @@ def predict(arguments: list[str]) -> int:
         from samix.runtime.atomic_files import write_text
 
         text = io.StringIO()
-        count = write_csv(text, predictions, options.top)
+        count = write_csv(text, predictions, top)
         write_text(Path(options.csv), text.getvalue())
         say(f"{count} predictions: {options.csv}")
     elif options.csv:
-        count = write_csv(sys.stdout, predictions, options.top)
+        count = write_csv(sys.stdout, predictions, top)
     else:
         for prediction in predictions:
             count += 1

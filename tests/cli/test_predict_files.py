@@ -89,3 +89,10 @@ def test_an_evaluation_says_which_data_are_gone(run, images, capsys):
     told = capsys.readouterr().err
     assert "the data were" in told
     assert "are moved now: as many images, of the same classes" in told
+
+
+def test_no_more_classes_are_named_than_there_are(run, images):
+    assert main(["predict", str(run), "0.png", "--csv", "p.csv", "--top", "99"]) == 0
+    head, row = ((images / "p.csv").read_text(encoding="utf-8")).splitlines()
+    assert len(head.split(",")) == len(row.split(",")) == 1 + 2 * 10
+    assert head.endswith(",class_10,probability_10")
