@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from samix.data import ImageData
+from samix.networks.untrusted import LARGEST_NUMBER, check_parameters
 from samix.recipes import Recipe
-from samix.recipes.pretrain_recipe import recipe_of
+from samix.recipes.build import build_network
+from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
 from samix.runtime.atomic_files import remove_temporaries, writing
 from samix.runtime.checks import Values
 from samix.runtime.console import tell
@@ -19,6 +22,7 @@ from samix.train.checkpoint import LAST, State, kept_files, load_last
 
 OTHER_NAME = "choose another name with --run NAME"
 BEFORE_TRAINING = {LOCK, "recipe.json", "metrics.jsonl", "views.png", "bad-images.txt", "log.txt", "cost.json"}
+SIZES = ("queue", "dim", "hidden", "clusters", "prototypes")  # options that tensors are made by
 NOT_COMPARED = ("workers", "epochs", "data")  # fields of a recipe that a continued run may change, or are looked at
 
 
@@ -102,4 +106,25 @@ def recipe_of_run(folder: Path) -> Recipe:
     """Returns the recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"--resume {folder}: no such folder; give the folder of a run, such as runs/NAME")
-    return recipe_of(load_last(folder).state["recipe"])
+    last = load_last(folder)
+    recipe = recipe_of(last.state["recipe"])
+    check_sizes(recipe, last.state, last.path)
+    return recipe
+
+
+def check_sizes(recipe: Recipe, state: State, path: Path) -> None:
+    """Refuses a recipe that needs more memory than its checkpoint's weights are worth, before anything is built.
+
+    Raises:
+        ValueError: a network of more parameters than the file has values, or an option that asks for a longer queue or
+            more features than any of its tensors has.
+    """
+    held, recipe = state["method"], dataclasses.replace(recipe, pretrained=False)
+    classes = 0 if isinstance(recipe, PretrainRecipe) else len(state["data"]["classes"])
+    if recipe.model != "custom":
+        check_parameters(lambda: build_network(recipe, classes), held, str(path))
+    longest = max((max(tensor.shape, default=0) for tensor in held.values()), default=0)
+    groups = (recipe.mixup_options, recipe.method_options if isinstance(recipe, PretrainRecipe) else {})
+    for name, value in ((name, value) for group in groups for name, value in group.items()):
+        if name in SIZES and isinstance(value, int) and value > max(longest, LARGEST_NUMBER):
+            raise ValueError(f"{path} sets {name} to {value}, and none of its tensors is that long; it is damaged")

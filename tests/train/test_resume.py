@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -374,6 +375,22 @@ def test_a_resumed_recipe_does_not_go_to_the_hub_unasked(tmp_path, capsys):
     write_sealed(folder / "last.pt", state)
     assert main(["train", "--resume", str(folder)]) == 2
     assert "would be fetched from the hub; allow it with --mixup mixer:owner/name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "resnet152", "model_args": "{}"}, r"names a network of [\d,]+ parameters and holds [\d,]+ values"),
+        ({"mixup_options": {"queue": 2**30}}, "sets queue to 1073741824, and none of its tensors is that long"),
+    ],
+)
+def test_a_recipe_that_needs_more_memory_than_its_weights_is_not_resumed(tmp_path, capsys, changes, message):
+    folder = fit(small_recipe("cutmix", epochs=1), tmp_path)
+    state = torch.load(folder / "last.pt", weights_only=True)
+    state["recipe"] |= changes
+    write_sealed(folder / "last.pt", state)
+    assert main(["train", "--resume", str(folder)]) == 1
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_finished_run_can_get_more_epochs_and_an_unfinished_one_cannot(tmp_path, monkeypatch):
