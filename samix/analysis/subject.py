@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +179,7 @@ def load_subject(options: Analysis) -> Subject:
     if count and count < len(rows):
         chosen = balanced_rows(labels, len(names), max(count, len(names)), options.seed)
         labels, rows = labels[chosen], rows[chosen]
-    mean, std = cast(Channels, trained.config.mean), cast(Channels, trained.config.std)
+    mean, std = trained.config.normalization()
     part = dataclasses.replace(whole, val=whole.val.subset(rows), mean=mean, std=std)
     batches = EvalBatches(part, batch_size=options.batch_size, size=recipe.size, augment=build_augment(recipe, whole))
     return Subject(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samix.batch.checks import check_images, check_labels, check_pair, check_range, check_smoothing
+from samix.batch.checks import check_images, check_labels, check_pair, check_range, check_smoothing, labelled_batch
 from samix.batch.targets import VALUES, TargetKind, as_targets, target_kind, target_loss, undecided_loss
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "check_pair",
     "check_range",
     "check_smoothing",
+    "labelled_batch",
     "pair_batch",
     "target_kind",
     "target_loss",

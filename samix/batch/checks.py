@@ -13,6 +13,17 @@ def check_smoothing(smoothing: float) -> None:
     check_number("smoothing", smoothing, 0, 1, open_high=True)
 
 
+def labelled_batch(batch: object) -> tuple[Tensor, Tensor]:
+    """Returns both parts of a batch; raises ValueError unless it has two."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+    raise ValueError(
+        f"a batch is (images, labels), got {got}; call method(images, labels). Images without labels are trained on by "
+        "a method of two views, as samix.MoCo"
+    )
+
+
 def check_images(images: Tensor) -> None:
     """Raises unless images are floating point, (B, C, H, W), and not empty.
 

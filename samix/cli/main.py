@@ -93,6 +93,10 @@ def explain(error: Exception) -> int:
     from samix.cli.options import UsageError
 
     text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError):  # of torch, so a network was built
+        from samix.networks.inference import channel_misfit
+
+        text = channel_misfit(error, 3) or text
     if isinstance(error, ValueError | TypeError | OSError | RuntimeError):
         tell(f"samix: {text or type(error).__name__}")
         return 2 if isinstance(error, UsageError) else 1

@@ -59,7 +59,7 @@ def build_run(
     source = read_source(recipe.init) if recipe.init else None
     if source is not None and source.config is not None:  # pixels are scaled as the weights know them
         read = load_recipe_data(recipe, options) if data is None else data
-        mean, std = ((values[0], values[1], values[2]) for values in (source.config.mean, source.config.std))
+        mean, std = source.config.normalization()
         data = dataclasses.replace(read, mean=mean, std=std)
 
     def make_network(run: Training, classes: int) -> nn.Module:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 from tyro.conf import Positional
 
 from samix.data import Augment, EvalBatches, ImageData, load_data, load_labelled_folder
 from samix.data.replacements import OnBadImage
-from samix.data.spec import Channels
 from samix.hub.load import load_trained
 from samix.hub.network_config import NetworkConfig
 from samix.runtime.environment import pick_device
@@ -80,7 +78,7 @@ class Evaluate(CheckedOptions):
         def predict(pixels: Tensor) -> dict[str, Tensor]:
             return trained.method.predict(pixels) if trained.method else {"export": network(pixels)}
 
-        mean, std = cast(Channels, config.mean), cast(Channels, config.std)
+        mean, std = config.normalization()
         batches = EvalBatches(
             dataclasses.replace(images, mean=mean, std=std),
             batch_size=self.batch_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,8 +68,9 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
     features = frozen(backbone)
     if isinstance(trained.method, ViewMethod):
         features = torch.no_grad()(trained.method.to(device).features)
-    scale = cast(tuple[Channels, Channels], (config.mean, config.std))
-    return Source(backbone, features, config.size, scale, trained.recipe.data if trained.recipe else "")
+    return Source(
+        backbone, features, config.size, config.normalization(), trained.recipe.data if trained.recipe else ""
+    )
 
 
 def scaled(data: ImageData, source: Source) -> ImageData:

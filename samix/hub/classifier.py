@@ -18,7 +18,7 @@ from samix.data.decode import UnreadableImage, to_rgb
 from samix.data.images import fit_square, to_uint8
 from samix.data.replacements import OnBadImage
 from samix.hub.network_config import NetworkConfig
-from samix.networks.inference import evaluating
+from samix.networks.inference import evaluating, plain_errors
 from samix.runtime.checks import check_choice, check_number
 
 ImageLike = str | Path | Image.Image | Tensor
@@ -70,7 +70,7 @@ class ImageTransform:
             got = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
             raise ValueError(f"an image must be a path, a PIL image or a uint8 tensor (3, H, W), got {got}")
         square = to_uint8(fit_square(image, c.size, c.resize, InterpolationMode(c.interpolation)))
-        mean, std = torch.tensor(c.mean).view(-1, 1, 1), torch.tensor(c.std).view(-1, 1, 1)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in c.normalization())
         return (square.float() / 255.0 - mean) / std
 
 
@@ -102,7 +102,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), prepared by ``transform``, to logits (B, K)."""
-        return self.network(images)  # type: ignore[no-any-return]
+        with plain_errors(images, self.network):
+            return self.network(images)  # type: ignore[no-any-return]
 
     def predict(
         self,
@@ -161,7 +162,7 @@ class Classifier(nn.Module):
         if not tensors:
             return
         with torch.no_grad(), evaluating(self.network):
-            probabilities = self.network(torch.stack(tensors).to(self._device())).float().softmax(1).cpu()
+            probabilities = self(torch.stack(tensors).to(self._device())).float().softmax(1).cpu()
         best, index = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
         for path, values, classes in zip(paths, best.tolist(), index.tolist(), strict=True):
             yield Prediction(tuple(self._name(k) for k in classes), tuple(values), path)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from torch import nn
 
+from samix.data.spec import Channels
 from samix.networks.create import create_network
 from samix.networks.untrusted import check_architecture, check_model_args
 from samix.runtime.checks import Options, Values
@@ -80,6 +81,19 @@ class NetworkConfig:
                 f"{name} of a network's config must be {wanted}, got {str(getattr(self, name))[:80]!r}; the file is "
                 "damaged or was not written by samix"
             )
+
+    def normalization(self) -> tuple[Channels, Channels]:
+        """Mean and std of the three channels that images are read in.
+
+        Raises:
+            ValueError: a network of other images.
+        """
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(
+                f"this network takes {len(self.mean)}-channel images, but images are read in 3 channels, grey ones "
+                "too; prepare them yourself and call samix.load(SOURCE)(images)"
+            )
+        return self.mean, self.std
 
     def digest(self) -> str:
         """SHA-256 of all fields, in hexadecimal."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, TargetKind, target_kind
+from samix.networks.inference import plain_errors
 from samix.runtime.checks import check_number
 from samix.runtime.docstrings import inherit_args
 
@@ -30,6 +31,7 @@ class Method(nn.Module):
     step: int = 0  # optimiser steps that are done
     progress: float = 0.0  # share of the run that is done; schedules read it
     last_seen: int | None = None  # version of the first trained parameter when after_step, or the first step, ran
+    gradients: str = ""  # whether a first step is done, so that they are to be looked at ("due"), or were ("seen")
     warned: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -50,9 +52,14 @@ class Method(nn.Module):
         Returns:
             The loss (a scalar), and its parts for the log, detached: some or all of ``loss_parts``.
         """
-        if self.training and torch.is_grad_enabled() and type(self).after_step is not Method.after_step:
+        given, trains = batch[0] if len(batch) == 1 else batch, self.training and torch.is_grad_enabled()
+        if trains and type(self).after_step is not Method.after_step:
             self.notice_forgotten_after_step()
-        return self.training_step(batch[0] if len(batch) == 1 else batch)
+        with plain_errors(given, self):
+            result = self.training_step(given)
+        if trains and self.gradients == "due":
+            self.watch_gradients()
+        return result
 
     def training_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes one step's loss (a scalar), and its unweighted parts for the log, detached."""
@@ -65,8 +72,11 @@ class Method(nn.Module):
             progress: share of the run that is done, in [0, 1].
         """
         check_number("progress", progress, 0, 1)
-        self.step, self.progress = self.step + 1, progress
-        self.last_seen = self.parameter_version()
+        version = self.parameter_version()
+        if self.last_seen is not None and version > self.last_seen:
+            self.notice_eval_mode()
+            self.gradients = self.gradients or "due"
+        self.step, self.progress, self.last_seen = self.step + 1, progress, version
 
     def parameter_version(self) -> int:
         """Counts the changes in place of the first trained parameter, as torch does."""
@@ -82,6 +92,35 @@ class Method(nn.Module):
                 f"the parameters of {type(self).__name__} have changed, but after_step was not called: schedules and "
                 "averaged weights stand still; call method.after_step(step / total_steps) after each optimizer.step()"
             )
+
+    def notice_eval_mode(self) -> None:
+        """Warns once where an optimiser changes a network that is in eval mode."""
+        for name, child in self.named_children():
+            layers = (m for m in child.modules() if any(p.requires_grad for p in m.parameters(recurse=False)))
+            first = next(layers, None)
+            if first is not None and not first.training:
+                self.warn_once(
+                    f"{name} of {type(self).__name__} is trained in eval mode: dropout is off and BatchNorm does not "
+                    "learn its statistics; call method.train() after each evaluation"
+                )
+
+    def watch_gradients(self) -> None:
+        """Warns once where the second step's gradients are added to the first one's, which were not set to zero.
+
+        It looks when the next backward pass reaches the first trained parameter: loops set gradients to zero before
+        ``backward`` or after ``step``. Where they are zero in place of None, it asks the device for one number, once.
+        """
+        self.gradients = "seen"
+        watched = next((p for p in self.parameters() if p.requires_grad), None)
+        if watched is None:
+            return
+
+        def look(_gradient: Tensor) -> None:
+            handle.remove()
+            if watched.grad is not None and bool(watched.grad.any()):
+                self.warn_once("gradients of earlier steps are added up: call optimizer.zero_grad() after each step")
+
+        handle = watched.register_hook(look)  # type: ignore[no-untyped-call]
 
     def check_average(self, model: nn.Module, average: nn.Module) -> None:
         """Raises ValueError where a network was trained without ``after_step``, so that its average never moved."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels, pair_batch, unmixed
+from samix.batch import Mixed, MixedBatch, TargetKind, check_images, check_labels, labelled_batch, pair_batch, unmixed
 from samix.methods.base import Batch, Method, ParameterGroups, choose_options, detached, settled_kind, version_of
 from samix.methods.options import StepOptions
 from samix.mixers import MASK_GENERATORS
@@ -119,7 +119,7 @@ class LearnedMixup(Method, Generic[Options]):
 
     def checked(self, batch: Batch) -> Batch:
         """Returns images, and labels (B,) int64 or (B, K) float32; integer one-hot rows become class ids."""
-        images, labels = batch
+        images, labels = labelled_batch(batch)
         check_images(images)
         check_labels(labels, len(images), self.num_classes)
         if labels.dim() == 1:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from samix.batch import MixedBatch, TargetKind, check_images, check_labels, check_smoothing, unmixed
+from samix.batch import MixedBatch, TargetKind, check_images, check_labels, check_smoothing, labelled_batch, unmixed
 from samix.methods.base import Batch, Method, settled_kind
 from samix.mixups.base import Augmentation
 from samix.networks.ema import untracked_batchnorm
@@ -96,7 +96,7 @@ class Supervised(Method):
         Raises:
             ValueError: images or labels of the wrong type, shape or range.
         """
-        images, labels = batch
+        images, labels = labelled_batch(batch)
         check_images(images)
         check_labels(labels, len(images), self.num_classes, size=tuple(images.shape[2:]))
         self.settle_targets(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, pair_batch
 from samix.mixups.base import Augmentation, as_lam, take_rows
 from samix.mixups.saliency import spectral_residual
+from samix.networks.inference import plain_errors
 
 
 @dataclass
@@ -68,7 +70,8 @@ class GuidedAugmentation(Augmentation):
             )
         lam = self.draw_lam(len(images)) if lam is None else as_lam(lam, len(images))
         if guide is None and len(images) > 1 and not (lam.device.type == "cpu" and bool((lam == 1).all())):
-            guide = self.look(images, labels, model)
+            with plain_errors(images, model) if model is not None else nullcontext():
+                guide = self.look(images, labels, model)
         if guide is None:  # nothing is to be mixed
             guide = torch.ones(len(images), 1, 1, device=images.device)
             index = torch.arange(len(images)) if index is None else index

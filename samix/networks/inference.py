@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -55,3 +56,47 @@ def inspecting(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside a DistributedDataParallel, or the network."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+# Images that do not fit ----------------------------------------------------------------------------------------------
+
+OTHER_CHANNELS = re.compile(r"expected input\[[\d, ]+\] to have (\d+) channels, but got (\d+) channels")  # of torch
+
+
+def channel_misfit(error: BaseException, channels: int) -> str:
+    """Says what to do about torch's error for images of other channels than the network takes; empty for others.
+
+    Args:
+        error: of a pass.
+        channels: of the images.
+    """
+    sizes = OTHER_CHANNELS.search(str(error))
+    if sizes is None or int(sizes[2]) != channels:  # of a layer inside
+        return ""
+    return (
+        f"the network takes {sizes[1]}-channel images, got {channels}-channel ones; create it for them "
+        f"(in_chans={channels} in timm), or give {sizes[1]}-channel images"
+    )
+
+
+@contextmanager
+def plain_errors(images: object, network: nn.Module) -> Iterator[None]:
+    """Inside, torch's errors for images of other channels or another type than the network's say what to do.
+
+    Args:
+        images: (B, C, H, W), or a batch that begins with them.
+        network: that they are given to.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        while isinstance(images, Sequence) and images:
+            images = images[0]
+        if not isinstance(images, Tensor) or images.dim() != 4:
+            raise
+        message, own = channel_misfit(error, images.shape[1]), next((p.dtype for p in network.parameters()), None)
+        if own is not None and own != images.dtype and "type" in str(error):
+            message = f"images are {images.dtype}, the network is {own}; use images.to({own}), or torch.autocast"
+        if not message:
+            raise
+        raise ValueError(message) from error

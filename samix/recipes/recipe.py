@@ -195,6 +195,11 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
             ) from None
         if not isinstance(kwargs, dict):
             raise ValueError(f"model_args must be a JSON object, got {self.model_args!r}")
+        if kwargs.get("in_chans", 3) != 3:
+            raise ValueError(
+                f"model_args sets in_chans to {kwargs['in_chans']!r}, but images are read in 3 channels, grey ones "
+                "too; leave in_chans out, or train in a loop of your own"
+            )
         return kwargs
 
     def to_dict(self) -> Values:

@@ -121,3 +121,83 @@ def test_a_fresh_method_may_be_exported():
     images, _ = batch()
     method = build(SAMix).eval()
     assert torch.equal(method.export()(images), method.predict(images)["ema"])
+
+
+def left_in_eval(method):
+    method.eval()
+
+
+def network_left_in_eval(method):  # as where a loop evaluates the network that it gave
+    method.model.eval()
+
+
+@pytest.mark.parametrize("cls", [*LEARNED, Supervised, Averaged])
+@pytest.mark.parametrize("leave", [left_in_eval, network_left_in_eval])
+def test_a_loop_that_trains_in_eval_mode_is_told_once(cls, leave):
+    method = build(cls)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    for _ in range(2):
+        step(method, optimizer)
+    leave(method)
+    with pytest.warns(UserWarning, match=r"model of \w+ is trained in eval mode: .* call method.train\(\)"):
+        step(method, optimizer)
+    step(method, optimizer)  # not told again: warnings are errors here
+
+
+EARLY = {"early_backward": True}
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(AutoMix, {}), (AutoMix, EARLY), (SAMix, EARLY), (AdAutoMix, {}), (Supervised, {}), (Averaged, {})],
+)
+def test_a_loop_that_forgets_to_set_gradients_to_zero_is_told_once(cls, options):
+    method = build(cls, **options)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    told = []
+    for number in range(5):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            method(batch())[0].backward()
+            optimizer.step()
+            method.after_step(number / 5)
+        told += [(number, str(warning.message)) for warning in caught]
+    first = 2 if cls is Supervised else 1  # nothing is noted of a method without an average before its first after_step
+    assert told == [(first, "gradients of earlier steps are added up: call optimizer.zero_grad() after each step")]
+
+
+ZERO = {"after": True, "before": False}
+
+
+@pytest.mark.parametrize("cls", [*LEARNED, Supervised, Averaged])
+@pytest.mark.parametrize("zero", ZERO)
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_accumulated_and_set_to_zero_are_as_they_should_be(cls, zero, to_none):
+    method = build(cls)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    for number in range(3):
+        for part in range(2):
+            loss = method(batch())[0]
+            if part == 0 and not ZERO[zero]:
+                optimizer.zero_grad(set_to_none=to_none)
+            loss.backward()
+        optimizer.step()
+        if ZERO[zero]:
+            optimizer.zero_grad(set_to_none=to_none)
+        method.after_step(number / 3)
+
+
+def test_a_network_whose_norms_are_frozen_or_whose_trunk_is_may_be_in_eval_mode():
+    method = build(Supervised)
+    for module in method.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    for _ in range(3):
+        step(method, optimizer)
+    for name, module in method.model.named_children():
+        if name != "fc":
+            module.eval().requires_grad_(False)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.01))
+    for _ in range(3):
+        step(method, optimizer)
