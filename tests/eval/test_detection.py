@@ -223,6 +223,12 @@ def test_eleven_points_by_hand():
         assert eleven_points(np.array([hits / 10]), np.array([1.0])) == pytest.approx((hits + 1) / 11)
 
 
+@pytest.mark.parametrize(("threshold", "precision"), [(0.49, 100.0), (0.5, 0.0)])
+def test_precision_asks_for_more_overlap_than_the_threshold(threshold, precision):
+    found, truth = [[([0.0, 0.0, 1.0, 1.0], 1, 0.9)]], [[([0.0, 0.0, 2.0, 1.0], 1, False)]]  # half of the union
+    assert voc_precision(*as_tensors(found, truth), 1, (threshold,))["ap"] == precision
+
+
 def test_perfect_detections_and_none():
     _, truth = random_scenes(1)
     perfect = [[(box, label, 0.5 + i / 100) for i, (box, label, _) in enumerate(image)] for image in truth]

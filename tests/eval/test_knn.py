@@ -108,6 +108,13 @@ def test_the_monitor_cuts_k_to_the_bank_and_gives_percent():
     assert len(bank) == len(labels) == 30
 
 
+def test_the_monitor_asks_k_neighbours_where_the_bank_has_more():
+    bank = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, 0.6]]), torch.tensor([0, 1, 1])
+    query = torch.tensor([[1.0, 0.1]]), torch.tensor([0])
+    found = {k: knn_monitor(lambda x: x, [bank], [query], 2, k=k, temperature=100.0)["knn"] for k in (1, 3)}
+    assert found == {1: 100.0, 3: 0.0}  # the nearest has the class, most of all have another
+
+
 @pytest.mark.parametrize("network", [tiny_cnn, tiny_vit, PlainNet])
 def test_taking_features_leaves_no_trace(network):
     model = randomised(network()).train()

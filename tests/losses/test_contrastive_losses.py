@@ -135,6 +135,21 @@ def test_info_nce_of_random_vectors(count, t, wanted):
     assert mean == pytest.approx(math.log(count + 1) + 1.0 / (2 * dim * t**2), abs=0.1)
 
 
+def test_further_negatives_of_a_query_stand_beside_those_of_all():
+    query, key, negatives, own = units(B, D), units(B, D), units(K, D), units(B, 3, D)
+    found = losses.info_nce(query, key, negatives, 0.2, own)
+    for i in range(B):
+        logits = torch.cat([key[i : i + 1], negatives, own[i]]) @ query[i] / 0.2
+        close(found[i], F.cross_entropy(logits, torch.tensor(0)))
+
+
+def test_the_loss_of_a_mixture_is_that_of_the_weighed_probability():
+    z, _, weights, keys = drawn()
+    rows = torch.randint(K, (B, 2))
+    p = (z @ keys.T / 0.2).softmax(1).gather(1, rows)
+    close(losses.mixture_info_nce(z, keys, rows, weights, 0.2), -(weights * p).sum(1).log())
+
+
 def test_info_nce_without_negatives_is_zero():
     z, keys, weights, _ = drawn()
     none = z.new_zeros(0, D)

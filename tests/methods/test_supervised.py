@@ -36,6 +36,18 @@ def seeded(kind, **options):
     return kind(generator=torch.Generator().manual_seed(3), **options)
 
 
+def test_the_own_terms_of_a_mixup_are_added_to_the_loss():
+    class WithTerm(samix.NoMixup):
+        def forward_through(self, model, images, labels):
+            logits, mixed = super().forward_through(model, images, labels)
+            return logits, dataclasses.replace(mixed, extra={"own": torch.tensor(2.5)})
+
+    loss, parts = supervised(seeded(WithTerm))(batch())
+    plain, _ = supervised(seeded(samix.NoMixup))(batch())
+    assert loss.item() == pytest.approx(plain.item() + 2.5)
+    assert float(parts["own"]) == 2.5
+
+
 def smoothed_cross_entropy(logits, labels):
     """``-mean_i sum_k ((1 - s) [k = y_i] + s / K) log softmax(z_i)_k``, in plain loops."""
     total = 0.0

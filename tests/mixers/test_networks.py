@@ -11,7 +11,7 @@ from tiny_networks import randomised
 
 from samix.batch import Mixed
 from samix.mixers.automix import AutoMixer
-from samix.mixers.base import adjust_mask, margin_mask, resize
+from samix.mixers.base import adjust_mask, attention_width, margin_mask, resize
 from samix.mixers.samix import SAMixer, scale_lam
 
 B, D, CELLS, SIZE = 3, 6, (3, 4), (7, 10)
@@ -316,6 +316,10 @@ def test_wrong_input_to_a_mixer_is_named(change, message):
     given = {"x": images, "partner": images, "lam": torch.full((B,), 0.5), "guides": (z, z)} | change
     with pytest.raises(ValueError, match=message):
         SAMixer(D)(**given)
+
+
+def test_attention_has_half_the_channels_of_the_map():
+    assert [attention_width(dim) for dim in (2, 7, 512)] == [1, 3, 256]
 
 
 def test_a_mixer_of_one_channel_is_refused():

@@ -80,6 +80,13 @@ def test_the_objective_equals_its_loop_for_whole_and_half_blocks():
         assert found[g].item() == pytest.approx(wanted, abs=1e-3)
 
 
+def test_an_input_that_the_other_outputs_use_less_than_the_threshold_costs_nothing():
+    z = F.one_hot(torch.tensor([[[0, 0], [0, 1]]]), 2).float()  # blocks by input: (2, 0) and (1, 1)
+    problem = CoProblem(torch.zeros(1, 2, 2, 2), torch.eye(2)[None], torch.ones(1, 2).bool(), (1, 2), 0.0, 0.3, 1.5)
+    assert float(objective(problem, z)) == pytest.approx(0.3 * 1 * 2)  # output 1 alone: 2 blocks of 0 by the other
+    assert float(objective(problem._replace(threshold=0.5), z)) == pytest.approx(0.3 * (2 * 1 + 1 * 2))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_sweep_makes_the_objective_larger_but_the_one_that_parts_twins(seed):
     problem, z = random_problem(groups=4, size=6, seed=seed)

@@ -312,6 +312,16 @@ def test_class_activation_of_any_network_by_the_names_of_its_layers():
     torch.testing.assert_close(class_activation(net, x, targets, feature="late"), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_class_activation_counts_what_is_active_alone():
+    x, labels = torch.randn(4, 3, 32, 48), torch.tensor([1, 0, 4, 1])
+    net = randomised(PlainNet()).eval()
+    with torch.no_grad():
+        features = net.late[0](net.body(net.stem(x)))  # before its ReLU
+    assert (features < 0).any()
+    expected = expected_cam(features, net.fc.weight.detach(), labels)
+    torch.testing.assert_close(class_activation(net, x, labels, feature="late.0"), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_activation_map_is_the_mean_over_channels():
     x = torch.randn(3, 3, 32, 48)
     net = randomised(PlainNet()).eval()

@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from tiny_networks import randomised, tiny_cnn
 from torch import nn
 
-from samix.networks.ema import ema_copy, ema_decay_at, untracked_batchnorm, update_ema
+from samix.networks.ema import ema_copy, ema_decay_at, train_norms, untracked_batchnorm, update_ema
 
 
 def pair():
@@ -96,3 +96,10 @@ def test_untracked_batchnorm_is_restored_when_the_network_raises():
     with pytest.raises(ValueError, match="expected 4D input"), untracked_batchnorm(net):
         net(torch.zeros(3))
     assert [norm.track_running_stats for norm in net] == [True, True, False]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_of_a_slow_network_only_norms_that_keep_statistics_are_in_train_mode(mode):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.LayerNorm(4))
+    train_norms(net, mode)
+    assert [module.training for module in (net, *net)] == [False, False, mode, False, False]

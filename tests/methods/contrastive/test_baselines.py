@@ -800,3 +800,9 @@ def test_sinkhorn_over_processes_is_that_of_the_joined_batch():
     scores = torch.randn(8, 5)
     joined = sinkhorn(scores)
     assert not torch.allclose(sinkhorn(scores[:4]), joined[:4], atol=1e-3)
+
+
+def test_barlow_twins_trains_on_a_share_of_its_loss_and_reports_the_whole():
+    torch.manual_seed(0)
+    loss, parts = BarlowTwins(trunk(), BarlowTwinsOptions(dim=8, scale=0.1))(batch_of())
+    assert loss.item() == pytest.approx(0.1 * float(parts["clean"]))
