@@ -21,4 +21,4 @@ _BUILT_IN: tuple[type[Analysis], ...] = (
     *(Lambda, CalibrationAnalysis, Robustness, Occlusion, LocalisationAnalysis, Cam, InformationAnalysis, Landscape),
     *(Tsne, Masks, CostAnalysis),
 )
-ANALYSES: Registry[type[Analysis]] = Registry("analyses", {kind.name: kind for kind in _BUILT_IN})
+ANALYSES: Registry[type[Analysis]] = Registry("analyses", {cls.name: cls for cls in _BUILT_IN})

@@ -79,7 +79,7 @@ class Analysis(CheckedOptions):
         subject = load_subject(self)
         path.parent.mkdir(parents=True, exist_ok=True)
         findings = self.analyse(subject)
-        write_whole(path, lambda place: save_png(findings.figure, place))
+        write_whole(path, lambda temporary: save_png(findings.figure, temporary))
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
         numbers = {"analysis": self.name, "images": len(subject.images), "options": options, **findings.results}
         write_text(path.with_suffix(".json"), json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n")

@@ -88,12 +88,12 @@ def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:
     mask = batch.mask.float()
     size = batch.images.shape[2:]
     shares, areas = [], []
-    for cam, place in ((own, mask), (partner, 1.0 - mask)):
-        place = place.expand(-1, 1, *size).squeeze(1)
+    for cam, region in ((own, mask), (partner, 1.0 - mask)):
+        region = region.expand(-1, 1, *size).squeeze(1)
         large = enlarge(cam, (size[0], size[1]))
-        total, area = large.sum((1, 2)), place.mean((1, 2))
+        total, area = large.sum((1, 2)), region.mean((1, 2))
         seen = (total > 0) & (area > 0)
-        shares.append(((large * place).sum((1, 2)) / total.clamp(min=1e-12))[seen])
+        shares.append(((large * region).sum((1, 2)) / total.clamp(min=1e-12))[seen])
         areas.append(area[seen])
     inside, chance = torch.cat(shares), torch.cat(areas)
     return MixedCam(own, partner, float(inside.mean()), float(chance.mean()))

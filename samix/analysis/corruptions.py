@@ -199,10 +199,10 @@ def _sampled(x: Tensor, rows: Tensor, columns: Tensor, *, half: bool) -> Tensor:
     """Images at places (N, H, W), bilinear, mirrored at the border: with ``half``, the edge pixel is repeated."""
     height, width = x.shape[2:]
     if half:
-        place = torch.stack([(2.0 * columns + 1.0) / width - 1.0, (2.0 * rows + 1.0) / height - 1.0], dim=-1)
+        grid = torch.stack([(2.0 * columns + 1.0) / width - 1.0, (2.0 * rows + 1.0) / height - 1.0], dim=-1)
     else:
-        place = torch.stack([2.0 * columns / (width - 1) - 1.0, 2.0 * rows / (height - 1) - 1.0], dim=-1)
-    return F.grid_sample(x, place.float(), mode="bilinear", padding_mode="reflection", align_corners=not half)
+        grid = torch.stack([2.0 * columns / (width - 1) - 1.0, 2.0 * rows / (height - 1) - 1.0], dim=-1)
+    return F.grid_sample(x, grid.float(), mode="bilinear", padding_mode="reflection", align_corners=not half)
 
 
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[Any, ...]]] = {

@@ -208,15 +208,15 @@ def draw(result: Localisation, pixels: Tensor, maps: Tensor, boxes: Tensor, titl
     label(ax, "objects found by the box around the map", "threshold of the map", "%", legend="upper left")
     large = scaled(enlarge(maps.cpu(), (pixels.shape[2], pixels.shape[3])))
     for number, (image, one) in enumerate(zip(pixels, large, strict=True)):
-        place = bare(fig.add_subplot(grid[number // columns, 1 + number % columns]))
-        show_image(place, image)
-        place.imshow(one.numpy(), cmap="magma", alpha=0.35, vmin=0, vmax=1)
+        panel = bare(fig.add_subplot(grid[number // columns, 1 + number % columns]))
+        show_image(panel, image)
+        panel.imshow(one.numpy(), cmap="magma", alpha=0.35, vmin=0, vmax=1)
         for box, shade, style in (
             (boxes[number].tolist(), "#7CFC00", "-"),
             (region_box(one.numpy(), result.best), "white", "--"),
         ):
             x0, y0, x1, y1 = (value - 0.5 for value in box)
-            place.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=shade, lw=1.6, ls=style, clip_on=False)
+            panel.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=shade, lw=1.6, ls=style, clip_on=False)
     fig.suptitle(f"{title}\ngreen: the object's box, white: found at threshold {result.best:g}", fontsize=9)
     return fig
 
@@ -256,13 +256,13 @@ class LocalisationAnalysis(Analysis):
 
     def boxes(self, subject: Subject) -> tuple[Tensor, Tensor, str]:
         """Returns images, their boxes (N, 4), and where the boxes come from."""
-        kind, _, place = (self.data or subject.recipe.data).partition(":")
+        name, _, folder = (self.data or subject.recipe.data).partition(":")
         readers = {"tiny-imagenet": read_tiny_boxes, "cub": read_cub_boxes}
-        if kind in readers and not self.planted:
-            known, size, short = readers[kind](Path(place).expanduser()), *subject.fit
-            top = subject.files()[0].parents[0 if kind == "tiny-imagenet" else 1]
+        if name in readers and not self.planted:
+            known, size, short = readers[name](Path(folder).expanduser()), *subject.fit
+            top = subject.files()[0].parents[0 if name == "tiny-imagenet" else 1]
             boxes = [fitted_box(known[str(f.relative_to(top))], f, size, short) for f in subject.files()]
-            return subject.images, torch.tensor(boxes), f"boxes of {kind}"
+            return subject.images, torch.tensor(boxes), f"boxes of {name}"
         images, planted = plant(subject.images, torch.Generator().manual_seed(self.seed))
         if hasattr(subject.network, "patch_embed"):
             images, planted = shrink(images, planted)

@@ -80,11 +80,11 @@ def spatter(x: Tensor, c: tuple[float, float, float, float, float, str], g: Gene
     The constants: mean and deviation of the liquid's noise, sigma of its blur, the level that is cut off, the water's
     strength or the sigma of the mud's edge, and ``water`` or ``mud``.
     """
-    level, spread, sigma, floor, strength, kind = c
+    level, spread, sigma, floor, strength, substance = c
     noise = level + spread * torch.randn(len(x), 1, *x.shape[2:], generator=g)
     liquid = blurred(noise, sigma)
     liquid = torch.where(liquid < floor, 0.0, liquid)
-    if kind == "mud":
+    if substance == "mud":
         cover = blurred((liquid > floor).float(), strength)
         cover = torch.where(cover < 0.8, 0.0, cover)
         return x * (1.0 - cover) + cover * colour(MUD)

@@ -17,7 +17,7 @@ your own as package.module:Name.
 def analyse(arguments: list[str]) -> int:
     """Runs ``samix analyse``."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {name:13} {(kind.__doc__ or '').partition(chr(10))[0]}" for name, kind in ANALYSES.items())
+        lines = (f"  {name:13} {(cls.__doc__ or '').partition(chr(10))[0]}" for name, cls in ANALYSES.items())
         print(ANALYSE.format(kinds="\n".join(lines)))
         return 0
     name, *options = arguments

@@ -110,16 +110,16 @@ def refuse_other_report(path: Path, plan: Plan) -> None:
         seeds = {label: [run["seed"] for run in row["runs"]] for label, row in earlier["mixups"].items()}
         recipe = earlier["recipe"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a report of samix compare ({error}); choose another place") from None
+        raise ValueError(f"{path} is not a report of samix compare ({error}); choose another path") from None
     labels = {entry.label for entry in plan.entries}
     lost = sorted(label for label, runs in seeds.items() if runs and label not in labels)
     more = max((seed + 1 for runs in seeds.values() for seed in runs), default=0)
     if recipe != plan.recipe_name:
-        what, then = f"recipe {recipe}", "choose another place"
+        what, then = f"recipe {recipe}", "choose another path"
     elif lost:
-        what, then = f"rows {', '.join(lost)}", "name these rows, too, or choose another place"
+        what, then = f"rows {', '.join(lost)}", "name these rows, too, or choose another path"
     elif more > plan.options.seeds:
-        what, then = f"{more} seeds", f"give --seeds {more}, or choose another place"
+        what, then = f"{more} seeds", f"give --seeds {more}, or choose another path"
     else:
         return
     raise ValueError(f"{path} is the report of a comparison with {what}, which this one would replace; {then}")

@@ -51,6 +51,6 @@ def completion(arguments: Sequence[str]) -> int:
 
 def flags(page: str) -> list[str]:
     """Returns the options that a page of help explains; ``--[no-]name`` are two."""
-    found = dict.fromkeys(re.findall(r"^  (?:-\w(?: \S+)?, )?(--[\w.\[\]-]+)", page, re.MULTILINE))
-    both = [re.sub(r"\[no-\]", part, flag) for flag in found for part in (("", "no-") if "[no-]" in flag else ("",))]
+    shown = dict.fromkeys(re.findall(r"^  (?:-\w(?: \S+)?, )?(--[\w.\[\]-]+)", page, re.MULTILINE))
+    both = [re.sub(r"\[no-\]", part, flag) for flag in shown for part in (("", "no-") if "[no-]" in flag else ("",))]
     return [*both, "--help", HELP_ALL]

@@ -238,12 +238,12 @@ class MixUpOrCutMixAsTimm(Augmentation):
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
     ) -> tuple[Mixed, Tensor]:
         """Draws what is not given and mixes."""
-        cut, drawn, place = self.draw_rows(len(images))
+        cut, drawn, box = self.draw_rows(len(images))
         lam, index = self.draw(images, drawn if lam is None else lam, index)
         partner = take_rows(images, index)
         if not bool(cut.any()):
             return Mixed(blend(images, partner, as_map(lam, images)), lam, as_map(lam, images)), index
-        mixed = self.paste(images, partner, lam, to_device(place, images.device))
+        mixed = self.paste(images, partner, lam, to_device(box, images.device))
         if not bool(cut.all()):
             some, summed = to_device(cut, images.device), as_map(lam, images)
             rows = some.view(-1, 1, 1, 1)
@@ -255,11 +255,11 @@ class MixUpOrCutMixAsTimm(Augmentation):
         """See :meth:`mix`, which needs the draws of all rows."""
         raise NotImplementedError("call mix, or the object itself")
 
-    def paste(self, x: Tensor, partner: Tensor, lam: Tensor, place: Tensor) -> Mixed:
+    def paste(self, x: Tensor, partner: Tensor, lam: Tensor, box: Tensor) -> Mixed:
         """CutMix with timm's box."""
         height, width = x.shape[-2:]
-        top, bottom = self._side(lam, place[:, 0], place[:, 2], height)
-        left, right = self._side(lam, place[:, 1], place[:, 3], width)
+        top, bottom = self._side(lam, box[:, 0], box[:, 2], height)
+        left, right = self._side(lam, box[:, 1], box[:, 3], width)
         inside = span(top, bottom, height).unsqueeze(2) & span(left, right, width).unsqueeze(1)
         inside = inside & (lam < 1.0).view(-1, 1, 1)
         mixed = choose(x, partner, (~inside.unsqueeze(1)).float())

@@ -89,8 +89,7 @@ def plain_errors(batches: Iterator[Sample]) -> Iterator[Sample]:
         except (ValueError, OSError) as error:
             lines = str(error).strip().splitlines()
             if len(lines) > 1 and lines[0].startswith("Caught "):
-                kind = type(error)
-                raise kind(lines[-1].partition(": ")[2]) from error
+                raise type(error)(lines[-1].partition(": ")[2]) from error
             raise
         yield batch
 

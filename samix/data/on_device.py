@@ -117,12 +117,12 @@ def padded_crop(images: Tensor, draws: Tensor, padding: int, *, reflect: bool, f
         (B, C, S, S), of the type of images.
     """
     count, channels, side, _ = images.shape
-    place = torch.arange(side, device=images.device)
-    across = place.expand(count, side)  # (B, S) column of the crop that each result column shows
+    position = torch.arange(side, device=images.device)
+    across = position.expand(count, side)  # (B, S) column of the crop that each result column shows
     if flip:
         across = torch.where(draws[:, :1] < 0.5, side - 1 - across, across)
     shift = (draws[:, 1:3] * (2 * padding + 1)).long() - padding  # (B, 2) down, across
-    rows, columns = place + shift[:, :1], across + shift[:, 1:]  # (B, S) each, -padding .. S - 1 + padding
+    rows, columns = position + shift[:, :1], across + shift[:, 1:]  # (B, S) each, -padding .. S - 1 + padding
     if reflect:
         rows, columns = _reflect(rows, side), _reflect(columns, side)
     inside = _within(rows, side)[:, :, None] & _within(columns, side)[:, None, :]  # (B, S, S)
@@ -132,13 +132,13 @@ def padded_crop(images: Tensor, draws: Tensor, padding: int, *, reflect: bool, f
     return cropped if reflect else cropped * inside[:, None]
 
 
-def _reflect(place: Tensor, side: int) -> Tensor:
+def _reflect(position: Tensor, side: int) -> Tensor:
     """Folds places outside 0..side - 1 back; the border pixel itself is not repeated."""
-    return (side - 1) - ((side - 1) - place.abs()).abs()
+    return (side - 1) - ((side - 1) - position.abs()).abs()
 
 
-def _within(place: Tensor, side: int) -> Tensor:
-    return (place >= 0) & (place < side)
+def _within(position: Tensor, side: int) -> Tensor:
+    return (position >= 0) & (position < side)
 
 
 def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -185,9 +185,9 @@ def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size
     """
     side = images.shape[-1]
     top, left, height, width = crop_boxes(draws, side, scale)
-    place = torch.arange(size, device=images.device)
-    across = torch.where(draws[:, :1] < 0.5, size - 1 - place, place)  # (B, size)
-    ys = _source(place, top, height, size)
+    position = torch.arange(size, device=images.device)
+    across = torch.where(draws[:, :1] < 0.5, size - 1 - position, position)  # (B, size)
+    ys = _source(position, top, height, size)
     xs = _source(across, left, width, size)
     unit = 2 / max(side - 1, 1)  # pixels to grid_sample's -1..1
     grid = torch.stack(
@@ -200,7 +200,7 @@ def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size
     return F.grid_sample(images.float().div_(255), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def _source(place: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
+def _source(position: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
     """Returns the source coordinate of each result pixel, (B, size), clamped to the box."""
-    inside = (place + 0.5) * (length / size) - 0.5
+    inside = (position + 0.5) * (length / size) - 0.5
     return start + torch.minimum(inside.clamp(min=0), length - 1.0)

@@ -52,9 +52,9 @@ def view_batch(images: Tensor, draws: Tensor, recipe: ViewRecipe, size: int) -> 
     """
     count = len(images)
     piece = max(8, CPU_PIECE // size**2) if images.device.type == "cpu" else count
-    places = [slice(first, first + piece) for first in range(0, count, piece)]
+    slices = [slice(first, first + piece) for first in range(0, count, piece)]
     with torch.autocast(images.device.type, enabled=False):  # its half precision is coarser than 8-bit pixels
-        return torch.cat([_piece_of_view(images[place], draws[place], recipe, size) for place in places])
+        return torch.cat([_piece_of_view(images[part], draws[part], recipe, size) for part in slices])
 
 
 def _piece_of_view(images: Tensor, draws: Tensor, recipe: ViewRecipe, size: int) -> Tensor:
@@ -104,10 +104,10 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         (B, 3, H, W) float32 in [0, 1].
     """
     x = images.flatten(2)
-    place = (order == HUE).int().argmax(1, keepdim=True)  # of hue, (B, 1)
+    hue_at = (order == HUE).int().argmax(1, keepdim=True)  # of hue, (B, 1)
     count = torch.arange(3, device=x.device)
     operation = torch.cat([order[:, :3], order[:, 1:]], dim=1)  # (B, 6): places 0..2, then 1..3
-    active = torch.cat([count < place, count >= place], dim=1)
+    active = torch.cat([count < hue_at, count >= hue_at], dim=1)
     factor = torch.where(active, factors.gather(1, operation), 1.0)
     rest = 1 - factor
     unit, luma = _colour_maps(x.device)
@@ -205,6 +205,6 @@ def _colour_maps(device: torch.device) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=16)
 def _reflections(side: int, radius: int, device: torch.device) -> Tensor:
     """Makes (taps, S, S): 1 where pixel i, moved by a tap and reflected at the borders, is pixel j."""
-    place = torch.arange(side) + torch.arange(-radius, radius + 1)[:, None]
-    place = (side - 1) - ((side - 1) - place.abs()).abs()
-    return torch.nn.functional.one_hot(place, side).float().to(device)
+    source = torch.arange(side) + torch.arange(-radius, radius + 1)[:, None]
+    source = (side - 1) - ((side - 1) - source.abs()).abs()
+    return torch.nn.functional.one_hot(source, side).float().to(device)

@@ -75,7 +75,7 @@ def wrap_dataset(
     Args:
         train: map-style torch `Dataset`, Hugging Face `Dataset`, or sequence of samples, see `DatasetImages`; of a
             `DataLoader` the dataset is taken, and its batch size, sampler and collation are not used.
-        val: the same, to test on; None holds out a fifth of each class, chosen by place.
+        val: the same, to test on; None holds out a fifth of each class, chosen by position.
         class_names: one per label; None takes those of the dataset (`.classes`, or `.features` of Hugging Face), else
             the numbers.
         name: for messages, and for the default augmentation if it is that of a known data set.
@@ -91,7 +91,7 @@ def wrap_dataset(
         >>> from samix.data import wrap_dataset
         >>> samples = [(torch.zeros(3, 8, 8), i % 2) for i in range(20)]
         >>> wrap_dataset(samples).describe()
-        '16 images of 2 classes, 4 held out; without val, a fifth of each class is held out by place'
+        '16 images of 2 classes, 4 held out; without val, a fifth of each class is held out by position'
     """
     images = _images(train)
     names = tuple(class_names or _class_names(images.dataset) or ())
@@ -105,7 +105,7 @@ def wrap_dataset(
         raise ValueError(f"{name}: the labels of train must be in 0..{len(names) - 1}, got {low}..{high}")
     if val is not None:
         return ImageData(name, images, _images(val), names, mean, std)
-    note = "without val, a fifth of each class is held out by place"
+    note = "without val, a fifth of each class is held out by position"
     splits = divide(images, [str(row) for row in range(len(images))], names, name, (note,))
     return ImageData(name, splits.train, splits.val, names, mean, std, notes=splits.notes)
 
@@ -161,15 +161,15 @@ def _class_names(dataset: object) -> Sequence[str] | None:
     return [str(name) for name in classes] if isinstance(classes, Sequence) else None
 
 
-def _part(sample: object, place: int, keys: Sequence[str]) -> object:
+def _part(sample: object, position: int, keys: Sequence[str]) -> object:
     """Returns the image or the label of a sample."""
     if isinstance(sample, Mapping):
         key = next((key for key in keys if key in sample), None)
         if key is None:
             raise ValueError(f"a sample has the keys {', '.join(map(str, sample))}; expected one of {', '.join(keys)}")
         return sample[key]
-    if isinstance(sample, Sequence) and len(sample) > place:
-        return sample[place]
+    if isinstance(sample, Sequence) and len(sample) > position:
+        return sample[position]
     raise ValueError(f"a sample must be (image, label) or a mapping with both, got {type(sample).__name__}")
 
 

@@ -18,16 +18,16 @@ BoxBatch = tuple[list[Tensor], list[dict[str, Tensor]]]  # images and targets
 
 
 class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Maps (iteration, place, index) to an image (3, H, W) uint8 and its target, half of them mirrored by ``seed``."""
+    """Maps (iteration, position, index) to an image (3, H, W) uint8 and its target; mirrors half of them."""
 
     def __init__(self, split: BoxSplit, masks: bool, seed: int) -> None:
         self.split, self.masks, self.seed = split, masks, seed
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, dict[str, Tensor]]:
-        iteration, place, index = key
+        iteration, position, index = key
         image = to_uint8(open_image(self.split.files[index], exif_rotation=False))
         target = training_target(self.split.objects[index], image, self.masks)
-        generator = torch.Generator().manual_seed(stream_seed("mirror", self.seed, iteration, place))
+        generator = torch.Generator().manual_seed(stream_seed("mirror", self.seed, iteration, position))
         if torch.rand((), generator=generator) < 0.5:
             image = image.flip(2)
             x0, y0, x1, y1 = target["boxes"].unbind(1)
@@ -62,15 +62,15 @@ def with_objects(split: BoxSplit) -> BoxSplit:
 
 
 def batch_keys(count: int, batch_size: int, iterations: int, seed: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Yields (iteration, place, index) of each image of each batch; epochs follow one another without a gap."""
+    """Yields (iteration, position, index) of each image of each batch; epochs follow one another without a gap."""
     order, epoch = torch.empty(0, dtype=torch.int64), -1
     for iteration in range(iterations):
         keys = []
-        for place in range(batch_size):
-            now, row = divmod(iteration * batch_size + place, count)
+        for position in range(batch_size):
+            now, row = divmod(iteration * batch_size + position, count)
             if now != epoch:
                 order, epoch = epoch_order(count, seed, now), now
-            keys.append((iteration, place, int(order[row])))
+            keys.append((iteration, position, int(order[row])))
         yield keys
 
 

@@ -86,10 +86,10 @@ def load_boxes(spec: str) -> BoxData:
         FileNotFoundError: a folder or file of the layout is missing.
         ValueError: unknown name, or wrong contents.
     """
-    name, _, place = spec.partition(":")
-    if name not in ("voc07", "voc0712", "coco") or not place:
+    name, _, path = spec.partition(":")
+    if name not in ("voc07", "voc0712", "coco") or not path:
         raise ValueError(f"detection data must be voc07:DIR, voc0712:DIR or coco:DIR, got {spec!r}")
-    folder = Path(place).expanduser()
+    folder = Path(path).expanduser()
     if name == "coco":
         return read_coco(folder)
     years = ("2007",) if name == "voc07" else ("2007", "2012")

@@ -47,26 +47,26 @@ def train_detector(
         ValueError: no ResNet, or masks where there are no outlines.
         RuntimeError: the loss is no longer finite.
     """
-    place = torch.device(device)
-    model = build_detector(network, len(data.class_names), protocol, seed).to(place)
+    device = torch.device(device)
+    model = build_detector(network, len(data.class_names), protocol, seed).to(device)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
     )
-    with seeded(stream_seed("detection", seed), place):
+    with seeded(stream_seed("detection", seed), device):
         model.train()
-        batches = box_batches(data.train, protocol, protocol.iterations, seed, place, workers)
+        batches = box_batches(data.train, protocol, protocol.iterations, seed, device, workers)
         for iteration, (images, targets) in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = protocol.learning_rate(iteration)
             losses = model(images, targets)
-            loss = sum(losses.values(), torch.zeros((), device=place))
+            loss = sum(losses.values(), torch.zeros((), device=device))
             if not loss.isfinite():
                 text = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
                 raise RuntimeError(f"detection: the loss of iteration {iteration} is not finite ({text}); lower lr")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        precise_statistics(model, box_batches(data.train, protocol, protocol.precise, seed + 1, place, workers))
+        precise_statistics(model, box_batches(data.train, protocol, protocol.precise, seed + 1, device, workers))
     return model.eval()
 
 

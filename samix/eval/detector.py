@@ -134,9 +134,9 @@ def cut(network: nn.Module) -> tuple[nn.Module, nn.Module, int]:
             f"detection needs a ResNet of torchvision or timm; {type(network).__name__} has no {', '.join(missing)}"
         )
     trunk: Any = nn.Sequential(OrderedDict((name, getattr(model, name)) for name in names[:-1]))
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     with evaluating(trunk, model.layer4):
-        map_c4 = trunk(torch.zeros(1, 3, 64, 64, device=place))
+        map_c4 = trunk(torch.zeros(1, 3, 64, 64, device=device))
         width = model.layer4(map_c4).shape[1]
     trunk.out_channels = map_c4.shape[1]
     return trunk, model.layer4, int(width)
@@ -152,7 +152,7 @@ def build_detector(network: nn.Module, num_classes: int, protocol: DetectionProt
         seed: of the new layers.
     """
     trunk, layer, width = cut(network)
-    place = next(network.parameters()).device
+    device = next(network.parameters()).device
     with seeded(stream_seed("detector", seed), torch.device("cpu")):
         stage = Stage(layer, width)
         predictor = FastRCNNPredictor(width, num_classes + 1)
@@ -184,4 +184,4 @@ def build_detector(network: nn.Module, num_classes: int, protocol: DetectionProt
             )
         else:
             model = FasterRCNN(trunk, **options)
-    return model.to(place)  # type: ignore[no-any-return]
+    return model.to(device)  # type: ignore[no-any-return]

@@ -35,7 +35,7 @@ def ranked(detections: Sequence[Detections], truth: Sequence[Objects], label: in
     """
     scores: list[Tensor] = []
     overlaps: list[Tensor] = []
-    places: list[Tensor] = []
+    matches: list[Tensor] = []
     difficult: list[Tensor] = []
     first = 0
     for row, objects in zip(detections, truth, strict=True):
@@ -43,24 +43,24 @@ def ranked(detections: Sequence[Detections], truth: Sequence[Objects], label: in
         boxes = row["boxes"][mine]
         count = int(theirs.sum())
         if count and len(boxes):
-            overlap, place = box_iou(boxes.double(), objects.boxes[theirs].double()).max(1)
-            hard = objects.difficult[theirs][place]
-            place = place + first
+            overlap, match = box_iou(boxes.double(), objects.boxes[theirs].double()).max(1)
+            hard = objects.difficult[theirs][match]
+            match = match + first
         else:
-            overlap, place = torch.zeros(len(boxes)), torch.full((len(boxes),), -1)
+            overlap, match = torch.zeros(len(boxes)), torch.full((len(boxes),), -1)
             hard = torch.zeros(len(boxes), dtype=torch.bool)
         scores.append(row["scores"][mine])
         overlaps.append(overlap.double())
-        places.append(place)
+        matches.append(match)
         difficult.append(hard)
         first += count
     wanted = sum(int(((o.labels == label) & ~o.difficult).sum()) for o in truth)
     order = np.argsort(-torch.cat(scores).double().numpy(), kind="stable")
-    joined = [torch.cat(parts).numpy()[order] for parts in (overlaps, places, difficult)]
+    joined = [torch.cat(parts).numpy()[order] for parts in (overlaps, matches, difficult)]
     return joined[0], joined[1], joined[2], wanted
 
 
-def class_precision(overlap: Array, place: Array, difficult: Flags, wanted: int, threshold: float) -> float:
+def class_precision(overlap: Array, match: Array, difficult: Flags, wanted: int, threshold: float) -> float:
     """Computes the 11-point average precision of one class from the result of :func:`ranked`.
 
     VOC's rule: a detection is judged by the object it covers best. Above the threshold it is right if it is the first
@@ -69,7 +69,7 @@ def class_precision(overlap: Array, place: Array, difficult: Flags, wanted: int,
     covers = overlap > threshold
     right = np.zeros(len(overlap), dtype=bool)
     claims = np.flatnonzero(covers & ~difficult)
-    right[claims[np.unique(place[claims], return_index=True)[1]]] = True
+    right[claims[np.unique(match[claims], return_index=True)[1]]] = True
     counted = ~(covers & difficult)
     hits = right[counted].cumsum()
     return eleven_points(hits / wanted, hits / np.arange(1, len(hits) + 1))
@@ -102,9 +102,9 @@ def voc_precision(
         raise ValueError(f"expected detections of each image, got {len(detections)} for {len(truth)} images")
     rows = []
     for label in range(1, num_classes + 1):
-        overlap, place, difficult, wanted = ranked(detections, truth, label)
+        overlap, match, difficult, wanted = ranked(detections, truth, label)
         if wanted:
-            rows.append([class_precision(overlap, place, difficult, wanted, t) for t in thresholds])
+            rows.append([class_precision(overlap, match, difficult, wanted, t) for t in thresholds])
     if not rows:
         raise ValueError("no object counts in the test images, so there is no precision")
     mean = 100.0 * np.mean(rows, axis=0)  # (thresholds,)

@@ -119,8 +119,8 @@ class Task(Generic[AnyRecipe]):
             return NamedRecipe("", given)
         if callable(given):
             return NamedRecipe(given.__doc__ or "", self.recipe(), function=given)
-        kind = self.recipe.__name__
-        raise ValueError(f"{name} must be a samix.recipes.{kind}, or a function that returns one, got {given!r}")
+        expected = self.recipe.__name__
+        raise ValueError(f"{name} must be a samix.recipes.{expected}, or a function that returns one, got {given!r}")
 
     def default_name(self, group: str, recipe: str, names: Names) -> str:
         """The method or the mixup where none is named: SAMix with labels and beside MoCo, none beside others."""

@@ -33,7 +33,7 @@ def writing(path: Path) -> Iterator[None]:
         elif error.errno in CLOSED:
             advice = "make the folder writable"
         elif error.errno in MISSING:
-            advice = "make the folder, or give another place"
+            advice = "make the folder, or give another path"
         elif error.errno == errno.EISDIR:
             advice = "a folder of that name is there; give another name"
         else:
@@ -105,7 +105,7 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def refuse_foreign(path: Path, mark: str, advice: str = "move it, or write to another place") -> None:
+def refuse_foreign(path: Path, mark: str, advice: str = "move it, or write to another path") -> None:
     """Refuses to replace a file that does not carry this mark.
 
     Every file that a command may later replace holds its mark in its bytes: a PNG in its metadata, a page in its

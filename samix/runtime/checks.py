@@ -58,11 +58,11 @@ def check_number(
         Traceback (most recent call last):
         ValueError: lr must be in (0, inf), got nan
     """
-    kinds = int if integer else (int, float)
-    if integer and high is None and isinstance(value, kinds) and value > LARGEST_INTEGER:
+    types = int if integer else (int, float)
+    if integer and high is None and isinstance(value, types) and value > LARGEST_INTEGER:
         high = LARGEST_INTEGER
     if (
-        isinstance(value, kinds)
+        isinstance(value, types)
         and not isinstance(value, bool)
         and -math.inf < value < math.inf
         and (low is None or (value > low if open_low else value >= low))
@@ -72,10 +72,10 @@ def check_number(
     left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
     right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
     right = "2^31)" if high == 2**31 - 1 else right
-    kind = "a whole number " if integer else ""
+    noun = "a whole number " if integer else ""
     if low is None and high is None:
         raise ValueError(f"{name} must be a {'whole' if integer else 'finite'} number, got {value!r}")
-    raise ValueError(f"{name} must be {kind}in {left}, {right}, got {value!r}")
+    raise ValueError(f"{name} must be {noun}in {left}, {right}, got {value!r}")
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:

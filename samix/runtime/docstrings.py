@@ -21,10 +21,10 @@ def inherit_args(cls: type[object]) -> None:
     added: dict[str, str] = {}
     for doc in docs:
         added |= {n: entry for n, entry in _entries(doc).items() if n in taken and n not in own and n not in added}
-    raises = next((found[0].rstrip() for doc in docs if (found := _section("Raises", doc))), "")
+    raises = next((match[0].rstrip() for doc in docs if (match := _section("Raises", doc))), "")
     if added:
         args = "Args:\n" + "\n".join([*own.values(), *added.values()])
-        text = text.replace(found[0].rstrip(), args) if (found := _section("Args", text)) else _before_end(text, args)
+        text = text.replace(match[0].rstrip(), args) if (match := _section("Args", text)) else _before_end(text, args)
     cls.__doc__ = text if _section("Raises", text) or not raises else _before_end(text, raises)
 
 
@@ -41,8 +41,8 @@ def _before_end(text: str, section: str) -> str:
 
 def _entries(doc: str) -> dict[str, str]:
     """The lines that describe each argument, by name."""
-    found = _section("Args", doc)
-    pieces = re.split(r"^    (\w+): ", found[1] if found else "", flags=re.MULTILINE)[1:]
+    match = _section("Args", doc)
+    pieces = re.split(r"^    (\w+): ", match[1] if match else "", flags=re.MULTILINE)[1:]
     return {name: f"    {name}: {text.rstrip()}" for name, text in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
@@ -51,7 +51,7 @@ def _taken(cls: type[object]) -> set[str]:
     code = getattr(vars(cls).get("__init__", cls.__init__), "__code__", None)
     if not hasattr(cls, "__dataclass_fields__") or (code is not None and code.co_filename != "<string>"):
         return set(inspect.signature(cls).parameters)
-    kinds: dict[str, str] = {}
+    hints: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        kinds |= {name: str(kind) for name, kind in vars(base).get("__annotations__", {}).items()}
-    return {name for name, kind in kinds.items() if "ClassVar" not in kind}
+        hints |= {name: str(hint) for name, hint in vars(base).get("__annotations__", {}).items()}
+    return {name for name, hint in hints.items() if "ClassVar" not in hint}

@@ -20,14 +20,14 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+    backend, _, index = name.partition(":")
+    if backend not in ("cpu", "cuda", "mps") or (index and not (backend == "cuda" and index.isdecimal())):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if backend == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name}: torch finds no CUDA GPU; use --device cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise ValueError(f"device {name}: torch finds {torch.cuda.device_count()} GPUs, cuda:0 and up")
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if backend == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device mps: torch finds no Apple GPU; use --device cpu")
     return torch.device(name)
 

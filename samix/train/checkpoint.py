@@ -237,8 +237,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
 def check_state(content: object, path: Path) -> None:
     """Checks format, types and values of the content of a checkpoint."""
     state = check_version(content, path)
-    for name, kind in PARTS.items():
-        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
+    for name, expected in PARTS.items():
+        if not isinstance(state.get(name), expected) or isinstance(state[name], bool):
             content = type(state[name]).__name__ if name in state else "missing"
             raise ValueError(f"{path} is no checkpoint of samix: its {name} is {content}")
     for name in ("step", "seconds"):

@@ -144,4 +144,4 @@ def draw_views(path: Path, data: ImageData, recipe: PretrainRecipe, device: torc
     originals = torch.cat([images for images, _ in plain.batches()])
     pixels = partial(denormalize, mean=data.mean, std=data.std)
     shown = None if plain.bad else pixels(originals[ids])  # others replace images that cannot be read
-    write_whole(path, lambda place: view_grid(place, view_q, view_k, pixels, shown))
+    write_whole(path, lambda temporary: view_grid(temporary, view_q, view_k, pixels, shown))
