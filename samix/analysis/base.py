@@ -67,11 +67,7 @@ class Analysis(CheckedOptions):
     device: str = "auto"
 
     def run(self) -> str:
-        """Runs the analysis and returns the line to print.
-
-        Raises:
-            FileNotFoundError, ValueError: wrong source, data or options.
-        """
+        """Runs the analysis and returns the line to print."""
         self.check()
         path = Path(self.out or f"analysis-{self.name}.png")
         if path.suffix != ".png":

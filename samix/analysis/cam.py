@@ -51,7 +51,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
             token is read.
 
     Raises:
-        ValueError: no such layer, or one whose output is no map.
+        ValueError: no such layer, or one whose output is not a map.
     """
     check_images(images)
     check_labels(classes, len(images))
@@ -78,7 +78,7 @@ def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:
         layer: see :func:`grad_cam`.
 
     Raises:
-        ValueError: as :func:`grad_cam`, or labels that are no class ids.
+        ValueError: as :func:`grad_cam`, or labels that are not class ids.
     """
     if batch.labels.dim() != 2 or batch.labels.is_floating_point():
         raise ValueError(f"mixed_cam needs class ids (B, k), got {batch.labels.dtype} {tuple(batch.labels.shape)}")

@@ -63,7 +63,7 @@ def mutual_information(
         seed: of weights and batches.
 
     Raises:
-        ValueError: steps or width below 1, or batches that are no pairs.
+        ValueError: steps or width below 1, or batches that are not pairs.
     """
     if steps < 1 or width < 1:
         raise ValueError(f"steps and width must be at least 1, got {steps} and {width}")

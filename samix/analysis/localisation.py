@@ -122,12 +122,6 @@ def read_tiny_boxes(folder: Path) -> dict[str, tuple[float, ...]]:
     """Reads the boxes of Tiny-ImageNet's held-out images, by file name, from val/val_annotations.txt.
 
     The file gives the first and the last pixel of a box in a 64 x 64 image, so the box ends one pixel later.
-
-    Args:
-        folder: of the data set, that holds wnids.txt; or the one above it.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or a line of another form.
     """
     inner = folder if (folder / "val").is_dir() else folder / "tiny-imagenet-200"
     path = needed(inner / "val" / "val_annotations.txt")

@@ -26,12 +26,6 @@ LEAST_SPREAD, LEAST_CORRELATION, MOST_ERROR = 0.02, 0.5, 0.05
 def check_mixer(source: str, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
     """Measures the masks of a Mixer.
 
-    Args:
-        source: as for :meth:`Mixer.from_pretrained`.
-        images: (B, C, H, W), normalised by mean and std; paired half a round away.
-        mean: by channel.
-        std: by channel.
-
     Returns:
         ``std`` within a mask; ``correlation`` of the masks' means with lam and ``error`` |mean - lam|, both before
         they are adjusted; ``adjusted_error`` after.

@@ -145,7 +145,7 @@ class Occlusion(Analysis):
 
     Args:
         shares: of the patches dropped.
-        grid: cells per side for networks that are no plain ViT.
+        grid: cells per side for networks other than a plain ViT.
     """
 
     name: ClassVar[str] = "occlusion"

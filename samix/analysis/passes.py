@@ -15,15 +15,7 @@ Mix = Callable[[Tensor, Tensor, float, Tensor], MixedBatch]  # images, labels, l
 
 
 def predictor(network: nn.Module, batch_size: int = 100) -> Predict:
-    """Makes a function of any number of images, which runs the network in batches.
-
-    Args:
-        network: maps (B, C, H, W) to logits (B, K), or to features (B, F); left in the mode it had.
-        batch_size: images in a pass.
-
-    Raises:
-        ValueError: batch_size below 1.
-    """
+    """Makes a function of any number of images (N, C, H, W), which runs the network in batches; its mode is kept."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
@@ -51,15 +43,7 @@ def check_classified(images: Tensor, labels: Tensor) -> None:
 def mixed_in_parts(
     mix: Mix, images: Tensor, labels: Tensor, index: Tensor, batch_size: int
 ) -> Callable[[float], MixedBatch]:
-    """Makes a function of lam that mixes all pairs part by part, for mixers that take one batch at a time.
-
-    Args:
-        mix: (images, labels, lam, index) to a mixed batch.
-        images: (N, C, H, W).
-        labels: (N,).
-        index: (N,) partner of each image; it lies in the same part of ``batch_size`` images.
-        batch_size: of a part.
-    """
+    """Makes a function of lam that mixes all pairs in parts of ``batch_size`` images; partners lie in the same part."""
 
     def at(lam: float) -> MixedBatch:
         slices = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]

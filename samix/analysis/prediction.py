@@ -48,7 +48,7 @@ def lambda_curve(predict: Predict, mix: Callable[[float], MixedBatch], lams: Seq
         lams: in [0, 1].
 
     Raises:
-        ValueError: no lambda, one outside [0, 1], no pair of two classes, or labels that are no class ids.
+        ValueError: no lambda, one outside [0, 1], no pair of two classes, or labels that are not class ids.
     """
     if not lams or any(not 0.0 <= lam <= 1.0 for lam in lams):
         raise ValueError(f"lams must be one or more numbers in [0, 1], got {tuple(lams)}")

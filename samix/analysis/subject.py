@@ -138,11 +138,7 @@ class Subject:
         return preview
 
     def files(self) -> list[Path]:
-        """Returns the files of the images.
-
-        Raises:
-            ValueError: the images lie in no files.
-        """
+        """Returns the files of the images."""
         if not isinstance(self.data.val, FileImages):
             raise ValueError(f"the images of {self.data.name} are not files of their own, so they have no boxes")
         return [self.data.val.path(int(row)) for row in self.rows]

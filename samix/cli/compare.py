@@ -87,7 +87,7 @@ def preview_others(plan: Plan, elsewhere: bool = False) -> None:
 
 
 def check_rows(plan: Plan) -> None:
-    """Builds the method of every row once, so that a wrong option is told before any run starts."""
+    """Builds the method of every row once, so that a wrong option is reported before any run starts."""
     for entry in plan.entries:
         if plan.task is LABELLED and not entry.variant.mixer_of and not is_finished(folder_of(plan, entry)):
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
-from tyro.conf import OmitArgPrefixes as Group  # a group of options in help, whose name is no part of theirs
+from tyro.conf import OmitArgPrefixes as Group  # a group of options in help, whose name is not part of theirs
 
 from samix.cli.options import UsageError, generator_of, options_type, plain_options, read, read_known
 from samix.hub.network_config import CUSTOM

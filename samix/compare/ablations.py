@@ -139,11 +139,7 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def expand(name: str) -> Ablation:
-    """Returns the ablation of that name.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
+    """Returns the ablation of that name."""
     if name not in ABLATIONS:
         raise ValueError(f"unknown ablation {name!r}; choose one of {', '.join(ABLATIONS)}")
     return ABLATIONS[name]

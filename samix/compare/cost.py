@@ -65,11 +65,7 @@ def build_once(recipe: Recipe) -> Method:
 
 
 def step_cost(recipe: Recipe) -> float:
-    """Counts the operations of a training step per image, on random images.
-
-    Raises:
-        ValueError: see :func:`build_once`.
-    """
+    """Counts the operations of a training step per image, on random images."""
     method = build_once(recipe).train()
     with torch.random.fork_rng(devices=[]):
         for generator in method.generators():
@@ -99,11 +95,7 @@ def equal_time(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def cost_of(entry: Entry) -> float:
-    """Counts a row's step.
-
-    Raises:
-        ValueError: see :func:`equal_time`.
-    """
+    """Counts a row's step."""
     if entry.variant.mixer_of:
         raise ValueError(
             f"{entry.label} mixes by the Mixer of {entry.variant.mixer_of}, which is not trained yet, so its step "

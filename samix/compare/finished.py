@@ -35,11 +35,7 @@ def find_finished(plan: Plan) -> Plan:
 
 
 def finished_runs(folder: Path) -> dict[str, Path]:
-    """Returns the finished runs in a folder, by their recipe.
-
-    Raises:
-        ValueError: no such folder.
-    """
+    """Returns the finished runs in a folder, by their recipe."""
     if not folder.is_dir():
         raise ValueError(f"--reuse {folder}: no such folder; it holds runs, as samix train --out leaves them")
     runs = {}

@@ -113,11 +113,7 @@ def eval_results(figures: list[Figure]) -> list[dict[str, Any]]:
 
 
 def mask_figures(path: Path, name: str) -> list[Figure]:
-    """The figures of ``benchmarks/mixer_quality.py`` of one Mixer.
-
-    Raises:
-        ValueError: a file of another kind, or one without this Mixer.
-    """
+    """The figures of ``benchmarks/mixer_quality.py`` of one Mixer."""
     results = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(results, dict) or "quality" not in results:
         raise ValueError(f"{path} is not a result of benchmarks/mixer_quality.py")
@@ -139,11 +135,7 @@ def mask_figures(path: Path, name: str) -> list[Figure]:
 
 
 def gain_figures(path: Path, name: str) -> list[Figure]:
-    """Top-1 with a Mixer by setting, with its differences from other methods paired by seed.
-
-    Raises:
-        ValueError: a file of another kind, or one without this method.
-    """
+    """Top-1 with a Mixer by setting, with its differences from other methods paired by seed."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"setting", "method", "seed", "top1", "machine", "options"} <= set(rows[0]):

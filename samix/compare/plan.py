@@ -119,9 +119,6 @@ def order_jobs(plan: Plan) -> tuple[Job, ...]:
     """Orders the jobs seed by seed; within a seed the slow mixups come first, so that none runs alone at the end.
 
     A row that uses another row's Mixer comes after that row, and makes it keep the Mixer.
-
-    Raises:
-        ValueError: two rows would share a folder.
     """
     folders = {
         (e.label, seed): plan.out / f"{re.sub(r'[^A-Za-z0-9_.=,-]+', '-', e.label)}-s{seed}"

@@ -29,14 +29,7 @@ GAP = 3  # pixels between images
 
 
 def write_previews(method: Method, recipe: Recipe, data: ImageData, folder: Path) -> None:
-    """Writes ``masks.json`` and two strips of images into a run's folder.
-
-    Args:
-        method: trained; its state is left as it was.
-        recipe: of the run.
-        data: of the run; held-out images are mixed, the same for every method.
-        folder: of the run.
-    """
+    """Writes ``masks.json`` and two strips of mixed held-out images into a run's folder; the method is not changed."""
     if bool((data.val.labels < 0).all()):  # no labels to choose pairs by
         write_text(folder / MASKS, json.dumps({}))
         return
@@ -79,9 +72,6 @@ def preview_again(folder: Path, data_root: str) -> None:
 
 def sweep(batches: Mapping[float, MixedBatch]) -> dict[str, float]:
     """Measures how masks follow lambda; empty where no mask varies within an image.
-
-    Args:
-        batches: the same pairs, by the lambda that was asked for.
 
     Returns:
         ``std`` within a mask, ``correlation`` of the masks' means with lambda, ``error`` the mean of

@@ -13,11 +13,7 @@ PATH = re.compile(r"(?<![\w./~+-])/(?:[^\s/:,'\"]+/)*([^\s/:,'\"]+)")  # an abso
 
 
 def commit(folder: Path = PACKAGE) -> str:
-    """Returns the commit that is checked out, with ``+ changes`` where files of the folder differ; else empty.
-
-    Args:
-        folder: tracked by git, or not, as where a package is installed into an ignored environment.
-    """
+    """Returns the commit that is checked out, with ``+ changes`` where files of the folder differ; else empty."""
     tracked = git("ls-files", "--error-unmatch", "__init__.py", folder=folder)
     head = git("rev-parse", "--short=12", "HEAD", folder=folder) if tracked else ""
     if not head:

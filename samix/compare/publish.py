@@ -31,16 +31,7 @@ DECIMALS = 4  # of the curves in the JSON file
 
 
 def publish(target: Path, results: Results, command: Sequence[str]) -> list[Path]:
-    """Writes the three files, and returns their paths.
-
-    Args:
-        target: path without its ending; a ``.md`` at its end is dropped. Its folder is made.
-        results: of the comparison.
-        command: the words of the command line.
-
-    Raises:
-        ValueError: no run is finished.
-    """
+    """Writes TARGET.md, .json and .png, and returns their paths; a ``.md`` at the target's end is dropped."""
     if not any(entry["runs"] for entry in results["mixups"].values()):
         raise ValueError(f"no run is finished, so there is nothing to publish as {target}")
     target = target.with_suffix("") if target.suffix == ".md" else target

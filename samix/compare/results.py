@@ -27,12 +27,7 @@ Results = dict[str, Any]  # a JSON object
 
 
 def collect(plan: Plan, errors: Mapping[tuple[str, int], str]) -> Results:
-    """Returns the results of a comparison as plain values, the content of ``results.json``.
-
-    Args:
-        plan: the comparison.
-        errors: of the runs that failed, by label and seed.
-    """
+    """Returns the results of a comparison as plain values, the content of ``results.json``."""
     mixups = {entry.label: summarise(entry, plan, errors) for entry in plan.entries}
     references = [label for label in mixups if label == BASELINE or label.startswith(CONTROL)]
     for label, summary in mixups.items():
@@ -79,13 +74,7 @@ def summarise(entry: Entry, plan: Plan, errors: Mapping[tuple[str, int], str]) -
 
 
 def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Results:
-    """Reads a finished run.
-
-    Args:
-        job: of the run.
-        last: evaluations over which ``top1``, ``top5``, ``nll`` and ``ece`` are medians.
-        metrics: our names to those of the run's log.
-    """
+    """Reads a finished run; ``metrics`` maps our names to those of its log. Scores are medians of the ``last`` rows."""
     summary = read_json(job.folder / "summary.json")
     text = (job.folder / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]

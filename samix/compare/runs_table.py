@@ -16,12 +16,7 @@ HEAD = ("recipe", "data", "network", "size", "mixup", "spec", *OF_RUN, "torch", 
 
 
 def runs_csv(results: Results, command: str) -> str:
-    """Returns runs.csv: every finished run's figures, not rounded.
-
-    Args:
-        results: of the comparison.
-        command: that made it.
-    """
+    """Returns runs.csv: every finished run's figures, not rounded."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(HEAD)

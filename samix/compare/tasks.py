@@ -50,11 +50,7 @@ UNLABELLED = ScoredTask(
 
 
 def task_of(recipe: str) -> ScoredTask:
-    """Returns the task of a recipe, by its name.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
+    """Returns the task of a recipe, by its name."""
     if recipe in RECIPES.names():
         return LABELLED
     if recipe in PRETRAIN_RECIPES.names():

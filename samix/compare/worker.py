@@ -36,11 +36,6 @@ def train(recipe: Recipe, options: RunOptions, mixers: Sequence[int] = ()) -> No
     """Trains or continues a run, and writes the previews of the report into its folder.
 
     Its pictures are drawn once, at its end: they take as long as a short epoch.
-
-    Args:
-        recipe: of the run, with or without labels.
-        options: of the run.
-        mixers: epochs after which its Mixer is kept.
     """
     start = time.process_time()
     callbacks: list[Callback] = [ExportNetwork(), ExportMixer()]

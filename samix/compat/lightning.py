@@ -38,7 +38,7 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
-        self._network: list[nn.Module] = []  # in a list, so that it is no part of this module
+        self._network: list[nn.Module] = []  # in a list, so that it is not part of this module
         self._last_step = 0
         self._resumed = False
 

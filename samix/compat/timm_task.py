@@ -33,9 +33,6 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         device: as for timm.
         dtype: as for timm.
         verbose: as for timm.
-
-    Raises:
-        ValueError: total_steps below 1.
     """
 
     def __init__(
@@ -121,7 +118,7 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, task: MethodTask) -> None:
         super().__init__()
-        self._task = [task]  # in a list, so that it is no part of this module
+        self._task = [task]  # in a list, so that it is not part of this module
         self._made: tuple[tuple[int, int], nn.Module] | None = None
 
     def network(self) -> nn.Module:

@@ -37,7 +37,7 @@ class TrainBatches:
 
     Worker loading decodes and augments one image after the other in `workers` processes (0: in this one); its batches
     do not depend on their number. `on_device` decodes the split once, keeps it there as uint8 and augments whole
-    batches; resized crops are then bilinear, and images that are no squares lose their margins. In both, W ranks with
+    batches; resized crops are then bilinear, and images that are not square lose their margins. In both, W ranks with
     B / W images each see together what one rank sees with B. What is left over at the end of an epoch is dropped.
 
     With `views`, a batch holds differently varied views of each image, and the images' row numbers instead of labels.
@@ -126,9 +126,6 @@ class TrainBatches:
             Iterator of batches on the device, float32 and normalised: images (B, 3, size, size) and labels (B,), int64.
             With views: view_q and view_k (B, 3, size, size), ids (B,), int64, the images' rows of the train split, and,
             where there are more than two views, a tuple of the others.
-
-        Raises:
-            ValueError: a negative epoch, or start_step outside 0..len(self).
         """
         if epoch < 0 or not 0 <= start_step <= len(self):
             raise ValueError(

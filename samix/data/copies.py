@@ -17,7 +17,7 @@ def copied_images(train: ImageSet, val: ImageSet) -> int:
     """Counts the images of `val` whose file has the same bytes as one of `train`: a copy, a link, or the same file.
 
     Files are read only where two have the same length; of large sets the names alone are compared. Files that cannot be
-    read are no copies.
+    read do not count as copies.
     """
     if not (isinstance(train, FileImages) and isinstance(val, FileImages)):
         return 0

@@ -53,7 +53,7 @@ _TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # its value
 
 
 class UnreadableImage(ValueError):
-    """A file that is no image, is damaged, or is too large."""
+    """A file that is not an image, is damaged, or is too large."""
 
 
 UNREADABLE = (UnreadableImage, FileNotFoundError)  # what `ImageSet.image` raises for an image that cannot be read

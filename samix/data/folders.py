@@ -68,7 +68,7 @@ def _files_of_classes(folder: Path, left_out: Counter[str], *, divided: bool = T
         if inner and not divided:
             remedy = f"give {folder / name}, or expected " if len(files) == 1 else "expected "
             raise ValueError(
-                f"{folder / name} holds folders ({_some(inner)}), so it is no class; {remedy}"
+                f"{folder / name} holds folders ({_some(inner)}), so it is not a class; {remedy}"
                 f"{folder}/CLASS/ with images, or {folder}/train/CLASS/ and {folder}/val/CLASS/"
             )
         if len(inner) > 1 and len(deeper) == len(inside):

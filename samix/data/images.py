@@ -80,9 +80,6 @@ class FileImages:
         names: (N,) array of bytes, as `file_names` makes it.
         labels: (N,) int64.
         exif_rotation: turn images upright as their EXIF data say; the readers of published sets leave them as stored.
-
-    Raises:
-        ValueError: names and labels differ in number.
     """
 
     root: Path

@@ -181,9 +181,6 @@ def balanced_rows(labels: Tensor, num_classes: int, limit: int, seed: int) -> Te
 
     Returns:
         (min(limit, N),) int64.
-
-    Raises:
-        ValueError: limit < num_classes.
     """
     if limit < num_classes:
         raise ValueError(f"limit must be at least {num_classes}, one image for each class, got {limit}")

@@ -74,11 +74,7 @@ def decode_all(images: ImageSet, fit: Fit, device: torch.device, bad: set[int] |
 
 
 def check_on_device(augment: Augment) -> None:
-    """Refuses what only the worker loading can do.
-
-    Raises:
-        ValueError: RandAugment or random erasing is asked for.
-    """
+    """Refuses what only the worker loading can do."""
     if augment.randaugment is not None or augment.random_erasing > 0:
         raise ValueError("on_device has no RandAugment and no random erasing; set on_device=False or leave them out")
 

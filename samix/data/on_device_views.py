@@ -75,10 +75,6 @@ def _piece_of_view(images: Tensor, draws: Tensor, recipe: ViewRecipe, size: int)
 def jitter_draws(draws: Tensor, recipe: ViewRecipe) -> tuple[Tensor, Tensor]:
     """Returns factors and order of the colour jitter; without jitter, factors that change nothing.
 
-    Args:
-        draws: (B, 36) in [0, 1).
-        recipe: its jitter and probability.
-
     Returns:
         (B, 4) factors of brightness, contrast and saturation, 1 for none, and turns of hue, 0 for none; (B, 4) int64,
         the operation in each of four places.

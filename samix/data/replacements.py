@@ -69,13 +69,9 @@ def report(images: ImageSet, bad: list[int], what: str) -> str:
 
 
 def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[int]:
-    """Looks at every image of a set before training, by its header and its end; few are decoded.
+    """Looks at every image of a set before training: ``stop`` raises for an unreadable one, ``skip`` returns its row.
 
     A file that lacks the mark of its end, as JPEG and PNG have it, is decoded to decide.
-
-    Args:
-        images: such as the held-out images.
-        on_bad_image: ``stop`` raises, ``skip`` returns the rows.
 
     Returns:
         Rows of the images that cannot be read; empty for images in memory or of a dataset, which are not looked at.

@@ -52,9 +52,6 @@ class Augment(CheckedOptions):
         min_scale: least share of the area that a random resized crop takes; None is 0.5 for `fine-grained`, else 0.08.
         randaugment: magnitude 0..30 of two RandAugment operations after flip (DeiT: 9); None for none.
         random_erasing: probability of replacing a box by noise (DeiT: 0.25).
-
-    Raises:
-        ValueError: unknown kind, or a number out of range.
     """
 
     kind: Kind = "resized-crop"

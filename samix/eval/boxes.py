@@ -145,7 +145,7 @@ def read_voc_objects(path: Path, ids: dict[str, int]) -> Objects:
     except KeyError as error:
         raise ValueError(f"{path} has the class {error}; known: {', '.join(ids)}") from None
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path} is no annotation of Pascal VOC ({error})") from None
+        raise ValueError(f"{path} is not a Pascal VOC annotation ({error})") from None
     return Objects(
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
         torch.tensor(labels, dtype=torch.int64),
@@ -168,7 +168,7 @@ def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> 
             table = json.loads(path.read_text(encoding="utf-8"))
             part, classes = parse_coco(table, needed(folder / split))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no annotation of COCO ({type(error).__name__}: {error})") from None
+            raise ValueError(f"{path} is not a COCO annotation ({type(error).__name__}: {error})") from None
         splits.append(part)
         names.append(classes)
     if names[0] != names[1]:

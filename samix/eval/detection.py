@@ -104,17 +104,7 @@ def detect(model: nn.Module, split: BoxSplit, device: torch.device) -> Iterator[
 def detection_metrics(
     model: nn.Module, data: BoxData, protocol: DetectionProtocol, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Computes average precision on the test images: VOC's for VOC, COCO's, of boxes and masks, for COCO.
-
-    Args:
-        model: of :func:`train_detector`.
-        data: its test split is used.
-        protocol: gives the size of test images.
-        device: of the model.
-
-    Raises:
-        ImportError: COCO without pycocotools.
-    """
+    """Computes average precision on the test images: VOC's for VOC, COCO's, of boxes and masks, for COCO."""
     transform: Any = getattr(model, "transform", None)
     sides = transform.min_size
     transform.min_size = (protocol.test_side,)

@@ -1,6 +1,6 @@
 """ResNet weights between the names of torchvision (and timm) and those of detectron2, in both directions.
 
-detectron2 is no dependency; it reads the file written here by matching the ends of names, so that the same file serves
+detectron2 is not a dependency; it reads the file written here by matching the ends of names, so that one file serves
 C4 (where the last stage belongs to the heads) and FPN. Train it with RGB input, mean 123.675, 116.28, 103.53, std
 58.395, 57.12, 57.375, and the stride in the 3 x 3 convolution (``STRIDE_IN_1X1: False``).
 """

@@ -46,7 +46,7 @@ def headless(network: nn.Module) -> nn.Module:
     reset = getattr(network, "reset_classifier", None)
     if reset is None:
         raise ValueError(
-            f"{type(network).__name__} has no reset_classifier, so it is no timm network; take its classifier away "
+            f"{type(network).__name__} has no reset_classifier, so it is not a timm network; take its classifier away "
             "yourself and give what maps (B, C, H, W) to (B, F)"
         )
     backbone = copy.deepcopy(network)
@@ -73,7 +73,7 @@ def stage_features(network: nn.Module, stage: int, target: int = 9000) -> Featur
     """
     model: Any = network
     if not hasattr(model, "forward_intermediates"):
-        raise ValueError(f"{type(network).__name__} is no timm network: its stages are not known")
+        raise ValueError(f"{type(network).__name__} is not a timm network, so its stages are unknown")
     count = len(model.feature_info)
     if not -count <= stage < count:
         raise ValueError(f"stage must be in {-count}..{count - 1} for this network, got {stage}")

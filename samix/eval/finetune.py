@@ -39,9 +39,6 @@ def fraction_rows(labels: Tensor, num_classes: int, fraction: float, seed: int =
 
     Returns:
         (max(K, round(fraction * N)),) int64 rows, rising.
-
-    Raises:
-        ValueError: fraction out of range.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}; 1 % is 0.01")
@@ -81,13 +78,7 @@ def listed_rows(images: FileImages, listed: Sequence[str]) -> Tensor:
 
 
 def labelled_part(data: ImageData, *, fraction: float = 0.01, names: Path | None = None, seed: int = 0) -> ImageData:
-    """Returns the data set with a small train split; the held-out images stay.
-
-    Args:
-        data: the whole.
-        fraction: share of the training images, by class; not used with ``names``.
-        names: a file of image names, one a line.
-        seed: of the draw.
+    """Returns the data with a small train split: a share by class, or the images that a file names, one a line.
 
     Raises:
         ValueError: names for images that are not in files, a fraction out of range, or a class without an image.

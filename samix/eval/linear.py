@@ -71,9 +71,6 @@ class LinearProbe:
         lrs: learning rates in place of ``protocol.lr``, scaled alike; empty takes that one.
         seed: of the weights.
         device: of the features.
-
-    Raises:
-        ValueError: a rate that is not positive.
     """
 
     def __init__(
@@ -138,9 +135,6 @@ class LinearProbe:
             features: (M, F), under the test transform.
             labels: (M,) int64.
             chunk: rows at a time.
-
-        Raises:
-            ValueError: no rows.
         """
         if len(features) == 0:
             raise ValueError("nothing to test the probe on: the split is empty")

@@ -106,7 +106,7 @@ def voc_precision(
         if wanted:
             rows.append([class_precision(overlap, match, difficult, wanted, t) for t in thresholds])
     if not rows:
-        raise ValueError("no object counts in the test images, so there is no precision")
+        raise ValueError("no object of the test images counts, so precision is undefined")
     mean = 100.0 * np.mean(rows, axis=0)  # (thresholds,)
     named = {f"ap{round(100 * t)}": float(mean[i]) for i, t in enumerate(thresholds) if t in (0.5, 0.75)}
     return {"ap": float(mean.mean()), **named}
@@ -115,15 +115,8 @@ def voc_precision(
 def coco_precision(pairs: Iterable[tuple[Detections, dict[str, Tensor]]], *, masks: bool = False) -> dict[str, float]:
     """Computes COCO's average precision by torchmetrics and pycocotools.
 
-    Args:
-        pairs: of each image, detections, and the truth: boxes, labels, iscrowd; and masks (n, H, W) in both.
-        masks: judge masks too.
-
     Returns:
         ``ap``, ``ap50``, ``ap75`` of boxes, and ``mask_ap``, ``mask_ap50``, ``mask_ap75``, in percent.
-
-    Raises:
-        ImportError: pycocotools is not installed.
     """
     if find_spec("pycocotools") is None:
         raise ImportError("COCO's average precision needs pycocotools; install samix[detection]")

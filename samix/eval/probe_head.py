@@ -24,13 +24,7 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
 
 
 def start_head(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
-    """Fits the classifier of a timm network on its features in eval mode; in place, deterministic.
-
-    Args:
-        model: a timm network with a linear classifier.
-        batches: training images without augmentation (B, 3, H, W), and labels (B,).
-        device: where to compute.
-    """
+    """Fits the classifier of a timm network on its features in eval mode; in place, deterministic."""
     classifier, network = linear_classifier(model), model.to(device).eval()
     timm_model: Any = network
     with torch.no_grad():

@@ -29,9 +29,6 @@ class Protocol(CheckedOptions):
         gamma: see ``steps``.
         momentum: of either optimiser.
         weight_decay: on every parameter that the optimiser's groups do not exempt.
-
-    Raises:
-        ValueError: an unknown optimiser or schedule, or a number out of range.
     """
 
     optimizer: Literal["sgd", "lars"] = "sgd"
@@ -64,10 +61,6 @@ class Protocol(CheckedOptions):
 
 
 def named_protocol(protocols: Mapping[str, P], name: str) -> P:
-    """Returns the protocol of that name.
-
-    Raises:
-        ValueError: unknown; lists the known ones.
-    """
+    """Returns the protocol of that name."""
     check_choice("protocol", name, protocols)
     return protocols[name]

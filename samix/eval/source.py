@@ -47,7 +47,7 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
             ``timm:NAME:pretrained``.
         size: side of the images that timm networks are told; 0 takes 224.
         stem: of a timm network, see :func:`samix.networks.create.small_stem`.
-        device: where it is wanted.
+        device: that it is put on.
 
     Raises:
         FileNotFoundError, ValueError: no such source, or not readable.

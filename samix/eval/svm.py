@@ -89,14 +89,7 @@ class Fit:
             raise ValueError(f"folds must be at least 2 and max_iter at least 1, got {self.folds}, {self.max_iter}")
 
     def one(self, features: Floats, labels: Array, cost: float, *, weighted: bool) -> LinearSVC:
-        """Fits a LinearSVC: squared hinge, L2, dual.
-
-        Args:
-            features: (N, F).
-            labels: (N,), 1 and -1, or class ids.
-            cost: C.
-            weighted: classes 1 and -1 with weights 2 and 1.
-        """
+        """Fits a LinearSVC: squared hinge, L2, dual; with weights 2 and 1 for classes 1 and -1 where ``weighted``."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.svm import LinearSVC
 
@@ -117,11 +110,7 @@ class Fit:
         return svm
 
     def best_cost(self, features: Floats, labels: Array, *, weighted: bool) -> float:
-        """Returns the first cost with the best cross-validated score: AP if ``weighted``, else accuracy.
-
-        Raises:
-            ValueError: a class with fewer images than folds.
-        """
+        """Returns the first cost with the best cross-validated score: AP if ``weighted``, else accuracy."""
         from sklearn.model_selection import StratifiedKFold
 
         if len(self.costs) == 1:
@@ -207,18 +196,8 @@ def svm_accuracy(
 
     Features as in :func:`svm_map`; one cost for all classes, by cross-validated accuracy; no class weights.
 
-    Args:
-        train: (N, F) features.
-        train_labels: (N,) int64.
-        test: (M, F).
-        test_labels: (M,).
-        fit: settings; None takes the protocol's.
-
     Returns:
         ``top1`` in percent, ``cost``, and ``unconverged``.
-
-    Raises:
-        ValueError: fewer images of a class than folds.
     """
     fit = fit or Fit()
     x, y = svm_features(train), svm_features(test)

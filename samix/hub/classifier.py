@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         Raises:
             FileNotFoundError: a missing file.
             ValueError: a network without classes, or an option out of range.
-            samix.data.UnreadableImage: a file that is no image.
+            samix.data.UnreadableImage: a file that is not an image.
         """
         return list(self.predictions(images, top=top, batch_size=batch_size, on_bad_image=on_bad_image))
 

@@ -80,11 +80,7 @@ class Trained:
 
 
 def find_weights(source: Path) -> Path:
-    """Finds a checkpoint or an export on disk: of a run's folder its ``last.pt``, or else its ``best.pt``.
-
-    Raises:
-        FileNotFoundError: nothing there.
-    """
+    """Finds a checkpoint or an export on disk: of a run's folder its ``last.pt``, or else its ``best.pt``."""
     if source.is_dir() and not (source / CONFIG).is_file():
         for name in ("last.pt", "best.pt"):
             if (source / name).is_file():
@@ -96,14 +92,7 @@ def find_weights(source: Path) -> Path:
 
 
 def load_trained(source: str | Path) -> Trained:
-    """Loads a trained network, with its method where the source is a run or a checkpoint.
-
-    Args:
-        source: a run's folder, a checkpoint of samix, or any other source of :func:`load_network`.
-
-    Raises:
-        FileNotFoundError, ValueError: no such source, or a damaged one.
-    """
+    """Loads a trained network, with its method where the source is a run or a checkpoint."""
     path = newest_of(Path(source))
     if path.is_file() and path.suffix == ".pt":
         method, recipe, data = load_method(path)

@@ -61,11 +61,7 @@ class MixerDistill(CheckedOptions):
     data_root: str = "data"
 
     def run(self) -> tuple[str, int]:
-        """Trains, writes the folder, and returns the agreement with the teacher and 0.
-
-        Raises:
-            FileNotFoundError, ValueError: no Mixer or data there, or a folder that holds something else.
-        """
+        """Trains, writes the folder, and returns the agreement with the teacher and 0."""
         check_target(self.folder)
         device = pick_device(self.device)
         teacher = MixerWithEncoder.read(SHIPPED.get(self.path, self.path)).to(device)

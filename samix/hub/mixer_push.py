@@ -44,7 +44,7 @@ class MixerPush:
         """
         folder, repo = self.folder, self.repo
         if not REPO.fullmatch(repo):
-            raise ValueError(f"{repo!r} is no name on the hub; give owner/name")
+            raise ValueError(f"{repo!r} is not a name on the hub; give owner/name")
         network = MixerWithEncoder.read(folder)
         licence = str(network.config.about.get("licence", "not given"))
         if not (folder / CARD).is_file() or licence == "not given":

@@ -51,10 +51,6 @@ class MaskGraph(nn.Module):
 def export_onnx(network: MixerWithEncoder, path: Path) -> Path:
     """Writes a Mixer as an ONNX graph with inputs ``image_a``, ``image_b`` and ``lam``, and the output ``mask``.
 
-    Args:
-        network: the Mixer with its encoder.
-        path: file to write.
-
     Returns:
         The path.
 

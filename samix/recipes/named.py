@@ -16,9 +16,5 @@ TRAINING: Task[Recipe] = Task(Recipe, RECIPES, lambda dataset: dataset.recipe, {
 
 
 def named_recipe(name: str, mixup: str = "samix", preset: str = "") -> Recipe:
-    """Returns the recipe of that name for that mixup, and for a preset of it.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
+    """Returns the recipe of that name for that mixup, and for a preset of it."""
     return TRAINING.resolve({"recipe": name, "mixup": mixup}, presets={"mixup": preset})

@@ -30,11 +30,7 @@ class OptionGroup:
     owner: Callable[[str], type[object]]
 
     def resolve(self, name: str, given: Options) -> Values:
-        """Returns all options of ``name``: those given, over its defaults or those of the preset that is given.
-
-        Raises:
-            ValueError: unknown name, preset or option.
-        """
+        """Returns all options of ``name``: those given, over its defaults or those of the preset that is given."""
         defaults = self.defaults(name, str(given.get("preset") or ""))
         unknown = sorted(set(given) - set(defaults))
         if unknown:
@@ -139,9 +135,6 @@ class Task(Generic[AnyRecipe]):
             given: ``recipe``, ``data``, ``model``, and the groups' names, where the user named them.
             values: fields from a file.
             presets: presets that the user named, by group.
-
-        Raises:
-            ValueError: unknown names or fields.
         """
         values, presets = dict(values or {}), dict(presets or {})
         name = str(given.get("recipe") or values.get("name") or self.usual(given.get("data") or values.get("data", "")))

@@ -81,7 +81,7 @@ def printable(text: str) -> str:
     """Returns the text with every control character but line feed and tab, and every lone surrogate, as an escape.
 
     Control characters are those of Unicode's categories Cc, Cf, Cs, Co and Cn, with the line and paragraph separators:
-    terminal escapes, text direction, and bytes of a file's name that are no text.
+    terminal escapes, text direction, and bytes of a file's name that are not text.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -189,7 +189,7 @@ def check_seal(path: Path) -> None:
         at = tail.rfind(ZIP_END)
         seal = tail[at + ZIP_END_BYTES :]
         if at < 0:
-            raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: it is no archive of torch")
+            raise DamagedCheckpoint(f"{path} is damaged or not a samix checkpoint: it is not a torch archive")
         if not seal.startswith(HASH_TAG):
             raise DamagedCheckpoint(
                 f"{path} has no hash: it is damaged, of an older version of samix, or was not written by samix"
@@ -204,7 +204,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: {error}") from None
+        raise DamagedCheckpoint(f"{path} is damaged or not a samix checkpoint: {error}") from None
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise DamagedCheckpoint(f"{path} is compressed; samix writes checkpoints that are not, and reads no others")
     if sum(part.file_size for part in parts) > path.stat().st_size:
@@ -229,7 +229,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
             state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a foreign file fails in the unpickler in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedCheckpoint(f"{path} is damaged or no checkpoint of samix: {reason}") from None
+        raise DamagedCheckpoint(f"{path} is damaged or not a samix checkpoint: {reason}") from None
     check_state(state, path)
     return cast(State, state)
 
@@ -240,15 +240,15 @@ def check_state(content: object, path: Path) -> None:
     for name, expected in PARTS.items():
         if not isinstance(state.get(name), expected) or isinstance(state[name], bool):
             content = type(state[name]).__name__ if name in state else "missing"
-            raise ValueError(f"{path} is no checkpoint of samix: its {name} is {content}")
+            raise ValueError(f"{path} is not a samix checkpoint: its {name} is {content}")
     for name in ("step", "seconds"):
         if not (math.isfinite(state[name]) and state[name] >= 0):
-            raise ValueError(f"{path} is no checkpoint of samix: its {name} is {state[name]}")
+            raise ValueError(f"{path} is not a samix checkpoint: its {name} is {state[name]}")
     for where, value in leaves(state, ""):
         if isinstance(value, Tensor):
             check_tensor(value, where, path)
         elif type(value) not in PLAIN:
-            raise ValueError(f"{path} is no checkpoint of samix: {where} is a {type(value).__name__}")
+            raise ValueError(f"{path} is not a samix checkpoint: {where} is a {type(value).__name__}")
     check_recipe(state["recipe"], path)
     check_weights_of(state["method"], path)
 
@@ -259,7 +259,7 @@ def check_recipe(recipe: Options, path: Path) -> None:
     try:
         arguments = json.loads(recipe.get("model_args", "{}"))
     except (TypeError, ValueError):
-        raise ValueError(f"{path} is no checkpoint of samix: its model_args are no JSON") from None
+        raise ValueError(f"{path} is not a samix checkpoint: its model_args are not JSON") from None
     check_model_args(arguments, str(path))
     check_number(f"size in {path}", recipe.get("size"), **IMAGE_SIDE._asdict(), integer=True)
 
@@ -268,7 +268,7 @@ def check_version(state: object, path: Path) -> Values:
     """Returns the content of a checkpoint; raises ValueError unless it is one in the format that is written now."""
     version = state.get("format") if isinstance(state, dict) else None
     if type(version) is not int:
-        raise ValueError(f"{path} is no checkpoint of samix; a run writes last.pt and best.pt into its folder")
+        raise ValueError(f"{path} is not a samix checkpoint; a run writes last.pt and best.pt into its folder")
     if version < FORMAT:
         raise ValueError(
             f"{path} is of an older version of samix (format {version}, this one reads {FORMAT}); train the run again, "
@@ -283,7 +283,7 @@ def check_weights_of(weights: Mapping[object, object], path: Path) -> None:
     """Raises ValueError unless these are finite tensors by name."""
     for name, value in weights.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise ValueError(f"{path} is no checkpoint of samix: the weight {name!r} is a {type(value).__name__}")
+            raise ValueError(f"{path} is not a samix checkpoint: the weight {name!r} is a {type(value).__name__}")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"{path} holds weights that are not finite (first: {name}); use an earlier checkpoint")
 
@@ -304,7 +304,7 @@ def check_tensor(value: Tensor, where: str, path: Path) -> None:
     """Raises ValueError unless a tensor is plain, and as large in memory as it says: an expanded one would grow."""
     plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and not value.is_quantized
     if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"{path} is no checkpoint of samix: {where} is a tensor of another kind")
+        raise ValueError(f"{path} is not a samix checkpoint: {where} is not a plain tensor")
 
 
 def newest_of(path: Path) -> Path:

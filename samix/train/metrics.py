@@ -106,9 +106,6 @@ def classification_metrics(
 
     Returns:
         By classifier: ``top1``, ``top5`` and ``ece`` in percent, ``nll`` in nats. top5 is top-K when K < 5.
-
-    Raises:
-        ValueError: no batches.
     """
     return {name: sums.metrics() for name, sums in classifier_sums(predict, batches, num_classes, device).items()}
 

@@ -35,9 +35,6 @@ class RunOptions:
             the step did not exist. 0 stops at the first. Above 0, a copy of the run's state is kept on the device.
         on_bad_image: ``stop`` at an image that cannot be read, or ``skip`` it: another one is used, and the image is
             counted and named at the end of each epoch.
-
-    Raises:
-        ValueError: a number out of range, or an unknown choice.
     """
 
     out: str = "runs"

@@ -224,7 +224,7 @@ class Training:
         """Returns the largest value of the whole step's gradient, by name; none before it is whole.
 
         In fp16 the loss is scaled so that gradients overflow now and then; the scaler then skips the step and scales
-        less. That is no fault, unless the loss is scaled down already.
+        less. That is not a fault unless the loss is scaled down already.
         """
         if not self.accelerator.sync_gradients:
             return {}

@@ -73,9 +73,6 @@ def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = 
             read are left out.
         recipe: gives size and augmentation.
         device: of the result.
-
-    Raises:
-        ValueError: none can be read.
     """
     split = data.val if len(data.val) else data.train
     labels = split.labels
@@ -96,19 +93,7 @@ def preview_pairs(data: ImageData, recipe: Recipe, device: torch.device | str = 
 
 
 def draw_mixed(path: Path, data: ImageData, recipe: Recipe, device: torch.device, preview: Preview, title: str) -> None:
-    """Draws up to four pairs of images at five lam; nothing for a method that mixes no images.
-
-    Args:
-        path: of the PNG.
-        data: whose images are shown.
-        recipe: gives size and augmentation.
-        device: of the network.
-        preview: ``Method.preview``: (images, labels, lam, index) to a mixed batch or None.
-        title: above it.
-
-    Raises:
-        CannotWrite: the disk refuses.
-    """
+    """Draws up to four pairs of images at five lam; nothing for a method that mixes no images."""
     images, labels, index = preview_pairs(data, recipe, device)
     if preview(images, labels, 0.5, index) is None:
         return
@@ -122,17 +107,7 @@ def draw_mixed(path: Path, data: ImageData, recipe: Recipe, device: torch.device
 
 
 def draw_views(path: Path, data: ImageData, recipe: PretrainRecipe, device: torch.device) -> None:
-    """Draws two views of some training images, and the images.
-
-    Args:
-        path: of the PNG.
-        data: whose training images are shown.
-        recipe: gives size and views.
-        device: of the images.
-
-    Raises:
-        CannotWrite: the disk refuses.
-    """
+    """Draws two views of some training images, and the images."""
     rows = torch.linspace(0, len(data.train) - 1, min(len(data.train), VIEWED)).long()
     # without labels: some classes may have none of these images
     chosen = dataclasses.replace(data.train.subset(rows), labels=no_labels(len(rows)))  # type: ignore[type-var]

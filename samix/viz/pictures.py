@@ -130,14 +130,6 @@ def source_grid(
     """Writes batches that are mixed of more than two images: the images, numbered, and below them each batch.
 
     Above each mixed image stand the numbers of its sources and their shares in the label.
-
-    Args:
-        path: the PNG to write.
-        images: (B, C, H, W), as the network sees them.
-        batches: mixed from these images.
-        to_pixels: (B, C, H, W) network input -> [0, 1].
-        title: above the picture.
-        dpi: pixels per inch; an image is somewhat larger than an inch.
     """
     fig = tight(figure(SCALE * len(images), 1.2 * SCALE * (1 + len(batches)) + 0.3))
     axes = fig.subplots(1 + len(batches), len(images), squeeze=False)
@@ -181,12 +173,7 @@ def view_grid(
 
 
 def plot_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Writes losses, accuracies and mask statistics of a run by epoch.
-
-    Args:
-        path: the PNG to write.
-        rows: lines of ``metrics.jsonl``.
-    """
+    """Writes losses, accuracies and mask statistics of a run by epoch."""
     known = dict.fromkeys(key for row in rows for key in row)  # not every epoch is evaluated
     charts: dict[str, list[str]] = {
         "training loss, nats": [k for k in ("clean", "nce", "mixed", "generation", "clusters") if k in known],

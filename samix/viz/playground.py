@@ -125,11 +125,7 @@ class Playground(CheckedOptions):
 
 
 def find_source(source: str) -> str:
-    """Returns a checkpoint's path, or mixer:PATH, for a word of ``--also``, which may be a run's or a Mixer's folder.
-
-    Raises:
-        ValueError: it is none of these.
-    """
+    """Returns a checkpoint's path, or mixer:PATH, of a file, or a run's or Mixer's folder, in ``--also``."""
     path = Path(source)
     if source.startswith(MIXER) or path.is_file():
         return f"{MIXER}{source}" if path.suffix == ".safetensors" else source

@@ -40,12 +40,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """Fills a template; every text is escaped, and control characters are written as escapes.
-
-    Args:
-        template: name of the file in ``templates/``.
-        values: what it names; one that is missing raises ``jinja2.UndefinedError``.
-    """
+    """Fills a template; every text is escaped, and control characters are written as escapes."""
     return _environment().get_template(template).render(**values)
 
 
@@ -76,12 +71,7 @@ def to_picture(pixels: Tensor, side: int = 0) -> Image.Image:
 
 
 def data_uri(picture: Image.Image, quality: int | Literal["lossless"] = "lossless") -> str:
-    """Encodes a picture for ``src``: WebP, or PNG and JPEG where Pillow was built without WebP.
-
-    Args:
-        picture: RGB, or RGBA.
-        quality: 1 to 100, or ``lossless``.
-    """
+    """Encodes a picture for ``src``: WebP, or PNG and JPEG where Pillow was built without WebP."""
     stream, lossless = io.BytesIO(), quality == "lossless"
     if features.check("webp"):
         form = "webp"

@@ -81,7 +81,7 @@ def test_undivided_folders_that_are_no_classes_are_refused(undivided):
     with pytest.raises(ValueError, match=r"class 'fox' has one image in .*; it needs two at least"):
         load_data(str(undivided))
     (undivided / "fox").rename(undivided / "emu" / "fox")
-    with pytest.raises(ValueError, match=r"emu holds folders \(fox\), so it is no class; .*train/CLASS/"):
+    with pytest.raises(ValueError, match=r"emu holds folders \(fox\), so it is not a class; .*train/CLASS/"):
         load_data(str(undivided))
 
 

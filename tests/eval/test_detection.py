@@ -124,10 +124,10 @@ def test_wrong_layouts_are_refused(voc, coco, tmp_path):
     with pytest.raises(ValueError, match="has the class"):
         read_voc(voc[0], [("2007", "trainval")], [("2007", "test")], classes=("cat",))
     (voc[0] / "VOC2007/Annotations/2007_test_0.xml").write_text("<annotation><object>")
-    with pytest.raises(ValueError, match="is no annotation of Pascal VOC"):
+    with pytest.raises(ValueError, match="is not a Pascal VOC annotation"):
         load_boxes(f"voc07:{voc[0]}")
     (coco[0] / "annotations/instances_val2017.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no annotation of COCO"):
+    with pytest.raises(ValueError, match="is not a COCO annotation"):
         load_boxes(f"coco:{coco[0]}")
 
 

@@ -499,7 +499,7 @@ def test_a_foreign_checkpoint_gives_one_line(state, finished, capsys):
     with pytest.raises(ValueError, match=r"last.pt has no hash: .* or was not written by samix"):
         resume(finished)
     write_sealed(finished / "last.pt", state)
-    with pytest.raises(ValueError, match="no checkpoint of samix"):
+    with pytest.raises(ValueError, match="not a samix checkpoint"):
         resume(finished)
     assert main(["evaluate", str(finished / "last.pt")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -82,7 +82,7 @@ def test_painting_leaves_the_checkpoint_s_method_as_it_was(run):
         ("cutmix", 2, (float("nan"),), r"lams must be in \[0, 1\]"),
         ("cutmixx", 2, (0.5,), "'cutmixx' is neither a run nor a mixup; the mixups are vanilla, mixup, cutmix"),
         ("samix", 2, (0.5,), "samix must be trained before it can be shown: give a checkpoint"),
-        ("0.png", 2, (0.5,), "damaged or no checkpoint of samix"),
+        ("0.png", 2, (0.5,), "damaged or not a samix checkpoint"),
     ],
 )
 def test_what_cannot_be_painted_is_refused(source, count, lams, message, photos, tmp_path):
