@@ -142,7 +142,7 @@ def test_a_timm_network_without_its_classifier_gives_the_classifiers_input():
     images = torch.randn(3, 3, 32, 32)
     features = frozen(headless(model))(images)
     assert torch.allclose(model.get_classifier()(features), model(images), atol=1e-5)
-    with pytest.raises(ValueError, match="no timm network"):
+    with pytest.raises(ValueError, match="not a timm network"):
         headless(PlainNet())
 
 

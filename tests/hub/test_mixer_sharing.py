@@ -155,4 +155,4 @@ def test_a_mixer_without_licence_and_a_wrong_name_are_not_pushed(tmp_path, capsy
     small_mixer(tmp_path / "m", licence="")
     assert "no card with a licence" in command(capsys, "push", tmp_path / "m", "someone/mixer", "--dry-run")[1]
     for name in ("mixer", "a/b/c", "someone/-mixer-"):
-        assert "no name on the hub" in command(capsys, "push", SHIPPED["slim"], name, "--dry-run")[1]
+        assert "not a name on the hub" in command(capsys, "push", SHIPPED["slim"], name, "--dry-run")[1]

@@ -205,7 +205,7 @@ def nested(depth):
         ),
         ({"recipe": {"model": "resnet18", "model_args": '{"pretrained_cfg": {}}', "size": 8}}, "pretrained_cfg"),
         ({"recipe": {"model": "resnet18", "model_args": '{"layers": [1000000000]}', "size": 8}}, "layers"),
-        ({"recipe": {"model": "resnet18", "model_args": "{", "size": 8}}, "model_args are no JSON"),
+        ({"recipe": {"model": "resnet18", "model_args": "{", "size": 8}}, "model_args are not JSON"),
         ({"recipe": {"model": "resnet18", "size": 10**9}}, r"size in .* must be a whole number in \[1, 8192\]"),
         ({"recipe": {"model": "resnet18", "size": "8"}}, "size in .* must be a whole number"),
     ],
