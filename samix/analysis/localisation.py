@@ -39,17 +39,10 @@ class Localisation:
     accuracy: tuple[tuple[float, ...], ...]  # for each overlap, percent of images found at each threshold
     max_box_acc: tuple[float, ...]  # for each overlap, the largest of them
     whole: tuple[float, ...]  # for each overlap, percent that a box around the whole image gets: the floor
-    best: float  # threshold with the most images found at the overlap nearest to 0.5
+    best: float  # threshold with the most images found at an overlap of 0.5
 
 
-def max_box_acc(
-    maps: Tensor,
-    boxes: Tensor,
-    size: tuple[int, int],
-    *,
-    steps: int = 100,
-    overlaps: Sequence[float] = OVERLAPS,
-) -> Localisation:
+def max_box_acc(maps: Tensor, boxes: Tensor, size: tuple[int, int], *, steps: int = 100) -> Localisation:
     """Computes MaxBoxAcc (Choe et al. 2020, arXiv:2001.07437).
 
     Each map is scaled to [0, 1] by its own range and enlarged bilinearly; at each threshold t a box is drawn around the
@@ -62,17 +55,16 @@ def max_box_acc(
             best met one counts. A box without area is no box.
         size: (H, W) of the images.
         steps: thresholds are 0, 1 / steps, ..., below 1.
-        overlaps: smallest IoU that counts.
 
     Raises:
-        ValueError: other shapes, an image without a box, or steps or overlaps out of range.
+        ValueError: other shapes, an image without a box, or fewer than two steps.
     """
     boxes = boxes.float().cpu()
     boxes = boxes[:, None] if boxes.dim() == 2 else boxes
     if maps.dim() != 3 or boxes.dim() != 3 or boxes.shape[2] != 4 or len(maps) != len(boxes) or len(maps) == 0:
         raise ValueError(f"need maps (N, h, w) and boxes (N, m, 4), got {tuple(maps.shape)} and {tuple(boxes.shape)}")
-    if steps < 2 or not overlaps or not all(0.0 < overlap <= 1.0 for overlap in overlaps):
-        raise ValueError(f"need steps >= 2 and overlaps in (0, 1], got {steps} and {tuple(overlaps)}")
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, got {steps}")
     if not bool((boxes[..., 2:] > boxes[..., :2]).all(-1).any(-1).all()):
         raise ValueError("each image needs a box of some area; leave out the images without one")
     large = scaled(enlarge(maps.cpu(), size)).numpy()
@@ -80,15 +72,14 @@ def max_box_acc(
     drawn = np.stack([[region_box(one, t) for t in thresholds] for one in large])  # (N, steps, 4)
     met = overlap_of(torch.from_numpy(drawn), boxes)  # (N, steps)
     whole = overlap_of(torch.tensor([0, 0, size[1], size[0]]).float().expand(len(boxes), 1, 4), boxes)
-    table = [100.0 * (met >= overlap).float().mean(0) for overlap in overlaps]
-    middle = min(range(len(overlaps)), key=lambda n: abs(overlaps[n] - 0.5))
+    table = [100.0 * (met >= overlap).float().mean(0) for overlap in OVERLAPS]
     return Localisation(
         tuple(thresholds),
-        tuple(map(float, overlaps)),
+        OVERLAPS,
         tuple(tuple(row.tolist()) for row in table),
         tuple(float(row.max()) for row in table),
-        tuple(100.0 * float((whole >= overlap).float().mean()) for overlap in overlaps),
-        thresholds[int(table[middle].argmax())],
+        tuple(100.0 * float((whole >= overlap).float().mean()) for overlap in OVERLAPS),
+        thresholds[int(table[OVERLAPS.index(0.5)].argmax())],
     )
 
 

@@ -155,15 +155,13 @@ class PretrainArguments(TrainArguments[MixupOptions], Generic[MixupOptions, Meth
     views: Group[ViewFields]
 
 
-def read_run(
-    task: Task[AnyRecipe], arguments: Sequence[str], prog: str, run_options: RunOptions | None = None
-) -> tuple[AnyRecipe, RunOptions]:
+def read_run(task: Task[AnyRecipe], arguments: Sequence[str], prog: str) -> tuple[AnyRecipe, RunOptions]:
     """Returns the recipe and the run options of a command line; errors are one line."""
     choice, rest = read_known(Choice, arguments, prog)
     for name in ("method", "method_preset"):
         if getattr(choice, name) and "method" not in task.groups:
             raise UsageError(f"{prog} has no --{name.replace('_', '.')}; samix pretrain learns without labels")
-    recipe, options = chosen(task, choice, run_options or RunOptions())
+    recipe, options = chosen(task, choice)
     owners = {name: options_type(group.owner(getattr(recipe, name))) for name, group in task.groups.items()}
     values = {"run": options, **{name: getattr(recipe, name) for name in task.groups}}
     values |= {f"{name}_options": instance(task, recipe, name, owner) for name, owner in owners.items()}
@@ -183,10 +181,10 @@ def read_run(
     return with_fields(recipe, changes), given.run
 
 
-def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[AnyRecipe, RunOptions]:
+def chosen(task: Task[AnyRecipe], choice: Choice) -> tuple[AnyRecipe, RunOptions]:
     """Returns the recipe that the first words give, and the run options with the run to resume."""
     if not choice.resume:
-        options = dataclasses.replace(options, resume=choice.resume is not None)
+        options = RunOptions(resume=choice.resume is not None)
         values = read_config(choice.config or "", task.recipe)
         return with_weights(task, choice, values), options
     folder = Path(choice.resume[0])
@@ -202,7 +200,7 @@ def chosen(task: Task[AnyRecipe], choice: Choice, options: RunOptions) -> tuple[
     recipe = with_fields(recorded, named)
     if choice.model:
         recipe = with_model(recipe, choice.model)
-    return recipe, dataclasses.replace(options, resume=True, out=str(folder.parent), run=folder.name)
+    return recipe, RunOptions(resume=True, out=str(folder.parent), run=folder.name)
 
 
 def with_weights(task: Task[AnyRecipe], choice: Choice, values: Options) -> AnyRecipe:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEAR = 10.0  # points between an expected and a measured score that are drawn beside each other
+LONGEST = 24  # characters of a row's name
 MOST_CURVES = 7  # in the summary picture; more are too many to tell apart
 
 
@@ -108,9 +109,9 @@ def curve_chart(curves: Sequence[Curve], description: str, last: int) -> Markup:
     return to_svg(fig, description, {curve.style: curve.name for curve in curves})
 
 
-def name_rows(ax: Axes, names: Mapping[str, int], most: int = 24) -> None:
+def name_rows(ax: Axes, names: Mapping[str, int]) -> None:
     """Names the rows of a chart from top to bottom, each in its colour."""
-    short = [name if len(name) <= most else name[: most - 1] + "…" for name in names]
+    short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names]
     ax.set_yticks(range(len(names)), short)
     for text, style in zip(ax.get_yticklabels(), names.values(), strict=True):
         text.set(color=COLOURS[style % len(COLOURS)], gid=f"series-{style}")

@@ -37,9 +37,7 @@ class NoModules(contextlib.nullcontext[None]):
     parents = frozenset({"Global"})
 
 
-def convolution_gradients(
-    gradient: list[int], x: list[int], weight: list[int], *options: Any, out_shape: object = None, **_: object
-) -> int:
+def convolution_gradients(gradient: list[int], x: list[int], weight: list[int], *options: Any, **_: object) -> int:
     """Counts the operations of a convolution's gradients, each as many as its forward pass; torch miscounts groups.
 
     Args:
@@ -47,7 +45,6 @@ def convolution_gradients(
         x: shape of the input.
         weight: shape of the kernels.
         options: bias, stride, padding, dilation, transposed, output padding, groups, and which gradients are wanted.
-        out_shape: not needed.
     """
     transposed, wanted = options[-4], options[-1]
     return int(sum(wanted[:2])) * int(conv_flop_count(x, weight, gradient, transposed=transposed))

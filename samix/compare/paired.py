@@ -30,21 +30,13 @@ class PairedDifference:
         """Whether the interval is known and does not contain zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
-    @property
-    def half_width(self) -> float | None:
-        """Half of the interval's length."""
-        return None if self.high is None else self.high - self.mean
 
-
-def paired_difference(
-    own: Mapping[Key, float], base: Mapping[Key, float], level: float = LEVEL
-) -> PairedDifference | None:
-    """Computes the mean of own - base over common seeds, with Student's t-interval.
+def paired_difference(own: Mapping[Key, float], base: Mapping[Key, float]) -> PairedDifference | None:
+    """Computes the mean of own - base over common seeds, with Student's t-interval of 95 %.
 
     Args:
         own: value by seed, or by machine and seed.
         base: value by the same keys.
-        level: of the interval, in (0, 1).
 
     Returns:
         None where no seed is common.
@@ -59,12 +51,8 @@ def paired_difference(
     mean = statistics.fmean(differences)
     if len(differences) == 1:
         return PairedDifference(mean, None, None, 1)
-    half = t_quantile(level, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
-    return PairedDifference(mean, mean - half, mean + half, len(differences))
-
-
-def t_quantile(level: float, freedom: int) -> float:
-    """Returns the two-sided quantile of Student's t-distribution."""
     from scipy import stats  # scikit-learn requires it
 
-    return float(stats.t.ppf(0.5 + level / 2.0, freedom))
+    quantile = float(stats.t.ppf(0.5 + LEVEL / 2.0, len(differences) - 1))
+    half = quantile * statistics.stdev(differences) / math.sqrt(len(differences))
+    return PairedDifference(mean, mean - half, mean + half, len(differences))

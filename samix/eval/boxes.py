@@ -154,7 +154,7 @@ def read_voc_objects(path: Path, ids: dict[str, int]) -> Objects:
     )
 
 
-def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> BoxData:
+def read_coco(folder: Path) -> BoxData:
     """Reads COCO (Lin et al. 2014, arXiv:1405.0312): a JSON file for each split; categories in the order of their ids.
 
     Raises:
@@ -162,7 +162,7 @@ def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> 
         ValueError: a file of another form, or splits with other categories.
     """
     splits, names = [], []
-    for split in (train, test):
+    for split in ("train2017", "val2017"):
         path = needed(folder / "annotations" / f"instances_{split}.json")
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
@@ -172,7 +172,7 @@ def read_coco(folder: Path, train: str = "train2017", test: str = "val2017") -> 
         splits.append(part)
         names.append(classes)
     if names[0] != names[1]:
-        raise ValueError(f"{folder}: {train} and {test} have other categories, {names[0][:3]}... and {names[1][:3]}...")
+        raise ValueError(f"{folder}: its splits differ in categories, {names[0][:3]}... and {names[1][:3]}...")
     return BoxData("coco", splits[0], splits[1], names[0])
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode
 
-from samix.data import open_image
+from samix.data import normalize, open_image
 from samix.data.decode import UnreadableImage, to_rgb
 from samix.data.images import fit_square, to_uint8
 from samix.data.replacements import OnBadImage
@@ -70,8 +70,7 @@ class ImageTransform:
             got = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
             raise ValueError(f"an image must be a path, a PIL image or a uint8 tensor (3, H, W), got {got}")
         square = to_uint8(fit_square(image, c.size, c.resize, InterpolationMode(c.interpolation)))
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in c.normalization())
-        return (square.float() / 255.0 - mean) / std
+        return normalize(square, *c.normalization())
 
 
 class Classifier(nn.Module):

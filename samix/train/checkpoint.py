@@ -211,7 +211,7 @@ def check_archive(path: Path) -> None:
         raise DamagedCheckpoint(f"{path} is damaged: it would expand to more than its own size")
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
+def load_checkpoint(path: Path) -> State:
     """Reads a checkpoint; nothing in it is executed, and nothing of it is built.
 
     Raises:
@@ -226,7 +226,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
     try:
         with warnings.catch_warnings():  # of a foreign pickle's protocol: the error below says enough
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file fails in the unpickler in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpoint(f"{path} is damaged or not a samix checkpoint: {reason}") from None

@@ -63,10 +63,8 @@ def to_picture(pixels: Tensor, side: int = 0) -> Image.Image:
         image = image.mean(0, keepdim=True)
     array = (image.permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)
     picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).convert("RGB")
-    if side and max(picture.size) > side:
-        scale = side / max(picture.size)
-        width, height = (max(round(length * scale), 1) for length in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    if side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 
 
