@@ -37,7 +37,6 @@ from samix.runtime.registry import allow_typed
 from samix.train import RunOptions
 from samix.train.folder import recipe_of_run
 
-Owner = TypeVar("Owner")
 MixupOptions = TypeVar("MixupOptions")
 MethodOptions = TypeVar("MethodOptions")
 Arguments = TypeVar("Arguments", bound="RecipeArguments")
@@ -114,7 +113,12 @@ class RecipeArguments:
     @classmethod
     def at(cls: type[Arguments], recipe: Recipe, choice: Choice, values: Values) -> Arguments:
         """Returns the options at the values of a recipe; ``values`` are those of a subclass."""
-        groups: Values = {f.name: fields_of(recipe, GROUPS[f.name]) for f in fields(cls) if f.name in GROUPS}
+        recorded = vars(recipe)
+        groups: Values = {
+            name: group(**{f.name: recorded[f.name] for f in fields(group)})  # type: ignore[arg-type]
+            for name, group in GROUPS.items()
+            if name in {f.name for f in fields(cls)}
+        }
         return cls(recipe=recipe.name, config=choice.config or "", **groups, **values)
 
     def changes(self) -> Values:
@@ -162,9 +166,12 @@ def read_run(task: Task[AnyRecipe], arguments: Sequence[str], prog: str) -> tupl
         if getattr(choice, name) and "method" not in task.groups:
             raise UsageError(f"{prog} has no --{name.replace('_', '.')}; samix pretrain learns without labels")
     recipe, options = chosen(task, choice)
-    owners = {name: options_type(group.owner(getattr(recipe, name))) for name, group in task.groups.items()}
-    values = {"run": options, **{name: getattr(recipe, name) for name in task.groups}}
-    values |= {f"{name}_options": instance(task, recipe, name, owner) for name, owner in owners.items()}
+    names = {name: getattr(recipe, name) for name in task.groups}
+    owners = {name: options_type(group.owner(names[name])) for name, group in task.groups.items()}
+    values: Values = {"run": options, **names}
+    for name, owner in owners.items():
+        resolved = task.groups[name].resolve(names[name], getattr(recipe, f"{name}_options"))
+        values[f"{name}_options"] = owner(**resolved, **generator_of(owner))
     cls: Any = PretrainArguments if task.recipe is PretrainRecipe else TrainArguments
     given: TrainArguments[object] = read(
         cls[tuple(owners[name] for name in ("mixup", "method") if name in owners)],
@@ -270,15 +277,3 @@ def refuse_hub_mixer(recipe: Recipe, named: Mapping[str, str]) -> None:
             f"the run mixes by {recipe.mixup}, which is not on this machine and would be fetched from the hub; allow "
             f"it with --mixup {recipe.mixup}"
         )
-
-
-def fields_of(recipe: Recipe, group: type[Owner]) -> Owner:
-    """Returns a group of a recipe's fields."""
-    values: Values = {f.name: getattr(recipe, f.name) for f in fields(group)}  # type: ignore[arg-type]
-    return group(**values)
-
-
-def instance(task: Task[AnyRecipe], recipe: AnyRecipe, name: str, owner: type[Owner]) -> Owner:
-    """Returns the options of the mixup or the method of a recipe."""
-    values = task.groups[name].resolve(getattr(recipe, name), getattr(recipe, f"{name}_options"))
-    return owner(**values, **generator_of(owner))

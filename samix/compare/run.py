@@ -79,5 +79,7 @@ def build_run(
 
     callbacks = default_callbacks(options) if callbacks is None else callbacks
     if isinstance(recipe, PretrainRecipe):
-        return PretrainRun(recipe, options, callbacks, knn_of_run, data, make_network)
+        run = PretrainRun(recipe, options, callbacks, data, make_network)
+        run.evaluator = knn_of_run
+        return run
     return Run(recipe, options, callbacks, data, make_network)

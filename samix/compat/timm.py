@@ -152,13 +152,7 @@ class Mixup(TimmMixup):
 class CollateMixup(TimmMixup, FastCollate):  # type: ignore[misc]  # timm has no types of its own here
     """Any mixup of images as the ``collate_fn`` of timm's prefetcher, which the training script uses by default.
 
-    ``mixup_enabled`` of timm's loader switches it off.
-
-    Args:
-        mixup: as for :class:`TimmMixup`.
-        num_classes: as for :class:`TimmMixup`.
-        label_smoothing: as for :class:`TimmMixup`.
-        multi_label: as for :class:`TimmMixup`.
+    ``mixup_enabled`` of timm's loader switches it off. Arguments as of :class:`TimmMixup`.
     """
 
     def __call__(  # type: ignore[override]  # timm's collate functions take samples

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from samix.data import EvalBatches, ImageData, TrainBatches
+from samix.data import EvalBatches, TrainBatches
 from samix.methods.base import Method
 from samix.methods.contrastive.base import ViewMethod
 from samix.recipes.build import build_augment
@@ -17,9 +17,7 @@ from samix.recipes.build_pretraining import build_pretraining
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.checks import Values
 from samix.train.batches import batch_of_pass
-from samix.train.callbacks import Callback
-from samix.train.options import RunOptions, short_name
-from samix.train.steps import Training
+from samix.train.options import short_name
 from samix.train.trainer import Run
 
 if TYPE_CHECKING:
@@ -44,33 +42,12 @@ def counted(batches: Iterable[tuple[Tensor, Tensor]], bar: tqdm[NoReturn]) -> It
 
 
 class PretrainRun(Run):
-    """A run without labels: a batch holds two views of each image.
-
-    Args:
-        recipe: what to train.
-        options: where and how.
-        callbacks: what happens around the steps.
-        evaluator: measures the features after an epoch, such as :func:`samix.eval.monitor.knn_of_run`; None measures
-            nothing.
-        data: see :class:`samix.train.steps.Training`.
-        make_network: see :class:`samix.train.steps.Training`; the number of classes is 0.
-    """
+    """A run without labels: a batch holds two views of each image. Arguments as of :class:`Run`."""
 
     score: ClassVar[str] = "knn"
     headline: ClassVar[tuple[str, ...]] = ("knn", "loss")
     recipe: PretrainRecipe
-
-    def __init__(
-        self,
-        recipe: PretrainRecipe,
-        options: RunOptions,
-        callbacks: Iterable[Callback] = (),
-        evaluator: Evaluator | None = None,
-        data: ImageData | None = None,
-        make_network: Callable[[Training, int], nn.Module] | None = None,
-    ) -> None:
-        super().__init__(recipe, options, callbacks, data, make_network)
-        self.evaluator = evaluator
+    evaluator: Evaluator | None = None  # measures the features after an epoch, see samix.eval.monitor.knn_of_run
 
     def check_data(self) -> None:
         if len(self.data.train) < 2:

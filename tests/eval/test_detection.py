@@ -234,7 +234,7 @@ def test_perfect_detections_and_none():
     perfect = [[(box, label, 0.5 + i / 100) for i, (box, label, _) in enumerate(image)] for image in truth]
     assert voc_precision(*as_tensors(perfect, truth), 3) == {"ap": 100.0, "ap50": 100.0, "ap75": 100.0}
     assert voc_precision(*as_tensors([[] for _ in truth], truth), 3)["ap"] == 0.0
-    with pytest.raises(ValueError, match="no object counts"):
+    with pytest.raises(ValueError, match="no object of the test images counts"):
         voc_precision(*as_tensors([[]], [[]]), 3)
     with pytest.raises(ValueError, match="expected detections of each image, got 0 for 0"):
         voc_precision([], [], 3)
