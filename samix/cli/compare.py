@@ -12,7 +12,7 @@ from samix.cli.compare_plan import read_plan
 from samix.compare.cost import build_once
 from samix.compare.finished import find_finished
 from samix.compare.page import report_page
-from samix.compare.plan import Entry, Job, Plan
+from samix.compare.plan import Job, Plan
 from samix.compare.previews import MASKS, preview_again
 from samix.compare.publish import publish, published_data
 from samix.compare.results import Results, collect
@@ -89,16 +89,12 @@ def preview_others(plan: Plan, elsewhere: bool = False) -> None:
 def check_rows(plan: Plan) -> None:
     """Builds the method of every row once, so that a wrong option is reported before any run starts."""
     for entry in plan.entries:
-        if plan.task is LABELLED and not entry.variant.mixer_of and not is_finished(folder_of(plan, entry)):
+        first = next(job.folder for job in plan.jobs if job.label == entry.label)
+        if plan.task is LABELLED and not entry.variant.mixer_of and not is_finished(first):
             try:
                 build_once(entry.recipe)
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"{entry.label}: {error}") from None
-
-
-def folder_of(plan: Plan, entry: Entry) -> Path:
-    """Returns the folder of a row's first run."""
-    return next(job.folder for job in plan.jobs if job.label == entry.label)
 
 
 def refuse_other_report(path: Path, plan: Plan) -> None:
@@ -125,12 +121,12 @@ def refuse_other_report(path: Path, plan: Plan) -> None:
     raise ValueError(f"{path} is the report of a comparison with {what}, which this one would replace; {then}")
 
 
-def write_report(plan: Plan, results: Results, command: str) -> Path:
-    """Writes the five files, and returns the page's path."""
+def write_report(plan: Plan, results: Results, command: str) -> None:
+    """Writes the five files."""
     folder = plan.out
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.json", json.dumps({"command": command, **results}, indent=1))
     write_text(folder / "table.md", markdown(results, command))
     write_text(folder / "table.csv", comma_separated(results))
     write_text(folder / "runs.csv", runs_csv(results, command))
-    return write_page(folder / "report.html", report_page(results, command))
+    write_page(folder / "report.html", report_page(results, command))

@@ -59,16 +59,11 @@ def read(
         options["default"] = default
     asked = {"-h", "--help", HELP_ALL} & set(arguments)
     if not asked:
-        with one_line(prog, lambda: known_options(cls, options, prog)):
+        with one_line(prog, lambda: re.findall(r"^  (--[\w.-]+)", help_text(cls, options, prog), re.MULTILINE)):
             result: T = tyro.cli(cls, args=arguments, **options)
             return result
     print(help_text(cls, options, prog, () if HELP_ALL in asked else common))
     raise SystemExit(0)
-
-
-def known_options(cls: type[object], options: Values, prog: str) -> list[str]:
-    """Returns all options of a command."""
-    return re.findall(r"^  (--[\w.-]+)", help_text(cls, options, prog), re.MULTILINE)
 
 
 def read_known(cls: type[T], arguments: Sequence[str], prog: str) -> tuple[T, list[str]]:

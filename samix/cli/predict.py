@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from samix.cli.options import read
 from samix.data.decode import IMAGE_ENDINGS
 from samix.data.replacements import OnBadImage
+from samix.data.walk import image_files as images_below
 from samix.runtime.console import printable, say, tell
 from samix.runtime.typed_options import CheckedOptions, Count
 
@@ -139,10 +140,10 @@ def image_files(given: Sequence[str]) -> list[str]:
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if is_image(p, path))
+            inside = [str(path / image) for image in images_below(path)]
             if not inside:
                 raise FileNotFoundError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS[:4])}, ...)")
-            files.update(dict.fromkeys(str(p) for p in inside))
+            files.update(dict.fromkeys(inside))
         elif path.exists():
             files[name] = None
         elif matches := sorted(glob(name, recursive=True)):  # noqa: PTH207  # a pattern may start at the root
@@ -152,12 +153,6 @@ def image_files(given: Sequence[str]) -> list[str]:
     if not files:
         raise FileNotFoundError("no images were named; give files, a folder or a pattern such as 'new/*.jpg'")
     return list(files)
-
-
-def is_image(path: Path, root: Path) -> bool:
-    """Returns whether a file below root has an image's ending and is not hidden."""
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
 
 
 def export(arguments: list[str]) -> int:

@@ -237,14 +237,9 @@ def with_weights(task: Task[AnyRecipe], choice: Choice, values: Options) -> AnyR
             )
     if "model_args" in start:
         own_recipe = task.resolve({k: v for k, v in names.items() if k != "model"}, values, presets)
-        start["model_args"] = with_dropout(start["model_args"], own_recipe)
+        asked = {k: v for k, v in own_recipe.model_kwargs.items() if k in ("drop_rate", "drop_path_rate")}
+        start["model_args"] = json.dumps({**asked, **json.loads(start["model_args"])})
     return with_fields(recipe, start)
-
-
-def with_dropout(model_args: str, recipe: Recipe) -> str:
-    """The arguments of the weights' network, and the dropout that a recipe asks for; JSON."""
-    dropout = {name: value for name, value in recipe.model_kwargs.items() if name in ("drop_rate", "drop_path_rate")}
-    return json.dumps({**dropout, **json.loads(model_args)})
 
 
 def refuse_other_run(recorded: Recipe, choice: Choice, folder: Path) -> None:

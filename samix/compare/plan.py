@@ -15,7 +15,7 @@ from samix.data import find_dataset
 from samix.recipes import Recipe
 from samix.recipes.build import MIXER
 from samix.runtime.checks import Range
-from samix.runtime.environment import check_device
+from samix.runtime.environment import pick_device
 from samix.runtime.typed_options import CountOr0, check_options
 
 SLOW = ("automix", "samix", "adautomix", "score", "samix-c")  # mixups that take longest
@@ -57,7 +57,7 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_device(self.device)
+        pick_device(self.device)  # refuses one that is not there
 
 
 @dataclass(frozen=True)

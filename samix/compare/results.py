@@ -16,7 +16,6 @@ from samix.compare.paired import paired_difference
 from samix.compare.plan import Entry, Job, Plan
 from samix.compare.previews import MASKS
 from samix.compare.running import is_finished
-from samix.recipes import Recipe
 
 BASELINE = "vanilla"
 METRICS = ("top1", "top5", "nll", "ece")  # of the reported classifier; of runs without labels the first is kNN's
@@ -84,11 +83,12 @@ def read_run(job: Job, last: int, metrics: Mapping[str, str]) -> Results:
         if metrics["top1"] in row
     ]
     cost, masks = read_json(job.folder / "cost.json"), read_json(job.folder / MASKS)
+    without_seed = {**job.recipe.to_dict(), "seed": None}
     by_class = [value for value in summary.get("by_class", {}).values() if value is not None]
     return {
         "seed": job.seed,
         "folder": str(job.folder),
-        "options": options_hash(job.recipe),
+        "options": hashlib.sha256(json.dumps(without_seed, sort_keys=True, default=str).encode()).hexdigest()[:12],
         "epochs": summary.get("epochs"),
         "images_seen": rows[-1]["step"] * job.recipe.batch_size if "step" in rows[-1] else None,
         "worst_class": min(by_class, default=None),
@@ -129,12 +129,6 @@ def mean_and_std(values: Sequence[float]) -> Results | None:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": std, "n": len(values)}
-
-
-def options_hash(recipe: Recipe) -> str:
-    """Returns a short hash of a recipe without its seed."""
-    values = {**recipe.to_dict(), "mixup_options": dict(recipe.mixup_options), "seed": None}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def compare_with(summary: Results, baseline: Results | None) -> None:

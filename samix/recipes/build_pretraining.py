@@ -38,11 +38,6 @@ def method_class(name: str) -> type[ViewMethod]:
     return SSL_METHODS.resolve(name, trusted=False)
 
 
-def method_defaults(name: str, preset: str = "") -> Values:
-    """Returns the options of a method as plain values, at its first preset or at the one named."""
-    return preset_values(name, method_class(name).presets, preset)
-
-
 def view_mixup_names() -> tuple[str, ...]:
     """Returns the mixups without labels by name, also those of installed packages."""
     return (*MIXUP_NAMES, *(name for name in MIXUPS.names() if name not in MIXUP_NAMES))
@@ -74,7 +69,11 @@ def view_mixup_owner(name: str) -> type[object]:
     return mixup_class(name)
 
 
-METHOD_GROUP = OptionGroup(SSL_METHODS.names, method_defaults, lambda name: options_class(method_class(name).presets))
+METHOD_GROUP = OptionGroup(
+    SSL_METHODS.names,
+    lambda name, preset: preset_values(name, method_class(name).presets, preset),
+    lambda name: options_class(method_class(name).presets),
+)
 MIXUP_GROUP = OptionGroup(view_mixup_names, view_mixup_defaults, view_mixup_owner)
 
 

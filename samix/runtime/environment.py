@@ -32,11 +32,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_device(name: str) -> None:
-    """Raises ValueError unless this names a device that is there."""
-    pick_device(name)
-
-
 def usable_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 
-from samix.methods.base import Method
 from samix.methods.supervised import Supervised
 from samix.recipes.pretrain_recipe import PretrainRecipe
 from samix.runtime.checks import Options, Values
@@ -126,11 +125,6 @@ class Trackers(Callback):
             tracker.finish()
 
 
-def acts_on_backbone(method: Method) -> bool:
-    """Returns whether a mixup is learned with the network, or mixes inside it."""
-    return not isinstance(method, Supervised) or method.mixup.requirements.inside_network
-
-
 def plain(value: object) -> bool:
     """Returns whether every tracker takes this value of a configuration."""
     return isinstance(value, int | float | str | bool)
@@ -193,7 +187,9 @@ class Warnings(Callback):
 
     def on_fit_start(self, run: Training) -> None:
         """Warns of a frozen backbone that a mixup is to train, and of classes that differ in size by 20 times."""
-        if run.recipe.freeze == "backbone" and acts_on_backbone(run.method):
+        method = run.method
+        trains_layers = not isinstance(method, Supervised) or method.mixup.requirements.inside_network
+        if run.recipe.freeze == "backbone" and trains_layers:
             tell(
                 f"samix: --freeze backbone trains the classifier only, and {run.recipe.mixup} acts on the layers below "
                 "it: its steps cost more and teach little. Take --freeze norms, or a mixup of images such as cutmix"
