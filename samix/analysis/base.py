@@ -27,17 +27,11 @@ LAMS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """The outcome of an analysis.
+    """The outcome of an analysis."""
 
-    Args:
-        line: the numbers that matter, for the terminal.
-        results: by name, written as JSON; tensors in them are left out.
-        figure: the picture.
-    """
-
-    line: str
-    results: Mapping[str, object]
-    figure: Figure
+    line: str  # the numbers that matter, for the terminal
+    results: Mapping[str, object]  # by name, written as JSON; tensors in them are left out
+    figure: Figure  # the picture
 
 
 @dataclass(frozen=True)

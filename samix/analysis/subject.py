@@ -33,35 +33,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network and the images it is tried on.
+    """A network and the images it is tried on."""
 
-    Args:
-        source: where it was read.
-        network: the exported network, in eval mode, on the device: logits, or features of a run without labels.
-        method: of a checkpoint; None for an export.
-        recipe: it was trained by.
-        data: the data set of the images.
-        rows: of the images in ``data.val``.
-        images: (N, 3, H, W), normalised as in training, on the device.
-        labels: (N,) class ids, as the network counts them.
-        mean: by channel.
-        std: by channel.
-        batch_size: images in a pass.
-        class_names: of the labels.
-    """
-
-    source: Path
-    network: nn.Module
-    method: Method | None
-    recipe: Recipe
-    data: ImageData
-    rows: Tensor
-    images: Tensor
-    labels: Tensor
-    mean: Channels
-    std: Channels
-    batch_size: int
-    class_names: tuple[str, ...]
+    source: Path  # where it was read
+    network: nn.Module  # the exported network, in eval mode, on the device: logits, or features of a run without labels
+    method: Method | None  # of a checkpoint; None for an export
+    recipe: Recipe  # of its training
+    data: ImageData  # the data set of the images
+    rows: Tensor  # of the images in ``data.val``
+    images: Tensor  # (N, 3, H, W), normalised as in training, on the device
+    labels: Tensor  # (N,) class ids, as the network counts them
+    mean: Channels  # by channel
+    std: Channels  # by channel
+    batch_size: int  # images in a pass
+    class_names: tuple[str, ...]  # of the labels
 
     @property
     def predict(self) -> Predict:

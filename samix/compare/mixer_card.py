@@ -26,27 +26,16 @@ RIVALS = ("vanilla", "mixup", "cutmix", "guidedmixup", "mixup-clean-ema", "cutmi
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured figure of a Mixer.
+    """A measured figure of a Mixer."""
 
-    Args:
-        name: of the figure.
-        value: of it.
-        error: in words, with the number of seeds or pairs.
-        others: the same figure of others, in words.
-        data: it was measured on.
-        dataset_id: of the data on the hub.
-        task: on that data.
-        source: file that it was read from.
-    """
-
-    name: str
+    name: str  # of the figure
     value: float
-    error: str
-    others: str
-    data: str
-    dataset_id: str
-    task: str
-    source: str
+    error: str  # in words, with the number of seeds or pairs
+    others: str  # the same figure of others, in words
+    data: str  # on which it was measured
+    dataset_id: str  # of the data on the hub
+    task: str  # on that data
+    source: str  # file that it was read from
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,13 @@ from samix.runtime.registry import MODULE_NAME
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """A task with the metrics of its runs.
+    """A task with the metrics of its runs."""
 
-    Args:
-        task: with labels, or without.
-        metrics: our names to those in a run's log; ``top1`` is the score.
-        score: what it is called.
-        skipped: fields that are not options of the command.
-        published: recipe -> published score by mixup.
-    """
-
-    task: Task[Any]
-    metrics: Mapping[str, str]
-    score: str
-    skipped: Sequence[str]
-    published: Callable[[str], Mapping[str, float]]
+    task: Task[Any]  # with labels, or without
+    metrics: Mapping[str, str]  # our names to those in a run's log; ``top1`` is the score
+    score: str  # what it is called
+    skipped: Sequence[str]  # fields that are not options of the command
+    published: Callable[[str], Mapping[str, float]]  # recipe -> published score by mixup
 
 
 LABELLED = ScoredTask(

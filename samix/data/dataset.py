@@ -13,21 +13,13 @@ NAMED = 4  # reasons and notes of a summary
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The numbers of a data set.
+    """The numbers of a data set."""
 
-    Args:
-        images: to train on.
-        classes: that they have; 0 without labels.
-        held_out: images to test on.
-        left_out: number of files that were not taken, by reason.
-        notes: further facts, as short phrases.
-    """
-
-    images: int
-    classes: int
-    held_out: int
-    left_out: Mapping[str, int]
-    notes: tuple[str, ...] = ()
+    images: int  # to train on
+    classes: int  # of these images; 0 without labels
+    held_out: int  # images to test on
+    left_out: Mapping[str, int]  # number of files that were not taken, by reason
+    notes: tuple[str, ...] = ()  # further facts, as short phrases
 
     def __str__(self) -> str:
         of = f"of {_count(self.classes, 'class')}" if self.classes else "without labels"

@@ -54,23 +54,14 @@ class Index(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ShardImages:
-    """Images in shards. All but the shards' paths lies in arrays, which forked workers share instead of copying.
+    """Images in shards. All but the shards' paths lies in arrays, which forked workers share instead of copying."""
 
-    Args:
-        shards: the tar files.
-        shard: (N,) which of them holds the image.
-        offsets: (N,) its first byte.
-        sizes: (N,) its number of bytes.
-        names: (N,) of the members.
-        labels: (N,) int64.
-    """
-
-    shards: tuple[Path, ...]
-    shard: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    names: npt.NDArray[np.bytes_]
-    labels: Tensor
+    shards: tuple[Path, ...]  # the tar files
+    shard: npt.NDArray[np.int32]  # (N,) which of them holds the image
+    offsets: npt.NDArray[np.int64]  # (N,) its first byte
+    sizes: npt.NDArray[np.int64]  # (N,) its number of bytes
+    names: npt.NDArray[np.bytes_]  # (N,) of the members
+    labels: Tensor  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -28,27 +28,17 @@ SMALL_FROM = 0.05  # least share of the area that SwAV's small crops take
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """The steps that make one view; every step but the crop has a probability.
+    """The steps that make one view; every step but the crop has a probability."""
 
-    Args:
-        scale: least and largest share of the area that the random resized crop takes.
-        jitter: spread of brightness, contrast and saturation around 1, and of hue around 0 in turns.
-        jitter_p: probability of colour jitter; its four operations come in random order.
-        blur_p: probability of a Gaussian blur.
-        solarise_p: probability that the upper half of the range is inverted.
-        steps: their order.
-        interpolation: of the crop; always with antialiasing.
-        grey_p: probability of a grey image.
-    """
-
-    scale: tuple[float, float]
+    scale: tuple[float, float]  # least and largest share of the area that the random resized crop takes
+    # spread of brightness, contrast and saturation around 1, and of hue around 0 in turns
     jitter: tuple[float, float, float, float]
-    jitter_p: float
-    blur_p: float
-    solarise_p: float
-    steps: tuple[ViewStep, ...]
-    interpolation: InterpolationMode = InterpolationMode.BILINEAR
-    grey_p: float = 0.2
+    jitter_p: float  # probability of colour jitter; its four operations come in random order
+    blur_p: float  # probability of a Gaussian blur
+    solarise_p: float  # probability that the upper half of the range is inverted
+    steps: tuple[ViewStep, ...]  # their order
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR  # of the crop; always with antialiasing
+    grey_p: float = 0.2  # probability of a grey image
 
 
 _MOCO: tuple[ViewStep, ...] = ("crop", "jitter", "grey", "blur", "flip")

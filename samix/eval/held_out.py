@@ -20,19 +20,13 @@ from samix.train.metrics import classification_metrics
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """How well a classifier does.
+    """How well a classifier does."""
 
-    Args:
-        metrics: ``top1``, ``top5``, ``nll``, ``ece`` by classifier; the one that is exported first.
-        images: number of images that were evaluated.
-        unreadable: number of images that could not be read and were left out.
-        data: what was evaluated, in words.
-    """
-
+    # ``top1``, ``top5``, ``nll``, ``ece`` by classifier; the one that is exported first
     metrics: dict[str, dict[str, float]]
-    images: int
-    unreadable: int
-    data: str
+    images: int  # number of images that were evaluated
+    unreadable: int  # number of images that could not be read and were left out
+    data: str  # what was evaluated, in words
 
 
 @dataclass(frozen=True)

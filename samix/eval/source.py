@@ -22,21 +22,13 @@ TIMM = "timm:"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A backbone to evaluate.
+    """A backbone to evaluate."""
 
-    Args:
-        backbone: (B, C, H, W) -> (B, F), in eval mode.
-        features: the same for the probes; a self-supervised method's own where there is one.
-        size: side of its images in pixels; 0 where it is unknown.
-        scale: mean and std by channel; None takes the data set's.
-        data: it was trained on; empty where it is unknown.
-    """
-
-    backbone: nn.Module
-    features: Features
-    size: int = 0
-    scale: tuple[Channels, Channels] | None = None
-    data: str = ""
+    backbone: nn.Module  # (B, C, H, W) -> (B, F), in eval mode
+    features: Features  # the same for the probes; a self-supervised method's own where there is one
+    size: int = 0  # side of its images in pixels; 0 where it is unknown
+    scale: tuple[Channels, Channels] | None = None  # mean and std by channel; None takes the data set's
+    data: str = ""  # on which it was trained; empty where that is unknown
 
 
 def load_source(source: str, *, size: int = 0, stem: str = "default", device: torch.device | str = "cpu") -> Source:

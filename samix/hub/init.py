@@ -19,21 +19,13 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.", "network
 
 @dataclass(frozen=True)
 class InitReport:
-    """The tensors that were taken from a source.
+    """The tensors that were taken from a source."""
 
-    Args:
-        location: of the source.
-        taken: names of the tensors that were copied.
-        new: names of the network's tensors that keep their new values.
-        unused: names of the source's tensors that the network does not have.
-        config: how the source's network prepares images; None where nothing is known.
-    """
-
-    location: str
-    taken: tuple[str, ...]
-    new: tuple[str, ...]
-    unused: tuple[str, ...]
-    config: NetworkConfig | None = None
+    location: str  # of the source
+    taken: tuple[str, ...]  # names of the tensors that were copied
+    new: tuple[str, ...]  # names of the network's tensors that keep their new values
+    unused: tuple[str, ...]  # names of the source's tensors that the network does not have
+    config: NetworkConfig | None = None  # how the source's network prepares images; None where nothing is known
 
     def __str__(self) -> str:
         """One line for the terminal."""

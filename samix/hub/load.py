@@ -64,19 +64,12 @@ def load(source: str | Path, *, model: nn.Module | None = None, device: torch.de
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network with everything that its source says of it.
+    """A trained network with everything that its source says of it."""
 
-    Args:
-        network: the exported network, in eval mode: logits, or features of a run without labels.
-        config: how it is built and how its images are prepared.
-        method: its training method, in eval mode, of a checkpoint; None for other sources.
-        recipe: it was trained by; None where that is unknown.
-    """
-
-    network: nn.Module
-    config: NetworkConfig
-    method: Method | None
-    recipe: Recipe | None
+    network: nn.Module  # the exported network, in eval mode: logits, or features of a run without labels
+    config: NetworkConfig  # how it is built and how its images are prepared
+    method: Method | None  # its training method, in eval mode, of a checkpoint; None for other sources
+    recipe: Recipe | None  # of its training; None where that is unknown
 
 
 def find_weights(source: Path) -> Path:

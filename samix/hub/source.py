@@ -29,18 +29,12 @@ KINDS = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Weights, and the known facts about their network.
+    """Weights, and the known facts about their network."""
 
-    Args:
-        location: where they were read, for messages.
-        state: the state dict.
-        config: of the network; None for a bare file of weights.
-        recipe: the plain values of the recipe that trained it; empty where it is unknown.
-    """
-
-    location: str
-    state: Mapping[str, Tensor]
-    config: NetworkConfig | None = None
+    location: str  # where they were read, for messages
+    state: Mapping[str, Tensor]  # the state dict
+    config: NetworkConfig | None = None  # of the network; None for a bare file of weights
+    # the plain values of the recipe that trained it; empty where it is unknown
     recipe: Options = dataclasses.field(default_factory=dict)
 
 

@@ -17,17 +17,12 @@ Names = Mapping[str, str]  # the names of the mixup and of the method, by field
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """Something that a recipe names in a field, with options in the field ``NAME_options``.
+    """Something that a recipe names in a field, with options in the field ``NAME_options``."""
 
-    Args:
-        names: all names, for help and messages.
-        defaults: (name, preset or "") -> all its options, plain values; raises ValueError for unknown ones.
-        owner: name -> the dataclass whose fields the options are.
-    """
-
-    names: Callable[[], tuple[str, ...]]
+    names: Callable[[], tuple[str, ...]]  # all names, for help and messages
+    # (name, preset or "") -> all its options, plain values; raises ValueError for unknown ones
     defaults: Callable[[str, str], Values]
-    owner: Callable[[str], type[object]]
+    owner: Callable[[str], type[object]]  # name -> the dataclass whose fields the options are
 
     def resolve(self, name: str, given: Options) -> Values:
         """Returns all options of ``name``: those given, over its defaults or those of the preset that is given."""
@@ -88,19 +83,12 @@ class NamedRecipe(Generic[AnyRecipe]):
 
 @dataclass(frozen=True)
 class Task(Generic[AnyRecipe]):
-    """Training with labels, or without.
+    """Training with labels, or without."""
 
-    Args:
-        recipe: type of its recipes.
-        recipes: the named ones.
-        usual_of: data set -> the name of its usual recipe.
-        groups: what a recipe names, by field: ``method`` without labels, and ``mixup``.
-    """
-
-    recipe: type[AnyRecipe]
-    recipes: Registry[NamedRecipe[AnyRecipe]]
-    usual_of: Callable[[DatasetSpec], str]
-    groups: Mapping[str, OptionGroup]
+    recipe: type[AnyRecipe]  # type of its recipes
+    recipes: Registry[NamedRecipe[AnyRecipe]]  # the named ones
+    usual_of: Callable[[DatasetSpec], str]  # data set -> the name of its usual recipe
+    groups: Mapping[str, OptionGroup]  # what a recipe names, by field: ``method`` without labels, and ``mixup``
 
     def usual(self, data: str) -> str:
         """Returns the name of the usual recipe of data such as ``cifar10`` or ``folder:DIR``; empty is the digits."""

@@ -53,19 +53,12 @@ SYNC_EVERY = 20  # steps between reads of the loss, which wait for the device
 
 @dataclass(frozen=True)
 class SyncStatus:
-    """The state of a run, the same on every process.
+    """The state of a run, the same on every process."""
 
-    Args:
-        loss: summed over this epoch, mean of all processes.
-        stop: whether any process was asked to stop.
-        save: whether it is time for a checkpoint.
-        bad: the first step with non-finite numbers.
-    """
-
-    loss: float
-    stop: bool
-    save: bool
-    bad: NonFiniteStep | None
+    loss: float  # summed over this epoch, mean of all processes
+    stop: bool  # whether any process was asked to stop
+    save: bool  # whether it is time for a checkpoint
+    bad: NonFiniteStep | None  # the first step with non-finite numbers
 
 
 class Training:
