@@ -42,16 +42,12 @@ class ImageSet(Protocol):
 class ArrayImages:
     """Images that are in memory already.
 
-    Args:
-        images: (N, 3, H, W) uint8.
-        labels: (N,) int64.
-
     Raises:
         ValueError: wrong type or shape, or images and labels differ in number.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (N, 3, H, W) uint8
+    labels: Tensor  # (N,) int64
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -73,18 +69,12 @@ class ArrayImages:
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Images in files. The names are in one fixed-width array, which forked workers share instead of copying.
+    """Images in files. The names are in one fixed-width array, which forked workers share instead of copying."""
 
-    Args:
-        root: folder that the names are relative to.
-        names: (N,) array of bytes, as `file_names` makes it.
-        labels: (N,) int64.
-        exif_rotation: turn images upright as their EXIF data say; the readers of published sets leave them as stored.
-    """
-
-    root: Path
-    names: npt.NDArray[np.bytes_]
-    labels: Tensor
+    root: Path  # folder that the names are relative to
+    names: npt.NDArray[np.bytes_]  # (N,) array of bytes, as `file_names` makes it
+    labels: Tensor  # (N,) int64
+    # turn images upright as their EXIF data say; the readers of published sets leave them as stored
     exif_rotation: bool = True
 
     def __post_init__(self) -> None:

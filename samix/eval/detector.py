@@ -25,37 +25,21 @@ MEAN, STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 
 
 @dataclass(frozen=True)
 class DetectionProtocol(CheckedOptions):
-    """How the detector is trained and tested.
+    """How the detector is trained and tested."""
 
-    Args:
-        iterations: updates.
-        steps: iterations at which the learning rate is multiplied by 0.1.
-        short_sides: of training images in pixels, one drawn for each.
-        test_side: short side in testing.
-        max_side: most pixels of the long side.
-        warmup: iterations over which the rate rises from a thousandth.
-        batch_size: images per update.
-        lr: learning rate.
-        momentum: of SGD.
-        weight_decay: on every parameter.
-        anchors: sides of the anchors in pixels.
-        precise: batches over which BatchNorm's statistics are measured before testing.
-        masks: train and judge masks too.
-    """
-
-    iterations: Count
-    steps: tuple[int, ...]
-    short_sides: tuple[int, ...]
-    test_side: int = 800
-    max_side: int = 1333
-    warmup: int = 100
-    batch_size: Count = 16
-    lr: Positive = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
-    precise: int = 200
-    masks: bool = False
+    iterations: Count  # updates
+    steps: tuple[int, ...]  # iterations at which the learning rate is multiplied by 0.1
+    short_sides: tuple[int, ...]  # of training images in pixels, one drawn for each
+    test_side: int = 800  # short side in testing
+    max_side: int = 1333  # most pixels of the long side
+    warmup: int = 100  # iterations over which the rate rises from a thousandth
+    batch_size: Count = 16  # images per update
+    lr: Positive = 0.02  # learning rate
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 1e-4  # on every parameter
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)  # sides of the anchors in pixels
+    precise: int = 200  # batches over which BatchNorm's statistics are measured before testing
+    masks: bool = False  # train and judge masks too
 
     def __post_init__(self) -> None:
         super().__post_init__()

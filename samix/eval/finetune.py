@@ -102,21 +102,16 @@ class FinetuneProtocol(Protocol):
 
     LARS adapts the kernels and matrices of the backbone; norms, biases and the head have the plain rate and no decay,
     as in SimCLR's code.
-
-    Args:
-        backbone_lr: learning rate of the backbone.
-        head_lr: of the new linear layer.
-        scaling: ``sqrt`` multiplies both rates by the root of the batch size.
     """
 
-    backbone_lr: Weight
-    head_lr: Positive
+    backbone_lr: Weight  # learning rate of the backbone
+    head_lr: Positive  # of the new linear layer
     _: KW_ONLY
     epochs: int = 20
     schedule: Literal["steps", "cosine"] = "steps"
     steps: tuple[int, ...] = (12, 16)
     gamma: float = 0.2
-    scaling: Literal["none", "sqrt"] = "none"
+    scaling: Literal["none", "sqrt"] = "none"  # ``sqrt`` multiplies both rates by the root of the batch size
 
     def factor(self, epoch: int, batch_size: int) -> float:
         """Returns the factor of both rates in an epoch; 0 is the first."""

@@ -22,19 +22,12 @@ from samix.runtime.typed_options import Positive, ShareBelow1
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProtocol(Protocol):
-    """How the linear layer is trained; LARS adapts although nothing is decayed, as the papers' code does.
+    """How the linear layer is trained; LARS adapts although nothing is decayed, as the papers' code does."""
 
-    Args:
-        lr: learning rate; per 256 images if ``scaled``.
-        scaled: multiply lr by batch size / 256.
-        nesterov: the form of momentum.
-        smoothing: label smoothing in [0, 1).
-    """
-
-    lr: Positive = 0.1
-    scaled: bool = False
-    nesterov: bool = False
-    smoothing: ShareBelow1 = 0.0
+    lr: Positive = 0.1  # learning rate; per 256 images if ``scaled``
+    scaled: bool = False  # multiply lr by batch size / 256
+    nesterov: bool = False  # the form of momentum
+    smoothing: ShareBelow1 = 0.0  # label smoothing in [0, 1)
 
     def learning_rate(self, epoch: int, batch_size: int | None = None) -> float:
         """Returns the rate of an epoch (0 is the first), at the protocol's batch size or another."""

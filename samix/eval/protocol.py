@@ -18,27 +18,16 @@ P = TypeVar("P", bound="Protocol")
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(CheckedOptions):
-    """How a network or a layer is trained.
+    """How a network or a layer is trained."""
 
-    Args:
-        optimizer: ``sgd``, or ``lars`` (timm's).
-        batch_size: images per step.
-        epochs: passes over the training images.
-        schedule: ``steps`` or ``cosine``; both change the rates once per epoch.
-        steps: epochs at which the rates are multiplied by ``gamma``.
-        gamma: see ``steps``.
-        momentum: of either optimiser.
-        weight_decay: on every parameter that the optimiser's groups do not exempt.
-    """
-
-    optimizer: Literal["sgd", "lars"] = "sgd"
-    batch_size: Count = 256
-    epochs: Count = 100
-    schedule: Literal["steps", "cosine"] = "cosine"
-    steps: tuple[int, ...] = ()
-    gamma: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    optimizer: Literal["sgd", "lars"] = "sgd"  # ``sgd``, or ``lars`` (timm's)
+    batch_size: Count = 256  # images per step
+    epochs: Count = 100  # passes over the training images
+    schedule: Literal["steps", "cosine"] = "cosine"  # ``steps`` or ``cosine``; both change the rates once per epoch
+    steps: tuple[int, ...] = ()  # epochs at which the rates are multiplied by ``gamma``
+    gamma: float = 0.1  # see ``steps``
+    momentum: float = 0.9  # of either optimiser
+    weight_decay: float = 0.0  # on every parameter that the optimiser's groups do not exempt
 
     def decay(self, epoch: int) -> float:
         """Returns the factor of the learning rates in an epoch; 0 is the first."""

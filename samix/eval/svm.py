@@ -67,19 +67,12 @@ def svm_features(features: Tensor) -> Floats:
 
 @dataclass
 class Fit:
-    """Settings of every SVM. ``unconverged`` counts those that stopped at ``max_iter``, which the protocol allows.
+    """Settings of every SVM. ``unconverged`` counts those that stopped at ``max_iter``, which the protocol allows."""
 
-    Args:
-        costs: to choose from.
-        folds: of the cross-validation.
-        max_iter: of the solver.
-        seed: of the solver.
-    """
-
-    costs: Sequence[float] = COSTS
-    folds: int = FOLDS
-    max_iter: int = 2000
-    seed: int = 0
+    costs: Sequence[float] = COSTS  # to choose from
+    folds: int = FOLDS  # of the cross-validation
+    max_iter: int = 2000  # of the solver
+    seed: int = 0  # of the solver
     unconverged: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

@@ -31,31 +31,20 @@ MOST_CLASSES = 1_000_000
 class NetworkConfig:
     """A network and how its images are prepared.
 
-    Args:
-        architecture: name of a timm network, or ``custom`` for any other ``nn.Module``.
-        num_classes: outputs of its classifier; 0 for a network that gives features.
-        model_args: keyword arguments of ``timm.create_model``.
-        stem: ``default``, ``small`` or ``half``, see :func:`samix.networks.create.small_stem`.
-        size: side of its images in pixels.
-        resize: length to which the short side of an image is resized before the centre is cut.
-        interpolation: ``bicubic`` or ``bilinear``.
-        mean, std: of the pixels in [0, 1], by channel.
-        class_names: in the order of the outputs.
-
     Raises:
         ValueError: a value that no network has; names the field.
     """
 
-    architecture: str
-    num_classes: int
-    model_args: Options = dataclasses.field(default_factory=dict)
-    stem: Stem = "default"
-    size: int = 224
-    resize: int = 256
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    class_names: tuple[str, ...] = ()
+    architecture: str  # name of a timm network, or ``custom`` for any other ``nn.Module``
+    num_classes: int  # outputs of its classifier; 0 for a network that gives features
+    model_args: Options = dataclasses.field(default_factory=dict)  # keyword arguments of ``timm.create_model``
+    stem: Stem = "default"  # ``default``, ``small`` or ``half``, see :func:`samix.networks.create.small_stem`
+    size: int = 224  # side of its images in pixels
+    resize: int = 256  # length to which the short side of an image is resized before the centre is cut
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # ``bicubic`` or ``bilinear``
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in [0, 1], by channel
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # of the pixels in [0, 1], by channel
+    class_names: tuple[str, ...] = ()  # in the order of the outputs
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture, "a network's config")
