@@ -201,8 +201,6 @@ def information_curve(
         mixed: lam to mixed images, images A and images B, each (N, C, H, W).
         lams: in [0, 1].
         side: images are averaged to side x side cells; the critic's length of training and size are not published.
-        steps: of each critic.
-        seed: of the critics.
 
     Raises:
         ValueError: no lambda, or too few images.

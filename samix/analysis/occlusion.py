@@ -94,12 +94,7 @@ def cell_saliency(
 ) -> tuple[Tensor, str]:
     """Computes saliency by cell (N, h, w), and its name: a plain ViT's attention to its patches, else the gradient.
 
-    Args:
-        model: classifier; left as it was.
-        images: (N, C, H, W), normalised.
-        labels: (N,) class ids, for the gradient.
-        grid: cells per side of networks without patches, at most the images' shorter side.
-        batch_size: images in a pass.
+    Networks without patches have ``grid`` cells per side, at most the images' shorter side. The model is not changed.
     """
     parts = torch.split(images, batch_size)
     if reads_attention(model):

@@ -95,19 +95,12 @@ def pgd(
     """Runs projected gradient descent (Madry et al. 2018, arXiv:1706.06083), in pixels.
 
     From a random place within epsilon, ``steps`` times ``x + step sign(dL / dx)``, each time cut to what is within
-    epsilon of the image and in [0, 1]. Model, images and scale as of :func:`attack_curve`.
+    epsilon of the image and in [0, 1]. Further arguments as of :func:`attack_curve`.
 
     Args:
-        model: classifier of normalised images.
-        images: (N, C, H, W), normalised. Not modified.
-        labels: (N,) class ids.
         epsilon: largest change of a pixel, in units of pixels in [0, 1]; 0 returns the images.
-        mean: by channel.
-        std: by channel.
         steps: at least 1.
         step: length of a step, as epsilon; None is 2.5 epsilon / steps.
-        seed: of the place to start.
-        batch_size: images in a pass.
     """
     if epsilon < 0 or steps < 1:
         raise ValueError(f"epsilon must be at least 0 and steps at least 1, got {epsilon} and {steps}")

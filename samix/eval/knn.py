@@ -126,8 +126,7 @@ def knn_monitor(
         train_batches: (images, labels) of the bank, under the test transform.
         val_batches: (images, labels) to classify.
         num_classes: K.
-        k: neighbours.
-        temperature: of the votes, > 0.
+        k: neighbours; further arguments as of :func:`knn_accuracy`.
 
     Returns:
         ``{"knn": percent}``.

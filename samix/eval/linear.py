@@ -189,16 +189,11 @@ def probe_augmented(
 ) -> LinearProbe:
     """Trains by the protocol's own form: every epoch varies the images anew and passes them through the backbone.
 
+    Further arguments as of :func:`probe_features`; the order is that of ``batches``.
+
     Args:
         features: images to (B, F), in eval mode and without a gradient, see :func:`samix.eval.features.frozen`.
         batches: of the train split, with the train transform; their batch size is the one that rates scale with.
-        num_classes: K.
-        protocol: how to train.
-        lrs: learning rates in place of the protocol's, each with a layer of its own.
-        seed: of the weights; the order is that of ``batches``.
-
-    Raises:
-        ValueError: features of another shape, or a number out of range.
     """
     probe: LinearProbe | None = None
     size = batches.batch_size

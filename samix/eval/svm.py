@@ -262,15 +262,12 @@ def low_shot_map(
     The cost is the best one for each k on the test split, as the benchmark reports it: too few images to choose by
     cross-validation.
 
+    Features, targets and settings as of :func:`svm_map`; plain labels as :func:`one_hot_targets`.
+
     Args:
-        train: (N, F) features.
-        train_targets: (N, K) of 1, 0 and -1; plain labels as ``one_hot(labels)``.
-        test: (M, F).
-        test_targets: (M, K).
         shots: the ks.
         draws: independent draws.
         seed: of the draws.
-        fit: settings; None takes the protocol's.
 
     Returns:
         By k: ``map`` in percent, ``std`` over the draws (0 for one draw), and ``cost``.
