@@ -100,7 +100,7 @@ def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, h, w) to (N, *size), bilinear."""
+    """Enlarges maps (N, h, w) to (N, *size), bilinearly."""
     return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False).squeeze(1)
 
 

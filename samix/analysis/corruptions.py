@@ -196,7 +196,7 @@ def _affine(x: Tensor, jitter: float, side: float, g: Generator) -> Tensor:
 
 
 def _sampled(x: Tensor, rows: Tensor, columns: Tensor, *, half: bool) -> Tensor:
-    """Images at places (N, H, W), bilinear, mirrored at the border: with ``half``, the edge pixel is repeated."""
+    """Samples images at positions (N, H, W), bilinear, mirrored at the border; ``half`` repeats the edge pixel."""
     height, width = x.shape[2:]
     if half:
         grid = torch.stack([(2.0 * columns + 1.0) / width - 1.0, (2.0 * rows + 1.0) / height - 1.0], dim=-1)

@@ -132,7 +132,7 @@ class Critic(nn.Module):
         )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, P) and (B, Q) to (B, B); the pairs stand on the diagonal."""
+        """Scores all pairs: (B, P) and (B, Q) to (B, B); those that belong together are on the diagonal."""
         f, g = self.f(x), self.g(y)
         return f @ g.t() / math.sqrt(f.shape[1])  # type: ignore[no-any-return]
 

@@ -172,7 +172,7 @@ def plant(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def shrink(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) and boxes (N, 4) at half the size, for networks that take one size only."""
+    """Halves images (N, C, H, W) and boxes (N, 4), for networks that take one size only."""
     half = (images.shape[2] // 2, images.shape[3] // 2)
     return F.interpolate(images, half, mode="bilinear", antialias=True), boxes / 2.0
 

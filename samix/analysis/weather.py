@@ -93,7 +93,7 @@ def spatter(x: Tensor, c: tuple[float, float, float, float, float, str], g: Gene
 
 
 def colour(levels: tuple[int, int, int]) -> Tensor:
-    """(1, 3, 1, 1) in [0, 1]."""
+    """Returns a colour of 0..255 as (1, 3, 1, 1) in [0, 1]."""
     return torch.tensor(levels).view(1, 3, 1, 1) / 255.0
 
 

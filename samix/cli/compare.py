@@ -25,7 +25,7 @@ from samix.viz.webpage import write_page
 
 
 def compare(arguments: list[str], start: Start = WorkerProcess, out: IO[str] | None = None) -> int:
-    """``samix compare``: finishes the runs, writes the report, prints the table."""
+    """Runs ``samix compare``: finishes the runs, writes the report, prints the table."""
     out = out or sys.stdout
     plan = read_plan(arguments)
     refuse_other_report(plan.out / "results.json", plan)
@@ -78,7 +78,7 @@ def read_and_write(plan: Plan, command: str) -> Results:
 
 
 def preview_others(plan: Plan, elsewhere: bool = False) -> None:
-    """Pictures and mask statistics of runs that were trained by other means, where they are missing."""
+    """Writes missing pictures and mask statistics of runs that were trained by other means."""
     for job in plan.jobs:
         if elsewhere and job.folder.parent == plan.out:
             continue

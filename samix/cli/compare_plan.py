@@ -132,7 +132,7 @@ def mixup_of(variant: Variant) -> str:
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """``samix:mask_weight=1,alpha=2`` as name and options; ``mixer:PATH`` is a name."""
+    """Splits ``samix:mask_weight=1,alpha=2`` into name and options; ``mixer:PATH`` is a name."""
     match = SPEC.fullmatch(spec)
     if match is None:
         raise ValueError(f"a mixup is NAME or NAME:option=value,option=value, got {spec!r}")
@@ -150,7 +150,7 @@ def label_of(spec: str) -> str:
 def read_recipe(
     mixup: str, name: str, scored: ScoredTask, choice: Choice, values: Options, flags: Sequence[str]
 ) -> tuple[Recipe, CompareOptions]:
-    """The recipe of a mixup with what the file and the flags change in it, and the options of the comparison."""
+    """Returns the recipe of a mixup, changed by the file and the flags, and the options of the comparison."""
     task = scored.task
     if choice.method and "method" not in task.groups:
         raise UsageError(f"--method is for recipes without labels, and {name} has labels")

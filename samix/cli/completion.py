@@ -34,7 +34,7 @@ class Completion:
 
 
 def completion(arguments: Sequence[str]) -> int:
-    """``samix completion``."""
+    """Runs ``samix completion``."""
     from samix.cli.main import COMMANDS
 
     read(Completion, arguments, "samix completion")

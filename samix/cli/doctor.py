@@ -30,7 +30,7 @@ class Doctor:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """``samix doctor``; the exit status is 1 if a check fails."""
+    """Runs ``samix doctor``; the exit status is 1 if a check fails."""
     read(Doctor, arguments, "samix doctor")
     troubles = find_troubles()
     lines = [f"trouble: {line}" for line in troubles] or ["no trouble found"]

@@ -29,7 +29,7 @@ SOURCE is a checkpoint, an export's folder, timm:NAME or timm:NAME:pretrained; `
 
 
 def evaluate(arguments: list[str]) -> int:
-    """``samix evaluate``."""
+    """Runs ``samix evaluate``."""
     if arguments and arguments[0] in KINDS:
         print(read(KINDS[arguments[0]], arguments[1:], f"samix evaluate {arguments[0]}").run()[1])
         return 0

@@ -45,7 +45,7 @@ class Options(CheckedOptions):
     seed: Seed = 0
 
     def run(self) -> tuple[Numbers, str]:
-        """Numbers by name, and the line to print."""
+        """Returns numbers by name, and the line to print."""
         raise NotImplementedError
 
     def load(self) -> Source:
@@ -96,5 +96,5 @@ class Options(CheckedOptions):
 
 
 def line(kind: str, data: str, numbers: Numbers) -> str:
-    """``knn on cifar10: k20 78.10  k200 77.42``."""
+    """Returns a line such as ``knn on cifar10: k20 78.10  k200 77.42``."""
     return f"{kind} on {data}: " + "  ".join(f"{name} {value:.2f}" for name, value in numbers.items())

@@ -32,7 +32,7 @@ class Knn(Options):
     temperature: Positive = 0.07
 
     def run(self) -> tuple[Numbers, str]:
-        """``k10``, ``k20``, ...: top-1 in percent."""
+        """Returns ``k10``, ``k20``, ...: top-1 in percent."""
         from samix.eval.knn import KS, knn_accuracy
 
         source = self.load()
@@ -63,7 +63,7 @@ class Linear(Options):
     epochs: CountOr0 = 0
 
     def run(self) -> tuple[Numbers, str]:
-        """``top1`` and ``top5`` in percent of the best rate, the rate ``lr``, and ``top1@RATE`` of each of several."""
+        """Returns ``top1`` and ``top5`` in percent of the best rate, ``lr``, and ``top1@RATE`` of each of several."""
         from samix.eval.linear import PROTOCOLS, probe_augmented, probe_features
         from samix.eval.protocol import named_protocol
 
@@ -101,7 +101,7 @@ class Svm(Options):
     costs: tuple[Positive, ...] = ()
 
     def run(self) -> tuple[Numbers, str]:
-        """``map``, or ``top1`` and ``cost``; and ``unconverged``."""
+        """Returns ``map``, or ``top1`` and ``cost``; and ``unconverged``."""
         from samix.eval.svm import COSTS, Fit, svm_accuracy, svm_map
 
         source = self.load()
@@ -132,7 +132,7 @@ class Fewshot(Options):
     costs: tuple[Positive, ...] = ()
 
     def run(self) -> tuple[Numbers, str]:
-        """``map@K`` in percent and ``std@K`` over the draws."""
+        """Returns ``map@K`` in percent and ``std@K`` over the draws."""
         from samix.eval.svm import COSTS, Fit, low_shot_map, one_hot_targets
 
         source = self.load()

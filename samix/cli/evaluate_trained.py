@@ -29,7 +29,7 @@ class Finetune(Options):
     grid: bool = False
 
     def run(self) -> tuple[Numbers, str]:
-        """``top1``, ``top5``, ``nll``, ``ece`` and the two learning rates."""
+        """Returns ``top1``, ``top5``, ``nll``, ``ece`` and the two learning rates."""
         from samix.eval.finetune import (
             FINETUNE_PROTOCOLS,
             fine_tune,
@@ -74,7 +74,7 @@ class Detection(Options):
     precise: CountOr0 = 200
 
     def run(self) -> tuple[Numbers, str]:
-        """``ap``, ``ap50``, ``ap75`` in percent, and those of masks for COCO."""
+        """Returns ``ap``, ``ap50``, ``ap75`` in percent, and those of masks for COCO."""
         from samix.eval.boxes import load_boxes
         from samix.eval.detection import detection_metrics, train_detector
         from samix.eval.detector import DETECTION_PROTOCOLS

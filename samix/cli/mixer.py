@@ -42,7 +42,7 @@ ACTIONS = {  # classes whose run() returns the text to print and the exit status
 
 
 def mixer(arguments: list[str]) -> int:
-    """``samix mixer train | distill | export | check | card | push``."""
+    """Runs ``samix mixer train | distill | export | check | card | push``."""
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
         print(MIXER)

@@ -63,7 +63,7 @@ class Export:
 
 
 def predict(arguments: list[str]) -> int:
-    """``samix predict SOURCE FILES|DIR|PATTERN``."""
+    """Runs ``samix predict SOURCE FILES|DIR|PATTERN``."""
     options: Predict = read(Predict, arguments, "samix predict")
     files = image_files(options.images)
     check_csv(options.csv)
@@ -156,7 +156,7 @@ def image_files(given: Sequence[str]) -> list[str]:
 
 
 def export(arguments: list[str]) -> int:
-    """``samix export CHECKPOINT FOLDER``."""
+    """Runs ``samix export CHECKPOINT FOLDER``."""
     options: Export = read(Export, arguments, "samix export")
     from samix.hub.checkpoints import load_export_of
     from samix.hub.export import describe, write_export

@@ -32,7 +32,7 @@ class Recipes:
 
 
 def recipes(arguments: Sequence[str]) -> int:
-    """``samix recipes``."""
+    """Runs ``samix recipes``."""
     given = read(Recipes, arguments, "samix recipes")
     allow_typed(given.name, given.mixup)
     if not given.name:

@@ -10,7 +10,7 @@ from samix.runtime.registry import allow_typed
 
 
 def show(arguments: list[str]) -> int:
-    """``samix show``, and with --html a page of all mixups."""
+    """Runs ``samix show``; with --html it writes a page of all mixups."""
     if any(argument.partition("=")[0] == "--html" for argument in arguments):
         from samix.viz.playground import Playground
 

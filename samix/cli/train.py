@@ -14,12 +14,12 @@ from samix.train import Interrupted, RunOptions
 
 
 def train(arguments: Sequence[str]) -> int:
-    """``samix train``."""
+    """Runs ``samix train``."""
     return execute(*parse_train(arguments))
 
 
 def pretrain(arguments: Sequence[str]) -> int:
-    """``samix pretrain``."""
+    """Runs ``samix pretrain``."""
     return execute(*parse_pretrain(arguments))
 
 

@@ -102,7 +102,7 @@ def eval_results(figures: list[Figure]) -> list[dict[str, Any]]:
 
 
 def mask_figures(path: Path, name: str) -> list[Figure]:
-    """The figures of ``benchmarks/mixer_quality.py`` of one Mixer."""
+    """Reads one Mixer's figures from a file of ``benchmarks/mixer_quality.py``."""
     results = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(results, dict) or "quality" not in results:
         raise ValueError(f"{path} is not a result of benchmarks/mixer_quality.py")
@@ -124,7 +124,7 @@ def mask_figures(path: Path, name: str) -> list[Figure]:
 
 
 def gain_figures(path: Path, name: str) -> list[Figure]:
-    """Top-1 with a Mixer by setting, with its differences from other methods paired by seed."""
+    """Reads top-1 with a Mixer by setting, with its differences from other methods paired by seed."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"setting", "method", "seed", "top1", "machine", "options"} <= set(rows[0]):
@@ -158,7 +158,7 @@ def gain_figures(path: Path, name: str) -> list[Figure]:
 
 
 def in_words(difference: PairedDifference) -> str:
-    """A paired difference with its interval."""
+    """Writes a paired difference with its interval."""
     if difference.low is None or difference.high is None:
         return f"{difference.mean:+.2f} (one seed)"
     return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"

@@ -64,7 +64,7 @@ class InputStage:
         return self.mixup(images, labels)
 
     def _seed_worker(self) -> None:
-        """In a worker, seeds the mixup once: workers start with equal copies of its generator, in every epoch."""
+        """Seeds the mixup once in each worker: workers start with equal copies of its generator, in every epoch."""
         worker = get_worker_info()
         if worker is None or worker.seed == self._worker_seed:
             return

@@ -214,7 +214,7 @@ class MixUpOrCutMixAsTimm(Augmentation):
             )
 
     def draw_rows(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For each row: whether it is cut (B,), lam (B,), and four numbers in [0, 1) that place the box (B, 4)."""
+        """Draws for each row whether it is cut (B,), lam (B,), and four numbers in [0, 1) for the box (B, 4)."""
         rows = torch.arange(batch_size)
         draws = {"batch": 1, "elem": batch_size, "pair": (batch_size + 1) // 2}[self.mode]
         source = {"batch": rows * 0, "elem": rows, "pair": torch.minimum(rows, rows.flip(0))}[self.mode]
@@ -246,11 +246,11 @@ class MixUpOrCutMixAsTimm(Augmentation):
         return mixed, index
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Any) -> Mixed:
-        """See :meth:`mix`, which needs the draws of all rows."""
+        """Refuses: :meth:`mix` needs the draws of all rows."""
         raise NotImplementedError("call mix, or the object itself")
 
     def paste(self, x: Tensor, partner: Tensor, lam: Tensor, box: Tensor) -> Mixed:
-        """CutMix with timm's box."""
+        """Applies CutMix with timm's box."""
         height, width = x.shape[-2:]
         top, bottom = self._side(lam, box[:, 0], box[:, 2], height)
         left, right = self._side(lam, box[:, 1], box[:, 3], width)
@@ -260,7 +260,7 @@ class MixUpOrCutMixAsTimm(Augmentation):
         return mixed if self.correct_lam or self.cutmix_minmax is not None else Mixed(mixed.images, lam, mixed.mask)
 
     def _side(self, lam: Tensor, first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """First row and end of the box along one side, whole numbers, (B,) each."""
+        """Returns first row and end of the box along one side, whole numbers, (B,) each."""
         if self.cutmix_minmax is None:
             cut = torch.floor(size * torch.sqrt(1.0 - lam.double()))
             centre = torch.floor(first * size)

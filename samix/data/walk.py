@@ -21,7 +21,7 @@ _OTHER_IMAGES = (".heic", ".heif", ".avif", ".webp", ".jp2", ".jxl", ".svg", ".p
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or another program's cache, such as `.ipynb_checkpoints` or `__MACOSX`."""
+    """Returns whether a name is hidden or another program's cache, such as `.ipynb_checkpoints` or `__MACOSX`."""
     return name.startswith(".") or name.lower() in CACHES
 
 

@@ -86,7 +86,7 @@ class Stage(nn.Module):
         self.layer, self.norm = layer, nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, C, H, W) -> (n, D, H / 2, W / 2)."""
+        """Maps (n, C, H, W) to (n, D, H / 2, W / 2)."""
         return self.norm(self.layer(x))  # type: ignore[no-any-return]
 
 
@@ -98,7 +98,7 @@ class PooledStage(nn.Module):
         self.stage = stage
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, C, H, W) -> (n, D)."""
+        """Maps (n, C, H, W) to (n, D)."""
         return self.stage(x).mean((2, 3))  # type: ignore[no-any-return]
 
 

@@ -158,7 +158,7 @@ class WithHead(nn.Module):
             self.head.bias.zero_()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K)."""
+        """Maps (B, C, H, W) to (B, K)."""
         return self.head(self.backbone(images))  # type: ignore[no-any-return]
 
 

@@ -100,7 +100,7 @@ class LinearProbe:
             group["lr"] = lr * scale
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, F) -> (B, L, K)."""
+        """Maps (B, F) to (B, L, K)."""
         joined = torch.addmm(self.bias.flatten(), features, self.weight.flatten(1))
         return joined.view(-1, len(self.lrs), self.num_classes)
 

@@ -295,5 +295,5 @@ def low_shot_map(
 
 
 def one_hot_targets(labels: Tensor, num_classes: int) -> Tensor:
-    """(N,) class ids to (N, K) targets of 1 and 0."""
+    """Converts (N,) class ids to (N, K) targets of 1 and 0."""
     return torch.nn.functional.one_hot(labels.cpu(), num_classes)

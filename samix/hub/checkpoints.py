@@ -53,6 +53,6 @@ def without_paths(recipe: Recipe) -> Recipe:
 
 
 def load_export_of(path: Path) -> tuple[nn.Module, NetworkConfig, Values]:
-    """The network that a run reports, from its checkpoint: in eval mode, with its config and its recipe's values."""
+    """Returns the network that a run reports, in eval mode, with its config and its recipe's values."""
     method, recipe, data = load_method(path)
     return method.export(), config_of(recipe, data), recipe.to_dict()

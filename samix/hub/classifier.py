@@ -100,7 +100,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), prepared by ``transform``, to logits (B, K)."""
+        """Maps (B, C, H, W), prepared by ``transform``, to logits (B, K)."""
         with plain_errors(images, self.network):
             return self.network(images)  # type: ignore[no-any-return]
 
@@ -138,7 +138,7 @@ class Classifier(nn.Module):
         batch_size: int = 64,
         on_bad_image: OnBadImage = "stop",
     ) -> Iterator[Prediction]:
-        """As :meth:`predict`, one prediction after the other, for collections that do not fit in memory."""
+        """Yields the predictions of :meth:`predict` one by one, for collections that do not fit in memory."""
         check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
         check_number("batch_size", batch_size, 1, integer=True)
         check_number("top", top, 1, integer=True)

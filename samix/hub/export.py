@@ -147,7 +147,7 @@ def describe(recipe: Recipe, config: NetworkConfig, score: float | None) -> str:
 
 
 def card(folder: Path, network: nn.Module, config: NetworkConfig, text: str) -> str:
-    """The card of an export: what it is, and the lines that load it, run from the folder that holds the runs."""
+    """Returns the card of an export, with lines that load it from the folder that holds the runs."""
     path = "/".join(folder.parts[-3:])
     if config.architecture == CUSTOM:
         load = LOAD_CUSTOM.format(folder=path)

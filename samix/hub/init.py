@@ -28,7 +28,7 @@ class InitReport:
     config: NetworkConfig | None = None  # how the source's network prepares images; None where nothing is known
 
     def __str__(self) -> str:
-        """One line for the terminal."""
+        """Returns one line for the terminal."""
         count = len(self.taken) + len(self.new)
         return (
             f"weights from {self.location}: {len(self.taken)} of {count} tensors taken; "
@@ -110,7 +110,7 @@ def _misfit(
 
 
 def strip_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the network's own names: the prefix, such as ``module.``, that matches most is removed."""
+    """Returns the state dict without the prefix, such as ``module.``, whose removal matches most names."""
     best = dict(state)
     for _ in range(3):  # prefixes of prefixes, such as module.backbone.
         candidates = [best]

@@ -102,7 +102,7 @@ class MixerDistill(CheckedOptions):
 
 
 def flipped_batches(images: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Random batches without end, half of them flipped."""
+    """Yields random batches without end, half of them flipped."""
     while True:
         rows = images[torch.randint(0, len(images), (size,), generator=generator).to(images.device)]
         yield rows.flip(3) if torch.rand((), generator=generator) < 0.5 else rows

@@ -154,7 +154,7 @@ def mixer_of_checkpoint(checkpoint: Path, folder: Path, licence: str) -> MixerWi
 
 
 def describe(network: MixerWithEncoder) -> str:
-    """One line about a Mixer."""
+    """Returns one line about a Mixer."""
     config = network.config
     count = sum(t.numel() for t in network.state_dict().values())
     layer = f"{config.architecture} stage {config.stage} ({config.dim} channels)"

@@ -85,7 +85,7 @@ class NetworkConfig:
         return self.mean, self.std
 
     def digest(self) -> str:
-        """SHA-256 of all fields, in hexadecimal."""
+        """Returns the SHA-256 of all fields, in hexadecimal."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     def build(self) -> nn.Module:

@@ -169,7 +169,7 @@ def check_timm_weights(name: str) -> None:
 
 
 def timm_config(name: str) -> NetworkConfig:
-    """How images are prepared for a pre-trained network of timm."""
+    """Returns how images are prepared for a pre-trained network of timm."""
     import timm
 
     cfg = timm.get_pretrained_cfg(name)

@@ -45,12 +45,12 @@ def mixup_names() -> tuple[str, ...]:
 
 
 def is_mixup_name(word: str) -> bool:
-    """Whether a word names a mixup, rather than a file: a known name, ``mixer:PATH`` or ``package.module:Name``."""
+    """Returns whether a word names a mixup, not a file: a known name, ``mixer:PATH``, ``package.module:Name``."""
     return word in mixup_names() or word.startswith(MIXER) or MODULE_NAME.fullmatch(word) is not None
 
 
 def named_mixup(name: str) -> type[Augmentation] | type[LearnedMixup[Any]]:
-    """The class of a mixup by name: of a mixup, or of the method that trains one; ``mixer:PATH`` is a frozen Mixer."""
+    """Returns the class of a mixup by name, or of the method that trains it; ``mixer:PATH`` is a frozen Mixer."""
     if name.startswith(MIXER):
         return Mixer
     registry = METHODS if name in METHODS.names() else MIXUPS

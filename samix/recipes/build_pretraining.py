@@ -101,7 +101,7 @@ def build_pretraining(
 
 
 def mixup_arguments(recipe: PretrainRecipe, options: Values, network: nn.Module, images: int) -> Values:
-    """The arguments of a method about its mixup: the mixup, and what it needs to be trained or to have clusters."""
+    """Returns the arguments of a method about its mixup, and what the mixup needs to be trained or clustered."""
     name = recipe.mixup
     if name == "vanilla":
         return {}

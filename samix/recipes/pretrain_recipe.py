@@ -62,7 +62,7 @@ class PretrainRecipe(ViewFields, Recipe):
         self.view_augment()
 
     def view_augment(self) -> ViewAugment:
-        """How the views are made."""
+        """Returns how the views are made."""
         return ViewAugment(self.views, self.min_scale, self.strength, self.small_crops)
 
 

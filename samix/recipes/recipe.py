@@ -203,7 +203,7 @@ class Recipe(OptimiserFields, LossFields, NetworkFields, DataFields):  # fields 
         return kwargs
 
     def to_dict(self) -> Values:
-        """Plain values, for JSON."""
+        """Returns plain values, for JSON."""
         return dataclasses.asdict(self)
 
 

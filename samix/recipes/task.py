@@ -107,7 +107,7 @@ class Task(Generic[AnyRecipe]):
         raise ValueError(f"{name} must be a samix.recipes.{expected}, or a function that returns one, got {given!r}")
 
     def default_name(self, group: str, recipe: str, names: Names) -> str:
-        """The method or the mixup where none is named: SAMix with labels and beside MoCo, none beside others."""
+        """Returns the usual method or mixup: SAMix with labels and beside MoCo, none beside others."""
         if group == "mixup":
             return "samix" if names.get("method", "moco") == "moco" else "vanilla"
         return str(getattr(self.named(recipe).recipe, group))
@@ -148,7 +148,7 @@ class Task(Generic[AnyRecipe]):
         return dataclasses.replace(recipe, data=given["data"]) if given.get("data") else recipe
 
     def with_preset(self, group: str, name: str, recipe: Recipe, preset: str) -> Values:
-        """The recipe's options of a group where this preset is named; the values that the preset itself chooses win.
+        """Returns the recipe's options of a group where this preset is named; the values that the preset chooses win.
 
         Recipes are written for the first preset, so a preset chooses the values in which it differs from that one.
         """

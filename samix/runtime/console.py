@@ -95,7 +95,7 @@ def printable(text: str) -> str:
 
 @contextlib.contextmanager
 def steady_stdout() -> Iterator[None]:
-    """Inside, ``print`` to a closed standard output is dropped instead of raising; a slow reader is waited for."""
+    """Drops, inside, what is printed to a closed standard output; waits for a slow reader."""
     before = sys.stdout
     sys.stdout = SteadyStream(before, None)
     try:

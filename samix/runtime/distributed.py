@@ -18,12 +18,12 @@ SHARDED = {
 
 
 def rank() -> int:
-    """This process's number, 0 on one process."""
+    """Returns this process's number, 0 on one process."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together, 1 on one process."""
+    """Returns how many processes train together, 1 on one process."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -38,7 +38,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
-    """As :func:`gather`; the backward pass sums the gradients of all processes and keeps this one's rows."""
+    """Gathers as :func:`gather`; the backward pass sums all processes' gradients and keeps this one's rows."""
     if world_size() == 1:
         return rows
     from torch.distributed.nn.functional import all_gather
@@ -48,7 +48,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def from_first(value: Tensor) -> Tensor:
-    """Rank 0's value on every process, in place."""
+    """Sets a tensor to rank 0's value on every process."""
     if world_size() > 1:
         dist.broadcast(value, 0)
     return value

@@ -33,21 +33,21 @@ def _section(title: str, text: str) -> re.Match[str] | None:
 
 
 def _before_end(text: str, section: str) -> str:
-    """The text with one more section, before the sections that follow it in order."""
+    """Returns the text with one more section, before the sections that follow it in order."""
     later = re.search(r"^(Raises|Example):$" if section.startswith("Args") else r"^Example:$", text, re.MULTILINE)
     at = later.start() if later else len(text)
     return f"{text[:at].rstrip()}\n\n{section}\n\n{text[at:]}".rstrip()
 
 
 def _entries(doc: str) -> dict[str, str]:
-    """The lines that describe each argument, by name."""
+    """Returns the lines that describe each argument, by name."""
     match = _section("Args", doc)
     pieces = re.split(r"^    (\w+): ", match[1] if match else "", flags=re.MULTILINE)[1:]
     return {name: f"    {name}: {text.rstrip()}" for name, text in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 def _taken(cls: type[object]) -> set[str]:
-    """Names of the arguments of a class: of its signature, or of the fields that a dataclass is about to have."""
+    """Returns the names of a class's arguments: of its signature, or of the fields a dataclass is about to have."""
     code = getattr(vars(cls).get("__init__", cls.__init__), "__code__", None)
     if not hasattr(cls, "__dataclass_fields__") or (code is not None and code.co_filename != "<string>"):
         return set(inspect.signature(cls).parameters)

@@ -10,7 +10,7 @@ import torch
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Returns the versions of the libraries that decide a result."""
     names = ("samix", "torch", "torchvision", "timm", "accelerate", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -67,7 +67,7 @@ def gradient_size(module: nn.Module, device: torch.device) -> Tensor:
 
 
 def copied(state: object) -> object:
-    """Nested dictionaries and lists with a copy of every tensor, where it lies."""
+    """Copies nested dictionaries and lists with their tensors, each on its device."""
     if isinstance(state, Tensor):
         return state.detach().clone()
     if isinstance(state, Mapping):

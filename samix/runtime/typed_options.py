@@ -84,7 +84,7 @@ def check_options(options: object) -> None:
 
 @cache
 def _rules(cls: type[object]) -> tuple[Rule, ...]:
-    """The rule of each field that has one."""
+    """Returns the rule of each field that has one."""
     return tuple(_rules_of(cls))
 
 

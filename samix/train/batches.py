@@ -29,7 +29,7 @@ def load_recipe_data(recipe: Recipe, options: RunOptions) -> ImageData:
 
 
 def batch_of_pass(recipe: Recipe, world_size: int) -> int:
-    """Images of one pass on one process."""
+    """Returns the number of images of one pass on one process."""
     parts = world_size * recipe.accumulate
     if recipe.batch_size % parts:
         raise ValueError(

@@ -103,12 +103,12 @@ def save_checkpoint(path: Path, state: State, keep: int = 1) -> None:
 
 
 def kept_files(path: Path, keep: int = 100) -> list[Path]:
-    """``last.pt``, ``last-1.pt``, ...: the newest first, whether they are there or not."""
+    """Returns ``last.pt``, ``last-1.pt``, ...: the newest first, whether they exist or not."""
     return [path, *(path.with_name(f"{path.stem}-{age}{path.suffix}") for age in range(1, keep))]
 
 
 def push_back(path: Path, keep: int) -> None:
-    """Each kept file takes the name of the one before it; the oldest goes. The newest keeps its name, too."""
+    """Renames each kept file to the name of the one before it; the oldest goes, the newest keeps its name too."""
     files = kept_files(path, keep)
     for older, newer in reversed(list(zip(files[1:], files, strict=False))):
         if not newer.is_file():
@@ -147,7 +147,7 @@ class WatchedFile:
 
 
 def write_sealed(path: Path, state: Mapping[str, object]) -> None:
-    """A file of torch with a seal: a comment at its end with the hash of all that stands before the comment."""
+    """Writes a file of torch with a seal: a comment at its end with the hash of all before it."""
     with path.open("wb") as file:
         watched = WatchedFile(file)
         try:
@@ -168,7 +168,7 @@ def write_sealed(path: Path, state: Mapping[str, object]) -> None:
 
 
 def hash_of(file: BinaryIO, length: int) -> bytes:
-    """BLAKE2b of the first ``length`` bytes, in hexadecimal; the file is left at their end."""
+    """Returns BLAKE2b of the first ``length`` bytes, in hexadecimal, and leaves the file at their end."""
     file.seek(0)
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
     while length > 0:
@@ -308,7 +308,7 @@ def check_tensor(value: Tensor, where: str, path: Path) -> None:
 
 
 def newest_of(path: Path) -> Path:
-    """``last.pt`` where a run's folder is given, else the path as it is."""
+    """Returns ``last.pt`` of a run's folder; any other path as it is."""
     return path / LAST if (path / LAST).is_file() else path
 
 

@@ -22,7 +22,7 @@ class LostProcess(RuntimeError):
 
 @contextmanager
 def on_stop_signal(ask: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGTERM, a closed terminal and Ctrl-C call ``ask`` and nothing else.
+    """Makes SIGTERM, a closed terminal and Ctrl-C call ``ask`` and nothing else.
 
     In other threads than the main one, signals are left as they are.
     """

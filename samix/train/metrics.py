@@ -72,7 +72,7 @@ class LossSums:
         return {name: mean for name, mean, count in by_name if count}
 
     def state(self, reduce: Callable[[Tensor], Tensor] | None = None) -> LossState:
-        """For a checkpoint; averaged over the processes by ``reduce``, where it is given."""
+        """Returns the state for a checkpoint, averaged over the processes by ``reduce`` where it is given."""
         sums, counts = self.sums, self.counts
         if reduce is not None:
             sums, counts = reduce(sums), reduce(torch.tensor(counts, device=self.device)).tolist()

@@ -14,7 +14,7 @@ from samix.runtime.checks import Values, check_choice
 
 
 def parameter_groups(method: Method, recipe: Recipe) -> list[Values]:
-    """The method's groups, each with ``lr_start`` and ``lr_end``; norms and biases apart where they are not decayed."""
+    """Returns the method's groups with ``lr_start`` and ``lr_end``; norms and biases apart if not decayed."""
     mixer_lr, mixer_end = recipe.mixer_lr, recipe.mixer_lr_end
     if mixer_end is None:
         mixer_end = recipe.lr_end if mixer_lr is None else 0.0
@@ -102,7 +102,7 @@ def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def learning_rate(start: float, end: float, progress: float, warmup: float = 0.0) -> float:
-    """Linear from 0 to ``start`` during ``warmup``, then ``end + (start - end) (1 + cos(pi progress)) / 2``.
+    """Rises from 0 to ``start`` during ``warmup``, then ``end + (start - end) (1 + cos(pi progress)) / 2``.
 
     Args:
         start: at progress 0, were there no warm-up.

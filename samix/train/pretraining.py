@@ -27,7 +27,7 @@ Evaluator = Callable[["PretrainRun"], dict[str, float]]
 
 
 def numbered(batches: EvalBatches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images, and the rows (B,) of the split that they are."""
+    """Yields batches of images, and their rows (B,) of the split."""
     rows = iter(batches.rows)
     for images, _ in batches.batches():
         readable = (row for row in rows if row not in batches.bad)
@@ -59,7 +59,7 @@ class PretrainRun(Run):
         return f"{self.recipe.name}{method}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
 
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
-        """Two views of training images, and held-out images."""
+        """Returns two views of training images, and held-out images."""
         recipe, common = self.recipe, self.batch_options()
         size = batch_of_pass(recipe, self.world_size)
         train = TrainBatches(self.data, batch_size=size, seed=recipe.seed, views=recipe.view_augment(), **common)
@@ -70,12 +70,12 @@ class PretrainRun(Run):
         return build_pretraining(self.recipe, len(self.data.train), (self.data.mean, self.data.std), network)
 
     def start(self, there: bool) -> None:
-        """Also makes the first clusters where no warm-up is to bring them."""
+        """Starts the run, and makes the first clusters where no warm-up brings them."""
         super().start(there)
         self.make_first_clusters()
 
     def make_first_clusters(self) -> None:
-        """One pass over the training images, each process over its share; nothing for a run that has its clusters."""
+        """Passes once over the training images, each process over its share, unless the run has its clusters."""
         assert isinstance(self.method, ViewMethod)
         clusters, teacher = self.method.clusters, self.method.teacher
         if clusters is None or not clusters.awaited:

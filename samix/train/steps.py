@@ -145,7 +145,7 @@ class Training:
         return f"{self.recipe.name}-{short_name(self.recipe.mixup)}-s{self.recipe.seed}"
 
     def make_batches(self) -> tuple[TrainBatches, EvalBatches]:
-        """Training and held-out batches of this rank."""
+        """Returns training and held-out batches of this rank."""
         recipe, size = self.recipe, batch_of_pass(self.recipe, self.world_size)
         common = {**self.batch_options(), "augment": build_augment(recipe, self.data)}
         balanced = recipe.class_balance == "sampling"

@@ -131,7 +131,7 @@ class Run(Training):
             raise self.interrupted()
 
     def is_out_of_patience(self) -> bool:
-        """Whether the last ``patience`` evaluations were no better than those before; the same on every process."""
+        """Returns whether the last ``patience`` evaluations were no better than those before, on every process."""
         patience, scores = self.recipe.patience, [row[self.score] for row in self.rows if self.score in row]
         if not patience or len(scores) <= patience:
             return False
