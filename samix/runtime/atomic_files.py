@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,23 +26,30 @@ def writing(path: Path) -> Iterator[None]:
     """Turns errors of the disk into one line that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno is None:  # of something else, such as an image that is missing
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else errno_of_rust(error)
+        if number is None:  # of something else, such as an image that is missing
             raise
-        if error.errno in FULL:
+        if number in FULL:
             advice = "free some space"
-        elif error.errno in CLOSED:
+        elif number in CLOSED:
             advice = "make the folder writable"
-        elif error.errno in MISSING:
+        elif number in MISSING:
             advice = "make the folder, or give another path"
-        elif error.errno == errno.EISDIR:
+        elif number == errno.EISDIR:
             advice = "a folder of that name is there; give another name"
         else:
             advice = "check the disk"
         raise CannotWrite(
-            f"cannot write {path}: {error.strerror or error}; {advice}. The file that was there is unchanged; "
+            f"cannot write {path}: {os.strerror(number)}; {advice}. The file that was there is unchanged; "
             "continue a run with --resume"
         ) from error
+
+
+def errno_of_rust(error: Exception) -> int | None:
+    """Returns the number of an error of the system that a library in Rust, as safetensors, tells in words alone."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return None if number is None else int(number[1])
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -12,6 +12,7 @@ import zipfile
 import pytest
 import torch
 from runs import fit, small_recipe
+from safetensors.torch import save_file
 
 import samix.train.checkpoint
 from samix.runtime.atomic_files import CannotWrite, write_text, write_whole
@@ -316,6 +317,14 @@ def test_a_full_disk_leaves_the_files_before_and_no_others(tmp_path, small_files
         write_text(tmp_path / "a.txt", "x" * 30_000)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert load_checkpoint(path)["step"] == 1
+
+
+def test_a_full_disk_is_told_of_by_the_writer_of_exports_too(tmp_path, small_files):
+    """safetensors is written in Rust, and its errors are none of Python's."""
+    weights = {"weight": torch.zeros(100_000)}
+    with pytest.raises(CannotWrite, match=r"cannot write .*model.safetensors: File too large; free some space"):
+        write_whole(tmp_path / "model.safetensors", lambda path: save_file(weights, path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
