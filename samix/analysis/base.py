@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from samix.analysis.subject import Subject, load_subject
 from samix.data import denormalize
-from samix.runtime.atomic_files import write_text, write_whole
+from samix.runtime.atomic_files import write_text
 from samix.runtime.typed_options import AtLeast2, CheckedOptions, CountOr0, Seed
 from samix.viz.figures import save_png
 
@@ -69,7 +69,7 @@ class Analysis(CheckedOptions):
         subject = load_subject(self)
         path.parent.mkdir(parents=True, exist_ok=True)
         findings = self.analyse(subject)
-        write_whole(path, lambda temporary: save_png(findings.figure, temporary))
+        save_png(findings.figure, path)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
         numbers = {"analysis": self.name, "images": len(subject.images), "options": options, **findings.results}
         write_text(path.with_suffix(".json"), json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -15,7 +16,7 @@ from samix.data import ImageData, denormalize, load_data
 from samix.hub.checkpoints import load_method
 from samix.methods.base import Method
 from samix.recipes import Recipe
-from samix.runtime.atomic_files import write_text
+from samix.runtime.atomic_files import write_text, write_whole
 from samix.viz.callbacks import preview_pairs
 from samix.viz.mixes import mask_statistics
 from samix.viz.webpage import to_picture
@@ -47,7 +48,8 @@ def write_previews(method: Method, recipe: Recipe, data: ImageData, folder: Path
         for row, name in enumerate(STRIPS):
             between = [pixels(batch.images, row) for batch in shown]
             masks = [batch.mask[row] for batch in shown if statistics and batch.mask is not None]
-            strip([pixels(images[index], row), *between, pixels(images, row)], masks).save(folder / name)
+            picture = strip([pixels(images[index], row), *between, pixels(images, row)], masks)
+            write_whole(folder / name, partial(picture.save, format="PNG"))
     write_text(folder / MASKS, json.dumps(statistics))  # last: it marks the previews as complete
 
 

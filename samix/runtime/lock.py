@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from samix.runtime.atomic_files import writing
+
 LOCK = ".lock"
 POLL = 0.2  # seconds between attempts
 HELD = (errno.EAGAIN, errno.EACCES)
@@ -30,11 +32,12 @@ def exclusive(folder: Path, command: str, advice: str, patience: float = 0.0) ->
 
     Raises:
         ValueError: another process, or another run of this process, holds the lock.
-        OSError: the folder cannot be made or written.
+        CannotWrite: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    number = os.open(folder / LOCK, flags, 0o666)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        number = os.open(folder / LOCK, flags, 0o666)
     status = os.fstat(number)
     key = (status.st_dev, status.st_ino)
     until = time.monotonic() + patience
@@ -47,8 +50,9 @@ def exclusive(folder: Path, command: str, advice: str, patience: float = 0.0) ->
                 raise ValueError(f"{holder} writes {folder}; {advice}")
             time.sleep(POLL)
         _held.add(key)
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"{command} (process {os.getpid()})".encode(), 0)
+        with writing(folder):
+            os.ftruncate(number, 0)
+            os.pwrite(number, f"{command} (process {os.getpid()})".encode(), 0)
         yield
     finally:
         _held.discard(key)

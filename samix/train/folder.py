@@ -13,7 +13,7 @@ from samix.networks.untrusted import LARGEST_NUMBER, check_parameters
 from samix.recipes import Recipe
 from samix.recipes.build import build_network
 from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
-from samix.runtime.atomic_files import remove_temporaries, writing
+from samix.runtime.atomic_files import remove_temporaries
 from samix.runtime.checks import Values
 from samix.runtime.console import tell
 from samix.runtime.distributed import raise_together
@@ -34,8 +34,7 @@ def claimed(folder: Path, resume: bool, chief: bool, patience: float = 0.0) -> I
         if chief:
             try:
                 check_folder(folder, resume)
-                with writing(folder):
-                    stack.enter_context(exclusive(folder, "samix train", f"wait for it, or {OTHER_NAME}", patience))
+                stack.enter_context(exclusive(folder, "samix train", f"wait for it, or {OTHER_NAME}", patience))
                 check_folder(folder, resume)  # again: another process may have finished in between
                 remove_temporaries(folder)
             except (ValueError, RuntimeError) as refused:

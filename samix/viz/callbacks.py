@@ -16,7 +16,6 @@ from samix.data.images import no_labels
 from samix.recipes import Recipe
 from samix.recipes.build import build_augment
 from samix.recipes.pretrain_recipe import PretrainRecipe
-from samix.runtime.atomic_files import write_whole
 from samix.train.batches import common_options
 from samix.train.callbacks import Callback
 from samix.train.steps import Training
@@ -60,7 +59,7 @@ class Pictures(Callback):
             with run.accelerator.autocast():
                 return run.method.preview(images, labels, lam, index)
 
-        write_whole(run.folder / "curves.png", lambda path: plot_curves(path, run.rows))
+        plot_curves(run.folder / "curves.png", run.rows)
         title = f"{run.recipe.mixup}, epoch {int(run.rows[-1]['epoch'])}"
         draw_mixed(run.folder / "mixed.png", run.data, run.recipe, run.device, preview, title)
 
@@ -103,7 +102,7 @@ def draw_mixed(path: Path, data: ImageData, recipe: Recipe, device: torch.device
         return None if batch is None else select_rows(batch, torch.arange(min(len(images), 4)))
 
     pixels = partial(denormalize, mean=data.mean, std=data.std)
-    write_whole(path, lambda p: mix_grid(p, images[:4], images[index][:4], mix, PREVIEW_LAMS, pixels, title))
+    mix_grid(path, images[:4], images[index][:4], mix, PREVIEW_LAMS, pixels, title)
 
 
 def draw_views(path: Path, data: ImageData, recipe: PretrainRecipe, device: torch.device) -> None:
@@ -119,4 +118,4 @@ def draw_views(path: Path, data: ImageData, recipe: PretrainRecipe, device: torc
     originals = torch.cat([images for images, _ in plain.batches()])
     pixels = partial(denormalize, mean=data.mean, std=data.std)
     shown = None if plain.bad else pixels(originals[ids])  # others replace images that cannot be read
-    write_whole(path, lambda temporary: view_grid(temporary, view_q, view_k, pixels, shown))
+    view_grid(path, view_q, view_k, pixels, shown)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup, escape
 
+from samix.runtime.atomic_files import write_whole
 from samix.runtime.console import printable
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ def _literal_texts(fig: Figure) -> None:
 
 
 def save_png(fig: Figure, path: Path, dpi: int = 110) -> None:
-    """Writes a figure as PNG, with the mark that identifies our own pictures."""
+    """Writes a figure as PNG, whole or not at all, with the mark that identifies our own pictures."""
     _literal_texts(fig)
     with _styled():
-        fig.savefig(path, dpi=dpi, format="png", metadata=PNG_METADATA)
+        write_whole(path, lambda place: fig.savefig(place, dpi=dpi, format="png", metadata=PNG_METADATA))
 
 
 def to_svg(fig: Figure, description: str, series: Mapping[int, str]) -> Markup:

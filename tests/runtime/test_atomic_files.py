@@ -1,10 +1,12 @@
 """Files that are whole or absent, and never over what something else wrote."""
 
+import errno
 import threading
 
 import pytest
 
-from samix.runtime.atomic_files import refuse_foreign, remove_temporaries, write_text, write_whole
+from samix.runtime.atomic_files import CannotWrite, refuse_foreign, remove_temporaries, write_text, write_whole
+from samix.runtime.lock import exclusive
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path):
@@ -69,3 +71,16 @@ def test_only_files_with_the_mark_may_be_replaced(tmp_path):
         refuse_foreign(link, "samix show")
     with pytest.raises(FileExistsError):
         refuse_foreign(tmp_path, "samix show")
+
+
+def test_a_folder_that_cannot_be_locked_says_why(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(CannotWrite, match=r"^cannot write .*/run: No space left on device; free some space"):
+        with exclusive(tmp_path / "run", "samix train", "wait"):
+            pass
+    monkeypatch.undo()
+    with exclusive(tmp_path / "run", "samix train", "wait"):  # the lock was given back
+        pass

@@ -1,6 +1,8 @@
 """What `samix show` paints and says, and what it refuses."""
 
 import math
+import re
+import resource
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from runs import fit, small_recipe
 
 from samix.batch import Mixed, MixedBatch, pair_batch
+from samix.cli.main import main
 from samix.hub.checkpoints import load_method
 from samix.mixups import MIXUPS
 from samix.recipes.build import build_mixup
@@ -298,3 +301,14 @@ def test_a_picture_of_another_program_is_not_replaced(tmp_path):
     out.unlink()
     for _ in range(2):  # its own picture is drawn anew
         assert show(["cutmix", "--out", str(out), "--size", "16", "--lams", "0.5"]) == 0
+
+
+def test_a_disk_that_is_full_leaves_no_part_of_a_picture(tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        assert main(["show", "mixup", "--out", str(tmp_path / "mixed.png")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.match(r"samix: cannot write .*/mixed.png: File too large; free some space", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
