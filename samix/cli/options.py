@@ -10,6 +10,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -91,7 +92,7 @@ def help_text(cls: type[object], options: Values, prog: str, common: Collection[
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         tyro.cli(cls, args=["--help"], **{**options, "description": ""})
-    text = re.sub(r"``|:(class|func|meth):(?=`)", "", page.getvalue())
+    text = re.sub(r"``|:(class|func|meth):(?=`)|\s\(default: (?:'')?\)", "", page.getvalue())
     usage = re.sub(r"\s+", " ", text.partition("\n\n")[0].replace("[-h] ", ""))
     groups = re.split(r"^ (\S.*)\n -+ *$", text, flags=re.MULTILINE)[1:]
     width = min(shutil.get_terminal_size().columns, 100)
@@ -130,8 +131,13 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
         words = message.partition(":")[2].replace(",", " ").split()
         flags = [word.partition("=")[0] for word in words if word.startswith("-")]
         if not flags:
-            return f"{' '.join(words)!r} is not expected here {more}"
+            meant = f"; did you mean --data {words[0]}?" if Path(words[0]).exists() and "--data" in known() else ""
+            return f"{' '.join(words)!r} is not expected here{meant} {more}"
         return f"unknown option {', '.join(flags)}{suggest(flags[0], known())} {more}"
+    if message.startswith("Missing from ") and "(required)" in message:
+        missing = message.partition(": ")[2].replace("``", "").split("(required)")[0]
+        name, _, meaning = missing.strip(" .").partition(" ")
+        return f"{prog} needs {name}: {meaning} {more}"
     if match := re.match(r"Missing value for argument '(.+)'", message):
         return f"{match[1]} needs a value {more}"
     if match := re.match(r"invalid choice (.*) for argument '(.+)'\. Expected one of \((.*)\)", message):

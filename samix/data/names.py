@@ -21,7 +21,7 @@ from samix.data.lists import read_lists
 from samix.data.order import stream_seed
 from samix.data.shards import ShardImages, read_shards
 from samix.data.spec import DATASETS, Channels, DataLocation, DatasetSpec, Splits
-from samix.runtime.checks import Values, suggest
+from samix.runtime.checks import Values, suggest, suggest_folder
 
 # One pair for both CIFARs, as OpenMixup's configurations have it, which the published tables come from.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
@@ -163,10 +163,10 @@ def find_dataset(spec: str, *, trusted: bool = False) -> tuple[DatasetSpec, str]
         DATASETS.register(dataset.name, dataset)
         return dataset, own[2] or ""
     if "/" in spec or "\\" in spec:
-        raise FileNotFoundError(f"no such folder: {spec}; check the path")
+        raise FileNotFoundError(f"no such folder: {spec}{suggest_folder(path) or '; check the path'}")
     raise ValueError(
         f"no such folder, and no data set: {name!r}; data sets are {', '.join(DATASETS.names())}, the path of a "
-        f"folder, or your own as package.module:Name{suggest(name, DATASETS.names())}"
+        f"folder, or your own as package.module:Name{suggest_folder(path) or suggest(name, DATASETS.names())}"
     )
 
 

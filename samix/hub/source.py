@@ -15,7 +15,7 @@ from samix.hub.checkpoints import load_export_of
 from samix.hub.network_config import CONFIG, WEIGHTS, NetworkConfig, of_timm, read_config
 from samix.hub.packaged import PACKAGES, packaged_weights
 from samix.runtime.atomic_files import file_digest
-from samix.runtime.checks import Options, suggest
+from samix.runtime.checks import Options, suggest, suggest_folder
 from samix.runtime.offline import Unreachable, check_hub
 
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -65,6 +65,8 @@ def read_source(source: str | Path) -> Source:
         return _from_path(Path(source))
     looks_like_path = text.startswith((".", "/", "~")) or "\\" in text or text.endswith(FILE_ENDINGS)
     if not looks_like_path and text.count("/") == 1:
+        if Path(text).parent.is_dir():  # a run whose name is misspelt, rather than a network of the hub
+            raise FileNotFoundError(f"no file or folder {text!r}{suggest_folder(Path(text))}; give {KINDS}")
         return _from_hub(text)
     if not looks_like_path and "/" not in text:
         return _from_timm(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # Plain values by name, as JSON has them. The dataclass or the function that takes one decides its type, and checks it.
@@ -90,8 +91,8 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise ValueError(f"{name} must be one of {listed}; got {value!r}{suggest(str(value), map(str, known))}")
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Returns the known word that was probably meant, as the end of a message; empty if none is close.
+def suggest(word: str, known: Iterable[str], before: str = "") -> str:
+    """Returns the end of a message: ``before`` and the known word that was probably meant; empty if none is close.
 
     Example:
         >>> suggest("cutmxi", ["mixup", "cutmix"])
@@ -99,4 +100,12 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[close[0]]}?" if close else ""
+    return f"; did you mean {before}{by_lower[close[0]]}?" if close else ""
+
+
+def suggest_folder(path: Path) -> str:
+    """Returns the folder beside a missing one that was probably meant, as the end of a message; empty if none is."""
+    if not path.parent.is_dir():
+        return ""
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir()]
+    return suggest(path.name, beside, "" if path.parent == Path() else f"{path.parent}/")

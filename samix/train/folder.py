@@ -14,7 +14,7 @@ from samix.recipes import Recipe
 from samix.recipes.build import build_network
 from samix.recipes.pretrain_recipe import PretrainRecipe, recipe_of
 from samix.runtime.atomic_files import remove_temporaries
-from samix.runtime.checks import Values
+from samix.runtime.checks import Values, suggest_folder
 from samix.runtime.console import tell
 from samix.runtime.distributed import raise_together
 from samix.runtime.lock import LOCK, exclusive
@@ -104,7 +104,9 @@ def check_same(state: State, recipe: Recipe, data: ImageData, steps_per_epoch: i
 def recipe_of_run(folder: Path) -> Recipe:
     """Returns the recipe of the newest whole checkpoint in a run's folder, for ``--resume FOLDER``."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"--resume {folder}: no such folder; give the folder of a run, such as runs/NAME")
+        named = Path("runs") / folder
+        hint = f"; did you mean {named}?" if named.is_dir() else suggest_folder(folder)
+        raise FileNotFoundError(f"--resume {folder}: no such folder; give the folder of a run, such as runs/NAME{hint}")
     last = load_last(folder)
     recipe = recipe_of(last.state["recipe"])
     check_sizes(recipe, last.state, last.path)

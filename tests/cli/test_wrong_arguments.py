@@ -1,6 +1,7 @@
 """What a user gives by mistake to samix.fit, load, predict and export: an error that says what to do."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -131,3 +132,34 @@ def test_resumed_options_are_compared_field_by_field(tmp_path):
     folder = fit(small_recipe(epochs=1), tmp_path)
     with pytest.raises(ValueError, match=r"layer_decay was 1\.0, is 0\.5"):
         fit(dataclasses.replace(small_recipe(epochs=1), layer_decay=0.5), folder.parent, folder.name, resume=True)
+
+
+COMMANDS = {
+    "a folder without its option": (["train", "photos"], "'photos' is not expected here; did you mean --data photos?"),
+    "a misspelt folder": (["train", "--data", "photo"], "did you mean photos?"),
+    "a misspelt folder in a folder": (["train", "--data", "photos/sett"], "photos/sett; did you mean photos/set?"),
+    "a misspelt run": (["evaluate", "runs/finetun"], "'runs/finetun'; did you mean runs/finetune?"),
+    "a misspelt run to start from": (["train", "--data", "photos", "--init", "runs/finetun"], "runs/finetune?"),
+    "a run's name": (["train", "--resume", "finetune"], "no such folder; .*; did you mean runs/finetune?"),
+    "no source": (["predict"], "^samix: samix predict needs SOURCE: a run's folder, a checkpoint, .* or lite0 \\("),
+    "no folder": (["export", "runs/finetune"], "samix export needs FOLDER: where to write; a new or empty folder \\("),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_command_names_what_was_probably_meant(case, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos" / "set").mkdir(parents=True)
+    (tmp_path / "runs" / "finetune").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    words, message = COMMANDS[case]
+    assert main(words) != 0
+    assert re.search(message.replace("?", r"\?"), capsys.readouterr().err)
+
+
+def test_help_is_a_command_too(capsys):
+    assert main(["help"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["help", "predict"])
+    shown = capsys.readouterr().out
+    assert "usage: samix predict" in shown
+    assert "(default: )" not in shown
