@@ -45,6 +45,7 @@ _SUPPORTED = features.get_supported()  # features.check warns of names that an o
 FORMATS = tuple(name for name in ENDINGS if name not in _OPTIONAL or _OPTIONAL[name] in _SUPPORTED)
 IMAGE_ENDINGS = tuple(ending for name in FORMATS for ending in ENDINGS[name])
 LIMIT_VARIABLE = "SAMIX_MAX_PIXELS"
+REMEDY = "replace or remove it, or leave it out: --on-bad-image skip"
 _END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _END_BYTES = 4096  # in which it is looked for
 WHITE = (255, 255, 255, 255)
@@ -137,7 +138,7 @@ def _open(path: Path) -> BinaryIO:
         return os.fdopen(handle, "rb")
     os.close(handle)
     fault = "empty" if stat.S_ISREG(status.st_mode) else "not a regular file"
-    raise UnreadableImage(f"image {one_line(str(path))} cannot be read (it is {fault}); replace or remove it")
+    raise UnreadableImage(f"image {one_line(str(path))} cannot be read (it is {fault}); {REMEDY}")
 
 
 def _header(source: BinaryIO, limit: int | None) -> Image.Image:
@@ -151,7 +152,7 @@ def _unreadable(error: Exception, name: str) -> Exception:
     """Makes one error of Pillow's many, whose decoders fail on damaged files in their own ways."""
     name = one_line(name)
     if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"image {name} is missing; restore it or read the data set's folder again")
+        return FileNotFoundError(f"image {name} is missing; restore it, or leave it out: --on-bad-image skip")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return UnreadableImage(
             f"image {name} has more than {Image.MAX_IMAGE_PIXELS} pixels, the limit against decompression bombs; "
@@ -161,7 +162,7 @@ def _unreadable(error: Exception, name: str) -> Exception:
         reason = f"none of the formats {', '.join(FORMATS)}, or pixels of a kind that Pillow does not read"
     else:
         reason = " ".join(str(error).split()) or type(error).__name__
-    return UnreadableImage(f"image {name} cannot be read ({reason}); replace or remove it")
+    return UnreadableImage(f"image {name} cannot be read ({reason}); {REMEDY}")
 
 
 def _orientation(image: Image.Image) -> int:

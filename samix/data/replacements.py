@@ -87,7 +87,7 @@ def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[i
     bad = [(row, error) for row, error in enumerate(errors) if error is not None]
     if bad and on_bad_image == "stop":
         others = f"; {report(images, [row for row, _ in bad], 'images cannot be read')}" if len(bad) > 1 else ""
-        raise UnreadableImage(f"{bad[0][1]}{others}; or leave them out: --on-bad-image skip")
+        raise UnreadableImage(f"{bad[0][1]}{others}")
     return {row for row, _ in bad}
 
 

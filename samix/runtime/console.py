@@ -93,6 +93,11 @@ def printable(text: str) -> str:
     )
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns ``1 epoch`` or ``3 epochs``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 @contextlib.contextmanager
 def steady_stdout() -> Iterator[None]:
     """Drops, inside, what is printed to a closed standard output; waits for a slow reader."""
@@ -106,7 +111,9 @@ def steady_stdout() -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    """Writes a line to standard error, without control characters."""
+    """Writes a line to standard error, without control characters; a progress bar there is drawn again below it."""
+    for bar in tuple(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
+        bar.clear()
     SteadyStream(sys.stderr, PATIENCE).write(f"{printable(text)}\n")
 
 

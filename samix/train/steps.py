@@ -93,8 +93,8 @@ class Training:
         self.steps_per_epoch = len(self.train_batches) // recipe.accumulate
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"{len(self.data.train)} training images are fewer than one batch of {recipe.batch_size}; lower "
-                "batch_size"
+                f"the batch of {recipe.batch_size} is larger than the {len(self.data.train)} training images; give "
+                f"batch_size (--batch-size) of at most {len(self.data.train)}"
             )
         torch.manual_seed(recipe.seed)
         self.method = self.make_method().to(self.device)

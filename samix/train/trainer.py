@@ -20,7 +20,7 @@ from samix.recipes import Recipe
 from samix.runtime import distributed
 from samix.runtime.atomic_files import write_text
 from samix.runtime.checks import Values
-from samix.runtime.console import SteadyStream, printable, tell
+from samix.runtime.console import SteadyStream, plural, printable, tell
 from samix.runtime.distributed import lost_process
 from samix.runtime.environment import device_name, versions
 from samix.train.callbacks import Callback, CallbackList
@@ -82,6 +82,8 @@ class Run(Training):
             with claimed(self.folder, self.options.resume, chief, self.lock_patience) as there:
                 self.start(there)
                 total = self.recipe.epochs * self.steps_per_epoch
+                if self.step >= total and self.accelerator.is_main_process and not self.options.quiet:
+                    tell(f"samix: {self.folder} is finished; --epochs with more than {self.recipe.epochs} continues it")
                 with self.progress_bar(total) as bar, on_stop_signal(self.ask_to_stop):
                     while self.step < total and not self.is_out_of_patience():
                         self.train_epoch(
@@ -323,7 +325,8 @@ class Run(Training):
         recipe = self.recipe
         return (
             f"{self.task()} ({self.count_images()}): recipe {recipe.name}, {recipe.model} at {recipe.size} px, "
-            f"{recipe.epochs} epochs of {self.steps_per_epoch} steps, on {self.device} -> {self.folder}"
+            f"{plural(recipe.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')}, on {self.device} -> "
+            f"{self.folder}"
         )
 
     def task(self) -> str:

@@ -203,9 +203,7 @@ def test_missing_damaged_and_truncated_images_are_found_before_training(tmp_path
     (tmp_path / "note.png").write_text("Hello")
     images = FileImages(tmp_path, file_names(names), torch.arange(8))
     assert check_readable(images, "skip") == {1, 3, 5, 6}
-    with pytest.raises(
-        UnreadableImage, match=r"cut.jpg cannot be read .*; 4 of 8 images cannot be read: .*gone.png; or"
-    ):
+    with pytest.raises(UnreadableImage, match=r"cut.jpg cannot be read .*; 4 of 8 images cannot be read: .*gone.png$"):
         check_readable(images)
     assert check_readable(images.subset(torch.tensor([0, 2, 4, 7]))) == set()
     assert check_readable(ArrayImages(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3))) == set()

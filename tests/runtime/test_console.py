@@ -9,6 +9,7 @@ import time
 
 import pytest
 from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS
+from tqdm import tqdm
 
 from samix.runtime.console import SteadyStream, printable, say, tell
 
@@ -140,3 +141,12 @@ def test_a_slow_reader_of_printed_output_misses_nothing():
     line = f"{sys.executable} -c '{code}' | (sleep 3; cat)"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(n) for n in range(40000)]
+
+
+def test_a_line_starts_at_the_left_margin_while_a_progress_bar_is_shown(capsys):
+    with tqdm(total=2, file=SteadyStream(sys.stderr)) as bar:
+        bar.update(1)
+        tell("a message")
+    shown = capsys.readouterr().err
+    assert shown.partition("a message\n")[0].endswith(" \r")
+    assert "2/2" not in shown
