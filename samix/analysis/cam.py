@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from samix.analysis.base import Findings, MixingAnalysis, evenly, pixels_of
 from samix.analysis.subject import Subject
 from samix.batch import MixedBatch, check_images, check_labels
-from samix.networks.inference import inspecting
-from samix.networks.last_map import LastMap, catch_last_map
+from samix.networks import last_map
+from samix.networks.inference import unwrap
 from samix.runtime.typed_options import Count, CountOr0, Share
 from samix.viz.figures import bare, figure
 from samix.viz.mixes import select_rows
@@ -39,8 +39,7 @@ class MixedCam:
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "") -> Tensor:
     """Computes the gradient-weighted class activation map, (N, h, w) float32, at least 0, not scaled.
 
-    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Eq. (1) and (2): ``relu(sum_k a_k A_k)``, where ``a_k`` is the
-    mean over the map of the logit's gradient with respect to channel k.
+    See :func:`samix.networks.last_map.grad_cam`.
 
     Args:
         model: classifier; left as it was.
@@ -55,18 +54,10 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: str = "")
     """
     check_images(images)
     check_labels(classes, len(images))
-    with inspecting(model, grad=True) as net:
-        x = images.detach().clone().requires_grad_()
-        blocks: Any = getattr(net, "blocks", ())
-        if not layer and len(blocks) and hasattr(blocks[-1], "norm1"):
-            layer = f"blocks.{len(blocks) - 1}.norm1"
-        with catch_last_map(net, layer) as caught:
-            logits = net(x)
-        chosen = logits.float().gather(1, classes.long().clone()[:, None]).sum()
-        slope = LastMap()
-        (slope.found,) = torch.autograd.grad(chosen, caught.found)
-        features, gradient = caught.read(net).detach().float(), slope.read(net).float()
-    return (gradient.mean((2, 3), keepdim=True) * features).sum(1).clamp(min=0.0)
+    blocks: Any = getattr(unwrap(model), "blocks", ())
+    if not layer and len(blocks) and hasattr(blocks[-1], "norm1"):
+        layer = f"blocks.{len(blocks) - 1}.norm1"
+    return last_map.grad_cam(model, images, classes, layer)[0]
 
 
 def mixed_cam(model: nn.Module, batch: MixedBatch, layer: str = "") -> MixedCam:

@@ -87,7 +87,7 @@ class LearnedMixup(Method, Generic[Options]):
         if self.options.init:
             start_from(self.mixer, self.options.init)
         self.mixer.to(next(model.parameters()).device)
-        self.generator = new_generator() if generator is None else generator
+        self.generator = generator or new_generator()
         self.mixer_seen = -1  # its version when a step began
         self.train()
 

@@ -54,7 +54,6 @@ class SAMix(AutoMix):
         >>> model = timm.create_model("test_resnet", num_classes=10)
         >>> method = samix.SAMix(model, num_classes=10, feature=2)
         >>> loss, parts = method(torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1]))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = SAMIX_PRESETS

@@ -41,7 +41,6 @@ class ScoreMix(AutoMix):
         >>> model = timm.create_model("test_resnet", num_classes=10)
         >>> method = samix.ScoreMix(model, num_classes=10, feature=2)
         >>> loss, parts = method(torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1]))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = SCORE_PRESETS

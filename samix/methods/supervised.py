@@ -44,7 +44,6 @@ class Supervised(Method):
         >>> method = samix.Supervised(model, samix.CutMix(), num_classes=10, smoothing=0.1)
         >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> loss, parts = method(images, labels)
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     def __init__(

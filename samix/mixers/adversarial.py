@@ -44,10 +44,6 @@ class AdversarialMixer(MaskGenerator):
     softmax over the images of ``U(t_1), ..., U(t_S)``. Weights are shared by all images, so the order of the images
     does not matter and one generator serves any number of them.
 
-    Args:
-        dim: D, channels of the feature map.
-        config: an :class:`AdversarialMixerConfig`, or its fields by name.
-
     Example:
         >>> mixer = samix.AdversarialMixer(64).eval()
         >>> z = mixer.project(torch.randn(4, 64, 8, 8))  # feature maps of a batch

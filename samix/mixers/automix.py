@@ -39,10 +39,6 @@ class AutoMixer(MaskGenerator):
 
     Query and key share one convolution of [z; lam]; the content is a linear map of the partner's features.
 
-    Args:
-        dim: D, channels of the feature map.
-        config: an :class:`AutoMixerConfig`, or its fields by name.
-
     Example:
         >>> mixer = samix.AutoMixer(64).eval()
         >>> z = mixer.project(torch.randn(4, 64, 8, 8))  # feature maps of a batch

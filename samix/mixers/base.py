@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Guides, blend
+from samix.runtime.docstrings import inherit_args
 from samix.runtime.typed_options import CheckedOptions
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class MaskGenerator(nn.Module):
     """
 
     config_class: ClassVar[type[Any]]  # a MaskGeneratorConfig
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        inherit_args(cls)
 
     def __init__(self, dim: int, config: Any = None, **options: object) -> None:
         super().__init__()

@@ -72,10 +72,6 @@ class SAMixer(MaskGenerator):
     With a = (1 + gamma lam') z_own and b = (1 + gamma (1 - lam')) z_partner, query and key are two maps of [a; b]; the
     content is conv -> BatchNorm -> activation -> conv of the partner's features.
 
-    Args:
-        dim: D, channels of the feature map.
-        config: a :class:`SAMixerConfig`, or its fields by name.
-
     Without the lam encoding (``gamma=0``), with ``cross`` and ``linear`` it is AutoMix's Mix Block without lam channel.
 
     Example:

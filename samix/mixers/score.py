@@ -42,10 +42,6 @@ class ScoreMixerConfig(MaskGeneratorConfig):
 class ScoreMixer(MaskGenerator):
     """Scores the cells of each image, and paints masks by comparing two score maps.
 
-    Args:
-        dim: D, channels of the feature map.
-        config: a :class:`ScoreMixerConfig`, or its fields by name.
-
     Example:
         >>> mixer = samix.ScoreMixer(112).eval()
         >>> scores = mixer.project(torch.randn(4, 112, 8, 8))

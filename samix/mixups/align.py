@@ -137,11 +137,8 @@ class AlignMix(Augmentation):
         layer: dotted name of the layer after which maps are aligned; empty takes the last stage of a timm network.
 
     Example:
-        >>> model = timm.create_model("test_resnet", num_classes=10)
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> logits, batch = samix.AlignMix(iterations=10).forward_through(model, images, labels)
-        >>> logits.shape, bool(batch.loss(logits) > 0)
-        (torch.Size([4, 10]), True)
+        >>> loss = batch.loss(logits)
     """
 
     name: ClassVar[str] = "alignmix"
@@ -161,19 +158,7 @@ class AlignMix(Augmentation):
         return mixup(x, partner, lam)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Draws the two coins, and runs the network on mixed images or with its last feature map mixed.
-
-        Args:
-            model: maps (B, C, H, W) to (B, K). Its hooks are as before afterwards.
-            images: (B, C, H, W). Not modified.
-            labels: (B,) class ids or values, or (B, K) float targets.
-
-        Returns:
-            Logits (B, K), and the batch; its images are what was mixed, detached, its mask the constant lam.
-
-        Raises:
-            TypeError, ValueError: wrong images or labels, or a layer whose output has no cells.
-        """
+        """Draws the two coins, and runs the network on mixed images or with its last feature map mixed."""
         check_images(images)
         check_labels(labels, len(images))
         inner: Any = unwrap(model)

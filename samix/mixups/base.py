@@ -249,7 +249,19 @@ class Augmentation:
             )
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Mixes and runs the model: (logits (B, K), batch). Mixups that act inside the network override this."""
+        """Mixes and runs the model. Mixups that act inside the network, or have further losses, override this.
+
+        Args:
+            model: maps (B, C, H, W) to (B, K); its hooks are as before afterwards.
+            images: (B, C, H, W). Not modified.
+            labels: as :meth:`__call__` takes them.
+
+        Returns:
+            Logits (B, K), and the batch; where activations were mixed, its images are these, detached.
+
+        Raises:
+            TypeError, ValueError: images, labels or a network that this mixup cannot take.
+        """
         mixed = self(images, labels, model=model)
         return model(mixed.images), mixed
 

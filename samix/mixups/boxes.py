@@ -191,10 +191,8 @@ class ResizeMix(Augmentation):
         scale_max: largest.
 
     Example:
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> batch = samix.ResizeMix()(images, labels)
-        >>> batch.images.shape, batch.labels.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "resizemix"

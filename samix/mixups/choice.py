@@ -46,7 +46,7 @@ class MixUpOrCutMix(RandomChoice):
         self.cutmix_alpha = type(self).cutmix_alpha if cutmix_alpha is None else cutmix_alpha
         self.switch_prob = switch_prob
         check_options(self)
-        own = new_generator() if generator is None else generator
+        own = generator or new_generator()
         choices = [
             cls(alpha=alpha, prob=prob, per_sample=per_sample, pairing=pairing, generator=own)
             for cls, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha))

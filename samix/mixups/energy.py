@@ -1,4 +1,4 @@
-"""The energy whose minimum is PuzzleMix's mask, and three ways to find it.
+"""The energy whose minimum is PuzzleMix's mask, and two ways to find it.
 
 On a grid of nh x nw blocks, z is the own image's share of each block, one of ``L`` levels 0, 1 / (L - 1), ..., 1:
 
@@ -130,40 +130,6 @@ def _or_constant(problem: MaskProblem, z: Tensor) -> Tensor:
     lowest, level = problem.unary.sum((2, 3)).min(1)  # a constant mask has no edges
     constant = level.to(z.dtype) / (problem.unary.shape[1] - 1)
     return torch.where((lowest < energy(problem, z)).view(-1, 1, 1), constant.view(-1, 1, 1), z)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Iterated conditional modes: fast and rough.
-
-
-@torch.no_grad()
-def solve_icm(problem: MaskProblem, sweeps: int = 10) -> Tensor:
-    """A local minimum: each block in turn takes its best level, the black fields of a chess board, then the white.
-
-    Starts from the best level of each block alone. Never worse than the best constant mask.
-
-    Args:
-        problem: the energy.
-        sweeps: over the board.
-
-    Returns:
-        z (B, nh, nw).
-    """
-    unary, below, right = problem
-    levels, height, width = unary.shape[1:]
-    dtype, device = unary.dtype, unary.device
-    level = (torch.arange(levels, dtype=dtype, device=device) / (levels - 1)).view(1, -1, 1, 1)
-    sides = [(F.pad(below, (0, 0, 0, 1)), 1, -1), (F.pad(below, (0, 0, 1, 0)), 1, 1)]
-    sides += [(F.pad(right, (0, 1)), 2, -1), (F.pad(right, (1, 0)), 2, 1)]
-    alone = unary + level**2 * sum(weight for weight, _, _ in sides).unsqueeze(1)  # type: ignore[union-attr]
-    at = torch.arange(height * width, device=device)
-    black = ((at // width + at % width) % 2 == 0).view(height, width)
-    z = unary.argmin(1).to(dtype) / (levels - 1)
-    for half in range(2 * sweeps):
-        pull = torch.stack([weight * z.roll(shift, axis) for weight, axis, shift in sides]).sum(0)
-        best = (alone - 2.0 * level * pull.unsqueeze(1)).argmin(1).to(dtype) / (levels - 1)
-        z = torch.where(black == (half % 2 == 0), best, z)
-    return _or_constant(problem, z)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -122,10 +122,8 @@ class GridMix(Augmentation):
         layer: cells: dotted name of the layer that gives the last feature map; empty for timm networks.
 
     Example:
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> batch = samix.GridMix(alpha=0.2)(images, labels)
-        >>> batch.images.shape, batch.labels.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "gridmix"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samix.batch import MixedBatch, pair_batch
-from samix.mixups.base import Augmentation, as_lam, take_rows
+from samix.mixups.base import Augmentation, Guides, as_lam, take_rows
 from samix.mixups.saliency import spectral_residual
 from samix.networks.inference import plain_errors
 
@@ -115,3 +115,10 @@ def check_guide(guide: Tensor, images: Tensor) -> None:
         )
     if guide.device != images.device:
         raise ValueError(f"guide is on {guide.device}, the images on {images.device}; move it with guide.to(...)")
+
+
+def need_guides(guides: Guides | None) -> Guides:
+    """Returns the guides, or raises ValueError where there are none."""
+    if guides is None:
+        raise ValueError("this mixup needs a map of each image: call mix(images, labels, model=model), or give guide=")
+    return guides

@@ -61,22 +61,7 @@ def forward_mixed_at(
 def forward_mixed_after(
     layer: nn.Module, mix: Policy, model: nn.Module, images: Tensor, lam: Tensor, index: Tensor
 ) -> tuple[Tensor, Mixed]:
-    """As :func:`forward_mixed_at`, but mixes the *output* of the layer.
-
-    Args:
-        layer: a layer of the model whose output is (B, ...).
-        mix: as above.
-        model: as above.
-        images: as above.
-        lam: as above.
-        index: as above.
-
-    Returns:
-        As above.
-
-    Raises:
-        ValueError: the layer is not run, or its output is not one tensor with a row per image.
-    """
+    """As :func:`forward_mixed_at`, but mixes the *output* of the layer: one tensor with a row per image."""
     mixes: list[Mixed] = []
 
     def on_output(_layer: nn.Module, _args: object, output: object) -> Tensor | None:
@@ -140,11 +125,8 @@ class ManifoldMix(Augmentation):
             image. Empty takes :func:`default_layers` of the network.
 
     Example:
-        >>> model = timm.create_model("test_resnet", num_classes=10)
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> logits, batch = samix.ManifoldMix().forward_through(model, images, labels)
-        >>> logits.shape, bool(batch.loss(logits) > 0)
-        (torch.Size([4, 10]), True)
+        >>> loss = batch.loss(logits)
     """
 
     name: ClassVar[str] = "manifoldmix"
@@ -170,19 +152,7 @@ class ManifoldMix(Augmentation):
         return [name.strip() for name in self.layers.split(",")] if self.layers else default_layers(model)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Draws a layer, and runs the network with its activations mixed after that layer.
-
-        Args:
-            model: maps (B, C, H, W) to (B, K). Its hooks are as before afterwards.
-            images: (B, C, H, W). Not modified.
-            labels: (B,) class ids, or (B, K) float targets.
-
-        Returns:
-            Logits (B, K), and the batch; its images are the mixed activations, detached, its mask the constant lam.
-
-        Raises:
-            TypeError, ValueError: wrong images or labels, or layers that cannot be mixed.
-        """
+        """Draws a layer, and runs the network with its activations mixed after that layer."""
         check_images(images)
         check_labels(labels, len(images))
         inner = unwrap(model)

@@ -46,10 +46,8 @@ class MaskMix(Augmentation):
             released configurations have 56 with patches of 16; 1 leaves it as it is.
 
     Example:
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> batch = samix.MaskMix()(images, labels)
-        >>> batch.images.shape, batch.labels.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "maskmix"

@@ -57,10 +57,8 @@ class PatchCutMix(Augmentation):
         clip: False keeps every box whole and inside, so that lam is met to within rounding.
 
     Example:
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> batch = samix.PatchCutMix(patch=8)(images, labels)
-        >>> batch.images.shape, batch.labels.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "patchcutmix"

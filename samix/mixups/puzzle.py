@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samix.batch import Mixed, MixedBatch, check_pair, pair_batch
-from samix.mixups.base import Guides, Requirements, blend, choose, take_rows
+from samix.batch import Mixed, MixedBatch, check_pair
+from samix.mixups.base import Guides, Requirements, blend, choose
 from samix.mixups.cells import to_pixels
-from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, solve_exact, solve_icm
-from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.energy import ITERATIONS, MaskProblem, Solver, solve_dual, solve_exact
+from samix.mixups.guided import GuidedAugmentation, need_guides
 from samix.mixups.saliency import as_pixels, gradient_saliency, spectral_residual
 from samix.mixups.transport import Grid, move_blocks, plan_by_swaps, plan_exactly, transport_cost
 from samix.runtime.typed_options import AtLeast2, Count, CountOr0, Share, Weight
 
 Saliency = Literal["gradient", "spectral"]
-MaskSolver = Literal["dual", "exact", "icm"]
+MaskSolver = Literal["dual", "exact"]
 Transport = Literal["swaps", "exact"]
 
 
@@ -189,7 +189,7 @@ class PuzzleMix(GuidedAugmentation):
         num_labels: levels of the mask, at least 2; 3 lets a block be half own, half partner.
         neigh_size: pixels that are averaged on each side of a border before colours are compared.
         blocks: blocks along the shorter side; 0 draws 2, 4, 8 or 16 for each batch, never more than pixels.
-        solver: dual on the device, all samples at once; exact on the CPU, by SciPy; icm on the device, rough.
+        solver: dual on the device, all samples at once; exact on the CPU, by SciPy.
         iterations: steps of dual.
         saliency: gradient of the loss, or spectral residual, which needs no network.
         transport: moves salient blocks to where the mask shows them; labels at each pixel cannot be mixed then.
@@ -200,11 +200,8 @@ class PuzzleMix(GuidedAugmentation):
         clean_weight: weight of the clean images' loss in training; above 0 it costs a further pass.
 
     Example:
-        >>> model = timm.create_model("test_resnet", num_classes=10)
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> logits, batch = samix.PuzzleMix(blocks=4).forward_through(model, images, labels)
-        >>> logits.shape, bool(batch.loss(logits) > 0)
-        (torch.Size([4, 10]), True)
+        >>> loss = batch.loss(logits)
     """
 
     name: ClassVar[str] = "puzzlemix"
@@ -240,8 +237,7 @@ class PuzzleMix(GuidedAugmentation):
         return {"blocks": torch.tensor(self.blocks or drawn)}
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        if guides is None:
-            raise ValueError("PuzzleMix needs saliency maps of both images, guides=(own, partner), each (B, h, w)")
+        guides = need_guides(guides)
         size = (x.shape[2], x.shape[3])
         grid = block_grid(size, int(extras["blocks"]))
         pixels = as_pixels(x, self.mean, self.std), as_pixels(partner, self.mean, self.std)
@@ -266,21 +262,11 @@ class PuzzleMix(GuidedAugmentation):
     @property
     def solve(self) -> Solver:
         """The solver that the options name."""
-        solvers: dict[str, Solver] = {
-            "dual": partial(solve_dual, iterations=self.iterations),
-            "exact": solve_exact,
-            "icm": solve_icm,
-        }
-        return solvers[self.solver]
+        return solve_exact if self.solver == "exact" else partial(solve_dual, iterations=self.iterations)
 
-    def mix_guided(
-        self, images: Tensor, labels: Tensor, guide: Tensor, lam: Tensor, index: Tensor | None
-    ) -> MixedBatch:
-        """As any guided mixup, but the number of blocks stays on the CPU: shapes hang on it."""
-        lam, index = self.draw(images, lam, index)
-        guides = guide, guide[index]
-        mixed = self.apply(images, take_rows(images, index), lam, guides, **self.draw_extras(images.shape))
-        return pair_batch(mixed, labels, index, self.targets)
+    def extras_for(self, images: Tensor) -> dict[str, Tensor]:
+        """The number of blocks, which stays on the CPU: shapes depend on it."""
+        return self.draw_extras(images.shape)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
         logits, batch = super().forward_through(model, images, labels)

@@ -92,16 +92,7 @@ class Relabelling(SwitchingAugmentation):
         raise NotImplementedError
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Mixes, runs the model, and changes the labels' weights.
-
-        Args:
-            model: (B, C, H, W) to (B, K); its hooks are as before afterwards.
-            images: (B, C, H, W). Not modified.
-            labels: (B,) class ids or values, or (B, K) float targets.
-
-        Returns:
-            Logits (B, K), and the batch. Batches left to another mixup (``switch``) keep its labels.
-        """
+        """Mixes, runs the model, and changes the labels' weights, unless the batch is left to MixUp (``switch``)."""
         check_images(images)
         check_labels(labels, len(images))  # a label at each pixel has no single weight
         if self.draw_switch():

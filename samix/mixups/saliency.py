@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from samix.batch import TargetKind, as_targets, check_images, target_kind, target_loss
 from samix.mixups.base import to_device
 from samix.networks.backbone import HookedBackbone
-from samix.networks.classifier import final_layer
+from samix.networks.classifier import linear_classifier
 from samix.networks.inference import inspecting
 
 Style = Literal["opencv", "guidedmixup"]
@@ -245,7 +245,7 @@ def class_activation(
         (B, h, w) float32, at least 0.
     """
     with inspecting(model) as net:
-        features, linear = _last_map(net, images, feature, classifier), _linear(net, classifier)
+        features, linear = _last_map(net, images, feature), linear_classifier(net, classifier)
         weight = linear.weight.detach().float()  # (K, D)
         if weight.shape[1] != features.shape[1]:
             raise ValueError(
@@ -275,12 +275,12 @@ def activation_map(model: nn.Module, images: Tensor, *, feature: str = "", absol
         (B, h, w) float32; not below 0 if ``absolute``.
     """
     with inspecting(model) as net:
-        features = _last_map(net, images, feature, "")
+        features = _last_map(net, images, feature)
         maps = (features.abs() if absolute else features).mean(1)
     return torch.where(maps.isfinite(), maps, 0.0)
 
 
-def _last_map(net: Any, images: Tensor, feature: str, classifier: str) -> Tensor:
+def _last_map(net: Any, images: Tensor, feature: str) -> Tensor:
     """(B, D, h, w) float32: the output of the named layer, or what a timm network hands to its head."""
     if feature:
         return HookedBackbone(net, feature).feature_map(images).float()
@@ -297,11 +297,3 @@ def _last_map(net: Any, images: Tensor, feature: str, classifier: str) -> Tensor
     elif last.shape[2:] != (height, width) and last.shape[1:3] == (height, width):
         last = last.permute(0, 3, 1, 2)  # (B, h, w, D), as Swin has it
     return last.float()  # type: ignore[no-any-return]
-
-
-def _linear(net: nn.Module, classifier: str) -> nn.Linear:
-    """The named linear layer, timm's classifier, or the last linear layer."""
-    layer = final_layer(net, classifier)
-    if not isinstance(layer, nn.Linear):
-        raise ValueError(f'the classifier must be one nn.Linear, got {type(layer).__name__}; give classifier="layer"')
-    return layer

@@ -15,7 +15,7 @@ from samix.batch import Mixed, check_pair
 from samix.mixups.base import Guides, Requirements, blend, choose
 from samix.mixups.boxes import cutmix
 from samix.mixups.cells import to_pixels
-from samix.mixups.guided import GuidedAugmentation, check_guide
+from samix.mixups.guided import GuidedAugmentation, check_guide, need_guides
 from samix.mixups.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
 from samix.runtime.typed_options import Count, Positive, Share
 
@@ -216,10 +216,8 @@ class SaliencyMix(GuidedAugmentation):
         one_box: one box for the whole batch, from the partner of the first image, as in the released code.
 
     Example:
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> batch = samix.SaliencyMix()(images, labels)
-        >>> batch.images.shape, batch.labels.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "saliencymix"
@@ -253,10 +251,8 @@ class GuidedMixup(GuidedAugmentation):
         greedy: pair by :func:`farthest_cycle`; False pairs as ``pairing`` says.
 
     Example:
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> batch = samix.GuidedMixup()(images, labels)
-        >>> batch.images.shape, batch.labels.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 2]))
+        >>> loss = batch.loss(model(batch.images))
     """
 
     name: ClassVar[str] = "guidedmixup"
@@ -299,11 +295,8 @@ class SaliencyGrafting(GuidedAugmentation):
         feature: dotted name of the layer whose output (B, D, h, w) is looked at; empty takes a timm network's last map.
 
     Example:
-        >>> model = timm.create_model("test_resnet", num_classes=10)
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> logits, batch = samix.SaliencyGrafting().forward_through(model, images, labels)
-        >>> logits.shape, bool(batch.loss(logits) > 0)
-        (torch.Size([4, 10]), True)
+        >>> loss = batch.loss(logits)
     """
 
     name: ClassVar[str] = "saliency_grafting"
@@ -327,10 +320,3 @@ class SaliencyGrafting(GuidedAugmentation):
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
         options = {"temperature": self.temperature, "norm": self.norm}
         return saliency_grafting(x, partner, lam, need_guides(guides), extras["chance"], **options)  # type: ignore[arg-type]
-
-
-def need_guides(guides: Guides | None) -> Guides:
-    """The guides."""
-    if guides is None:
-        raise ValueError("this mixup needs a map of each image: call mix(images, labels, model=model), or give guide=")
-    return guides

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair
 from samix.mixups.base import Guides, Requirements, choose
 from samix.mixups.cells import between, to_pixels
-from samix.mixups.guided import GuidedAugmentation
+from samix.mixups.guided import GuidedAugmentation, need_guides
 from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import ViT, as_vit, attention_layers, patches_of, received_attention
 from samix.networks.backbone import hooked
@@ -162,10 +162,8 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2)
-        >>> images, labels = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
         >>> logits, batch = samix.SMMix().forward_through(model, images, labels)
-        >>> logits.shape, bool(batch.loss(logits) > 0)
-        (torch.Size([4, 10]), True)
+        >>> loss = batch.loss(logits)
     """
 
     name: ClassVar[str] = "smmix"
@@ -197,9 +195,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
             return received_attention(inner, images)[1]
 
     def apply(self, x: Tensor, partner: Tensor, lam: Tensor, guides: Guides | None = None, **extras: Tensor) -> Mixed:
-        if guides is None:
-            raise ValueError("SMMix needs guides, the attention maps (B, gh, gw) of x and of its partner")
-        return smmix(x, partner, lam, *guides, min_side=self.min_side, max_side=self.max_side)
+        return smmix(x, partner, lam, *need_guides(guides), min_side=self.min_side, max_side=self.max_side)
 
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
         """Makes the head that classifies the regions' tokens.
@@ -213,19 +209,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
         return self.head
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:
-        """Looks at the clean images, mixes them, runs the network on the mix, and adds the two losses.
-
-        Args:
-            model: a timm ViT, (B, C, H, W) to (B, K).
-            images: (B, C, H, W). Not modified.
-            labels: (B,) class ids, or (B, K) float targets.
-
-        Returns:
-            Logits (B, K), and the batch with ``extra``.
-
-        Raises:
-            TypeError, ValueError: wrong images or labels, or a network whose attention cannot be read.
-        """
+        """Looks at the clean images, mixes them, runs the network on the mix, and adds the two losses."""
         check_images(images)
         check_labels(labels, len(images))
         self.check_kind(labels, "class", "soft", instead="call mix(images, labels, model=model), without its losses")

@@ -14,7 +14,7 @@ from samix.batch import MixedBatch, check_range
 from samix.mixups.base import Requirements
 from samix.mixups.relabelling import Relabelling, area, with_lam
 from samix.networks.backbone import hooked
-from samix.networks.classifier import final_layer
+from samix.networks.classifier import linear_classifier
 from samix.networks.heads import idle
 from samix.networks.inference import unwrap
 from samix.runtime.typed_options import Weight
@@ -128,7 +128,7 @@ class SUMix(Relabelling):
             ValueError: no linear classifier of num_classes outputs is found, or the wrapped mixup wants a head.
         """
         super().attach(model, num_classes)
-        linear = find_classifier(model, self.classifier, num_classes)
+        linear = linear_classifier(model, self.classifier, num_classes)
         self.head = nn.Linear(linear.in_features, num_classes, device=linear.weight.device)
         return self.head
 
@@ -136,7 +136,7 @@ class SUMix(Relabelling):
         if batch.labels.is_floating_point():
             raise ValueError("SUMix compares predictions at the true class: give class ids (B,), as one_hot.argmax(1)")
         batch = with_lam(batch, area(batch))
-        layer = None if self.head is None else find_classifier(model, self.classifier, None)
+        layer = None if self.head is None else linear_classifier(model, self.classifier)
         logits, mixed_features = _with_features(model, batch.images, layer)
         clean, clean_features = _with_features(unwrap(model), images, layer)
         check_range(batch.labels, logits.shape[1])
@@ -161,24 +161,6 @@ class SUMix(Relabelling):
     def untrained(self, batch: MixedBatch) -> MixedBatch:
         """The head is part of every step's graph, as DistributedDataParallel asks."""
         return batch if self.head is None else dataclasses.replace(batch, extra={"uncertainty": idle(self.head)})
-
-
-def find_classifier(model: nn.Module, name: str, num_classes: int | None) -> nn.Linear:
-    """The last linear layer of a network.
-
-    Args:
-        model: any; timm's classifier is asked for, otherwise the last ``nn.Linear`` is taken.
-        name: dotted, or empty.
-        num_classes: what it must give; None does not ask.
-    """
-    layer = final_layer(unwrap(model), name)
-    if not isinstance(layer, nn.Linear) or num_classes not in (None, layer.out_features):
-        got = f"Linear of {layer.out_features} outputs" if isinstance(layer, nn.Linear) else type(layer).__name__
-        raise ValueError(
-            f"SUMix reads the input of the last linear layer, (B, F) to {num_classes or 'the'} classes; found {got}; "
-            'name it: classifier="layer.name"'
-        )
-    return layer
 
 
 def _with_features(model: nn.Module, images: Tensor, layer: nn.Module | None) -> tuple[Tensor, Tensor | None]:

@@ -111,47 +111,40 @@ def watching(model: nn.Module, on_attention: OnAttention, *, last: bool = False,
         last: only the last block.
         rows: ``class`` makes only the class token's row, (B, heads, 1, T).
     """
-    layers = attention_layers(model)[-1 if last else 0 :]
-    seen = [0] * len(layers)
+    watches = [_Watch(layer, on_attention, rows) for layer in attention_layers(model)[-1 if last else 0 :]]
     with ExitStack() as hooks:
-        for number, layer in enumerate(layers):
-            caught: list[Tensor] = []
-            hooks.enter_context(hooked(layer.q_norm.register_forward_hook(_query_hook(caught))))
-            on_key = _key_hook(layer, caught, on_attention, rows, seen, number)
-            hooks.enter_context(hooked(layer.k_norm.register_forward_hook(on_key)))
+        for watch in watches:
+            hooks.enter_context(hooked(watch.layer.q_norm.register_forward_hook(watch.on_query)))
+            hooks.enter_context(hooked(watch.layer.k_norm.register_forward_hook(watch.on_key)))
         yield
-    if not all(seen):
+    missed = sum(not watch.done for watch in watches)
+    if missed:
         raise ValueError(
-            f"{seen.count(0)} of {len(layers)} attention layers did not run where they were watched; run the network "
+            f"{missed} of {len(watches)} attention layers did not run where they were watched; run the network "
             "inside, and where it is compiled, give the network from before torch.compile"
         )
 
 
-def _query_hook(caught: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
-    """A hook that keeps the queries (B, heads, T, d) until the keys are there."""
+class _Watch:
+    """Makes a layer's attention from the queries and keys that its norms give, the first time that it runs."""
 
-    def on_query(_module: nn.Module, _args: object, query: Tensor) -> None:
-        caught[:] = [query.detach()]
+    def __init__(self, layer: AttentionLayer, on_attention: OnAttention, rows: Rows) -> None:
+        self.layer, self.on_attention, self.rows = layer, on_attention, rows
+        self.query: list[Tensor] = []  # (B, heads, T, d), until the keys are there
+        self.done = False
 
-    return on_query
+    def on_query(self, _module: nn.Module, _args: object, query: Tensor) -> None:
+        self.query = [query.detach()]
 
-
-def _key_hook(
-    layer: AttentionLayer, caught: list[Tensor], on_attention: OnAttention, rows: Rows, seen: list[int], number: int
-) -> Callable[[nn.Module, object, Tensor], None]:
-    """A hook that makes the attention once the keys are there, the first time a block runs."""
-
-    def on_key(_module: nn.Module, _args: object, key: Tensor) -> None:
-        query = caught.pop()
-        if seen[number]:
+    def on_key(self, _module: nn.Module, _args: object, key: Tensor) -> None:
+        query = self.query.pop()
+        if self.done:
             return
-        seen[number] = 1
+        self.done = True
         with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
-            query = query[:, :, :1] if rows == "class" else query
-            scores = (query.float() * layer.scale) @ key.detach().float().transpose(-2, -1)
-            on_attention(scores.softmax(dim=-1))
-
-    return on_key
+            query = query[:, :, :1] if self.rows == "class" else query
+            scores = (query.float() * self.layer.scale) @ key.detach().float().transpose(-2, -1)
+            self.on_attention(scores.softmax(dim=-1))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from samix.networks.backbone import Backbone, find_layer, hooked, is_timm
 from samix.networks.compile import compile_methods
+from samix.networks.inference import unwrap
 
 
 class Classifier(nn.Module):
@@ -197,13 +198,29 @@ def timm_layers(model: nn.Module) -> list[str]:
     return names
 
 
-def final_layer(model: nn.Module, name: str) -> object:
-    """Returns the layer of that name; of an empty one, timm's classifier, or the last linear layer of any network."""
+def linear_classifier(model: nn.Module, name: str = "", num_classes: int | None = None) -> nn.Linear:
+    """Returns the linear layer of that name; of an empty one, timm's classifier, or the last of any network.
+
+    Args:
+        model: in a DistributedDataParallel or not.
+        name: dotted, or empty.
+        num_classes: outputs that it must have; None does not ask.
+
+    Raises:
+        ValueError: the layer is not one ``nn.Linear``, or has other outputs.
+    """
+    net = unwrap(model)
     if name:
-        return find_layer(model, name, "classifier")
-    if hasattr(model, "get_classifier"):
-        return model.get_classifier()  # type: ignore[operator]  # timm's method
-    return next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
+        layer: object = find_layer(net, name, "classifier")
+    elif hasattr(net, "get_classifier"):
+        layer = net.get_classifier()  # type: ignore[operator]  # timm's method
+    else:
+        layer = next((m for m in reversed(list(net.modules())) if isinstance(m, nn.Linear)), None)
+    if not isinstance(layer, nn.Linear) or num_classes not in (None, layer.out_features):
+        got = f"Linear of {layer.out_features} outputs" if isinstance(layer, nn.Linear) else type(layer).__name__
+        wanted = "" if num_classes is None else f" of {num_classes} outputs"
+        raise ValueError(f'the classifier must be one nn.Linear{wanted}, got {got}; name it: classifier="layer.name"')
+    return layer
 
 
 def last_layer(model: nn.Module, num_classes: int) -> str:

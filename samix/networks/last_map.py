@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from samix.networks.backbone import HookedBackbone, find_layer, hooked
-from samix.networks.inference import unwrap
+from samix.networks.inference import inspecting, unwrap
+
+SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not vanish in fp16
 
 
 class LastMap:
@@ -72,6 +75,63 @@ def catch_last_map(model: nn.Module, layer: str = "") -> Iterator[LastMap]:
         del inner.forward_features
         if own is not None:  # somebody else had put one there
             inner.forward_features = own
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    layer: str = "",
+    classify: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes the last feature map, each channel weighed by the mean gradient of the class's logit, positive part.
+
+    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Eq. (1) and (2). One pass in eval mode that leaves no trace: the
+    gradient is taken down to the map and no further, and none is left in any parameter.
+
+    Args:
+        model: maps (B, C, H, W) to logits (B, K), or to the features (B, F) that ``classify`` takes.
+        images: (B, C, H, W). Not modified.
+        classes: (B,) class ids, whose logits are explained.
+        layer: dotted name of the layer of the map; empty for timm networks.
+        classify: maps features (B, F) to logits (B, K).
+
+    Returns:
+        Maps (B, h, w) float32, at least 0, and what the network gives, without a graph.
+    """
+    with inspecting(model, grad=True) as net:
+        leaf, output = _cut_at_map(net, images, layer)
+        logits = output if classify is None else classify(output)
+        chosen = logits.float().gather(1, classes.long().clone().unsqueeze(1)).sum()
+        caught, slope = LastMap(), LastMap()
+        (slope.found,) = torch.autograd.grad(chosen * SCALE, leaf)
+        caught.found = leaf.detach()
+        activation, gradient = caught.read(net).float(), slope.read(net).float() / SCALE
+    cam = (activation * gradient.mean((2, 3), keepdim=True)).sum(1).clamp(min=0.0)
+    return torch.where(cam.isfinite(), cam, 0.0), output.detach()
+
+
+def _cut_at_map(net: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """The last feature map as a leaf, and what the network gives, with the graph from it."""
+    if not layer:
+        check_timm(net)
+        with torch.no_grad():
+            features = net.forward_features(images)
+        leaf = features.detach().requires_grad_()
+        return leaf, net.forward_head(leaf)
+    leaves: list[Tensor] = []
+
+    def cut(_layer: nn.Module, _args: object, output: object) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"layer {layer!r} must give a map (B, D, h, w), got {type(output).__name__}")
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1].clone()  # layers behind may work in place
+
+    with hooked(find_layer(net, layer, "feature").register_forward_hook(cut)):
+        output = net(images)
+    if len(leaves) != 1:
+        raise ValueError(f"layer {layer!r} must be run once by the network, was run {len(leaves)} times; name another")
+    return leaves[0], output
 
 
 def last_width(model: nn.Module, layer: str = "") -> int:

@@ -68,7 +68,7 @@ def test_borders_never_cost_less_than_beta_times_one_minus_gamma(size, blocks):
         assert (w <= strength * 1.6 + 1e-6).all()
 
 
-@pytest.mark.parametrize("solver", ["dual", "exact", "icm"])
+@pytest.mark.parametrize("solver", ["dual", "exact"])
 def test_without_smoothness_and_prior_each_block_shows_the_more_salient_image(solver):
     torch.manual_seed(0)
     images, guide, index = torch.rand(6, 3, 32, 32), torch.rand(6, 32, 32), torch.arange(6).roll(1)

@@ -163,7 +163,7 @@ def test_policies_compile_as_one_graph_and_give_the_same(size):
         (lambda: SMMix(min_side=0.8), "min_side must be at most max_side"),
         (lambda: SMMix(regions=-1.0), "regions must be in"),
         (lambda: maskmix(*pair_of((8, 8)), torch.ones(4), torch.rand(4, 3), cell=4), "scores must have shape"),
-        (lambda: SMMix().apply(*pair_of((8, 8)), torch.ones(4)), "needs guides"),
+        (lambda: SMMix().apply(*pair_of((8, 8)), torch.ones(4)), "needs a map of each image"),
         (lambda: SMMix()(*pair_of((8, 8))[:1], torch.arange(4)), "looks at the network"),
         (lambda: TokenMix(switch=0.0)(torch.randn(4, 3, 8, 8), torch.arange(4)), "give model="),
         (lambda: TokenMix(switch=0.0, maps="attention")(torch.randn(4, 3, 8, 8), torch.arange(4)), "give model="),

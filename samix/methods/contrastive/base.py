@@ -141,7 +141,7 @@ class FixedMixupMethod(ViewMethod, Generic[Options]):
         refuse_mixup(self, mixup)
         self.options = choose_options(options, self.presets)
         self.build(model)
-        self.generator = given_generator(generator)  # last: it is seeded by a draw, which comes after the weights'
+        self.generator = generator or new_generator()  # last: it is seeded by a draw, which comes after the weights'
         self.mixup = fixed_mixup(mixup, self.title, self.generator)
         self.train()
 
@@ -255,11 +255,6 @@ def fixed_mixup(
     if not isinstance(mixup, Augmentation):
         raise TypeError(f"mixup must be None or an augmentation object, got {type(mixup).__name__}")
     return AugmentationMixup(mixup, generator)
-
-
-def given_generator(generator: torch.Generator | None) -> torch.Generator:
-    """The generator, or a new one from torch's seed."""
-    return new_generator() if generator is None else generator
 
 
 def spread(z: Tensor) -> Tensor:

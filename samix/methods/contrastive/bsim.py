@@ -55,7 +55,6 @@ class BSIM(QueueMix):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.BSIM(encoder, samix.BSIMOptions(queue=64, groups=2))
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = BSIM_PRESETS

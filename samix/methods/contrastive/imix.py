@@ -88,7 +88,6 @@ class IMix(QueueMix):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.IMix(encoder, samix.IMixOptions(queue=64, groups=2))
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = IMIX_PRESETS

@@ -56,7 +56,6 @@ class MixCo(QueueMix):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.MixCo(encoder, samix.MixCoOptions(queue=64, groups=1))
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = MIXCO_PRESETS

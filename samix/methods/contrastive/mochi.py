@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from samix.losses.contrastive import info_nce, normalized, similarities
-from samix.methods.contrastive.base import fixed_mixup, given_generator
+from samix.methods.contrastive.base import fixed_mixup
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
-from samix.mixups.base import Augmentation, to_device
+from samix.mixups.base import Augmentation, new_generator, to_device
 from samix.runtime.typed_options import Count, CountOr0, Share
 
 
@@ -75,7 +75,6 @@ class MoCHi(MoCo):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.MoCHi(encoder, samix.MoCHiOptions(queue=64, groups=2, hardest=16, pairs=8, with_query=4))
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = MOCHI_PRESETS
@@ -92,7 +91,7 @@ class MoCHi(MoCo):
         mixup: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, options, generator=given_generator(generator))
+        super().__init__(model, options, generator=generator or new_generator())
         self.mixup = fixed_mixup(mixup, self.title, self.generator)
 
     def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from samix.losses.contrastive import info_nce, normalized
 from samix.methods.base import choose_options, detached
 from samix.methods.contrastive.base import (
     EMAEncoderMethod,
-    given_generator,
     mixes_nothing,
     refuse_mixup,
     spread,
@@ -34,7 +33,7 @@ from samix.methods.contrastive.mixup import (
 )
 from samix.methods.contrastive.samix_i import SAMIX_I_PRESETS
 from samix.mixers.base import MaskGenerator
-from samix.mixups.base import Augmentation, to_device
+from samix.mixups.base import Augmentation, new_generator, to_device
 from samix.networks.batchnorm import split_batchnorm
 from samix.networks.ema import ema_copy, train_norms, update_ema_buffers
 from samix.networks.encoder import Encoder
@@ -156,7 +155,7 @@ class MoCo(EMAEncoderMethod):
         if images is not None:
             check_queue(chosen.queue, images)
         self.queue = Queue(chosen.queue, chosen.dim, random_start=chosen.random_start).to(device)
-        self.generator = given_generator(generator)
+        self.generator = generator or new_generator()
         self.mixup = contrastive_mixup(
             mixup, mixup_options, Attachment(self.encoder, self.generator, images, chosen.dim)
         )
@@ -268,7 +267,7 @@ def contrastive_mixup(
     to: Attachment,
 ) -> ContrastiveMixup | None:
     """The contrastive form of a mixup, or None for none; see :class:`MoCo` for the arguments."""
-    if mixup is None or mixes_nothing(mixup):
+    if mixes_nothing(mixup):
         return None
     if not isinstance(mixup, Augmentation | MaskGenerator):
         raise TypeError(f"mixup must be an augmentation object or a learned Mixer, got {type(mixup).__name__}")

@@ -83,7 +83,6 @@ class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.MoCoV3(encoder)
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, MoCoV3Options]] = MOCO_V3_PRESETS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,11 @@ from samix.methods.contrastive.samix_c import apply_exactly, no_loss
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
-from samix.networks.backbone import find_layer, hooked
+from samix.networks.backbone import find_layer
 from samix.networks.encoder import Encoder
-from samix.networks.inference import inspecting
-from samix.networks.last_map import LastMap, check_timm
+from samix.networks.last_map import check_timm, grad_cam
 
 LENGTH = 4.0  # of the features that are classified; see ClusterClassifier
-SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not vanish in fp16
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,9 @@ class PseudoLabelMixup(ContrastiveMixup):
         if not isinstance(self.augmentation, GuidedAugmentation):
             return self.augmentation(images, labels, lam=lam, index=index), None
         assert self.classifier is not None
-        maps, features = grad_cam(model, self.classifier, images, labels, self.options.layer)
+        maps, features = grad_cam(model, images, labels, self.options.layer, partial(apply_exactly, self.classifier))
+        size = (images.shape[2], images.shape[3])
+        maps = F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
         return self.augmentation(images, labels, lam=lam, index=index, guide=maps), features
 
     def classifier_loss(self, step: MoCoStep, features: Tensor | None, labels: Tensor) -> Tensor:
@@ -182,62 +182,3 @@ def check_last_map(model: nn.Module, layer: str) -> None:
         find_layer(model, layer, "feature")
     else:
         check_timm(model)
-
-
-def grad_cam(
-    model: nn.Module, classifier: nn.Module, images: Tensor, labels: Tensor, layer: str = ""
-) -> tuple[Tensor, Tensor]:
-    """Grad-CAM: the last feature map, each channel weighed by the mean gradient of the label's logit, positive part.
-
-    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Eq. (1) and (2). One pass in eval mode that leaves no trace: the
-    gradient is taken down to the map and no further, and none is left in any parameter.
-
-    Args:
-        model: maps (B, C, H, W) to features (B, F).
-        classifier: maps (B, F) to logits (B, K).
-        images: (B, C, H, W). Not modified.
-        labels: (B,) int64, whose logit is explained.
-        layer: dotted name of the layer of the map; empty for timm networks.
-
-    Returns:
-        Maps (B, H, W) float32, at least 0, and the features (B, F) without a graph.
-    """
-    with inspecting(model, grad=True) as net:
-        leaf, features = cut_at_map(net, images, layer)
-        picked = apply_exactly(classifier, features).gather(1, labels.unsqueeze(1)).sum()
-        (gradient,) = torch.autograd.grad(picked * SCALE, leaf)
-        activation, slope = as_map(net, leaf.detach()).float(), as_map(net, gradient).float() / SCALE
-    cam = (activation * slope.mean((2, 3), keepdim=True)).sum(1, keepdim=True).clamp(min=0.0)
-    cam = torch.where(cam.isfinite(), cam, 0.0)
-    size = (images.shape[2], images.shape[3])
-    return F.interpolate(cam, size, mode="bilinear", align_corners=False).squeeze(1), features.detach()
-
-
-def cut_at_map(net: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """The last feature map as a leaf, and the features (B, F) with the graph from it."""
-    if not layer:
-        check_timm(net)
-        with torch.no_grad():
-            features = net.forward_features(images)
-        leaf = features.detach().requires_grad_()
-        return leaf, net.forward_head(leaf)
-    leaves: list[Tensor] = []
-
-    def cut(_layer: nn.Module, _args: object, output: object) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise ValueError(f"layer {layer!r} must give a map (B, D, h, w), got {type(output).__name__}")
-        leaves.append(output.detach().requires_grad_())
-        return leaves[-1].clone()  # layers behind may work in place
-
-    with hooked(find_layer(net, layer, "feature").register_forward_hook(cut)):
-        features = net(images)
-    if len(leaves) != 1:
-        raise ValueError(f"layer {layer!r} must be run once by the network, was run {len(leaves)} times; name another")
-    return leaves[0], features
-
-
-def as_map(net: nn.Module, values: Tensor) -> Tensor:
-    """(B, D, h, w): tokens and channels-last maps brought into this form."""
-    caught = LastMap()
-    caught.found = values
-    return caught.read(net)

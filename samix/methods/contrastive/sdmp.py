@@ -79,7 +79,6 @@ class SDMP(MoCoV3):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.SDMP(encoder)
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = SDMP_PRESETS

@@ -64,7 +64,6 @@ class SimCLR(FixedMixupMethod[SimCLROptions]):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.SimCLR(encoder)
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets: ClassVar[Mapping[str, SimCLROptions]] = SIMCLR_PRESETS

@@ -60,7 +60,6 @@ class SimSiam(FixedMixupMethod[SimSiamOptions]):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.SimSiam(encoder)
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = SIMSIAM_PRESETS

@@ -62,7 +62,6 @@ class UnMix(QueueMix):
         >>> encoder = timm.create_model("test_resnet", num_classes=0)
         >>> method = samix.UnMix(encoder, samix.UnMixOptions(queue=64, groups=2))
         >>> loss, parts = method(torch.randn(8, 3, 64, 64), torch.randn(8, 3, 64, 64))
-        >>> loss.backward()  # then optimizer.step(), optimizer.zero_grad(), method.after_step(progress)
     """
 
     presets = UNMIX_PRESETS

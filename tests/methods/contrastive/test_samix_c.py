@@ -12,7 +12,7 @@ from torch import nn
 from samix.batch import MixedBatch
 from samix.losses.contrastive import info_nce, local_bce, normalized
 from samix.methods.contrastive.moco import MoCo, MoCoOptions
-from samix.methods.contrastive.pseudo_labels import PseudoLabelMixup, PseudoLabelOptions, grad_cam
+from samix.methods.contrastive.pseudo_labels import PseudoLabelMixup, PseudoLabelOptions
 from samix.methods.contrastive.samix_c import SAMIX_C_PRESETS, SAMixCMixup, SAMixCOptions
 from samix.methods.contrastive.samix_i import SAMixIOptions
 from samix.methods.learned import Draw
@@ -21,6 +21,7 @@ from samix.mixups.boxes import cutmix
 from samix.mixups.handmade import CutMix, mixup
 from samix.mixups.inter_intra import InterIntraMix, inter_intra_mix
 from samix.mixups.puzzle import PuzzleMix
+from samix.networks.last_map import grad_cam
 
 IMAGES, BATCH = 40, 8
 SMALL = {"clusters": 4, "min_cluster": 2, "warmup_epochs": 1, "centroid_every": 2, "repair_every": 3}
@@ -467,7 +468,7 @@ def test_labels_that_are_no_class_ids_are_refused(labels):
 def test_grad_cam_of_pooled_features_is_the_classifiers_weighted_map():
     model, classifier = tiny_cnn(0).train(), nn.Linear(64, 4)
     images, labels = torch.randn(5, 3, 64, 96), torch.tensor([0, 3, 1, 1, 2])
-    maps, features = grad_cam(model, classifier, images, labels)
+    maps, features = grad_cam(model, images, labels, classify=classifier)
     model.eval()
     with torch.no_grad():
         found = model.forward_features(images)  # (B, 64, 2, 3)
@@ -476,8 +477,7 @@ def test_grad_cam_of_pooled_features_is_the_classifiers_weighted_map():
         cam = torch.zeros(2, 3)
         for channel in range(64):
             cam += classifier.weight[labels[row], channel].detach() / 6 * found[row, channel]
-        wanted = F.interpolate(cam.clamp(min=0)[None, None], (64, 96), mode="bilinear", align_corners=False)[0, 0]
-        torch.testing.assert_close(maps[row], wanted, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(maps[row], cam.clamp(min=0), atol=1e-6, rtol=1e-4)
     assert float(maps.amax()) > 0
     assert not features.requires_grad
 
@@ -486,19 +486,18 @@ def test_grad_cam_reads_any_network_by_the_name_of_a_layer_and_vits_by_their_tok
     net = PlainNet()
     images, labels = torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2])
     classifier = nn.Linear(5, 4)
-    maps, features = grad_cam(net, classifier, images, labels, "late")
+    maps, features = grad_cam(net, images, labels, "late", classifier)
     net.eval()
     found = net.late(net.body(net.stem(images))).detach()
     rows = (classifier.weight @ net.fc.weight)[labels].detach()
     wanted = (found * rows[:, :, None, None] / 16).sum(1, keepdim=True).clamp(min=0)
-    wanted = F.interpolate(wanted, (32, 32), mode="bilinear", align_corners=False).squeeze(1)
-    torch.testing.assert_close(maps, wanted, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, wanted.squeeze(1), atol=1e-6, rtol=1e-4)
     vit = tiny_vit(0, global_pool="avg")
-    maps, features = grad_cam(vit, nn.Linear(48, 4), images, labels)
-    assert maps.shape == (3, 32, 32)
+    maps, features = grad_cam(vit, images, labels, classify=nn.Linear(48, 4))
+    assert maps.shape == (3, 4, 4)
     assert features.shape == (3, 48)
     with pytest.raises(ValueError, match="was run 0 times"):
-        grad_cam(net, classifier, images, labels, "aside")
+        grad_cam(net, images, labels, "aside", classifier)
 
 
 def test_grad_cam_leaves_no_trace_also_when_the_network_raises():
@@ -516,10 +515,10 @@ def test_grad_cam_leaves_no_trace_also_when_the_network_raises():
         assert not any(m._forward_hooks for m in model.modules())
 
     for layer in ("", "layer3"):
-        grad_cam(model, classifier, images, labels, layer)
+        grad_cam(model, images, labels, layer, classifier)
         untouched()
         with pytest.raises(RuntimeError):
-            grad_cam(model, other, images, labels, layer)
+            grad_cam(model, images, labels, layer, other)
         untouched()
     assert torch.equal(images, image)
 
