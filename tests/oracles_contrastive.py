@@ -26,20 +26,6 @@ def mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, 
     return losses
 
 
-def shared_mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, t: float) -> list[float]:
-    losses = []
-    for i in range(len(z)):
-        candidates = [*keys[i], *negatives]
-        total = sum(math.exp(dot(z[i], c) / t) for c in candidates)
-        losses.append(
-            -sum(
-                float(w) * math.log(math.exp(dot(z[i], k) / t) / total)
-                for w, k in zip(weights[i], keys[i], strict=True)
-            )
-        )
-    return losses
-
-
 def in_batch(
     query: Tensor, keys: Tensor, targets: list[list[int]], weights: list[list[float]], t: float
 ) -> list[float]:

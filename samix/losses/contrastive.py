@@ -77,28 +77,6 @@ def mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, 
     return _weighted(weights, loss)
 
 
-def shared_mixed_info_nce(z: Tensor, keys: Tensor, weights: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """One softmax over all sources and the negatives, with the weights as soft target (shared denominator).
-
-    i-Mix (Lee et al. 2021, arXiv:2010.08887), MixCo (Kim et al. 2020, arXiv:2010.06300). At least the entropy of the
-    weights.
-
-    Args:
-        z: (B, D).
-        keys: (B, k, D).
-        weights: (B, k), rows sum to 1.
-        negatives: (K, D).
-        temperature: > 0.
-
-    Returns:
-        (B,) in nats.
-    """
-    positive = _to_sources(z, keys) / temperature
-    rest = _rest(z, negatives, temperature)
-    total = torch.logsumexp(torch.cat([positive, rest.unsqueeze(1)], dim=1), dim=1)
-    return total - _weighted(weights, positive)
-
-
 def in_batch_info_nce(
     query: Tensor,
     keys: Tensor,
@@ -109,7 +87,8 @@ def in_batch_info_nce(
 ) -> Tensor:
     """Cross-entropy over the keys of a batch: the others' keys are the negatives.
 
-    MoCo v3 (Chen et al. 2021, arXiv:2104.02057), and the N-pair form of i-Mix.
+    MoCo v3 (Chen et al. 2021, arXiv:2104.02057). With several targets one softmax holds them all, as in i-Mix (Lee et
+    al. 2021, arXiv:2010.08887) and MixCo (Kim et al. 2020, arXiv:2010.06300): at least the entropy of the weights.
 
     Args:
         query: (B, D).

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samix.batch import MixedBatch, check_smoothing
+from samix.losses.contrastive import exact
 from samix.runtime.checks import check_choice, check_number
 
 DecoupledMode = Literal["both", "less", "more"]
@@ -61,7 +62,7 @@ def local_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, 
     Returns:
         Scalar, in nats; 0 where all pairs are of one class.
     """
-    u = _as_float(logits)
+    u = exact(logits)
     difference = (u.gather(1, labels[:, None]) - u.gather(1, partner_labels[:, None])).squeeze(1)
     bce = F.binary_cross_entropy_with_logits(difference, lam.to(u.dtype), reduction="none")
     apart = (labels != partner_labels).to(u.dtype)
@@ -83,7 +84,7 @@ def mask_mean_loss(mask: Tensor, lam: Tensor, margin: float = 0.1, *, over_batch
     Returns:
         Scalar in [0, 1].
     """
-    mean = _as_float(mask).mean(dim=(1, 2, 3))
+    mean = exact(mask).mean(dim=(1, 2, 3))
     if over_batch:
         mean, lam = mean.mean(), lam.mean()
     return ((mean - lam).abs() - margin).clamp(min=0.0).mean()
@@ -99,7 +100,7 @@ def mask_variance(mask: Tensor, *, over_batch: bool = False) -> Tensor:
     Returns:
         Scalar in [0, 0.25].
     """
-    values = _as_float(mask).reshape(1 if over_batch else len(mask), -1)
+    values = exact(mask).reshape(1 if over_batch else len(mask), -1)
     return values.var(dim=1, correction=0).mean()
 
 
@@ -133,7 +134,7 @@ def soft_cross_entropy(logits: Tensor, batch: MixedBatch, smoothing: float = 0.0
     if batch.dense:
         return batch.label_loss(logits, smoothing)
     check_smoothing(smoothing)
-    log_p = F.log_softmax(_as_float(logits), dim=1)
+    log_p = F.log_softmax(exact(logits), dim=1)
     if batch.target is None and not batch.labels.is_floating_point():
         nll = -(1.0 - smoothing) * log_p.gather(1, batch.labels)
         if smoothing:
@@ -196,7 +197,7 @@ def softmax_bce(logits: Tensor, batch: MixedBatch, smoothing: float = 0.0) -> Te
     if logits.shape[1] < 2:
         raise ValueError(f"softmax_bce needs at least two classes, got logits {tuple(logits.shape)}")
     target = _targets(logits, batch, smoothing).clamp(max=1.0)
-    z = _as_float(logits)
+    z = exact(logits)
     log_p = F.log_softmax(z, dim=1)
     # log(1 - p): of the largest by the sum of the others, of all others by log1p, as p <= 1/2 there
     top = torch.zeros_like(z, dtype=torch.bool).scatter(1, z.argmax(1, keepdim=True), True)
@@ -247,7 +248,7 @@ def decoupled_cross_entropy(
     check_number("eta", eta, 0)
     check_choice("mode", mode, get_args(DecoupledMode))
     check_rescale(power, threshold)
-    z, labels = _as_float(logits), batch.labels
+    z, labels = exact(logits), batch.labels
     mixed = (labels[:, 0] != labels[:, 1]) & (batch.weights > 0.0).all(1)
     weights = rescale_lam(batch.weights, power, threshold) * mixed.unsqueeze(1)
     if mode != "both":
@@ -335,11 +336,6 @@ def check_two_classes(batch: MixedBatch) -> None:
         )
 
 
-def _as_float(logits: Tensor) -> Tensor:
-    """At least float32."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
 def _targets(logits: Tensor, batch: MixedBatch, smoothing: float) -> Tensor:
     """The mixed target (B, K) of whole images."""
     if batch.dense or logits.dim() != 2:
@@ -352,7 +348,7 @@ def _targets(logits: Tensor, batch: MixedBatch, smoothing: float) -> Tensor:
 
 def _binary(logits: Tensor, target: Tensor, sum_classes: bool) -> Tensor:
     """BCE with logits against targets of the same shape, averaged over the batch."""
-    z = _as_float(logits)
+    z = exact(logits)
     loss = F.binary_cross_entropy_with_logits(z, target.to(z.dtype), reduction="none")
     return loss.sum(1).mean() if sum_classes else loss.mean()
 

@@ -64,7 +64,11 @@ class Supervised(Method):
         self.seen_kind: TargetKind | None = None
         check_smoothing(smoothing)
         check_clean_weight(clean_weight, mixup)
-        check_clean_share(clean_share, clean_weight)
+        check_number("clean_share", clean_share, 0, 1, open_high=True)
+        if clean_share and not clean_weight:
+            raise ValueError(
+                f"clean_share is of the clean loss, which has no weight; set clean_weight=1, too, got {clean_share}"
+            )
         self.model, self.mixup, self.num_classes, self.smoothing = model, mixup, num_classes, smoothing
         self.loss, self.clean_weight, self.clean_share = loss, clean_weight, clean_share
         self.heads = None if num_classes is None else mixup.attach(model, num_classes)
@@ -167,10 +171,3 @@ def check_clean_weight(weight: float, mixup: Augmentation) -> None:
                 f"the clean loss would count twice: clean_weight is {weight}, and {member.name} has one of its own; "
                 "set one of them to 0"
             )
-
-
-def check_clean_share(share: float, weight: float) -> None:
-    """Raises ValueError unless this is a share in [0, 1), and 0 without a clean loss."""
-    check_number("clean_share", share, 0, 1, open_high=True)
-    if share and not weight:
-        raise ValueError(f"clean_share is of the clean loss, which has no weight; set clean_weight=1, too, got {share}")

@@ -14,7 +14,7 @@ from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pai
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map, blend
 from samix.mixups.handmade import mixup
 from samix.mixups.hidden import Policy, forward_mixed_after, forward_mixed_at
-from samix.networks.backbone import find_layer, stages_of
+from samix.networks.backbone import find_layer, not_timm, stages_of
 from samix.networks.inference import unwrap
 from samix.runtime.typed_options import Count, Positive, Share
 
@@ -181,9 +181,5 @@ class AlignMix(Augmentation):
 def last_layer(model: nn.Module) -> str:
     """The name of a timm network's last stage or block."""
     if not hasattr(model, "feature_info"):
-        known = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f'{type(model).__name__} is not a timm network: name the layer to align after, layer="layer.name"; '
-            f"its top layers are: {known}"
-        )
+        raise not_timm(model, 'name the layer to align after, layer="layer.name"')
     return stages_of(model)[-1]["module"]

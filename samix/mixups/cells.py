@@ -21,9 +21,3 @@ def to_pixels(cells: Tensor, size: tuple[int, int]) -> Tensor:
     rows = torch.arange(height, device=device) * cells.shape[1] // height
     columns = torch.arange(width, device=device) * cells.shape[2] // width
     return cells.index_select(1, rows).index_select(2, columns).unsqueeze(1)
-
-
-def between(start: Tensor, stop: Tensor, size: int) -> Tensor:
-    """(B,) whole numbers -> (B, size) float32: 1 on start <= cell < stop."""
-    at = torch.arange(size, device=start.device)
-    return ((at >= start.unsqueeze(1)) & (at < stop.unsqueeze(1))).float()

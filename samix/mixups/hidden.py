@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map
 from samix.mixups.handmade import mixup
-from samix.networks.backbone import find_layer, hooked, stages_of
+from samix.networks.backbone import find_layer, hooked, not_timm, stages_of
 from samix.networks.inference import unwrap
 
 Policy = Callable[[Tensor, Tensor, Tensor], Mixed]  # (x, partner, lam) -> Mixed
@@ -99,11 +99,7 @@ def default_layers(model: nn.Module) -> list[str]:
     third of its blocks.
     """
     if not hasattr(model, "feature_info"):
-        known = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f'{type(model).__name__} is not a timm network: name the layers to mix after, layers="input,layer.name"; '
-            f"its top layers are: {known}"
-        )
+        raise not_timm(model, 'name the layers to mix after, layers="input,layer.name"')
     stages = stages_of(model)
     names = [stage["module"] for stage in stages]
     if len({stage["reduction"] for stage in stages}) == 1:

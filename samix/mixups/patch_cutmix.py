@@ -10,7 +10,8 @@ from torch import Tensor
 
 from samix.batch import Mixed, check_pair
 from samix.mixups.base import Augmentation, Guides, choose
-from samix.mixups.cells import between, grid_of, to_pixels
+from samix.mixups.boxes import span
+from samix.mixups.cells import grid_of, to_pixels
 from samix.runtime.typed_options import Count
 
 
@@ -31,21 +32,20 @@ def cutmix_patches(
     check_pair(x, partner, lam)
     rows, columns = grid_of((x.shape[2], x.shape[3]), patch)
     ratio = torch.sqrt(1.0 - lam)
-    inside = _box_side(ratio, centre[:, 0], rows, clip).unsqueeze(2) * (
-        _box_side(ratio, centre[:, 1], columns, clip).unsqueeze(1)
-    )
-    return choose(x, partner, to_pixels(1.0 - inside, (x.shape[2], x.shape[3])))
+    down, across = _box_side(ratio, centre[:, 0], rows, clip), _box_side(ratio, centre[:, 1], columns, clip)
+    inside = down.unsqueeze(2) & across.unsqueeze(1)
+    return choose(x, partner, to_pixels((~inside).float(), (x.shape[2], x.shape[3])))
 
 
 def _box_side(ratio: Tensor, centre: Tensor, size: int, clip: bool) -> Tensor:
-    """(B, size) float32: 1 where the box is, along one side of the grid."""
+    """(B, size): whether the box is there, along one side of the grid."""
     cut = torch.floor(size * ratio + 0.5)
     if clip:
         start = torch.floor(centre * size) - torch.floor(cut / 2.0)
         start = torch.where(ratio == 1.0, 0.0, start)
     else:
         start = torch.floor(centre * (size - cut + 1.0))
-    return between(start, start + cut, size)
+    return span(start, start + cut, size)
 
 
 @dataclass

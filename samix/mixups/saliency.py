@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from samix.batch import TargetKind, as_targets, check_images, target_kind, target_loss
 from samix.mixups.base import to_device
-from samix.networks.backbone import HookedBackbone
+from samix.networks.backbone import HookedBackbone, not_timm
 from samix.networks.classifier import linear_classifier
 from samix.networks.inference import inspecting
 
@@ -285,11 +285,7 @@ def _last_map(net: Any, images: Tensor, feature: str) -> Tensor:
     if feature:
         return HookedBackbone(net, feature).feature_map(images).float()
     if not hasattr(net, "forward_intermediates"):
-        layers = ", ".join(name for name, _ in net.named_children())
-        raise ValueError(
-            f'{type(net).__name__} is not a timm network: give feature="layer.name", a layer whose output is a map '
-            f"(B, D, h, w); its top layers are: {layers}"
-        )
+        raise not_timm(net, 'give feature="layer.name", a layer whose output is a map (B, D, h, w)')
     last, maps = net.forward_intermediates(images, indices=[-1], output_fmt="NCHW")
     height, width = maps[-1].shape[2:]
     if last.dim() == 3:  # tokens, those without a place first

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, check_pair
 from samix.mixups.base import Guides, Requirements, choose
-from samix.mixups.cells import between, to_pixels
+from samix.mixups.boxes import span
+from samix.mixups.cells import to_pixels
 from samix.mixups.guided import GuidedAugmentation, need_guides
 from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import ViT, as_vit, attention_layers, patches_of, received_attention
@@ -56,12 +57,12 @@ def smmix(
     tall, wide = _window(ratio, rows, min_side, max_side), _window(ratio, columns, min_side, max_side)
     top, left = _best_window(own_map, tall, wide, least=True)
     from_top, from_left = _best_window(partner_map, tall, wide, least=False)
-    inside = between(top, top + tall, rows).unsqueeze(2) * between(left, left + wide, columns).unsqueeze(1)
+    inside = span(top, top + tall, rows).unsqueeze(2) & span(left, left + wide, columns).unsqueeze(1)
     at_row = _moved(top, from_top, rows, height)  # (B, H): where each row looks in the partner
     at_column = _moved(left, from_left, columns, width)
     moved = partner.gather(2, at_row.view(len(x), 1, height, 1).expand_as(partner))
     moved = moved.gather(3, at_column.view(len(x), 1, 1, width).expand_as(partner))
-    return choose(x, moved, to_pixels(1.0 - inside, (height, width)))
+    return choose(x, moved, to_pixels((~inside).float(), (height, width)))
 
 
 def _window(ratio: Tensor, size: int, min_side: float, max_side: float) -> Tensor:

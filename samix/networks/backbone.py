@@ -287,6 +287,12 @@ def is_timm(model: nn.Module) -> bool:
     return all(hasattr(model, name) for name in ("forward_features", "forward_head", "feature_info"))
 
 
+def not_timm(model: nn.Module, advice: str) -> ValueError:
+    """Makes the error for a network that timm knows nothing of; the advice says which layer to name."""
+    layers = ", ".join(name for name, _ in model.named_children())
+    return ValueError(f"{type(model).__name__} is not a timm network: {advice}; its top layers are: {layers}")
+
+
 def as_backbone(
     model: nn.Module, feature: int | str | None = None, image_size: int | tuple[int, int] | None = None
 ) -> Backbone:
@@ -299,10 +305,8 @@ def as_backbone(
     if isinstance(feature, str):
         return HookedBackbone(model, feature, image_size)
     if not is_timm(model):
-        layers = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f'{type(model).__name__} is not a timm network: give feature="layer.name", a layer whose output is a map '
-            f"(B, D, h, w) or tokens (B, N, D); its top layers are: {layers}"
+        raise not_timm(
+            model, 'give feature="layer.name", a layer whose output is a map (B, D, h, w) or tokens (B, N, D)'
         )
     if hasattr(model, "forward_intermediates"):
         return TimmBackbone(model, feature)

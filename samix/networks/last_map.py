@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samix.networks.backbone import HookedBackbone, find_layer, hooked
+from samix.networks.backbone import HookedBackbone, find_layer, hooked, not_timm
 from samix.networks.inference import inspecting, unwrap
 
 SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not vanish in fp16
@@ -147,11 +147,7 @@ def last_width(model: nn.Module, layer: str = "") -> int:
 def check_timm(model: nn.Module) -> None:
     """Raises ValueError unless this is a timm network, whose last feature map is known by name."""
     if not hasattr(model, "forward_features") or not hasattr(model, "num_features"):
-        known = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f"{type(model).__name__} is not a timm network: name the layer of its last feature map, "
-            f'layer="layer.name"; its top layers are: {known}'
-        )
+        raise not_timm(model, 'name the layer of its last feature map, layer="layer.name"')
 
 
 def grid_of(model: nn.Module, tokens: int) -> tuple[int, int]:

@@ -43,10 +43,9 @@ def test_info_nce_is_the_loop(t):
 
 @TEMPERATURES
 @pytest.mark.parametrize("sources", [1, 2, 3])
-@pytest.mark.parametrize("name", ["mixed_info_nce", "shared_mixed_info_nce"])
-def test_mixed_info_nce_is_the_loop(name, sources, t):
+def test_mixed_info_nce_is_the_loop(sources, t):
     drawn_ = drawn(sources)
-    close(getattr(losses, name)(*drawn_, t), getattr(oracles, name)(*drawn_, t))
+    close(losses.mixed_info_nce(*drawn_, t), oracles.mixed_info_nce(*drawn_, t))
 
 
 @TEMPERATURES
@@ -177,9 +176,6 @@ def mixed_losses(z: Tensor, keys: Tensor, negatives: Tensor):
         "separate": lambda lam, flip: losses.mixed_info_nce(
             z, keys.flip(1) if flip else keys, shares(lam), negatives, 0.2
         ),
-        "shared": lambda lam, flip: losses.shared_mixed_info_nce(
-            z, keys.flip(1) if flip else keys, shares(lam), negatives, 0.2
-        ),
         "in_batch": lambda lam, flip: losses.in_batch_info_nce(
             z, batch, rows.flip(1) if flip else rows, 0.2, shares(lam)
         ),
@@ -191,7 +187,7 @@ def mixed_losses(z: Tensor, keys: Tensor, negatives: Tensor):
     }
 
 
-MIXED = pytest.mark.parametrize("name", ["separate", "shared", "in_batch", "local", "regression", "swapped"])
+MIXED = pytest.mark.parametrize("name", ["separate", "in_batch", "local", "regression", "swapped"])
 
 
 @MIXED
@@ -253,21 +249,14 @@ def test_local_bce_sees_the_difference_of_the_similarities_only():
 
 def test_the_shared_loss_is_at_least_the_entropy_and_the_separate_one_is_not():
     z, keys, weights, negatives = drawn()
-    entropy = oracles.entropy(weights[:, 0])
-    assert (losses.shared_mixed_info_nce(z, keys, weights, negatives, 0.2) >= entropy).all()
+    rows = torch.arange(2 * B).view(B, 2)
+    shared = losses.in_batch_info_nce(z, keys.flatten(0, 1), rows, 0.2, weights, negatives)
+    assert (shared >= oracles.entropy(weights[:, 0])).all()
     assert (losses.mixed_info_nce(z, keys, weights, negatives, 0.2) > 0).all()
     # z between two keys that are alike, and far from the negatives
     same, half = z.unsqueeze(1).expand(B, 2, D), torch.full((B, 2), 0.5, dtype=torch.float64)
     assert losses.mixed_info_nce(z, same, half, -z[:1], 0.05)[0] < math.log(2.0) / 100
-    close(losses.shared_mixed_info_nce(z[:1], same[:1], half[:1], -z[:1], 0.05), [math.log(2.0)])
-
-
-def test_the_shared_loss_at_lam_1_has_the_partner_as_one_more_negative():
-    z, keys, _, negatives = drawn()
-    shared = losses.shared_mixed_info_nce(z, keys, shares(torch.ones(B, dtype=torch.float64)), negatives, 0.2)
-    for i in range(B):
-        more = torch.cat([negatives, keys[i, 1:]])
-        close(shared[i : i + 1], losses.info_nce(z[i : i + 1], keys[i, :1], more, 0.2))
+    close(losses.in_batch_info_nce(z[:1], same[0], rows[:1], 0.05, half[:1], -z[:1]), [math.log(2.0)])
 
 
 # In the batch --------------------------------------------------------------------------------------------------------
@@ -384,7 +373,6 @@ ROWS = torch.tensor([[0, 2], [1, 0], [2, 1]])
 CALLS = {
     "info_nce": lambda z, y, n: losses.info_nce(z, y[:, 0], n, 0.2),
     "mixed_info_nce": lambda z, y, n: losses.mixed_info_nce(z, y, shares(LAM), n, 0.2),
-    "shared_mixed_info_nce": lambda z, y, n: losses.shared_mixed_info_nce(z, y, shares(LAM), n, 0.2),
     "in_batch_info_nce": lambda z, y, n: losses.in_batch_info_nce(z, y[:, 0], ROWS, 0.2, shares(LAM), n),
     "local_bce": lambda z, y, n: losses.local_bce(z, y[:, 0], y[:, 1], LAM, 0.2),
     "nt_xent": lambda z, y, n: losses.nt_xent(z, y[:, 0], 0.2),

@@ -291,7 +291,7 @@ def test_sumix_says_which_classifier_it_needs():
         def forward(self, x):
             return x.mean((2, 3))
 
-    with pytest.raises(ValueError, match="found NoneType"):
+    with pytest.raises(ValueError, match="got NoneType"):
         make("sumix").attach(NoLinear(), 3)
     with pytest.raises(ValueError, match="found Linear of 5 outputs"):
         make("sumix").attach(PlainNet(), 3)

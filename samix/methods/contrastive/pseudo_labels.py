@@ -20,12 +20,13 @@ from samix.losses.contrastive import normalized
 from samix.methods.base import ParameterGroups
 from samix.methods.contrastive.clustering import ClusterOptions, OnlineClusters
 from samix.methods.contrastive.mixup import Attachment, ContrastiveMixup, MoCoStep, for_views, same_draws, wrong_options
-from samix.methods.contrastive.samix_c import apply_exactly, no_loss
+from samix.methods.contrastive.samix_c import apply_exactly
 from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.mixups.guided import GuidedAugmentation
 from samix.networks.backbone import find_layer
 from samix.networks.encoder import Encoder
+from samix.networks.heads import idle
 from samix.networks.last_map import check_timm, grad_cam
 
 LENGTH = 4.0  # of the features that are classified; see ClusterClassifier
@@ -105,7 +106,7 @@ class PseudoLabelMixup(ContrastiveMixup):
     def losses(self, step: MoCoStep) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixed infoNCE, and the classifier's cross-entropy; then the bank takes in this step's keys."""
         rows = self.clusters.rows(step.ids, len(step.view_q))
-        mixed = head = no_loss(self) if self.classifier is not None else step.key.new_zeros(())
+        mixed = head = idle(self) if self.classifier is not None else step.key.new_zeros(())
         if self.clusters.running:
             labels = self.clusters.labels[rows]
             batch, features = self.mix(step.encoder.model, step.view_q, labels)

@@ -24,6 +24,7 @@ from samix.mixers.base import MaskGenerator
 from samix.mixups.base import Augmentation
 from samix.networks.ema import ema_copy, update_ema
 from samix.networks.encoder import Encoder
+from samix.networks.heads import idle
 from samix.runtime.typed_options import Share
 
 
@@ -114,7 +115,7 @@ class SAMixCMixup(SAMixIMixup):
         if running:
             sources = sources._replace(label=self.clusters.labels[rows])
         loss, parts, branch = self.both_branches(step, sources)
-        parts["clusters"] = self.head_loss(step.embedding, sources, branch) if running else no_loss(self.head)
+        parts["clusters"] = self.head_loss(step.embedding, sources, branch) if running else idle(self.head)
         if step.training:
             parts["changed"] = self.clusters.step(rows, step.key)
         return loss + parts["clusters"], parts
@@ -181,8 +182,3 @@ def apply_exactly(head: nn.Module, embedding: Tensor) -> Tensor:
     """Logits (B, C) in float32, also under autocast."""
     with torch.autocast(embedding.device.type, enabled=False):
         return head(exact(embedding))  # type: ignore[no-any-return]
-
-
-def no_loss(head: nn.Module) -> Tensor:
-    """A loss of 0 that gives every parameter a gradient of 0, which several processes need."""
-    return sum((p.sum() for p in head.parameters()), torch.zeros((), device=next(head.parameters()).device)) * 0.0
