@@ -110,8 +110,7 @@ def mask_loss(mask: Tensor, lam: Tensor, margin: float, variance_weight: float, 
     return loss - variance_weight * mask_variance(mask, over_batch=over_batch) if variance_weight else loss
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Losses of a mixed batch, by name.
+# Losses of a mixed batch, by name -------------------------------------------------------------------------------------
 
 
 def soft_cross_entropy(logits: Tensor, batch: MixedBatch, smoothing: float = 0.0) -> Tensor:

@@ -17,8 +17,7 @@ from samix.mixups.guided import GuidedAugmentation, check_guide, need_guides
 from samix.mixups.saliency import activation_map, as_pixels, class_activation
 from samix.runtime.typed_options import Count, CountOr0
 
-# ---------------------------------------------------------------------------------------------------------------------
-# AttentiveMix.
+# AttentiveMix ---------------------------------------------------------------------------------------------------------
 
 
 def attentivemix(x: Tensor, partner: Tensor, lam: Tensor, scores: Tensor) -> Mixed:
@@ -125,8 +124,7 @@ class AttentiveMix(GuidedAugmentation):
         return attentivemix(x, partner, lam, F.adaptive_avg_pool2d(scores.unsqueeze(1), cells).squeeze(1))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# SnapMix.
+# SnapMix --------------------------------------------------------------------------------------------------------------
 
 
 def snapmix(

@@ -55,8 +55,7 @@ def energy(problem: MaskProblem, z: Tensor) -> Tensor:
     return unary + below.sum((1, 2)) + right.sum((1, 2))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The batched solver.
+# The batched solver ---------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -132,8 +131,7 @@ def _or_constant(problem: MaskProblem, z: Tensor) -> Tensor:
     return torch.where((lowest < energy(problem, z)).view(-1, 1, 1), constant.view(-1, 1, 1), z)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The exact minimum, on the CPU, one sample after another.
+# The exact minimum, on the CPU, one sample after another --------------------------------------------------------------
 
 
 @torch.no_grad()

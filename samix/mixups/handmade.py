@@ -81,7 +81,6 @@ class NoMixup(Augmentation):
     def mix(
         self, images: Tensor, lam: Tensor | float | None = None, index: Tensor | None = None
     ) -> tuple[Mixed, Tensor]:
-        """Gives the images back; lam is 1 whatever was asked for."""
         own = torch.arange(len(images), device=images.device) if index is None else index
         _, own = self.draw(images, 1.0, own)
         ones = torch.ones(len(images), device=images.device)
@@ -176,7 +175,6 @@ class RandomChoice(Augmentation):
         return self.choose().mix(images, lam, index)
 
     def __call__(self, images: Tensor, labels: Tensor, **given: Any) -> MixedBatch:
-        """As the mixup drawn does it; takes what :class:`Augmentation` takes."""
         return self.choose()(images, labels, **given)
 
     def forward_through(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, MixedBatch]:

@@ -32,8 +32,7 @@ _FP16_SCALE = 1024.0  # of the loss, so that small gradients do not vanish in fp
 _FLAT = 0.5  # a smaller range of grey levels, of 255, is no contrast
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pixels.
+# Pixels ---------------------------------------------------------------------------------------------------------------
 
 
 def as_pixels(images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
@@ -188,8 +187,7 @@ def _surround(units: Tensor, total: Tensor, radius: int) -> Tensor:
     return (inside - units).float() / count.clamp(min=1).float()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Networks.
+# Networks -------------------------------------------------------------------------------------------------------------
 
 
 def gradient_saliency(model: nn.Module, images: Tensor, labels: Tensor, targets: TargetKind | None = None) -> Tensor:

@@ -19,8 +19,7 @@ from samix.mixups.guided import GuidedAugmentation, check_guide, need_guides
 from samix.mixups.saliency import activation_map, blur, fine_grained, gaussian, gradient_saliency, spectral_residual
 from samix.runtime.typed_options import Count, Positive, Share
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Policies.
+# Policies -------------------------------------------------------------------------------------------------------------
 
 
 def saliencymix(
@@ -158,8 +157,7 @@ def _walk(distance: NDArray[np.float32]) -> NDArray[np.int64]:
     return index
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Maps.
+# Maps -----------------------------------------------------------------------------------------------------------------
 
 
 def _clean(guide: Tensor) -> Tensor:
@@ -202,8 +200,7 @@ def _importance(guide: Tensor, where: Tensor, norm: int) -> Tensor:
     return share if norm == 1 else share.sqrt()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Augmentations.
+# Augmentations --------------------------------------------------------------------------------------------------------
 
 
 @dataclass

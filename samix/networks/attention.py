@@ -57,8 +57,7 @@ OnAttention = Callable[[Tensor], None]  # is given a block's attention (B, heads
 Rows = Literal["all", "class"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is known of a network before it runs.
+# What is known of a network before it runs ----------------------------------------------------------------------------
 
 
 def attention_layers(model: nn.Module) -> list[AttentionLayer]:
@@ -95,8 +94,7 @@ def predicts_from_class_token(model: nn.Module) -> bool:
     return getattr(net, "cls_token", None) is not None and getattr(net, "global_pool", "token") == "token"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Watching it run.
+# Watching it run ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -166,8 +164,7 @@ def capture_attention(model: nn.Module, *, last: bool = False) -> Iterator[list[
         yield kept
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Maps of the patches.
+# Maps of the patches --------------------------------------------------------------------------------------------------
 
 
 def class_attention(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

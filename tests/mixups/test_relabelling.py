@@ -293,7 +293,7 @@ def test_sumix_says_which_classifier_it_needs():
 
     with pytest.raises(ValueError, match="got NoneType"):
         make("sumix").attach(NoLinear(), 3)
-    with pytest.raises(ValueError, match="found Linear of 5 outputs"):
+    with pytest.raises(ValueError, match="got Linear of 5 outputs"):
         make("sumix").attach(PlainNet(), 3)
     with pytest.raises(ValueError, match="classifier layer 'nothing' is not in"):
         make("sumix", classifier="nothing").attach(PlainNet(), 5)

@@ -48,8 +48,6 @@ BARLOW_PRESETS: dict[str, BarlowTwinsOptions] = {
 class BarlowTwins(FixedMixupMethod[BarlowTwinsOptions]):
     """Learns embeddings whose dimensions agree between views and are independent (Barlow Twins); takes no mixup.
 
-    ``loss, parts = method(view_1, view_2)``.
-
     Args:
         options: a :class:`BarlowTwinsOptions`, or the name of a preset: ``imagenet``, ``cifar``.
         mixup: None; Barlow Twins takes no mixup.

@@ -120,7 +120,8 @@ class FixedMixupMethod(ViewMethod, Generic[Options]):
 
     Args:
         model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
-            trained in place.
+            trained in place. BatchNorm should see the batch of all processes: where there are several, convert the
+            method by ``nn.SyncBatchNorm.convert_sync_batchnorm``.
         options: of the method, or the name of a preset; None is the first preset.
         mixup: None, or any augmentation object that needs no labels.
         generator: CPU generator of the mixup's draws; None makes one from torch's seed.

@@ -54,9 +54,6 @@ BYOL_PRESETS: dict[str, BYOLOptions] = {
 class BYOL(EMAEncoderMethod, FixedMixupMethod[BYOLOptions]):
     """Learns by predicting the averaged encoder's embedding of the other view (BYOL).
 
-    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
-
     Args:
         options: a :class:`BYOLOptions`, or the name of a preset: ``imagenet``, ``imagenet-1000``.
 

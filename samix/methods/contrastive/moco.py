@@ -102,8 +102,6 @@ PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
 class MoCo(EMAEncoderMethod):
     """Learns by comparing a view with a queue of earlier keys (MoCo v1 and v2); takes a mixup or trains a Mixer.
 
-    ``loss, parts = method(view_q, view_k)``.
-
     Args:
         model: maps (B, C, H, W) to features (B, F): a timm network with ``num_classes=0``, or any ``nn.Module``;
             trained in place.
@@ -189,21 +187,21 @@ class MoCo(EMAEncoderMethod):
         negatives = self.queue.snapshot()
         embedding = self.embeddings(view_k)
         return MoCoStep(
-            view_q,
-            view_k,
-            ids,
-            embedding,
-            normalized(embedding),
-            negatives,
-            self.encoder,
-            self.ema_encoder,
-            self.keys,
-            self.feature_maps,
-            self.options.temperature,
-            self.options.mixed_weight,
-            self.progress,
-            self.step,
-            self.training,
+            view_q=view_q,
+            view_k=view_k,
+            ids=ids,
+            embedding=embedding,
+            key=normalized(embedding),
+            negatives=negatives,
+            encoder=self.encoder,
+            ema_encoder=self.ema_encoder,
+            keys=self.keys,
+            feature_maps=self.feature_maps,
+            temperature=self.options.temperature,
+            mixed_weight=self.options.mixed_weight,
+            progress=self.progress,
+            done=self.step,
+            training=self.training,
         )
 
     def contrast(self, view: Tensor, key: Tensor, negatives: Tensor) -> Tensor:

@@ -70,9 +70,6 @@ MOCO_V3_PRESETS: dict[str, MoCoV3Options] = {
 class MoCoV3(EMAEncoderMethod, FixedMixupMethod[MoCoV3Options]):
     """Learns by predicting the other view's key among those of the batch (MoCo v3).
 
-    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
-
     A ViT is made as the paper's by ``timm.create_model("vit_small_patch16_224", num_classes=0, num_heads=12,
     weight_init="moco")``: timm's own ViT-S has 6 heads. Its positions and its patch projection are set here.
 

@@ -50,7 +50,6 @@ class PseudoLabelOptions(ClusterOptions):
     layer: str = ""
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
-        """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
         if not isinstance(mixup, Augmentation):
             raise wrong_options(self, mixup)
         return PseudoLabelMixup(mixup, to.encoder, self, to.generator, to.known_images(), to.dim)

@@ -84,7 +84,6 @@ class SAMixIOptions(SAMixerConfig):
         return SAMixer(dim, SAMixerConfig.of(self))
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
-        """See :class:`samix.methods.contrastive.mixup.ContrastiveMixupOptions`."""
         if not isinstance(mixup, MaskGenerator):
             raise wrong_options(self, mixup)
         return SAMixIMixup(mixup, to.encoder, self, to.generator)

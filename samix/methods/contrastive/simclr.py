@@ -54,9 +54,6 @@ SIMCLR_PRESETS: dict[str, SimCLROptions] = {
 class SimCLR(FixedMixupMethod[SimCLROptions]):
     """Learns by comparing two views of each image among all views of the batch (SimCLR).
 
-    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
-
     Args:
         options: a :class:`SimCLROptions`, or the name of a preset: ``imagenet``, ``cifar``.
 

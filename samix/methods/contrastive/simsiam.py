@@ -49,9 +49,7 @@ SIMSIAM_PRESETS: dict[str, SimSiamOptions] = {"imagenet": SimSiamOptions()}
 class SimSiam(FixedMixupMethod[SimSiamOptions]):
     """Learns by predicting one view's embedding from the other, with a stop-gradient (SimSiam).
 
-    ``loss, parts = method(view_1, view_2)``. BatchNorm should see the batch of all processes: convert the method by
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several. The last scale of each residual block of a
-    ResNet should start at 0, as timm's does.
+    The last scale of each residual block of a ResNet should start at 0, as timm's does.
 
     Args:
         options: a :class:`SimSiamOptions`, or the name of a preset: ``imagenet``.

@@ -73,8 +73,7 @@ class SwAV(FixedMixupMethod[SwAVOptions]):
     """Learns by predicting the prototypes of one view from another (SwAV).
 
     ``loss, parts = method(view_1, view_2)``, or with further, small views as a tuple at the end:
-    ``method(view_1, view_2, ids, (small_1, ...))``. BatchNorm should see the batch of all processes: convert the
-    method by ``nn.SyncBatchNorm.convert_sync_batchnorm`` where there are several.
+    ``method(view_1, view_2, ids, (small_1, ...))``.
 
     Args:
         options: a :class:`SwAVOptions`, or the name of a preset: ``imagenet``, ``small-batch`` (256), ``cifar``.
