@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from samix.batch import Mixed, MixedBatch, check_images, check_labels, pair_batch
 from samix.mixups.base import Augmentation, Guides, Requirements, as_map
 from samix.mixups.handmade import mixup
-from samix.networks.backbone import find_layer, hooked, not_timm, stages_of
+from samix.networks.backbone import find_layer, not_timm, stages_of
 from samix.networks.inference import unwrap
 
 Policy = Callable[[Tensor, Tensor, Tensor], Mixed]  # (x, partner, lam) -> Mixed
@@ -53,7 +53,7 @@ def forward_mixed_at(
         mixes.append(_mix_rows(args[0] if args else None, mix, lam, index))
         return (mixes[0].images, *args[1:])
 
-    with hooked(layer.register_forward_pre_hook(on_input)):
+    with layer.register_forward_pre_hook(on_input):
         logits = model(images)
     return logits, _only(mixes, layer)
 
@@ -70,7 +70,7 @@ def forward_mixed_after(
         mixes.append(_mix_rows(output, mix, lam, index))
         return mixes[0].images
 
-    with hooked(layer.register_forward_hook(on_output)):
+    with layer.register_forward_hook(on_output):
         logits = model(images)
     return logits, _only(mixes, layer)
 

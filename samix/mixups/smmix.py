@@ -19,7 +19,6 @@ from samix.mixups.cells import to_pixels
 from samix.mixups.guided import GuidedAugmentation, need_guides
 from samix.mixups.switching import SwitchingAugmentation
 from samix.networks.attention import ViT, as_vit, attention_layers, patches_of, received_attention
-from samix.networks.backbone import hooked
 from samix.networks.heads import idle
 from samix.networks.inference import inspecting
 from samix.runtime.typed_options import PositiveShare, Share, Weight
@@ -228,7 +227,7 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
             batch = self.mix_guided(images, labels, guide, lam, None)
         tokens: list[Tensor] = []
         vit = as_vit(model)
-        with hooked(vit.norm.register_forward_hook(lambda _layer, _args, output: tokens.append(output))):
+        with vit.norm.register_forward_hook(lambda _layer, _args, output: tokens.append(output)):
             logits = model(batch.images)
         terms = {"consistency": self.consistency * consistency_loss(logits, clean, batch)}
         if self.head is not None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from samix.batch import MixedBatch, check_range
 from samix.mixups.base import Requirements
 from samix.mixups.relabelling import Relabelling, area, with_lam
-from samix.networks.backbone import hooked
 from samix.networks.classifier import linear_classifier
 from samix.networks.heads import idle
 from samix.networks.inference import unwrap
@@ -168,7 +167,7 @@ def _with_features(model: nn.Module, images: Tensor, layer: nn.Module | None) ->
     if layer is None:
         return model(images), None
     kept: list[Tensor] = []
-    with hooked(layer.register_forward_pre_hook(lambda _layer, args: kept.append(args[0]))):
+    with layer.register_forward_pre_hook(lambda _layer, args: kept.append(args[0])):
         logits = model(images)
     if len(kept) != 1 or kept[0].dim() != 2:
         raise ValueError(f"the classifier must run once, on (B, F), in each pass; it ran {len(kept)} times")

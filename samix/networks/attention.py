@@ -18,7 +18,6 @@ from typing import Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from samix.networks.backbone import hooked
 from samix.networks.inference import unwrap
 
 
@@ -112,8 +111,8 @@ def watching(model: nn.Module, on_attention: OnAttention, *, last: bool = False,
     watches = [_Watch(layer, on_attention, rows) for layer in attention_layers(model)[-1 if last else 0 :]]
     with ExitStack() as hooks:
         for watch in watches:
-            hooks.enter_context(hooked(watch.layer.q_norm.register_forward_hook(watch.on_query)))
-            hooks.enter_context(hooked(watch.layer.k_norm.register_forward_hook(watch.on_key)))
+            hooks.enter_context(watch.layer.q_norm.register_forward_hook(watch.on_query))
+            hooks.enter_context(watch.layer.k_norm.register_forward_hook(watch.on_key))
         yield
     missed = sum(not watch.done for watch in watches)
     if missed:

@@ -7,8 +7,8 @@ timm: it asks for timm's methods, so that ``import samix`` stays quick.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -164,7 +164,7 @@ class HookedBackbone(Backbone):
             if not whole:
                 raise _Stop
 
-        with hooked(find_layer(self.model, self.feature, "feature").register_forward_hook(catch)), suppress(_Stop):
+        with find_layer(self.model, self.feature, "feature").register_forward_hook(catch), suppress(_Stop):
             self.model(x)
         if not caught:
             raise LayerError(f"layer {self.feature!r} is not run by the network's forward; name another feature layer")
@@ -262,15 +262,6 @@ def fills_grid(count: int, size: tuple[int, int]) -> bool:
     """Whether so many cells are a grid of the image's ratio."""
     rows = round(math.sqrt(max(count, 0) * size[0] / size[1]))
     return rows > 0 and count % rows == 0 and rows * size[1] == count // rows * size[0]
-
-
-@contextmanager
-def hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    """Removes a hook at the end, also when the network raises."""
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def find_layer(model: nn.Module, name: str, role: str) -> nn.Module:

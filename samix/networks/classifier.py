@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from samix.networks.backbone import Backbone, find_layer, hooked, is_timm
+from samix.networks.backbone import Backbone, find_layer, is_timm
 from samix.networks.compile import compile_methods
-from samix.networks.inference import unwrap
+from samix.networks.inference import in_place_of, unwrap
 
 
 class Classifier(nn.Module):
@@ -133,7 +133,7 @@ class Classifier(nn.Module):
         with ExitStack() as hooks:
             for layer in self.layers:
                 for module in self.model.get_submodule(layer).modules():
-                    hooks.enter_context(hooked(module.register_forward_pre_hook(lambda *_: run.append(True))))
+                    hooks.enter_context(module.register_forward_pre_hook(lambda *_: run.append(True)))
             yield run
 
 
@@ -152,19 +152,6 @@ def width(layer: nn.Module) -> int:
     if isinstance(layer, nn.Linear):
         return layer.out_features
     return layer.out_channels if isinstance(layer, nn.Conv1d | nn.Conv2d) else 0
-
-
-@contextmanager
-def in_place_of(module: nn.Module, name: str, function: Callable[..., object]) -> Iterator[None]:
-    """Inside, an object's method is another function."""
-    own: Mapping[str, object] = dict(module.__dict__)
-    module.__dict__[name] = function
-    try:
-        yield
-    finally:
-        del module.__dict__[name]
-        if name in own:  # somebody else had put one there
-            module.__dict__[name] = own[name]
 
 
 def classifier_layers(model: nn.Module, num_classes: int, classifier: str | Sequence[str] | None) -> list[str]:

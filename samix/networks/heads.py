@@ -8,11 +8,6 @@ import torch
 from torch import Tensor, nn
 
 
-def linear_projector(width: int, dim: int) -> nn.Module:
-    """One linear layer: MoCo v1 (arXiv:1911.05722)."""
-    return nn.Linear(width, dim)
-
-
 def mlp_projector(width: int, dim: int, hidden: int | None = None) -> nn.Module:
     """Linear, ReLU, linear, with biases and without norm: MoCo v2 (arXiv:2003.04297). ``hidden`` None is ``width``."""
     hidden = width if hidden is None else hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -51,6 +51,19 @@ def inspecting(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
     with torch.random.fork_rng(devices=devices), eval_mode(inner), torch.inference_mode(False):
         with torch.set_grad_enabled(grad):
             yield inner
+
+
+@contextmanager
+def in_place_of(module: nn.Module, name: str, function: Callable[..., object]) -> Iterator[None]:
+    """Inside, an object's method is another function."""
+    own = dict(module.__dict__)
+    module.__dict__[name] = function
+    try:
+        yield
+    finally:
+        del module.__dict__[name]
+        if name in own:  # somebody else had put one there
+            module.__dict__[name] = own[name]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

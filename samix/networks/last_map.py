@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samix.networks.backbone import HookedBackbone, find_layer, hooked, not_timm
-from samix.networks.inference import inspecting, unwrap
+from samix.networks.backbone import HookedBackbone, find_layer, not_timm
+from samix.networks.inference import in_place_of, inspecting, unwrap
 
 SCALE = 1024.0  # of the logits whose gradient is taken, so that it does not vanish in fp16
 
@@ -58,23 +58,18 @@ def catch_last_map(model: nn.Module, layer: str = "") -> Iterator[LastMap]:
             caught.found = output
             return output.clone() if isinstance(output, Tensor) else None  # the layers behind may work in place
 
-        with hooked(find_layer(inner, layer, "feature").register_forward_hook(keep_output)):
+        with find_layer(inner, layer, "feature").register_forward_hook(keep_output):
             yield caught
         return
     check_timm(inner)
-    forward_features, own = inner.forward_features, inner.__dict__.get("forward_features")
+    forward_features = inner.forward_features
 
     def listen(*args: Any, **kwargs: Any) -> Any:
         caught.found = forward_features(*args, **kwargs)
         return caught.found
 
-    inner.forward_features = listen  # hides the class's method on this object, until it is deleted
-    try:
+    with in_place_of(inner, "forward_features", listen):
         yield caught
-    finally:
-        del inner.forward_features
-        if own is not None:  # somebody else had put one there
-            inner.forward_features = own
 
 
 def grad_cam(
@@ -127,7 +122,7 @@ def _cut_at_map(net: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         leaves.append(output.detach().requires_grad_())
         return leaves[-1].clone()  # layers behind may work in place
 
-    with hooked(find_layer(net, layer, "feature").register_forward_hook(cut)):
+    with find_layer(net, layer, "feature").register_forward_hook(cut):
         output = net(images)
     if len(leaves) != 1:
         raise ValueError(f"layer {layer!r} must be run once by the network, was run {len(leaves)} times; name another")

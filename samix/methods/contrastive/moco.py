@@ -37,7 +37,7 @@ from samix.mixups.base import Augmentation, new_generator, to_device
 from samix.networks.batchnorm import split_batchnorm
 from samix.networks.ema import ema_copy, train_norms, update_ema_buffers
 from samix.networks.encoder import Encoder
-from samix.networks.heads import linear_projector, mlp_projector, normed_mlp
+from samix.networks.heads import mlp_projector, normed_mlp
 from samix.networks.queue import Queue, check_queue
 from samix.runtime import distributed
 from samix.runtime.typed_options import CheckedOptions, Count, Positive, Share, Weight
@@ -94,7 +94,7 @@ MOCO_PRESETS: dict[str, MoCoOptions] = {
 
 PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
     "mlp": mlp_projector,
-    "linear": linear_projector,
+    "linear": nn.Linear,
     "mlp-bn": lambda width, dim: normed_mlp((width, width, dim), last_affine=False),
 }
 

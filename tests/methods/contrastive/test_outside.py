@@ -21,7 +21,6 @@ from samix.losses.contrastive import mixed_regression_loss, normalized
 from samix.methods.contrastive.base import FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
 from samix.networks.encoder import Encoder
-from samix.networks.heads import linear_projector
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Distance(FixedMixupMethod[DistanceOptions]):
     clean_part = "distance"
 
     def build(self, model):
-        self.encoder = Encoder(model, lambda width: linear_projector(width, self.options.dim))
+        self.encoder = Encoder(model, lambda width: torch.nn.Linear(width, self.options.dim))
 
     def training_step(self, batch):
         view_1, view_2, _ = check_views(batch)
