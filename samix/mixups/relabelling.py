@@ -12,7 +12,6 @@ method, for a loop of your own:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,33 +22,6 @@ from samix.batch import Mixed, MixedBatch, check_images, check_labels
 from samix.mixups.base import MIXUPS, Augmentation, Requirements
 from samix.mixups.handmade import RandomChoice
 from samix.mixups.switching import SwitchingAugmentation
-
-
-def base_mixup(
-    name: str, options: Mapping[str, Any], generator: torch.Generator, ready: Augmentation | None
-) -> Augmentation:
-    """The mixup that a label-side method wraps; all its draws come from ``generator``.
-
-    Args:
-        name: of a mixup.
-        options: for it, where it is made by name.
-        generator: of the wrapper, the very object: who seeds it seeds both.
-        ready: a mixup to be copied instead, with its own options.
-    """
-    if ready is None:
-        kinds = {key: kind for key, kind in MIXUPS.items() if not issubclass(kind, RandomChoice | Relabelling)}
-        if name not in kinds:
-            more = "; hand in a ready one as mixup" if name in MIXUPS else ""
-            raise ValueError(f"unknown base {name!r}{more}; choose one of {', '.join(sorted(kinds))}")
-        made = kinds[name](generator=generator, **options)
-    else:
-        made = ready.with_generator(generator)
-    if made.requirements.inside_network or made.requirements.relabels:
-        raise ValueError(
-            f"{type(made).__name__} acts inside or after the forward pass, so it cannot be the mixup of images that "
-            "is relabelled; take one that mixes pixels by a mask, such as cutmix, fmix, gridmix or maskmix"
-        )
-    return made
 
 
 @dataclass
@@ -74,14 +46,29 @@ class Relabelling(SwitchingAugmentation):
     def __post_init__(self) -> None:
         super().__post_init__()
         shared = ("alpha", "prob", "per_sample", "pairing")
-        options = {name: getattr(self, name) for name in shared} | self.base_options()
-        self.inner = base_mixup(self.base, options, self.generator, self.mixup)
-        if self.targets is not None:
-            self.set_targets(self.targets)
-        if self.mixup is not None:
+        if self.mixup is None:
+            self.inner = self.named(**{name: getattr(self, name) for name in shared}, **self.base_options())
+        else:
+            self.inner = self.mixup.with_generator(self.generator)
             self.base = self.mixup.name
             for name in shared:
                 setattr(self, name, getattr(self.mixup, name))
+        needs = self.inner.requirements
+        if needs.inside_network or needs.relabels:
+            raise ValueError(
+                f"{type(self.inner).__name__} acts inside or after the forward pass, so it cannot be the mixup of "
+                "images that is relabelled; take one that mixes pixels by a mask, such as cutmix, fmix or gridmix"
+            )
+        if self.targets is not None:
+            self.set_targets(self.targets)
+
+    def named(self, **options: Any) -> Augmentation:
+        """Makes the mixup that ``base`` names; it draws from this object's generator, so who seeds one seeds both."""
+        kinds = {name: cls for name, cls in MIXUPS.items() if not issubclass(cls, RandomChoice | Relabelling)}
+        if self.base not in kinds:
+            more = "; hand in a ready one as mixup" if self.base in MIXUPS else ""
+            raise ValueError(f"unknown base {self.base!r}{more}; choose one of {', '.join(sorted(kinds))}")
+        return kinds[self.base](generator=self.generator, **options)
 
     def base_options(self) -> dict[str, Any]:
         """Further options for the mixup that is named by ``base``."""

@@ -18,7 +18,7 @@ from samix.mixups.boxes import span
 from samix.mixups.cells import to_pixels
 from samix.mixups.guided import GuidedAugmentation, need_guides
 from samix.mixups.switching import SwitchingAugmentation
-from samix.networks.attention import ViT, as_vit, attention_layers, patches_of, received_attention
+from samix.networks.attention import as_vit, attention_layers, patches_of, received_attention
 from samix.networks.heads import idle
 from samix.networks.inference import inspecting
 from samix.runtime.typed_options import PositiveShare, Share, Weight
@@ -230,17 +230,14 @@ class SMMix(SwitchingAugmentation, GuidedAugmentation):
         with vit.norm.register_forward_hook(lambda _layer, _args, output: tokens.append(output)):
             logits = model(batch.images)
         terms = {"consistency": self.consistency * consistency_loss(logits, clean, batch)}
-        if self.head is not None:
+        if (head := self.head) is not None:
             patches = patches_of(tokens[0], model, images)
             patches = patches.reshape(len(images), guide.shape[1], guide.shape[2], -1)
-            terms["regions"] = self.regions * region_loss(patches, batch, self._classify(vit))
+            # mean tokens pass the norm that the network puts behind its own mean
+            terms["regions"] = self.regions * region_loss(
+                patches, batch, lambda pooled: head(vit.fc_norm(pooled).to(head.weight.dtype))
+            )
         return logits, self._with(batch, terms)
-
-    def _classify(self, vit: ViT) -> Callable[[Tensor], Tensor]:
-        """(B, D) mean tokens -> (B, K), through the norm that the network puts behind its own mean."""
-        assert self.head is not None
-        head = self.head
-        return lambda pooled: head(vit.fc_norm(pooled).to(head.weight.dtype))
 
     def _with(self, batch: MixedBatch, terms: Mapping[str, Tensor]) -> MixedBatch:
         """The batch with further losses; the head is always part of the graph, as DistributedDataParallel asks."""
