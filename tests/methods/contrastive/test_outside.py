@@ -17,6 +17,8 @@ from samix.runtime import registry
 MODULE = '''
 from dataclasses import dataclass
 
+from torch import nn
+
 from samix.losses.contrastive import mixed_regression_loss, normalized
 from samix.methods.contrastive.base import FixedMixupMethod
 from samix.methods.contrastive.mixup import check_views
@@ -38,7 +40,7 @@ class Distance(FixedMixupMethod[DistanceOptions]):
     clean_part = "distance"
 
     def build(self, model):
-        self.encoder = Encoder(model, lambda width: torch.nn.Linear(width, self.options.dim))
+        self.encoder = Encoder(model, lambda width: nn.Linear(width, self.options.dim))
 
     def training_step(self, batch):
         view_1, view_2, _ = check_views(batch)
