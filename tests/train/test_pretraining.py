@@ -111,10 +111,10 @@ def test_the_options_of_mixup_and_clusters_reach_them():
     assert isinstance(mixup, PseudoLabelMixup)
     assert isinstance(mixup.augmentation, InterIntraMix)
     assert (mixup.augmentation.intra_alpha, mixup.options.clusters, mixup.options.warmup_epochs) == (0.5, 7, 5)
-    recipe = by_command("--mixup", "puzzlemix", "--mixup.beta", "0.8", "--mixup.classifier-trains-encoder")
+    recipe = by_command("--mixup", "puzzlemix", "--mixup.beta", "0.8", "--mixup.layer", "layer4")
     mixup = build_pretraining(recipe, 1437, ((0.5,) * 3, (0.25,) * 3)).mixup
     assert isinstance(mixup.augmentation, PuzzleMix)
-    assert (mixup.augmentation.beta, mixup.options.classifier_trains_encoder) == (0.8, True)
+    assert (mixup.augmentation.beta, mixup.options.layer) == (0.8, "layer4")
     assert mixup.clusters.images == 1437
     assert mixup.augmentation.mean == (0.5,) * 3  # how pixels were normalised is known
 
@@ -126,7 +126,7 @@ def test_help_explains_the_options_of_both(capsys):
     for text in ("--mixup.blocks", "blocks along the shorter side", "--mixup.clusters", "at most half the number"):
         assert text in plain
     assert "--mixup.warmup-epochs" in plain
-    assert "--mixup.[no-]classifier-trains-encoder" in plain
+    assert "--mixup.layer" in plain
 
 
 @pytest.mark.parametrize("mixup", ["interintra", "puzzlemix"])

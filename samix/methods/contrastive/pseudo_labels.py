@@ -37,8 +37,6 @@ class PseudoLabelOptions(ClusterOptions):
     """Options of a mixup that takes clusters in place of classes.
 
     Args:
-        classifier_trains_encoder: let the loss of the clusters' classifier reach the query encoder, at the cost of one
-            more pass; off, the encoder learns from infoNCE alone.
         layer: dotted name of the layer of the last feature map, for Grad-CAM; empty for timm networks.
 
     Example:
@@ -46,7 +44,6 @@ class PseudoLabelOptions(ClusterOptions):
         50
     """
 
-    classifier_trains_encoder: bool = False
     layer: str = ""
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
@@ -111,7 +108,7 @@ class PseudoLabelMixup(ContrastiveMixup):
             batch, features = self.mix(step.encoder.model, step.view_q, labels)
             z = normalized(step.encoder(batch.images))
             mixed = step.mixed_nce(z, step.key[batch.index], batch.weights)
-            head = self.classifier_loss(step, features, labels)
+            head = self.classifier_loss(features, labels)
         parts = {"mixed": mixed, "clusters": head}
         if step.training:
             parts["changed"] = self.clusters.step(rows, step.key)
@@ -134,12 +131,10 @@ class PseudoLabelMixup(ContrastiveMixup):
         maps = F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
         return self.augmentation(images, labels, lam=lam, index=index, guide=maps), features
 
-    def classifier_loss(self, step: MoCoStep, features: Tensor | None, labels: Tensor) -> Tensor:
-        """Trains the classifier on clean features; with ``classifier_trains_encoder``, the encoder too."""
+    def classifier_loss(self, features: Tensor | None, labels: Tensor) -> Tensor:
+        """Trains the classifier on clean features; the encoder learns from infoNCE alone."""
         if self.classifier is None or features is None:
             return self.clusters.weights.new_zeros(())
-        if self.options.classifier_trains_encoder:
-            features = step.encoder.features(step.view_q)
         logits = apply_exactly(self.classifier, features)
         ones = torch.ones(len(labels), 1, device=labels.device)
         return weighted_cross_entropy(logits, labels.unsqueeze(1), ones, self.clusters.weights)
