@@ -87,12 +87,11 @@ def box_features(maps: Tensor, box: tuple[Tensor, Tensor, Tensor, Tensor], size:
 
 
 class Memory(NamedTuple):
-    """The step before: images (B, C, H, W), targets (B, K), the network's probabilities, which rows exist."""
+    """The step before: images (B, C, H, W), targets (B, K), and the network's probabilities (B, K) in training."""
 
     images: Tensor
     target: Tensor
-    probs: Tensor | None
-    known: Tensor
+    probs: Tensor | None = None
 
 
 @dataclass
@@ -213,14 +212,13 @@ class RecursiveMix(Augmentation):
             )
         target = self._target(labels)
         if index is None:
-            earlier = self._earlier(images, target)
+            earlier, known = self._earlier(images, target)
             lam = self.draw_lam(len(images)) if lam is None else as_lam(lam, len(images))
-            lam = torch.where(earlier.known, to_device(lam, images.device), 1.0)
+            lam = torch.where(known, to_device(lam, images.device), 1.0)
             index = torch.arange(len(images), device=images.device)
         else:
             lam, index = self.draw(images, lam, index)
-            known = torch.ones(len(images), dtype=torch.bool, device=images.device)
-            earlier = Memory(take_rows(images, index), target[index], None, known)
+            earlier = Memory(take_rows(images, index), target[index])
         target = _widen(target, earlier.target.shape[1])
         earlier = earlier._replace(target=_widen(earlier.target, target.shape[1]))
         centre = self.extras_for(images)["centre"]
@@ -245,21 +243,19 @@ class RecursiveMix(Augmentation):
         classes = int(labels.max()) + 1 if self.num_classes is None else self.num_classes
         return F.one_hot(labels.long(), classes).float()
 
-    def _earlier(self, images: Tensor, target: Tensor) -> Memory:
-        """One remembered row for each row of this batch; rows beyond those remembered are not ``known``."""
-        if self.memory is None:
-            none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-            return Memory(images, target, None, none)
+    def _earlier(self, images: Tensor, target: Tensor) -> tuple[Memory, Tensor]:
+        """One remembered row for each row of this batch, and (B,) bool whether there is one."""
         rows = torch.arange(len(images), device=images.device)
+        if self.memory is None:
+            return Memory(images, target), rows < 0
         known, rows = rows < len(self.memory.images), rows.clamp(max=len(self.memory.images) - 1)
-        kept = [None if tensor is None else tensor.to(images.device)[rows] for tensor in self.memory[:3]]
-        return Memory(kept[0], kept[1], kept[2], known)  # type: ignore[arg-type]  # the first two are tensors
+        kept = [None if tensor is None else tensor.to(images.device)[rows] for tensor in self.memory]
+        return Memory(*kept), known  # type: ignore[arg-type]  # the first two are tensors
 
     def _remember(self, batch: MixedBatch, probs: Tensor | None) -> None:
         """Keeps copies of this batch for the next."""
         assert batch.target is not None
-        known = torch.ones(len(batch.images), dtype=torch.bool, device=batch.images.device)
-        self.memory = Memory(batch.images.detach().clone(), batch.target.clone(), probs, known)
+        self.memory = Memory(batch.images.detach().clone(), batch.target.clone(), probs)
 
     def attach(self, model: nn.Module, num_classes: int) -> nn.Module | None:
         """The second head, (B, D) -> (B, num_classes), or None where the consistency term has no weight."""
@@ -292,8 +288,7 @@ class RecursiveMix(Augmentation):
         if not {"images", "target"} <= set(state) <= {"images", "target", "probs"}:
             raise ValueError(f"RecursiveMix remembers images, target and probs, got {', '.join(sorted(state))}")
         check_images(state["images"])
-        known = torch.ones(len(state["images"]), dtype=torch.bool, device=state["images"].device)
-        self.memory = Memory(state["images"].clone(), state["target"].clone(), state.get("probs"), known)
+        self.memory = Memory(state["images"].clone(), state["target"].clone(), state.get("probs"))
 
 
 def _widen(target: Tensor, columns: int) -> Tensor:
