@@ -19,7 +19,8 @@ from typing import Any, cast
 import lightning
 from torch import Tensor, nn
 
-from samix.compat.state import images_and_labels, load_method_state, method_state
+from samix.batch import target_kind, target_loss, unmixed
+from samix.compat.state import check_method, images_and_labels, load_method_state, method_state
 from samix.methods.base import Method
 from samix.runtime.checks import Values
 
@@ -37,6 +38,7 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
 
     def __init__(self, method: Method) -> None:
         super().__init__()
+        check_method(method)
         self.method = method
         self._network: list[nn.Module] = []  # in a list, so that it is not part of this module
         self._last_step = 0
@@ -62,9 +64,15 @@ class MethodModule(lightning.LightningModule):  # type: ignore[misc]  # Lightnin
         return cast(Tensor, loss)
 
     def validation_step(self, batch: object, batch_idx: int) -> None:
-        """Logs the accuracy of the exported network as ``val/accuracy``."""
+        """Logs the accuracy of the exported network as ``val/accuracy``; for values its squared error, ``val/loss``."""
         images, labels = images_and_labels(batch)
-        right = (self(images).argmax(1) == labels).float().mean()
+        logits, kind = self(images), target_kind(labels, read=True)
+        if kind == "value":
+            self.log(
+                "val/loss", target_loss(logits, labels, kind), batch_size=len(images), prog_bar=True, sync_dist=True
+            )
+            return
+        right = unmixed(images, labels).accuracy(logits)
         self.log("val/accuracy", right, batch_size=len(images), prog_bar=True, sync_dist=True)
 
     # What Lightning calls -----------------------------------------------------------------------------------------

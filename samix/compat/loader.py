@@ -6,7 +6,7 @@ anew in each epoch; the draws follow from ``torch.manual_seed``, as the loader's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -161,17 +161,17 @@ class MixTransform(InputStage):
         Raises:
             TypeError, ValueError: inputs without images and labels, or such that cannot be mixed.
         """
-        given = inputs if len(inputs) > 1 else inputs[0]
+        given = inputs[0] if len(inputs) == 1 else inputs
         labels = find_labels(given) if self.labels_getter == "default" else self.labels_getter(given)  # type: ignore[operator]
         leaves, form = tree_flatten(given)
         at_labels = next((i for i, leaf in enumerate(leaves) if leaf is labels), None)
-        at_images = next(
-            (i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dim() == 4 and i != at_labels),
-            None,
-        )
-        if at_images is None or at_labels is None:
+        at_images = find_images(leaves, at_labels)
+        if at_labels is None:
+            raise ValueError("labels_getter must return a tensor of the inputs itself, not a copy of it")
+        if labels.dim() > 2:
             raise ValueError(
-                "inputs need images (B, C, H, W) and labels; as transform(images, labels) on a whole batch"
+                f"labels must be class ids (B,) or targets (B, K), got {tuple(labels.shape)}; for labels at each pixel "
+                "call the mixup itself: batch = samix.CutMix()(images, labels)"
             )
         images = leaves[at_images]
         batch = self.mix(images.as_subclass(Tensor), labels.as_subclass(Tensor))
@@ -184,6 +184,35 @@ class MixTransform(InputStage):
 
     def __repr__(self) -> str:
         return f"MixTransform({self.mixup!r}, num_classes={self.num_classes}, smoothing={self.smoothing})"
+
+
+def find_images(leaves: Sequence[object], at_labels: int | None) -> int:
+    """Returns the place of the images among the parts of a sample, found as torchvision's ``v2.MixUp`` finds them.
+
+    The ``tv_tensors.Image``; or, without any, the first tensor (B, C, H, W).
+
+    Raises:
+        ValueError: no such tensor, several batches of images, or masks, boxes or key points, which would stay unmixed.
+    """
+    others = [
+        leaf for leaf in leaves if isinstance(leaf, tv_tensors.TVTensor) and not isinstance(leaf, tv_tensors.Image)
+    ]
+    if others:
+        raise ValueError(
+            f"MixTransform mixes images and labels; {type(others[0]).__name__} would stay as it is. Leave it out, or "
+            "call the mixup itself: samix.CutMix()(images, masks) mixes labels at each pixel, too"
+        )
+    tensors = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and i != at_labels}
+    images = [i for i, tensor in tensors.items() if isinstance(tensor, tv_tensors.Image)]
+    if len(images) > 1:
+        raise ValueError(f"inputs hold {len(images)} tv_tensors.Image; give each with its labels to a call of its own")
+    images = images or [i for i, tensor in tensors.items() if tensor.dim() == 4]
+    if not images or tensors[images[0]].dim() != 4:
+        raise ValueError(
+            "inputs need images (B, C, H, W), as transform(images, labels) on a whole batch; got these tensors beside "
+            f"the labels: {', '.join(str(tuple(tensor.shape)) for tensor in tensors.values()) or 'none'}"
+        )
+    return images[0]
 
 
 def find_labels(inputs: object) -> Tensor:

@@ -51,6 +51,15 @@ def load_method_state(method: Method, state: Options) -> None:
     method.progress = float(state["progress"])
 
 
+def check_method(method: object) -> None:
+    """Raises TypeError unless this is a method."""
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method must be a samix method, such as samix.SAMix(model, 10) or samix.Supervised(model, samix.CutMix(), "
+            f"num_classes=10), got {type(method).__name__}"
+        )
+
+
 def images_and_labels(batch: object) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the images and labels of a batch: a pair, or a dict as Hugging Face's data sets give.
 

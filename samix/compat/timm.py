@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from timm.data.loader import fast_collate
 from timm.data.mixup import FastCollateMixup as FastCollate
@@ -165,12 +166,32 @@ class CollateMixup(TimmMixup, FastCollate):  # type: ignore[misc]  # timm has no
 
         Returns:
             Images (B, C, H, W) uint8, rounded, and targets (B, K) float32.
+
+        Raises:
+            ValueError: images of another type, or of several sizes, or labels that are neither class ids nor targets.
         """
+        check_samples(samples)
         images, target = fast_collate(samples)
         channels = images.shape[1]
         self.mixup.set_normalization((0.0,) * channels, (1.0 / 255.0,) * channels)  # for those that look at pixels
         mixed, soft = TimmMixup.__call__(self, images.float(), target)
         return mixed.round().to(torch.uint8), soft
+
+
+def check_samples(samples: Sequence[Any]) -> None:
+    """Raises ValueError unless these can be collated as timm's prefetcher does, which would cast other images."""
+    first: Any = samples[0][0]
+    for image, label in samples:
+        if not isinstance(image, np.ndarray | Tensor) or image.dtype not in (np.uint8, torch.uint8):
+            got = f"{type(image).__name__} {getattr(image, 'dtype', '')}".strip()
+            raise ValueError(
+                f"images must be uint8 arrays or tensors (C, H, W), as timm's transforms with use_prefetcher=True make "
+                f"them, got {got}; for float images take Mixup in the place of FastCollateMixup"
+            )
+        if image.shape != first.shape:
+            raise ValueError(f"images must have one size, got {tuple(first.shape)} and {tuple(image.shape)}")
+        if not isinstance(label, int | np.integer | np.ndarray | Tensor):
+            raise ValueError(f"labels must be class ids or targets (K,), got {label!r}")
 
 
 class FastCollateMixup(CollateMixup, Mixup):

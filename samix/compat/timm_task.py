@@ -14,7 +14,7 @@ from timm.task import TrainingTask
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
-from samix.compat.state import load_method_state, method_state
+from samix.compat.state import check_method, load_method_state, method_state
 from samix.methods.base import Method
 from samix.runtime.checks import Values, check_number
 
@@ -44,6 +44,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm has no types of it
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
+        check_method(method)
         check_number("total_steps", total_steps, 1, integer=True)
         self.trainable_module: nn.Module = method
         self.total_steps, self.steps = total_steps, 0

@@ -127,3 +127,33 @@ def test_batches_may_be_dicts_and_others_are_named(tmp_path):
 def test_a_checkpoint_of_another_module_is_refused():
     with pytest.raises(ValueError, match="was not saved by samix's MethodModule"):
         module_of("cutmix").on_load_checkpoint({"state_dict": {}})
+
+
+def test_validation_takes_one_hot_labels_and_values(tmp_path):
+    class Targets(Data):
+        def __init__(self, labels):
+            super().__init__()
+            self.labels = labels(self.labels)
+
+    def validated(labels, classes):
+        torch.manual_seed(0)
+        net = timm.create_model("test_resnet", num_classes=classes)
+        module = Module(samix.Supervised(net, samix.MixUp(), num_classes=classes))
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        [metrics] = trainer.validate(module, DataLoader(Targets(labels), 6), verbose=False)
+        return metrics
+
+    one_hot = validated(lambda labels: torch.eye(K)[labels], K)
+    assert one_hot == validated(lambda labels: labels, K)
+    assert list(validated(lambda labels: labels.float() * 2, 1)) == ["val/loss"]
+
+
+def test_a_network_in_place_of_a_method_is_refused():
+    with pytest.raises(TypeError, match=r"must be a samix method, such as samix.SAMix\(model, 10\) .*, got ResNet"):
+        MethodModule(timm.create_model("test_resnet"))

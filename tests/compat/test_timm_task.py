@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -151,3 +152,27 @@ def test_the_detector_of_a_collating_mixup_sees_pixels_of_8_bits():
 
     CollateMixup(Looks(prob=1.0), num_classes=K)(samples())
     assert seen == [((0.0,) * 3, (1 / 255,) * 3)]
+
+
+def test_a_network_in_place_of_a_method_is_refused():
+    with pytest.raises(TypeError, match=r"must be a samix method, .*, got ResNet"):
+        MethodTask(network(), 10)
+
+
+PIXELS = np.zeros((3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ((torch.rand(3, 8, 8), 1), r"must be uint8 .* got Tensor torch.float32; for float images take Mixup"),
+        ((PIXELS.astype(np.float32), 1), "got ndarray float32"),
+        ((Image.new("RGB", (8, 8)), 1), "got Image"),
+        ((PIXELS[:, :7], 1), r"one size, got \(3, 8, 8\) and \(3, 7, 8\)"),
+        ((PIXELS, "cat"), r"labels must be class ids or targets .* got 'cat'"),
+        ((PIXELS, 9), r"labels must be in \[0, 4\]"),
+    ],
+)
+def test_samples_that_the_prefetcher_would_cast_or_cannot_take_are_named(sample, message):
+    with pytest.raises(ValueError, match=message):
+        FastCollateMixup(0.8, 1.0, num_classes=K)([(PIXELS, 1), sample])

@@ -554,7 +554,7 @@ def test_wrong_recipes_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, r"epochs must be a whole number in \[1, 2^31), got 0"),
+        ({"epochs": 0}, r"epochs must be a whole number in \[1, 2\^31\), got 0"),
         ({"lr": 0.0}, r"lr must be in \(0, inf\)"),
         ({"lr": float("nan")}, r"lr must be in \(0, inf\)"),
         ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\)"),
