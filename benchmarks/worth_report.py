@@ -95,8 +95,13 @@ def page(settings: Mapping[str, Results], name: str) -> str:
 def summary(settings: Mapping[str, Results]) -> list[str]:
     """Whether learned masks paid, by setting."""
     lines = [f"- {setting}: {sentence}" for setting, results in settings.items() for sentence in verdicts(results)]
-    ends = [sentence for sentence in (pooled_sentence(settings), goal_sentence(settings)) if sentence]
-    return [*lines, *(f"- {sentence[0].upper()}{sentence[1:]}" for sentence in ends)]
+    return [*lines, *conclusions(settings)]
+
+
+def conclusions(settings: Mapping[str, Results]) -> list[str]:
+    """Whether learned masks paid, over all settings."""
+    sentences = [sentence for sentence in (pooled_sentence(settings), goal_sentence(settings)) if sentence]
+    return [f"- {sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
 
 
 def repeated(settings: Mapping[str, Results]) -> list[str]:
@@ -250,6 +255,7 @@ def main() -> None:
     texts = {
         "worth table": f"{small_table(settings, README_ROWS)}\n\n{legend}. In brackets: runs.",
         "worth verdicts": "\n".join(summary(settings)),
+        "worth conclusions": "\n".join(conclusions(settings)),
     }
     for path in arguments.into:
         write_between(path, texts)
