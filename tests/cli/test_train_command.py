@@ -373,7 +373,7 @@ def test_the_recipe_file_of_a_run_gives_the_same_run(finished):
         ({"mixup_options": {"preset": "papr"}}, "unknown preset 'papr' of samix"),
         ({"name": "cifar"}, "unknown recipe 'cifar'"),
         ({"mixup": "cutmx"}, "unknown mixup 'cutmx'"),
-        ({"epochs": 0}, "epochs must be a whole number in [1, inf), got 0"),
+        ({"epochs": 0}, "epochs must be a whole number in [1, 2^31), got 0"),
         ({"model_args": {"depth": 2}}, "model_args must be str"),
         ("{", "a.json cannot be read: Expecting property name"),
         ("[]", "must hold a mapping of recipe fields"),
