@@ -18,7 +18,7 @@ from samix.data.images import ArrayImages, ImageSet
 from samix.data.transforms import CROP_KINDS, RESIZED_KINDS, Augment, Fit, crop_padding
 
 TRIES = 10  # boxes that a random resized crop tries before it takes the whole image, as torchvision
-DRAWS = 3 + 2 * TRIES  # columns: flip, place down, place across, TRIES areas, TRIES aspect ratios
+DRAWS = 3 + 2 * TRIES  # columns: flip, position down and across, TRIES areas, TRIES aspect ratios
 
 
 def stored_size(augment: Augment, size: int, native_size: int | None) -> int:
@@ -32,16 +32,9 @@ def stored_size(augment: Augment, size: int, native_size: int | None) -> int:
 
 
 def decode_all(images: ImageSet, fit: Fit, device: torch.device, bad: set[int] | None = None) -> Tensor:
-    """Decodes every image of a set, in threads.
+    """Decodes a set of N images to (N, 3, fit.size, fit.size) uint8, in threads; images of that form are not copied.
 
-    Args:
-        images: N images.
-        fit: to squares of one size.
-        device: where the result is kept.
-        bad: rows that cannot be read are put into this set and left black; None raises the first one's error.
-
-    Returns:
-        (N, 3, fit.size, fit.size) uint8; memory is not copied if it has that form already.
+    Rows that cannot be read are put into ``bad`` and left black; None raises the first one's error.
 
     Raises:
         ValueError: an image cannot be read, or the result is larger than the free memory of a CUDA device.
@@ -80,16 +73,9 @@ def check_on_device(augment: Augment) -> None:
 
 
 def augment_batch(images: Tensor, draws: Tensor, augment: Augment, size: int) -> Tensor:
-    """Applies the training augmentation of `augment.kind` to a batch.
+    """Applies the training augmentation of `augment.kind` to images (B, 3, S, S) uint8, by draws (B, 23) in [0, 1).
 
-    Args:
-        images: (B, 3, S, S) uint8; S is size unless the kind is a resized crop.
-        draws: (B, 23) uniform in [0, 1), on the device of images.
-        augment: its kind and scale.
-        size: side of the result.
-
-    Returns:
-        (B, 3, size, size): uint8 in 0..255 for shifts, float32 in [0, 1] for resized crops.
+    The result is (B, 3, size, size): uint8 for shifts, whose S is size, and float32 in [0, 1] for resized crops.
     """
     if augment.kind in RESIZED_KINDS:
         return resized_crop(images, draws, augment.scale, size)
@@ -100,17 +86,10 @@ def augment_batch(images: Tensor, draws: Tensor, augment: Augment, size: int) ->
 
 
 def padded_crop(images: Tensor, draws: Tensor, padding: int, *, reflect: bool, flip: bool) -> Tensor:
-    """Shifts each image by up to `padding` pixels, and mirrors it with probability 1/2.
+    """Shifts images (B, C, S, S) of any type by up to `padding` < S pixels; with `flip`, mirrors half of them.
 
-    Args:
-        images: (B, C, S, S), any type.
-        draws: (B, >= 3) in [0, 1): column 0 below 1/2 flips, 1 and 2 choose the place.
-        padding: pixels added on each side, below S.
-        reflect: fill the border by reflection instead of zeros.
-        flip: whether to mirror at all.
-
-    Returns:
-        (B, C, S, S), of the type of images.
+    Of the draws (B, >= 3) in [0, 1), column 0 below 1/2 flips, and 1 and 2 choose the position. The border is filled by
+    zeros, or with `reflect` by reflection.
     """
     count, channels, side, _ = images.shape
     position = torch.arange(side, device=images.device)
@@ -143,13 +122,7 @@ def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Te
     Area share uniform in `scale`, log aspect ratio uniform between log 3/4 and log 4/3 (Szegedy et al. 2015,
     arXiv:1409.4842, section 6). If no try fits, the whole image.
 
-    Args:
-        draws: (B, 23) in [0, 1).
-        side: of the images, in pixels.
-        scale: least and largest share of the area.
-
-    Returns:
-        top, left, height, width: (B, 1) int64 each.
+    The draws (B, 23) are in [0, 1), and ``side`` in pixels. Returns top, left, height and width, (B, 1) int64 each.
     """
     areas, ratios = draws[:, 3 : 3 + TRIES], draws[:, 3 + TRIES :]
     area = (scale[0] + areas * (scale[1] - scale[0])) * side**2  # (B, TRIES)
@@ -168,16 +141,9 @@ def crop_boxes(draws: Tensor, side: int, scale: tuple[float, float]) -> tuple[Te
 def resized_crop(images: Tensor, draws: Tensor, scale: tuple[float, float], size: int) -> Tensor:
     """Crops, resizes and mirrors at random; bilinear without antialiasing (worker loading is bicubic with it).
 
-    Equal to cutting the box and `F.interpolate(..., mode="bilinear", align_corners=False)`.
-
-    Args:
-        images: (B, C, S, S) uint8.
-        draws: (B, 23) in [0, 1): flip, place down, place across, ten areas, ten ratios.
-        scale: least and largest share of the area.
-        size: side of the result.
-
-    Returns:
-        (B, C, size, size) float32 in [0, 1].
+    Equal to cutting the box and `F.interpolate(..., mode="bilinear", align_corners=False)`. Maps (B, C, S, S) uint8 to
+    (B, C, size, size) float32 in [0, 1], by draws (B, 23) in [0, 1): flip, position down and across, ten areas, ten
+    ratios.
     """
     side = images.shape[-1]
     top, left, height, width = crop_boxes(draws, side, scale)

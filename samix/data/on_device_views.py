@@ -35,20 +35,11 @@ def views_of(images: Tensor, draws: Tensor, views: ViewAugment, size: int) -> li
 
 
 def view_batch(images: Tensor, draws: Tensor, recipe: ViewRecipe, size: int) -> Tensor:
-    """Makes one view of each image.
+    """Makes one view of each image (B, 3, S, S) uint8, by draws (B, 36): (B, 3, size, size) float32 in [0, 1].
 
     The crop is bilinear without antialiasing (worker loading antialiases, and is bicubic in some kinds), the blur a
     true Gaussian over 23 taps with reflected borders (PIL's is three box filters with repeated borders), and pixels
     are not rounded between the steps. The mirror image is taken with the crop: it commutes with all the rest.
-
-    Args:
-        images: (B, 3, S, S) uint8.
-        draws: (B, 36) uniform in [0, 1), on the device of images.
-        recipe: probabilities, strengths, and the order of the steps.
-        size: side of the view in pixels.
-
-    Returns:
-        (B, 3, size, size) float32 in [0, 1].
     """
     count = len(images)
     piece = max(8, CPU_PIECE // size**2) if images.device.type == "cpu" else count
@@ -92,12 +83,9 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     them before the turn of hue and up to three after it, so that hue, which costs most, is computed once.
 
     Args:
-        images: (B, 3, H, W) float32 in [0, 1].
+        images: (B, 3, H, W) float32 in [0, 1], as the result.
         factors: (B, 4), >= 0 for the first three, turns of hue in [-0.5, 0.5].
-        order: (B, 4) int64, a permutation of 0..3 in each row: the operation in each place.
-
-    Returns:
-        (B, 3, H, W) float32 in [0, 1].
+        order: (B, 4) int64, a permutation of 0..3 in each row: the operation at each position.
     """
     x = images.flatten(2)
     hue_at = (order == HUE).int().argmax(1, keepdim=True)  # of hue, (B, 1)
@@ -118,17 +106,10 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 def turn_hue(colours: Tensor, turns: Tensor) -> Tensor:
-    """Turns the hue of HSV: value and chroma stay, and red goes over yellow to green at 1/3.
+    """Turns the hue of colours (B, 3, P) in [0, 1] by (B,) turns: red goes over yellow to green at 1/3.
 
     Without a branch: red, green and blue are sorted by minima and maxima, and the hue, in sixths of a turn, follows
-    from the middle one and from who changed places. Back from hue by the distances to the corners, clipped.
-
-    Args:
-        colours: (B, 3, P) in [0, 1].
-        turns: (B,) in [-0.5, 0.5].
-
-    Returns:
-        (B, 3, P) in [0, 1].
+    from the middle one and from which were swapped. Back from hue by the distances to the corners, clipped.
     """
     red, green, blue = (colours[:, channel : channel + 1] for channel in range(3))  # (B, 1, P)
     high, low = torch.maximum(green, blue), torch.minimum(green, blue)
