@@ -164,7 +164,7 @@ def image_pairs(first: Tensor, second: Tensor, side: int = 8, batch_size: int = 
         ValueError: fewer than ten images, or sets of other lengths.
     """
     if len(first) != len(second) or len(first) < 10:
-        raise ValueError(f"need two sets of as many images, at least 10, got {len(first)} and {len(second)}")
+        raise ValueError(f"need two sets of the same number of images, at least 10, got {len(first)} and {len(second)}")
     x, y = (_cells(images, side) for images in (first, second))
     border = 4 * len(x) // 5
 

@@ -257,8 +257,8 @@ def refuse_other_run(recorded: Recipe, choice: Choice, folder: Path) -> None:
         if given and given != value:
             flag = f"--{name.replace('_', '.')}"
             raise UsageError(
-                f"{flag} {given} is not of {folder}, which was begun {f'with {value}' if value else 'without'}; leave "
-                f"it out to continue that run, or leave out --resume to begin another one"
+                f"{flag} {given} does not match {folder}, which was begun {f'with {value}' if value else 'without'}; "
+                f"leave it out to continue that run, or leave out --resume to begin another one"
             )
 
 

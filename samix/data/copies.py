@@ -10,7 +10,7 @@ import numpy as np
 
 from samix.data.images import FileImages, ImageSet
 
-MOST_FILES = 20_000  # that are looked at: more would take seconds at every start
+MOST_FILES = 20_000  # that are compared: more would take seconds at every start
 
 
 def copied_images(train: ImageSet, val: ImageSet) -> int:

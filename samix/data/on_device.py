@@ -1,4 +1,4 @@
-"""Augmentation of whole batches where they lie: a whole split decoded once, and crops without a loop over samples.
+"""Augmentation of whole batches on their own device: a whole split decoded once, and crops without a loop over samples.
 
 The random numbers are drawn on the CPU, (B, 23) in [0, 1), and handed over; nothing here waits for the device.
 """

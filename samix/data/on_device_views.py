@@ -1,4 +1,4 @@
-"""Views of whole batches where they lie, from numbers drawn on the CPU; nothing here waits for the device.
+"""Views of whole batches on their own device, from numbers drawn on the CPU; nothing here waits for the device.
 
 For each view of an image 36 numbers in [0, 1): the 23 of flip and crop, whether to jitter, four strengths, four that
 are sorted for the order of the jitter's operations, and those of grey, blur (whether, and sigma) and solarisation.

@@ -74,7 +74,7 @@ def check_readable(images: ImageSet, on_bad_image: OnBadImage = "stop") -> set[i
     A file that lacks the mark of its end, as JPEG and PNG have it, is decoded to decide.
 
     Returns:
-        Rows of the images that cannot be read; empty for images in memory or of a dataset, which are not looked at.
+        Rows of the images that cannot be read; empty for images in memory or of a dataset, which are not checked.
 
     Raises:
         UnreadableImage: some cannot be read; the message names the first ones.

@@ -37,7 +37,7 @@ def load_source(source: str, *, size: int = 0, stem: str = "default", device: to
     Args:
         source: a run's folder or a ``.pt`` file of it; an export's folder; ``timm:NAME`` with random weights, or
             ``timm:NAME:pretrained``.
-        size: side of the images that timm networks are told; 0 takes 224.
+        size: image side that a timm network is built for; 0 takes 224.
         stem: of a timm network, see :func:`samix.networks.create.small_stem`.
         device: that it is put on.
 

@@ -23,7 +23,7 @@ from samix.train.checkpoint import LAST, State, kept_files, load_last
 OTHER_NAME = "choose another name with --run NAME"
 BEFORE_TRAINING = {LOCK, "recipe.json", "metrics.jsonl", "views.png", "bad-images.txt", "log.txt", "cost.json"}
 SIZES = ("queue", "dim", "hidden", "clusters", "prototypes")  # options that tensors are made by
-NOT_COMPARED = ("workers", "epochs", "data")  # fields of a recipe that a continued run may change, or are looked at
+NOT_COMPARED = ("workers", "epochs", "data")  # fields of a recipe that a continued run may change, or checked apart
 
 
 @contextmanager
@@ -94,7 +94,9 @@ def check_same(state: State, recipe: Recipe, data: ImageData, steps_per_epoch: i
         if changed:
             differing.append(f"data was {old['data']!r}, is {new['data']!r}")
         else:
-            tell(f"samix: the data were {old['data']}, are {new['data']} now: as many images, of the same classes")
+            tell(
+                f"samix: the data were {old['data']}, are {new['data']} now: the same count of images, the same classes"
+            )
     if differing:
         raise ValueError(f"{path} is of another recipe ({'; '.join(differing)}); resume with the same options")
     if changed:

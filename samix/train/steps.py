@@ -286,7 +286,7 @@ class Training:
     def not_finite(self, what: str) -> NonFiniteLoss:
         """Returns the error, with what to do about it."""
         last = self.folder / LAST
-        kept = f"The last checkpoint is kept: {last}" if last.is_file() else "No checkpoint had been written"
+        kept = f"The last checkpoint is kept: {last}" if last.is_file() else "No checkpoint was written yet"
         return NonFiniteLoss(
             f"{what}; lower lr or mixer_lr, clip the gradient (--clip 5), look for NaN pixels in the data, or let such "
             f"steps be skipped (--max-skips 10). {kept}"

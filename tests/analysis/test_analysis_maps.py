@@ -266,7 +266,7 @@ def test_pairs_of_images_are_split_and_scaled():
     c, _ = test(torch.Generator().manual_seed(0))
     assert (a.shape, c.shape) == ((16, 16), (4, 16))  # one channel of three equal ones
     assert torch.allclose(a, b, atol=1e-4)
-    with pytest.raises(ValueError, match="need two sets of as many images, at least 10, got 9 and 9"):
+    with pytest.raises(ValueError, match="need two sets of the same number of images, at least 10, got 9 and 9"):
         image_pairs(x[:9], x[:9])
 
 

@@ -88,7 +88,7 @@ def test_an_evaluation_says_which_data_are_gone(run, images, capsys):
     assert main(["train", "--resume", str(folder), "--data", "moved", "--epochs", "2", "--quiet"]) == 0
     told = capsys.readouterr().err
     assert "the data were" in told
-    assert "are moved now: as many images, of the same classes" in told
+    assert "are moved now: the same count of images, the same classes" in told
 
 
 def test_no_more_classes_are_named_than_there_are(run, images):

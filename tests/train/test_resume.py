@@ -364,7 +364,7 @@ def test_words_of_another_run_are_refused_beside_the_folder_to_resume(tmp_path, 
         ("--config", "a.yaml", "without"),
     ):
         assert main(["train", "--resume", str(folder), flag, value, *flags]) == 2
-        assert f"{flag} {value} is not of {folder}, which was begun {own}; leave it out" in capsys.readouterr().err
+        assert f"{flag} {value} does not match {folder}, which was begun {own}; leave it out" in capsys.readouterr().err
     assert main(["train", "--resume", str(folder), "--mixup.preset", "fast", *flags]) == 0
 
 

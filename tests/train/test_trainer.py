@@ -339,7 +339,7 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved(tmp_path, mon
 
 def test_without_a_checkpoint_none_is_promised(tmp_path, monkeypatch):
     poison(monkeypatch, epoch=0)
-    with pytest.raises(NonFiniteLoss, match="No checkpoint had been written"):
+    with pytest.raises(NonFiniteLoss, match="No checkpoint was written yet"):
         fit(small_recipe(), tmp_path)
 
 
