@@ -64,9 +64,11 @@ def workplace(tmp_path_factory):
     samix.fit(run="images-samix-s0", stem="default", **options)
     samix.fit(run="ssl", **{**options, "mixup": "vanilla", "stem": "default", "model_args": "{}"})
     shutil.copytree(place / "runs/NAME", place / "runs/digits-quick-samix-s0")
-    for path in ("new.jpg", *(f"{folder}/{name}/1.jpg" for folder in ("DIR", "LABELLED") for name in ("cat", "dog"))):
+    numbered = [(f"{name}/{i}.jpg", i) for name in ("cat", "dog") for i in range(1, 11)]
+    paths = [("new.jpg", 0), *((f"{folder}/{path}", i) for folder in ("DIR", "LABELLED") for path, i in numbered)]
+    for path, i in paths:
         (place / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20, 16), (200, 120, 40)).save(place / path)
+        Image.new("RGB", (20, 16), (200, 20 * i, 100 * ("cat" in path))).save(place / path)
     torch.save(timm.create_model("resnet18", num_classes=1000).state_dict(), place / "weights.pth")
     return place
 
