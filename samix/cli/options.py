@@ -137,7 +137,7 @@ def mistake(report: str, known: Callable[[], Collection[str]], prog: str) -> str
     if message.startswith("Missing from ") and "(required)" in message:
         missing = message.partition(": ")[2].replace("``", "").split("(required)")[0]
         name, _, meaning = missing.strip(" .").partition(" ")
-        return f"{prog} needs {name}: {meaning} {more}"
+        return f"{name} is missing: {meaning} {more}"
     if match := re.match(r"Missing value for argument '(.+)'", message):
         return f"{match[1]} needs a value {more}"
     if match := re.match(r"invalid choice (.*) for argument '(.+)'\. Expected one of \((.*)\)", message):

@@ -141,8 +141,8 @@ COMMANDS = {
     "a misspelt run": (["evaluate", "runs/finetun"], "'runs/finetun'; did you mean runs/finetune?"),
     "a misspelt run to start from": (["train", "--data", "photos", "--init", "runs/finetun"], "runs/finetune?"),
     "a run's name": (["train", "--resume", "finetune"], "no such folder; .*; did you mean runs/finetune?"),
-    "no source": (["predict"], "^samix: samix predict needs SOURCE: a run's folder, a checkpoint, .* or lite0 \\("),
-    "no folder": (["export", "runs/finetune"], "samix export needs FOLDER: where to write; a new or empty folder \\("),
+    "no source": (["predict"], "^samix: SOURCE is missing: a run's folder, a checkpoint, .* or lite0 \\("),
+    "no folder": (["export", "runs/finetune"], "samix: FOLDER is missing: where to write; a new or empty folder \\("),
 }
 
 
