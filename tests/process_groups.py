@@ -1,12 +1,90 @@
-"""Groups of processes on this machine, joined over gloo: the same command once for each rank."""
+"""Processes of tests: forked from a server that has imported torch and samix once, so that each starts at once.
 
+A child is a process like any other: it has a session of its own, its standard streams go to files, it can be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 
-from runs import ROOT
+import torch
+
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["pytest", "torch", "torchmetrics", "samix.compare.run", "samix.cli.train", "samix.cli.compare"]
+)
+
+
+class _Child:
+    """Runs a function with one thread; what it returns is the status, as of a command.
+
+    Args:
+        function: by name, as it is pickled.
+        arguments: of the function.
+        log: path without suffix; standard output goes to ``.out``, standard error to ``.err``.
+        environment: variables of the process.
+    """
+
+    def __init__(self, function: Callable[..., int | None], *arguments: object, log: Path, **environment: str) -> None:
+        super().__init__()
+        self.function, self.arguments, self.environment = function, arguments, environment
+        self.files = [log.with_suffix(".out"), log.with_suffix(".err")]
+        log.parent.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> None:
+        os.setsid()
+        os.environ.update(self.environment)
+        for number, path in enumerate(self.files, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        torch.set_num_threads(1)
+        sys.exit(self.function(*self.arguments))
+
+    def wait(self, seconds: float = 300.0) -> int:
+        """The status, once the process has ended."""
+        self.join(seconds)
+        assert self.exitcode is not None, "the process goes on"
+        return self.exitcode
+
+    def send(self, signal: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            os.kill(self.pid, signal)
+
+    @property
+    def output(self) -> str:
+        return self.files[0].read_text(encoding="utf-8")
+
+    @property
+    def error(self) -> str:
+        return self.files[1].read_text(encoding="utf-8")
+
+
+class Child(_Child, ForkServerProcess):
+    """A child of the server."""
+
+
+class FreshChild(_Child, SpawnProcess):
+    """A new interpreter, which hashes in an order of its own; it takes seconds to start."""
+
+
+def started(function: Callable[..., int | None], *arguments: object, log: Path, **environment: str) -> Child:
+    """A child of the server that runs."""
+    child = Child(function, *arguments, log=log, **environment)
+    child.start()
+    return child
+
+
+def run_script(path: Path, *arguments: str) -> None:
+    """Runs a script in this process, as the interpreter does."""
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def free_port() -> str:
@@ -15,32 +93,26 @@ def free_port() -> str:
         return str(sock.getsockname()[1])
 
 
-def start_group(command: list[str], count: int = 2) -> list[subprocess.Popen[str]]:
-    """Starts a command once for each rank, on the CPU with one thread."""
-    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    machine = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    return [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **group, **machine, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-
-
-def work_in_two(script: str, folder: Path) -> Path:
-    """Runs a test file by itself, with a folder, as each of two processes; gives the folder back. None is left."""
-    processes = start_group([sys.executable, script, str(folder)])
+@contextlib.contextmanager
+def group(
+    function: Callable[..., int | None], *arguments: object, folder: Path, count: int = 2, kind: type[_Child] = Child
+) -> Iterator[list[_Child]]:
+    """Starts one process for each rank, joined over gloo, each with the same function. None is left behind."""
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"} for rank in range(count)]
+    children = [kind(function, *arguments, log=folder / f"process{own['RANK']}", **shared, **own) for own in ranks]
+    for child in children:
+        child.start()
     try:
-        for process in processes:
-            _, error = process.communicate(timeout=300)
-            assert process.returncode == 0, error
+        yield children
     finally:
-        for process in processes:
-            process.kill()
+        for child in children:
+            child.kill()
+            child.join()
+
+
+def work_in_two(work: Callable[[Path], None], folder: Path, kind: type[_Child] = Child) -> Path:
+    """Has each of two processes work in a folder; returns the folder."""
+    with group(work, folder, folder=folder, kind=kind) as both:
+        assert [child.wait() for child in both] == [0, 0], [child.error for child in both]
     return folder

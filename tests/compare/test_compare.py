@@ -6,10 +6,7 @@ import io
 import json
 import math
 import re
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +15,8 @@ import pytest
 import torch
 from browsers import open_page
 from PIL import Image
-from runs import ROOT, SLIM, fit, new_run, run_differences, small_recipe
+from process_groups import started
+from runs import SLIM, fit, new_run, run_differences, small_recipe
 
 import samix
 from samix.batch import Mixed
@@ -317,25 +315,15 @@ def test_two_comparisons_do_not_work_in_one_folder(tmp_path):
         pass
 
 
-STOPPED = """
-import sys
-import torch
-from samix.cli.main import main
-torch.set_num_threads(1)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_killed_comparison_goes_on_inside_its_runs(tmp_path):
     """kill -9 of the command: its child saves its state. Then a call continues, to the very result of unbroken runs."""
     out = tmp_path / "all"
     flags = ["--model-args", SLIM, "--limit", "200", "--epochs", "6", "--batch-size", "10", "--size", "8"]
     flags += ["--device", "cpu", "--jobs", "1", "--seeds", "1", "--out", str(out)]
-    command = [sys.executable, "-c", STOPPED, "compare", "cutmix", "vanilla", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(main, ["compare", "cutmix", "vanilla", *flags], log=tmp_path / "process")
     wait_for(lambda: (out / "cutmix-s0" / "metrics.jsonl").is_file() and rows_of(out / "cutmix-s0"))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     wait_for(lambda: "stopped at step" in (out / "cutmix-s0" / "log.txt").read_text(encoding="utf-8"))
     done = len(rows_of(out / "cutmix-s0"))
     assert 1 <= done < 6

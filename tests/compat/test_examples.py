@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from process_groups import run_script, started
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -24,16 +22,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("pretrain_then_train.py", "samix", "pre-trained: "),
     ],
 )
-def test_example_runs_to_its_end(script: str, needs: str, says: str, tmp_path: Path) -> None:
+def test_example_runs_to_its_end(
+    script: str, needs: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if importlib.util.find_spec(needs) is None:
         pytest.skip(f"needs {needs}")
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), "--epochs", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert says in done.stdout
+    monkeypatch.chdir(tmp_path)
+    process = started(run_script, EXAMPLES / script, "--epochs", "1", log=tmp_path / "process")
+    assert process.wait() == 0, process.error
+    assert says in process.output

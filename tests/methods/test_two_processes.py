@@ -1,10 +1,6 @@
-"""A bare loop of two processes: DistributedDataParallel around a learned mixup, without a flag.
-
-Run by itself, with a folder, this file is one of the processes.
-"""
+"""A bare loop of two processes: DistributedDataParallel around a learned mixup, without a flag."""
 
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -52,7 +48,7 @@ def work(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return work_in_two(__file__, tmp_path_factory.mktemp("two"))
+    return work_in_two(work, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -63,7 +59,3 @@ def test_both_processes_end_with_the_same_weights_and_averages(folder, name):
     assert torch.equal(trained, other)
     assert torch.equal(averaged, other_averaged)
     assert not torch.equal(trained, start)
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))

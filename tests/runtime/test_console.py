@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
-from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS
+from process_groups import started
+from runs import ROOT, SMALL_FLAGS
 from tqdm import tqdm
 
+from samix.cli.main import main
 from samix.runtime.console import SteadyStream, printable, say, tell
 
 F_SETPIPE_SZ = 1031
@@ -77,36 +79,24 @@ def test_streams_in_memory_closed_ones_and_none_are_taken(capsys):
     assert capsys.readouterr() == ("out\n", "err\n")
 
 
+def train_unread(how, *words):
+    """The command, whose output goes to a pipe that is full at once or has no reader."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
+    os.write(writer, bytes(4096))
+    if how == "closed":
+        os.close(reader)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    return main(["train", *words])
+
+
 @pytest.mark.parametrize("how", ["closed", "full"])
 def test_a_training_goes_on_when_nobody_reads(tmp_path, how):
-    flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", PLAIN_COMMAND, "train", *flags, "--epochs", "1", "--out", str(tmp_path), "--run", "run"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    fcntl.fcntl(process.stdout.fileno(), F_SETPIPE_SZ, 4096)
-    if how == "closed":
-        process.stdout.close()
-    else:
-        os.set_blocking(process.stdout.fileno(), False)
-    assert process.wait(300) == 0
-    process.stdout.close()
+    words = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
+    words += ["--epochs", "1", "--out", str(tmp_path), "--run", "run"]
+    assert started(train_unread, how, *words, log=tmp_path / "process").wait() == 0
     assert (tmp_path / "run/summary.json").is_file()
-
-
-def test_a_list_whose_reader_has_seen_enough_ends_without_a_word():
-    """As ``samix recipes | head -1``."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "samix", "recipes"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    error = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(300) == 0
-    assert error == b""
 
 
 @pytest.mark.parametrize(
@@ -127,8 +117,15 @@ def test_control_characters_reach_no_terminal(text, shown, capsys):
     assert capsys.readouterr() == (shown + "\n", shown + "\n")
 
 
-@pytest.mark.parametrize("end", [">&-", "| head -n 0", "| head -n 1"])
-@pytest.mark.parametrize("command", ["recipes", "--version", "recipes cifar100-r18"])
+@pytest.mark.parametrize(
+    ("command", "end"),
+    [
+        ("recipes", ">&-"),
+        ("recipes", "| head -n 0"),
+        ("recipes cifar100-r18", "| head -n 1"),
+        *(("--version", end) for end in (">&-", "| head -n 0", "| head -n 1")),
+    ],
+)
 def test_closed_standard_output_is_no_failure(command, end):
     line = f"{sys.executable} -m samix {command} {end}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)

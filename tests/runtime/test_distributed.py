@@ -1,7 +1,4 @@
-"""Two processes with half a batch each do what one does with the whole.
-
-Run by itself, with a folder, this file is one of the processes: `python tests/runtime/test_distributed.py OUT`.
-"""
+"""Two processes with half a batch each do what one does with the whole."""
 
 import json
 import os
@@ -91,15 +88,10 @@ def stop_and_resume(out: Path, rank: str) -> None:
         torch.save(run.method.state_dict(), out / f"{name}-rank{rank}.pt")
 
 
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
-    sys.exit()
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """The folder in which two processes have worked."""
-    return work_in_two(__file__, tmp_path_factory.mktemp("two"))
+    return work_in_two(work, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize(("mixup", "tolerance"), [("vanilla", 1e-5), ("samix", 1e-4), ("clean", 1e-5)])

@@ -1,11 +1,7 @@
-"""Runs without labels by the command: mixups by clusters, the first clusters, pictures, and two processes.
-
-Run by itself, with a folder, this file is one of two processes: `python tests/train/test_pretraining.py OUT`.
-"""
+"""Runs without labels by the command: mixups by clusters, the first clusters, pictures, and two processes."""
 
 import dataclasses
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,15 +86,10 @@ def watch(run: PretrainRun, path: Path) -> None:
     torch.save({"steps": seen, "spared": sorted(spared), "state": run.method.state_dict()}, path)
 
 
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
-    sys.exit()
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The folder in which two processes have worked."""
-    return work_in_two(__file__, tmp_path_factory.mktemp("two"))
+    return work_in_two(work, tmp_path_factory.mktemp("two"))
 
 
 # Mixups by clusters ---------------------------------------------------------------------------------------------------

@@ -7,15 +7,12 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from process_groups import started
 from runs import (
-    PLAIN_COMMAND,
-    ROOT,
     SMALL_FLAGS,
     differences,
     fit,
@@ -558,16 +555,8 @@ def test_nothing_but_weights_is_asked_of_the_method_between_steps(tmp_path):
 
 
 def start(folder, *flags, method="samix"):
-    command = [sys.executable, "-c", PLAIN_COMMAND, "train", "--mixup", method, *SMALL_FLAGS, "--out", str(folder)]
-    return subprocess.Popen(
-        [*command, "--run", "run", *flags],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    words = ["train", "--mixup", method, *SMALL_FLAGS, "--out", str(folder), "--run", "run", *flags]
+    return started(main, words, log=folder / "process")
 
 
 def wait_for_epoch(process, folder):
@@ -575,7 +564,7 @@ def wait_for_epoch(process, folder):
     last = folder / "run/last.pt"
     before = last.stat().st_mtime_ns if last.is_file() else 0
     deadline = time.monotonic() + 120
-    while process.poll() is None and not (last.is_file() and last.stat().st_mtime_ns != before):
+    while process.is_alive() and not (last.is_file() and last.stat().st_mtime_ns != before):
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -590,37 +579,34 @@ def test_a_process_killed_and_then_terminated_resumes_exactly(tmp_path):
     wait_for_epoch(process, tmp_path)
     time.sleep(random.random() * 0.5)
     process.kill()
-    process.communicate()
+    process.wait()
     process = start(tmp_path, *LONG, "--resume")
     wait_for_epoch(process, tmp_path)
     time.sleep(random.random() * 0.2)
     process.terminate()
-    error = process.communicate()[1]
-    assert process.returncode in (0, 130), error
-    if process.returncode == 130:
-        assert "stopped at step" in error
-        assert "Traceback" not in error
+    status = process.wait()
+    assert status in (0, 130), process.error
+    if status == 130:
+        assert "stopped at step" in process.error
+        assert "Traceback" not in process.error
     assert run_differences(whole, fit(recipe, tmp_path, "run", resume=True)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", ["samix", "cutmix", "manifoldmix"])
+@pytest.mark.parametrize(("method", "workers"), [("samix", 2), ("cutmix", 0), ("manifoldmix", 2)])
 def test_processes_killed_at_random_moments_resume_exactly(method, workers, tmp_path):
     flags = ["--epochs", "8", "--no-device-data", "--workers", str(workers)]
-    process = start(tmp_path / "whole", *flags, method=method)
-    assert process.wait() == 0, process.stderr.read()
-    process.stderr.close()
+    recipe, _ = parse_train(["--mixup", method, *SMALL_FLAGS, *flags])
+    whole = fit(recipe, tmp_path, "whole")
     for kill_signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         process = start(tmp_path / "cut", *flags, "--resume", method=method)
         wait_for_epoch(process, tmp_path / "cut")
-        time.sleep(random.random())
-        process.send_signal(kill_signal)
-        process.communicate()
+        time.sleep(random.random() * 0.5)
+        process.send(kill_signal)
+        process.wait()
     process = start(tmp_path / "cut", *flags, "--resume", method=method)
-    assert process.wait() == 0, process.stderr.read()
-    process.stderr.close()
-    assert run_differences(tmp_path / "whole/run", tmp_path / "cut/run") == []
+    assert process.wait() == 0, process.error
+    assert run_differences(whole, tmp_path / "cut/run") == []
 
 
 @pytest.mark.slow
@@ -630,7 +616,6 @@ def test_control_c_reaches_the_workers_too_and_the_state_is_saved(tmp_path):
     process = start(tmp_path, *flags, method="cutmix")
     wait_for_epoch(process, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    error = process.communicate()[1]
-    assert process.returncode == 130, error
-    assert "stopped at step" in error
-    assert "Traceback" not in error
+    assert process.wait() == 130, process.error
+    assert "stopped at step" in process.error
+    assert "Traceback" not in process.error

@@ -1,62 +1,55 @@
 """The command on several processes: stopped together, ended together, refused where it cannot work."""
 
+import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from process_groups import start_group
-from runs import PLAIN_COMMAND, SMALL_FLAGS, small_recipe
+from process_groups import group
+from runs import SMALL_FLAGS, small_recipe
 
+import samix
+from samix.cli.main import main
 from samix.runtime.distributed import AsyncFlag, lost_process
 from samix.train import Run, RunOptions
 
 LONG = [*SMALL_FLAGS, "--epochs", "2000", "--eval-every", "2000", "--mixup", "samix", "--run", "run"]
-FAILS_ON_RANK_1 = """
-import os
-import samix.train
-if os.environ["RANK"] == "1":
-    train_step = samix.train.Run.train_step
-    def fails(run, batch):
-        if run.step == 3:
-            raise ValueError("image 7 is damaged")
-        train_step(run, batch)
-    samix.train.Run.train_step = fails
-"""
 
 
-class Processes:
-    """The command on so many processes; none is left behind."""
+def train_and_fail_on_rank_1(words):
+    """The command, in which one process cannot go on after three steps."""
+    if os.environ["RANK"] == "1":
+        train_step = Run.train_step
 
-    def __init__(self, count: int, code: str, flags: list[str]) -> None:
-        self.all = start_group([sys.executable, "-c", code, "train", *flags], count)
+        def fails(run, batch):
+            if run.step == 3:
+                raise ValueError("image 7 is damaged")
+            train_step(run, batch)
 
-    def wait_for_lines(self, path: Path, count: int) -> None:
-        """Until a log has so many lines."""
-        until = time.monotonic() + 120
-        while not path.is_file() or len(path.read_text().splitlines()) < count:
-            ended = [process.communicate()[1] for process in self.all if process.poll() is not None]
-            assert not ended, ended
-            assert time.monotonic() < until, "the run did not begin"
-            time.sleep(0.05)
+        Run.train_step = fails
+    return main(words)
 
-    def ends(self) -> list[tuple[int, str]]:
-        """Status and standard error of each."""
-        found = []
-        for process in self.all:
-            error = process.communicate(timeout=60)[1]
-            found.append((process.returncode, error))
-        return found
 
-    def __enter__(self):
-        return self
+def train(folder, *flags, count=2, function=main):
+    """The command on so many processes."""
+    return group(function, ["train", *LONG, "--out", str(folder), *flags], folder=folder, count=count)
 
-    def __exit__(self, *_):
-        for process in self.all:
-            process.kill()
-            process.communicate()
+
+def wait_for_lines(processes, path: Path, count: int) -> None:
+    """Until a log has so many lines."""
+    until = time.monotonic() + 120
+    while not path.is_file() or len(path.read_text().splitlines()) < count:
+        ended = [process.error for process in processes if not process.is_alive()]
+        assert not ended, ended
+        assert time.monotonic() < until, "the run did not begin"
+        time.sleep(0.05)
+
+
+def ends(processes) -> list[tuple[int, str]]:
+    """Status and standard error of each."""
+    return [(process.wait(60), process.error) for process in processes]
 
 
 def stopped_step(error: str) -> int:
@@ -67,10 +60,10 @@ def stopped_step(error: str) -> int:
 
 def test_sigterm_to_one_of_two_stops_both_at_the_same_step_and_saves(tmp_path):
     folder = tmp_path / "run"
-    with Processes(2, PLAIN_COMMAND, [*LONG, "--out", str(tmp_path)]) as processes:
-        processes.wait_for_lines(folder / "metrics.jsonl", 2)
-        processes.all[1].send_signal(signal.SIGTERM)
-        (first, error), (second, other_error) = processes.ends()
+    with train(tmp_path) as processes:
+        wait_for_lines(processes, folder / "metrics.jsonl", 2)
+        processes[1].send(signal.SIGTERM)
+        (first, error), (second, other_error) = ends(processes)
     assert (first, second) == (130, 130), (error, other_error)
     step = stopped_step(error)
     assert stopped_step(other_error) == step
@@ -79,10 +72,10 @@ def test_sigterm_to_one_of_two_stops_both_at_the_same_step_and_saves(tmp_path):
 
 def test_where_one_of_two_is_killed_the_other_ends_and_says_so(tmp_path):
     folder = tmp_path / "run"
-    with Processes(2, PLAIN_COMMAND, [*LONG, "--out", str(tmp_path)]) as processes:
-        processes.wait_for_lines(folder / "metrics.jsonl", 2)
-        processes.all[1].kill()
-        (status, error), (killed, _) = processes.ends()
+    with train(tmp_path) as processes:
+        wait_for_lines(processes, folder / "metrics.jsonl", 2)
+        processes[1].kill()
+        (status, error), (killed, _) = ends(processes)
     assert (status, killed) == (1, -signal.SIGKILL)
     last = error.strip().splitlines()[-1]
     assert last.startswith("samix: process 0 of 2 lost the connection to another one"), error
@@ -92,9 +85,8 @@ def test_where_one_of_two_is_killed_the_other_ends_and_says_so(tmp_path):
 
 
 def test_where_one_of_two_fails_it_says_why_and_the_other_that_it_is_gone(tmp_path):
-    code = FAILS_ON_RANK_1 + PLAIN_COMMAND
-    with Processes(2, code, [*LONG, "--out", str(tmp_path)]) as processes:
-        (first, error), (second, other_error) = processes.ends()
+    with train(tmp_path, function=train_and_fail_on_rank_1) as processes:
+        (first, error), (second, other_error) = ends(processes)
     assert (first, second) == (1, 1)
     assert "samix: image 7 is damaged" in other_error.splitlines()
     assert "lost the connection to another one" in error
@@ -104,48 +96,42 @@ def test_where_one_of_two_fails_it_says_why_and_the_other_that_it_is_gone(tmp_pa
 @pytest.mark.slow
 def test_four_processes_train_stop_and_resume(tmp_path):
     folder = tmp_path / "run"
-    with Processes(4, PLAIN_COMMAND, [*LONG, "--out", str(tmp_path)]) as processes:
-        processes.wait_for_lines(folder / "metrics.jsonl", 1)
-        for process in processes.all:  # as a scheduler does
-            process.send_signal(signal.SIGTERM)
-        ends = processes.ends()
-    assert [status for status, _ in ends] == [130] * 4
-    steps = {stopped_step(error) for _, error in ends}
+    with train(tmp_path, count=4) as processes:
+        wait_for_lines(processes, folder / "metrics.jsonl", 1)
+        for process in processes:  # as a scheduler does
+            process.send(signal.SIGTERM)
+        found = ends(processes)
+    assert [status for status, _ in found] == [130] * 4
+    steps = {stopped_step(error) for _, error in found}
     assert len(steps) == 1
     done = len((folder / "metrics.jsonl").read_text().splitlines())
-    flags = [*LONG, "--out", str(tmp_path), "--resume", "--epochs", "2000"]
-    with Processes(4, PLAIN_COMMAND, flags) as processes:
-        processes.wait_for_lines(folder / "metrics.jsonl", done + 1)
-        processes.all[3].send_signal(signal.SIGINT)
-        ends = processes.ends()
-    assert [status for status, _ in ends] == [130] * 4
-    assert min(stopped_step(error) for _, error in ends) > max(steps)
+    with train(tmp_path, "--resume", count=4) as processes:
+        wait_for_lines(processes, folder / "metrics.jsonl", done + 1)
+        processes[3].send(signal.SIGINT)
+        found = ends(processes)
+    assert [status for status, _ in found] == [130] * 4
+    assert min(stopped_step(error) for _, error in found) > max(steps)
 
 
-FIT = """
-import sys, torch, samix
-images = torch.arange(40 * 3 * 8 * 8, dtype=torch.uint8).view(40, 3, 8, 8)
-samples = [(image, row % 2) for row, image in enumerate(images)]
-result = samix.fit("test_resnet", "cutmix", train=samples, epochs=1, batch_size=8, out=sys.argv[1], pictures=False)
-weights = sum(float(p.detach().double().sum()) for p in result.model.parameters())
-print(result.summary["processes"], len(result.history), weights, flush=True)
-"""
+def fit(out):
+    """A user's script."""
+    images = torch.arange(40 * 3 * 8 * 8, dtype=torch.uint8).view(40, 3, 8, 8)
+    samples = [(image, row % 2) for row, image in enumerate(images)]
+    result = samix.fit("test_resnet", "cutmix", train=samples, epochs=1, batch_size=8, out=out, pictures=False)
+    weights = sum(float(p.detach().double().sum()) for p in result.model.parameters())
+    print(result.summary["processes"], len(result.history), weights, flush=True)
 
 
 def test_fit_trains_one_network_on_two_processes(tmp_path):
     """What torchrun starts: the same script on every rank; all get the same weights, and the first one prints."""
-    both = start_group([sys.executable, "-c", FIT, str(tmp_path)])
-    try:
-        outputs = [process.communicate(timeout=300) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], outputs
-    last = [out.splitlines()[-1].split() for out, _ in outputs]
+    with group(fit, str(tmp_path), folder=tmp_path) as both:
+        assert [process.wait() for process in both] == [0, 0], [process.error for process in both]
+    outputs = [process.output for process in both]
+    last = [out.splitlines()[-1].split() for out in outputs]
     assert last[0] == last[1]
     assert last[0][:2] == ["2", "1"]
-    assert "top-1" in outputs[0][0]
-    assert "top-1" not in outputs[1][0]
+    assert "top-1" in outputs[0]
+    assert "top-1" not in outputs[1]
     assert (tmp_path / "images-cutmix-s0/export/model.safetensors").is_file()
 
 

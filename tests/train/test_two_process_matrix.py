@@ -1,18 +1,17 @@
 """Every mixup and every method trains on two processes, which end with the same weights and the same loss parts.
 
-Run by itself, with a folder, this file is one of two processes: ``python tests/train/test_two_process_matrix.py OUT``.
+The two are interpreters of their own: they may agree on no order of a set.
 """
 
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mixup_kinds import OPTIONS
-from process_groups import work_in_two
+from process_groups import FreshChild, work_in_two
 from runs import SLIM, small_recipe, vit_recipe
 
 from samix.methods.contrastive import SSL_METHODS
@@ -70,15 +69,10 @@ def work(out: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
-    sys.exit()
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """What either process ended with, by name."""
-    out = work_in_two(__file__, tmp_path_factory.mktemp("matrix"))
+    out = work_in_two(work, tmp_path_factory.mktemp("matrix"), FreshChild)
     return [json.loads((out / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
 
 

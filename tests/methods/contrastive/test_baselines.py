@@ -1,13 +1,8 @@
-"""SimCLR, MoCo v3, BYOL, SimSiam, SwAV, Barlow Twins: their losses, clean and mixed, equal plain loops.
-
-Run by itself, with a folder, this file is one of two processes:
-`python tests/methods/contrastive/test_baselines.py OUT`.
-"""
+"""SimCLR, MoCo v3, BYOL, SimSiam, SwAV, Barlow Twins: their losses, clean and mixed, equal plain loops."""
 
 import copy
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import oracles_contrastive as oracles
@@ -760,15 +755,10 @@ def work(out: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
-    sys.exit()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What two processes with half a batch each have found."""
-    folder = work_in_two(__file__, tmp_path_factory.mktemp("two"))
+    folder = work_in_two(work, tmp_path_factory.mktemp("two"))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -1,11 +1,6 @@
-"""Online clusters against loops over images and clusters; planted clusters; two processes that agree.
-
-Run by itself, with a folder, this file is one of the processes:
-`python tests/methods/contrastive/test_clustering.py OUT`.
-"""
+"""Online clusters against loops over images and clusters; planted clusters; two processes that agree."""
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,11 +67,6 @@ def run(rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
         mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
         found.step(ids[mine], seen[mine])
     return found.state_dict()
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
-    sys.exit()
 
 
 # The bank -------------------------------------------------------------------------------------------------------------
@@ -378,7 +368,7 @@ def test_state_is_in_the_state_dict_and_a_resumed_run_is_the_unbroken_one(stop, 
 
 
 def test_two_processes_keep_the_bank_of_one(tmp_path):
-    work_in_two(__file__, tmp_path)
+    work_in_two(work, tmp_path)
     wanted = run()
     for rank in "01":
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)

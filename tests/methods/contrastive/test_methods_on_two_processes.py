@@ -1,10 +1,6 @@
-"""Every self-supervised method with every kind of mixup on two processes: declared parts, no hang, no drift.
-
-Run by itself, with a folder, this file is one of two processes.
-"""
+"""Every self-supervised method with every kind of mixup on two processes: declared parts, no hang, no drift."""
 
 import dataclasses
-import sys
 import warnings
 from pathlib import Path
 
@@ -93,14 +89,9 @@ def work(out: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
-    sys.exit()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = work_in_two(__file__, tmp_path_factory.mktemp("two"))
+    folder = work_in_two(work, tmp_path_factory.mktemp("two"))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
