@@ -4,8 +4,10 @@ import json
 import sys
 
 import pytest
+import torch
 from runs import SMALL_FLAGS
 
+import samix
 from samix.cli.main import main
 
 PACKAGE = '''
@@ -85,6 +87,7 @@ def test_an_own_mixup_is_trained_resumed_evaluated_shown_and_compared(package, c
     run(capsys, "train", "--resume", "runs/a", "--mixup", MIX, "--epochs", "2", "--quiet")
     assert len((package / "runs/a/metrics.jsonl").read_text().splitlines()) == 2
     assert "evaluated 359 images" in run(capsys, "evaluate", "runs/a")
+    assert samix.load("runs/a")(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
     assert "h.png" in run(capsys, "show", MIX, "--out", "h.png", "--size", "8", "--lams", "0.5")
     flags = [flag for flag in SMALL_FLAGS if flag != "--no-pictures"]
     plan = ["compare", "vanilla", f"{MIX}:side=1", *flags, "--seeds", "1", "--epochs", "1", "--out", "c"]

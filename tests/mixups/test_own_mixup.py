@@ -1,10 +1,9 @@
-"""A mixup from outside the package, by name: trained, resumed, loaded, shown, analysed and compared."""
+"""A mixup from outside the package is registered, and something else is refused; test_own_parts.py trains one."""
 
 import sys
 
 import pytest
 import torch
-from runs import PLAIN_COMMAND, ROOT, SMALL_FLAGS, python
 
 import samix
 from samix.cli.main import main
@@ -53,27 +52,6 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     yield "half_mix:HalfMix"
     sys.modules.pop("half_mix", None)
-
-
-def test_it_is_trained_loaded_shown_and_evaluated_by_name(own, tmp_path, capsys):
-    train = ["train", "--recipe", "digits-quick", "--mixup", own, *SMALL_FLAGS, "--out", "runs", "--run", "own"]
-    assert main([*train, "--mixup.alpha", "0.5"]) == 0
-    run = tmp_path / "runs" / "own"
-    saved = torch.load(run / "last.pt", weights_only=True)
-    assert own in str(saved["recipe"])
-    assert main(["evaluate", str(run / "best.pt"), "--device", "cpu"]) == 0
-    assert main(["show", own, "--out", str(tmp_path / "own.png"), "--size", "32"]) == 0
-    assert (tmp_path / "own.png").stat().st_size > 1000
-    assert "own.png" in capsys.readouterr().out
-    network = samix.load(str(run))
-    assert network(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
-
-
-def test_it_is_compared_by_name(own, tmp_path):
-    folder = tmp_path / "all"
-    words = ["compare", "vanilla", f"{own}:sharp=0", "--recipe", "digits-quick", "--seeds", "1", "--out", folder]
-    python(PLAIN_COMMAND, *words, *SMALL_FLAGS[:-2], PYTHONPATH=f"{tmp_path}:{ROOT}")
-    assert "HalfMix" in (folder / "table.md").read_text(encoding="utf-8")
 
 
 def test_it_may_be_registered(own):

@@ -11,7 +11,7 @@ from samix.networks.create import create_network, sized_args, takes_image_size
 SIZE = 256  # not the default of most networks, and a multiple of most patches and windows
 # Families that do not run at SIZE, whatever they are told: their geometry follows from the size that they are made for.
 OF_ONE_SIZE = ("crossvit_", "efficientformer_l", "haloregnetz_b")
-EVERY = 1 if os.environ.get("SAMIX_SWEEP") == "all" else 60  # of timm's names; all take a quarter of an hour
+EVERY = 1 if os.environ.get("SAMIX_SWEEP") == "all" else 150  # of timm's names; all take a quarter of an hour
 
 
 @pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "cait_xxs24_224", "xcit_nano_12_p16_224", "volo_d1_224"])

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 from runs import small_recipe
+from sampling import sampled
 
 from samix.losses.supervised import LOSSES
 from samix.recipes import RECIPES, TRAINING, LossName, Recipe, from_dict, named_recipe, read_recipe_file
@@ -118,8 +119,7 @@ def test_losses_that_cannot_be_are_refused():
     assert set(LOSSES) == set(get_args(LossName))
 
 
-@pytest.mark.parametrize("mixup", PUBLISHED)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "mixup"), sampled(RECIPES, PUBLISHED, each=2))
 def test_every_recipe_builds_and_takes_a_step(name, mixup):
     """The large ones with their options, but a small network in place of theirs."""
     recipe = named_recipe(name, mixup)
