@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,13 @@ def detectron2_names():
     return {"backbone": backbone, "state": backbone.state_dict(), "torchvision_resnet50": theirs}
 
 
+@pytest.fixture
+def narrow_projector(monkeypatch):
+    """Barlow Twins' projector has layers of 8192; of 256 here."""
+    presets = {name: replace(options, dim=256) for name, options in samix.BarlowTwins.presets.items()}
+    monkeypatch.setattr(samix.BarlowTwins, "presets", presets)
+
+
 PYTHON_PAGES = [
     page
     for page in PAGES
@@ -115,6 +123,7 @@ PYTHON_PAGES = [
 ]
 
 
+@pytest.mark.usefixtures("narrow_projector")
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
 def test_snippets_run_as_pasted(page, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
@@ -136,6 +145,7 @@ def test_every_public_name_has_an_example():
     assert [name for name in OWN_DOCSTRING if ">>>" not in (getattr(samix, name).__doc__ or "")] == []
 
 
+@pytest.mark.usefixtures("narrow_projector")
 @pytest.mark.parametrize("name", OWN_DOCSTRING)
 def test_examples_of_docstrings_run_and_print_what_they_say(name, workplace, monkeypatch):
     monkeypatch.chdir(workplace)

@@ -71,7 +71,7 @@ def work(out: Path) -> None:
 
 def stop_and_resume(out: Path, rank: str) -> None:
     """One process is asked to stop in the third step; both do, after the fourth."""
-    recipe = small_recipe("samix", limit=500)
+    recipe = small_recipe("samix", limit=200)
     run = new_run(recipe, out, "stopped")
     step = run.train_step
 

@@ -7,12 +7,16 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from process_groups import started
 from runs import (
+    PLAIN_COMMAND,
+    ROOT,
     SMALL_FLAGS,
     differences,
     fit,
@@ -104,7 +108,7 @@ def test_stopped_in_the_middle_of_an_epoch(mixup, device_data, workers, step, un
     assert run_differences(unbroken(mixup, device_data, workers), fit(recipe, tmp_path, resume=True)) == []
 
 
-@pytest.mark.parametrize(("mixup", "device_data", "workers"), KINDS)
+@pytest.mark.parametrize(("mixup", "device_data", "workers"), [KINDS[1], KINDS[2], KINDS[5]])
 def test_stopped_at_the_end_of_an_epoch(mixup, device_data, workers, unbroken, tmp_path, monkeypatch):
     """The epoch is evaluated and logged before the run leaves, not lost, and its losses are not counted twice."""
     recipe = small_recipe(mixup, device_data=device_data, workers=workers)
@@ -159,7 +163,7 @@ def test_killed_while_writing_any_file(write, unbroken, tmp_path, monkeypatch):
     assert run_differences(unbroken("cutmix", True, 0), fit(recipe, tmp_path, resume=True)) == []
 
 
-@pytest.mark.parametrize("write", range(1, 9))
+@pytest.mark.parametrize("write", [1, 4, 7])
 def test_a_disk_that_is_full_at_any_write_ends_the_run_in_one_line(write, unbroken, tmp_path, monkeypatch):
     whole, count = samix.runtime.atomic_files.make_temporary, 0
 
@@ -559,29 +563,29 @@ def start(folder, *flags, method="samix"):
     return started(main, words, log=folder / "process")
 
 
-def wait_for_epoch(process, folder):
+def wait_for_epoch(is_alive, folder):
     """Until the process has ended an epoch, or itself."""
     last = folder / "run/last.pt"
     before = last.stat().st_mtime_ns if last.is_file() else 0
     deadline = time.monotonic() + 120
-    while process.is_alive() and not (last.is_file() and last.stat().st_mtime_ns != before):
+    while is_alive() and not (last.is_file() and last.stat().st_mtime_ns != before):
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-LONG = ["--epochs", "12", "--device-data", "--workers", "0"]
+LONG = ["--epochs", "8", "--device-data", "--workers", "0"]
 
 
 def test_a_process_killed_and_then_terminated_resumes_exactly(tmp_path):
     recipe, _ = parse_train(["--mixup", "samix", *SMALL_FLAGS, *LONG])
     whole = fit(recipe, tmp_path, "whole")
     process = start(tmp_path, *LONG)
-    wait_for_epoch(process, tmp_path)
+    wait_for_epoch(process.is_alive, tmp_path)
     time.sleep(random.random() * 0.5)
     process.kill()
     process.wait()
     process = start(tmp_path, *LONG, "--resume")
-    wait_for_epoch(process, tmp_path)
+    wait_for_epoch(process.is_alive, tmp_path)
     time.sleep(random.random() * 0.2)
     process.terminate()
     status = process.wait()
@@ -600,7 +604,7 @@ def test_processes_killed_at_random_moments_resume_exactly(method, workers, tmp_
     whole = fit(recipe, tmp_path, "whole")
     for kill_signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         process = start(tmp_path / "cut", *flags, "--resume", method=method)
-        wait_for_epoch(process, tmp_path / "cut")
+        wait_for_epoch(process.is_alive, tmp_path / "cut")
         time.sleep(random.random() * 0.5)
         process.send(kill_signal)
         process.wait()
@@ -613,9 +617,19 @@ def test_processes_killed_at_random_moments_resume_exactly(method, workers, tmp_
 def test_control_c_reaches_the_workers_too_and_the_state_is_saved(tmp_path):
     """A terminal sends SIGINT to the whole group of processes."""
     flags = ["--epochs", "40", "--no-device-data", "--workers", "2"]
-    process = start(tmp_path, *flags, method="cutmix")
-    wait_for_epoch(process, tmp_path)
+    words = ["train", "--mixup", "cutmix", *SMALL_FLAGS, "--out", str(tmp_path), "--run", "run", *flags]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PLAIN_COMMAND, *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_epoch(lambda: process.poll() is None, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait() == 130, process.error
-    assert "stopped at step" in process.error
-    assert "Traceback" not in process.error
+    error = process.communicate()[1]
+    assert process.returncode == 130, error
+    assert "stopped at step" in error
+    assert "Traceback" not in error

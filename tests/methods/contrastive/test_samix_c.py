@@ -6,6 +6,7 @@ import oracles_clustering as oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from sampling import sampled
 from tiny_networks import PlainNet, tiny_cnn, tiny_vit
 from torch import nn
 
@@ -343,8 +344,7 @@ def test_until_there_are_clusters_pseudo_labels_mix_nothing():
         assert float(parts["mixed"]) > 0.0
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("stop", [3, 6])
+@pytest.mark.parametrize(("kind", "stop"), sampled(KINDS, [3, 6]))
 def test_a_resumed_run_is_the_unbroken_one(kind, stop):
     """Of 12 steps; the first clusters come at the fifth, but for the reference's, which are there from the start."""
 
