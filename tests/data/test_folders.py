@@ -278,7 +278,7 @@ def test_folders_of_another_shape_are_refused_with_advice(tmp_path):
         ValueError, match=r"train/animal holds no images but the folders cat, dog; .* move them to .*train/"
     ):
         load_data(str(tmp_path / "super"))
-    with pytest.raises(ValueError, match=r"super/train/animal holds folders \(cat, dog\), so it is no class"):
+    with pytest.raises(ValueError, match=r"super/train/animal holds folders \(cat, dog\), so it is not a class"):
         load_data(str(tmp_path / "super" / "train"))
     for split in ("train", "val"):
         write(tmp_path / "inner" / "birds" / split / "owl" / "0.png")

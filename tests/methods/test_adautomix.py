@@ -437,11 +437,11 @@ def test_one_seed_gives_one_run_and_draws_come_from_the_methods_generator_only()
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 1}, r"samples must be a whole number in \[2, inf\), got 1"),
+        ({"samples": 1}, r"samples must be a whole number in \[2, 2\^31\), got 1"),
         ({"pairing": "flip"}, "the same partner every time"),
         ({"beta": 1.5}, r"beta must be in \[0, 1\], got 1.5"),
         ({"linear_weight": -0.5}, r"linear_weight must be in \[0, 1\]"),
-        ({"interval": -1}, r"interval must be a whole number in \[0, inf\)"),
+        ({"interval": -1}, r"interval must be a whole number in \[0, 2\^31\)"),
         ({"cos_sign": 0}, "cos_sign must be one of -1, 1; got 0"),
         ({"alpha": 0.0}, r"alpha must be in \(0, inf\)"),
         ({"ema_decay": 2.0}, r"ema_decay must be in \[0, 1\]"),
