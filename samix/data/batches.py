@@ -83,8 +83,8 @@ class TrainBatches:
         _check(batch_size, size, rank, world_size, workers, on_bad_image)
         if batch_size * world_size > len(data.train):
             raise ValueError(
-                f"the batch of {batch_size * world_size}, all processes together, is larger than the {len(data.train)} "
-                f"training images; lower it (--batch-size) to at most {len(data.train)}"
+                f"the batch of {batch_size * world_size} is larger than the {len(data.train)} training images; give "
+                f"batch_size (--batch-size) of at most {len(data.train)}"
             )
         self.data, self.batch_size, self.size, self.seed = data, batch_size, size, seed
         self.augment, self.views = augment, views

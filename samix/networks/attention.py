@@ -131,9 +131,11 @@ class _Watch:
         self.done = False
 
     def on_query(self, _module: nn.Module, _args: object, query: Tensor) -> None:
+        """Keeps the queries until the keys are there."""
         self.query = [query.detach()]
 
     def on_key(self, _module: nn.Module, _args: object, key: Tensor) -> None:
+        """Gives the attention of the first pass to ``on_attention``."""
         query = self.query.pop()
         if self.done:
             return

@@ -38,6 +38,8 @@ def writing(path: Path) -> Iterator[None]:
             advice = "make the folder, or give another path"
         elif number == errno.EISDIR:
             advice = "a folder of that name is there; give another name"
+        elif number == errno.ELOOP:
+            advice = "a link in it is not followed; remove the link"
         else:
             advice = "check the disk"
         raise CannotWrite(

@@ -47,6 +47,7 @@ class PseudoLabelOptions(ClusterOptions):
     layer: str = ""
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
+        """Returns the mixup of clusters beside MoCo."""
         if not isinstance(mixup, Augmentation):
             raise wrong_options(self, mixup)
         return PseudoLabelMixup(mixup, to.encoder, self, to.generator, to.known_images(), to.dim)

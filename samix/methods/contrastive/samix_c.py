@@ -53,6 +53,7 @@ class SAMixCOptions(SAMixIOptions, ClusterOptions):
             raise ValueError('extended positives are keys: local="keys"')
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
+        """Returns SAMix-C's part of MoCo's step."""
         if not isinstance(mixup, MaskGenerator):
             raise wrong_options(self, mixup)
         return SAMixCMixup(mixup, to.encoder, self, to.generator, to.known_images(), to.dim)

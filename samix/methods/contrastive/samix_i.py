@@ -84,6 +84,7 @@ class SAMixIOptions(SAMixerConfig):
         return SAMixer(dim, SAMixerConfig.of(self))
 
     def attach(self, mixup: Augmentation | MaskGenerator, to: Attachment) -> ContrastiveMixup:
+        """Returns SAMix-I's part of MoCo's step."""
         if not isinstance(mixup, MaskGenerator):
             raise wrong_options(self, mixup)
         return SAMixIMixup(mixup, to.encoder, self, to.generator)
