@@ -9,9 +9,12 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 
@@ -20,6 +23,12 @@ import torch
 multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["pytest", "torch", "torchmetrics", "samix.compare.run", "samix.cli.train", "samix.cli.compare"]
 )
+
+
+def end_with_the_parent() -> None:
+    """Kills this process as soon as the one that started it is gone, so that killed tests leave nothing behind."""
+    wait([multiprocessing.parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _Child:
@@ -44,17 +53,20 @@ class _Child:
         for number, path in enumerate(self.files, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         torch.set_num_threads(1)
+        threading.Thread(target=end_with_the_parent, daemon=True).start()
         sys.exit(self.function(*self.arguments))
 
     def wait(self, seconds: float = 300.0) -> int:
         """The status, once the process has ended."""
         self.join(seconds)
-        assert self.exitcode is not None, "the process goes on"
+        if self.exitcode is None:
+            self.kill()
+            raise AssertionError(f"the process did not end within {seconds} seconds: {self.error}")
         return self.exitcode
 
-    def send(self, signal: int) -> None:
+    def send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it may have ended
-            os.kill(self.pid, signal)
+            os.kill(self.pid, number)
 
     @property
     def output(self) -> str:
