@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samix.analysis.base import Analysis, Findings
-from samix.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from samix.analysis.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt
 from samix.analysis.passes import accuracy, check_classified, predictor
 from samix.analysis.subject import Subject
 from samix.data import denormalize, normalize
@@ -41,6 +41,7 @@ class CorruptionTable:
     names: tuple[str, ...]  # of the corruptions
     accuracy: tuple[tuple[float, ...], ...]  # for each corruption, top-1 in percent at severities 1 to 5
     mean: float  # over corruptions and severities
+    benchmark_mean: float | None  # over the 15 corruptions of the benchmark; None where not all were measured
 
 
 def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 100) -> Tensor:
@@ -181,9 +182,12 @@ def corruption_table(
         changed = corrupt(pixels, name, severity, seed=seed).to(images.device)
         return accuracy(predict(normalize(changed, mean, std)), labels)
 
-    table = tuple(tuple(score(name, severity) for severity in SEVERITIES) for name in chosen)
-    total = [value for row in table for value in row]
-    return CorruptionTable(accuracy(predict(images), labels), chosen, table, sum(total) / len(total))
+    rows = {name: tuple(score(name, severity) for severity in SEVERITIES) for name in chosen}
+    means = {name: sum(row) / len(row) for name, row in rows.items()}
+    benchmark = [name for name in CORRUPTIONS if name not in EXTRA]
+    usual = sum(means[name] for name in benchmark) / len(benchmark) if set(benchmark) <= set(means) else None
+    overall = sum(means.values()) / len(means)
+    return CorruptionTable(accuracy(predict(images), labels), tuple(rows), tuple(rows.values()), overall, usual)
 
 
 def draw(
@@ -244,9 +248,10 @@ class Robustness(Analysis):
             descent = attack_curve(*given, epsilons, *scale, batch, pgd_steps=self.pgd_steps, seed=self.seed)
         table = corruption_table(*given, *scale, self.corruptions, seed=self.seed, batch_size=batch)
         by_descent = f", PGD-{self.pgd_steps} {descent.accuracy[-1]:.1f} %" if descent else ""
+        usual = "" if table.benchmark_mean is None else f", of the benchmark's 15 {table.benchmark_mean:.1f} %"
         line = (
             f"clean {table.clean:.1f} %, FGSM {self.epsilons[-1]:g}/255 {attack.accuracy[-1]:.1f} %{by_descent}, "
-            f"mean of {len(table.names)} corruptions {table.mean:.1f} %"
+            f"mean of {len(table.names)} corruptions {table.mean:.1f} %{usual}"
         )
         classes = subject.predict(subject.images[:1]).shape[1]
         results = {"fgsm": attack, **({"pgd": descent} if descent else {}), "corruptions": table}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,6 +52,10 @@ _END_BYTES = 4096  # in which it is looked for
 WHITE = (255, 255, 255, 255)
 _ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 262, 339  # tags of EXIF and TIFF
 _TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # its values to Image.Transpose
+
+
+# Images above the limit are refused with what to do; Pillow's own warning would only stand before that.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 class UnreadableImage(ValueError):

@@ -245,6 +245,21 @@ def test_a_corruption_table_of_a_network_that_sees_the_mean_only():
     assert found.mean == pytest.approx(80.0)
 
 
+def test_the_benchmark_counts_15_corruptions_of_19():
+    class BySpread(nn.Module):
+        def forward(self, images):
+            return torch.stack([images.std(dim=(1, 2, 3)), torch.full((len(images),), 0.3)], dim=1)
+
+    x, y = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    table = corruption_table(BySpread(), x, y, (0.0,) * 3, (1.0,) * 3)
+    rows = dict(zip(table.names, table.accuracy, strict=True))
+    assert len(rows) == 19
+    for extra in ("speckle_noise", "gaussian_blur", "saturate", "spatter"):
+        del rows[extra]
+    assert table.benchmark_mean == pytest.approx(sum(map(sum, rows.values())) / 75)
+    assert corruption_table(BySpread(), x, y, (0.0,) * 3, (1.0,) * 3, ("fog",)).benchmark_mean is None
+
+
 def test_unknown_corruptions_are_refused():
     with pytest.raises(ValueError, match="unknown corruption 'rain'; choose one of gaussian_noise"):
         corrupt(torch.rand(1, 3, 8, 8), "rain", 1)
