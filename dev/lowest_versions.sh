@@ -27,4 +27,5 @@ for need in requires("samix"):
         name, allowed = re.fullmatch(r"([\w-]+)(.*)", need).groups()
         print(f"  {name} {version(name)} (allowed: {allowed})")
 END
-OMP_NUM_THREADS=1 "$python" -m pytest -q -p no:cacheprovider "$@"
+# Old direct dependencies beside the newest of the others warn of what is deprecated: matplotlib 3.8 with pyparsing 3.3.
+OMP_NUM_THREADS=1 "$python" -m pytest -q -p no:cacheprovider -W ignore::DeprecationWarning "$@"
