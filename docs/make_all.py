@@ -121,7 +121,7 @@ PARTS = (
         "",
         (),
         ("docs/results/*.json", "docs/results/*.csv", "docs/results/*.jsonl", "docs/results/cifar10-slim.*"),
-        note="the commands stand beside each table in docs/results/README.md",
+        note="the commands stand beside each table in docs/results/*.md",
     ),
 )
 
