@@ -102,7 +102,7 @@ PARTS = (
     Part(
         "first-picture",
         "python -m samix show mixer:default {photos}/macaw.jpg {photos}/bald_eagle.jpg {photos}/golden_retriever.jpg "
-        "{photos}/daisy.jpg --out docs/images/mixed.png",
+        "{photos}/daisy.jpg --lams 0.3 0.5 0.7 --out docs/images/mixed.png",
         (),
         ("docs/images/mixed.png",),
         MIXING,
