@@ -22,6 +22,7 @@ from samix.recipes import Recipe
 from samix.recipes.build import METHODS
 from samix.runtime.checks import Options
 from samix.runtime.environment import versions
+from samix.runtime.typed_options import CountOr0
 from samix.train.checkpoint import load_checkpoint, newest_of
 
 
@@ -106,13 +107,16 @@ class MixerExport:
     Args:
         source: checkpoint of a learned mixup: last.pt, best.pt, or a run's folder; with ``--onnx`` also a Mixer.
         folder: folder to write.
-        onnx: write ``model.onnx`` too: two batches of images and lam to masks, for any batch and size.
+        onnx: write ``model.onnx`` too: two batches of images and lam to masks, for any batch.
+        onnx_size: side in pixels of the images that the graph takes; 0 takes any height and width. ``mixer:default``
+            needs one, since its graph for any size takes torch many minutes.
         licence: licence of the weights, for the card.
     """
 
     source: Positional[str]
     folder: Positional[Path]
     onnx: bool = False
+    onnx_size: CountOr0 = 0
     licence: str = ""
 
     def run(self) -> tuple[str, int]:
@@ -125,7 +129,9 @@ class MixerExport:
             network = mixer_of_checkpoint(Path(self.source), self.folder, self.licence)
         lines = [f"{self.folder}: {describe(network)}"]
         if self.onnx:
-            lines.append(f"{export_onnx(network, self.folder / ONNX)}: inputs image_a, image_b, lam; output mask")
+            lines.append(
+                f"{export_onnx(network, self.folder / ONNX, self.onnx_size)}: inputs image_a, image_b, lam; output mask"
+            )
         return "\n".join(lines), 0
 
 

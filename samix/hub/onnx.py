@@ -1,4 +1,4 @@
-"""A trained Mixer as one ONNX graph: two batches of images and lam to masks, for any batch and size of images."""
+"""A trained Mixer as one ONNX graph: two batches of images and lam to masks, for any batch, at any size or one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class MaskGraph(nn.Module):
         return adjust_mask(mixer.predict_mask(own, partner, lam, size), lam)
 
 
-def export_onnx(network: MixerWithEncoder, path: Path) -> Path:
+def export_onnx(network: MixerWithEncoder, path: Path, size: int = 0) -> Path:
     """Writes a Mixer as an ONNX graph with inputs ``image_a``, ``image_b`` and ``lam``, and the output ``mask``.
 
     Returns:
@@ -59,9 +59,9 @@ def export_onnx(network: MixerWithEncoder, path: Path) -> Path:
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ValueError(f"writing ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    images = torch.randn(3, len(network.config.mean), 80, 96)
-    any_size = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    shapes = (any_size, any_size, {0: torch.export.Dim.DYNAMIC})
+    images = torch.randn(3, len(network.config.mean), size or 80, size or 96)
+    free = dict.fromkeys((0,) if size else (0, 2, 3), torch.export.Dim.DYNAMIC)
+    shapes = (free, free, {0: torch.export.Dim.DYNAMIC})
     program = torch.onnx.export(
         MaskGraph(network).eval(),
         (images, images.flip(0), torch.tensor([0.3, 0.5, 0.8])),

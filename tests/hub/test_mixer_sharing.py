@@ -65,6 +65,23 @@ def test_onnx_gives_the_masks_of_pytorch_for_any_batch_and_size(tmp_path, capsys
     assert spread > 0.05
 
 
+def test_an_onnx_graph_of_one_size_takes_any_batch_and_no_other_size(tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = small_mixer(tmp_path / "m", "score")
+    assert command(capsys, "export", tmp_path / "m", tmp_path / "o", "--onnx", "--onnx-size", 48)[0] == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "o" / "model.onnx"))
+    mix = samix.Mixer(network=network, lam_margin=-1.0)
+    for count in (1, 5):
+        image_a, image_b, lam = torch.randn(count, 3, 48, 48), torch.randn(count, 3, 48, 48), torch.rand(count)
+        wanted = mix.predict_mask(mix.encode(image_a), mix.encode(image_b), lam, (48, 48)).numpy()
+        given = {"image_a": image_a.numpy(), "image_b": image_b.numpy(), "lam": lam.numpy()}
+        np.testing.assert_allclose(session.run(None, given)[0], wanted, atol=1e-5)
+    small = np.zeros((1, 3, 32, 32), np.float32)
+    with pytest.raises(Exception, match="Got: 32 Expected: 48"):
+        session.run(None, {"image_a": small, "image_b": small, "lam": np.ones(1, np.float32)})
+
+
 def test_distill_writes_a_mixer_that_says_how_often_it_agrees_with_its_teacher(tmp_path, capsys):
     small_mixer(tmp_path / "m", "samix")
     words = ("--data", "digits", "--limit", 64, "--size", 16, "--steps", 3, "--batch-size", 16, "--maps", 2)
