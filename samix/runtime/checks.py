@@ -48,7 +48,7 @@ def check_number(
         high: largest value allowed; None is no bound.
         open_low: ``low`` itself is refused.
         open_high: ``high`` itself is refused.
-        integer: only whole numbers (``int``, not ``bool``) are allowed, of at most 2^63 - 1.
+        integer: only whole numbers (``int``, not ``bool``) are allowed. Those above 2^63 - 1 are always refused.
 
     Raises:
         ValueError: out of range, not finite, or not a number.
@@ -60,8 +60,11 @@ def check_number(
         ValueError: lr must be in (0, inf), got nan
     """
     types = int if integer else (int, float)
-    if integer and high is None and isinstance(value, types) and value > LARGEST_INTEGER:
-        high = LARGEST_INTEGER
+    if isinstance(value, types) and type(value) is not float:  # torch takes no larger ones, for a float neither
+        if high is None and value > LARGEST_INTEGER:
+            high = LARGEST_INTEGER
+        if low is None and value < -LARGEST_INTEGER:
+            low = -LARGEST_INTEGER
     if (
         isinstance(value, types)
         and not isinstance(value, bool)

@@ -25,6 +25,8 @@ def test_what_is_not_a_finite_number_is_refused_even_without_bounds(value: objec
         ({"high": 2**63 - 1}, 2**63, r"lr must be in \(-inf, 9223372036854775807\], got"),
         ({"low": 1, "integer": True}, 1.5, r"lr must be a whole number in \[1, inf\), got 1.5"),
         ({"low": 0, "integer": True}, True, "whole number"),
+        ({"low": 0, "open_low": True}, 2**64, r"lr must be in \(0, 9223372036854775807\], got 18446744073709551616"),
+        ({}, -(2**64), r"lr must be in \[-9223372036854775807, inf\), got"),
     ],
 )
 def test_the_message_names_option_range_and_value(limits: dict[str, float], value: float, message: str) -> None:
